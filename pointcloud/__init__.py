@@ -1,0 +1,1 @@
+"""Point clouds through a frozen image encoder."""

@@ -1,0 +1,1 @@
+"""Readers of point-cloud data sets, one file per layout."""

@@ -1,0 +1,1 @@
+"""Action recognition in video through a frozen image encoder."""

@@ -1,0 +1,1 @@
+"""Methods that edit a frozen encoder, one file each."""

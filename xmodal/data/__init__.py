@@ -1,0 +1,1 @@
+"""Samplers, collation and image readers shared by all modalities."""

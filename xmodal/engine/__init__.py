@@ -1,0 +1,1 @@
+"""How a run goes: optimiser, schedule, checkpoints, progress, report."""

@@ -1,0 +1,1 @@
+"""From a feature to logits, a loss and predictions."""
