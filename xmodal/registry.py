@@ -1,0 +1,112 @@
+"""The catalogue: every part of the suite under a short name, and what is known about each method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from mmengine.registry import Registry
+
+MODELS = Registry("model", scope="xmodal")
+ENCODERS = Registry("encoder", scope="xmodal")
+ADAPTERS = Registry("adapter", scope="xmodal")
+READERS = Registry("reader", scope="xmodal")
+HEADS = Registry("head", scope="xmodal")
+DATASETS = Registry("dataset", scope="xmodal")
+TRANSFORMS = Registry("transform", scope="xmodal")
+METRICS = Registry("metric", scope="xmodal")
+HOOKS = Registry("hook", scope="xmodal")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What `docs/methods.md` says about a method.
+
+    Args:
+        name: the registered name.
+        slot: `adapter`, `reader`, `head`, `encoder`, or several joined by `+`.
+        paper: title and arXiv number.
+        params: the formula of its trained parameters, in words a reader can compute.
+        parity: stems of the parity cases that pin it.
+        families: encoder families it claims (`vit`, `convnet`, `swin`).
+    """
+
+    name: str
+    slot: str
+    paper: str
+    params: str = ""
+    parity: tuple[str, ...] = ()
+    families: tuple[str, ...] = ("vit",)
+    obj: Any = field(default=None, compare=False)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(registry: Registry, name: str, **about: Any) -> Callable[[T], T]:
+    """Register an object under `name` and note what it is (fields of `Method`)."""
+
+    def decorate(obj: T) -> T:
+        registry.register_module(name=name, module=obj)  # type: ignore[arg-type]
+        METHODS[name] = Method(name=name, obj=obj, **about)
+        return obj
+
+    return decorate
+
+
+def build(cfg: Any, registry: Registry, **given: Any) -> Any:
+    """Build `cfg` (a dict with `type`, or something already built) with further keyword arguments.
+
+    Raises:
+        ValueError: an argument the type does not take, with the nearest name it does take.
+    """
+    if not isinstance(cfg, dict):
+        return cfg
+    cfg = dict(cfg)
+    kind = cfg.pop("type", None)
+    if kind is None:
+        raise ValueError(f"a {registry.name} config needs `type`, got keys {sorted(cfg)}")
+    obj = resolve(kind, registry)
+    check_arguments(obj, cfg)
+    return obj(**{**cfg, **{k: v for k, v in given.items() if k not in cfg}})
+
+
+def resolve(kind: Any, registry: Registry) -> Any:
+    """Turn a registered name or an import path into the object; objects pass through.
+
+    Raises:
+        ValueError: nothing of that name, with the nearest names there are.
+    """
+    if not isinstance(kind, str):
+        return kind
+    found = registry.module_dict.get(kind.removeprefix("xmodal."))
+    if found is None and "." in kind:
+        from mmengine.utils import get_object_from_string
+
+        found = get_object_from_string(kind)
+    if found is None:
+        raise ValueError(f"no {registry.name} is called {kind!r}; {did_you_mean(kind, registry.module_dict)}")
+    return found
+
+
+def check_arguments(obj: Any, kwargs: dict) -> None:
+    """Refuse keyword arguments that `obj` does not take."""
+    import inspect
+
+    parameters = inspect.signature(obj).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in kwargs:
+        if key not in parameters:
+            name = getattr(obj, "__qualname__", str(obj))
+            raise ValueError(f"{name} has no argument {key!r}; {did_you_mean(key, parameters)}")
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """A hint for a misspelt word: the nearest known one, or all of them."""
+    import difflib
+
+    known = sorted(str(k) for k in known)
+    near = difflib.get_close_matches(str(word), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
