@@ -1,0 +1,30 @@
+"""Attention pooling: one learned query reads all tokens (SigLIP, arXiv 2303.15343)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.encoders.block import Mlp
+from xmodal.encoders.sites import LayerNorm, Linear
+
+
+class AttentionPool(nn.Module):
+    """Multi-head attention of one latent query over the tokens, then an MLP; keys as timm's `AttentionPoolLatent`."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, act: str = "gelu", norm_eps: float = 1e-6):
+        super().__init__()
+        self.num_heads = num_heads
+        self.latent = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
+        self.norm = LayerNorm(dim, norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to a feature (B, D)."""
+        split = (self.num_heads, -1)
+        q = self.q(self.latent).expand(len(tokens), -1, -1).unflatten(-1, split).transpose(1, 2)  # (B, H, 1, D/H)
+        k, v = (x.unflatten(-1, split).transpose(1, 2) for x in self.kv(tokens).chunk(2, dim=-1))  # (B, H, N, D/H)
+        y = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, 1, D)
+        return (y + self.mlp(self.norm(y)))[:, 0]

@@ -1,0 +1,152 @@
+"""Sites: the named points of a tower where a method places its modules.
+
+Two kinds. A *stream* site holds modules that act on the residual stream, `module(x, grid) -> x`. An *op* site belongs
+to one operation (a linear layer, a norm, the whole attention) and holds modules that act on its output and may look at
+its input, `module(y, x, grid) -> y`. Several modules at one site run in the order in which they were placed, and the
+keys of the tower's own weights never change.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.structures import Grid
+
+
+class Stream(nn.ModuleDict):
+    """Modules on the residual stream, in order; empty it is the identity."""
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Map x (B, N, D) to (B, N', D)."""
+        for module in self.values():
+            x = module(x, grid)
+        return x
+
+
+class Edits(nn.ModuleDict):
+    """Modules on the output of one operation, in order; empty it is the identity."""
+
+    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Map the output y of an operation on x to the edited output."""
+        for module in self.values():
+            y = module(y, x, grid)
+        return y
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` with a site."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        super().__init__(in_features, out_features, bias)
+        self.edits = Edits()
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
+        """Map (..., in) to (..., out)."""
+        return self.edits(super().forward(x), x, grid)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` with a site; computed in float32 and returned in the input's type."""
+
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__(dim, eps=eps)
+        self.edits = Edits()
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
+        """Normalise the last axis."""
+        if x.dtype == self.weight.dtype:
+            y = super().forward(x)
+        else:
+            y = nn.functional.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+        return self.edits(y, x, grid)
+
+
+class Pointwise(nn.Module):
+    """An operation without weights (an activation, the identity) with a site."""
+
+    def __init__(self, op: nn.Module | None = None):
+        super().__init__()
+        self.op = op or nn.Identity()
+        self.edits = Edits()
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Apply the operation."""
+        return self.edits(self.op(x), x, grid)
+
+
+class LayerScale(nn.Module):
+    """A learned scale per channel, with a site."""
+
+    def __init__(self, dim: int, init_values: float = 1e-5):
+        super().__init__()
+        self.gamma = nn.Parameter(init_values * torch.ones(dim))
+        self.edits = Edits()
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Scale the last axis."""
+        return self.edits(x * self.gamma, x, grid)
+
+
+def find_site(owner: nn.Module, site: str) -> Stream | Edits:
+    """The container behind a site's name, such as `pre_mlp`, `attn` or `mlp.fc1`.
+
+    Raises:
+        ValueError: `owner` has no such site; the message lists those it has.
+    """
+    try:
+        found = owner.get_submodule(site)
+    except AttributeError:
+        found = None
+    if isinstance(found, Stream):
+        return found
+    edits = getattr(found, "edits", None)
+    if isinstance(edits, Edits):
+        return edits
+    raise ValueError(f"{type(owner).__name__} has no site {site!r}; it has {', '.join(site_names(owner))}")
+
+
+def site_names(owner: nn.Module) -> list[str]:
+    """Names of all sites of a block or a tower (its blocks' sites not included)."""
+    names = []
+    for name, module in owner.named_modules():
+        if not name or name.startswith("blocks.") or ".edits." in name:
+            continue
+        if isinstance(module, Stream):
+            names.append(name)
+        elif isinstance(getattr(module, "edits", None), Edits):
+            names.append(name)
+    return names
+
+
+def place(owner: nn.Module, site: str, name: str, module: nn.Module) -> nn.Module:
+    """Place a module at a site, behind those already there, and return it.
+
+    Raises:
+        ValueError: no such site, or the name is taken there.
+    """
+    where = find_site(owner, site)
+    if name in where:
+        raise ValueError(f"site {site!r} already holds {name!r}: give this adapter another name")
+    where[name] = module
+    return module
+
+
+def remove(owner: nn.Module, site: str, name: str) -> nn.Module:
+    """Take a module away from a site and return the very same module.
+
+    Raises:
+        ValueError: the site holds nothing of that name.
+    """
+    where = find_site(owner, site)
+    if name not in where:
+        raise ValueError(f"site {site!r} holds no {name!r}; it holds {sorted(where.keys()) or 'nothing'}")
+    return where.pop(name)
+
+
+def placed(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All placed modules below `root` with their full names."""
+    for prefix, container in root.named_modules():
+        if isinstance(container, Stream | Edits):
+            for name, module in container.items():
+                yield f"{prefix}.{name}", module

@@ -1,0 +1,223 @@
+"""The vision transformer of the suite: one class for CLIP, OpenCLIP, SigLIP, DINOv2, MAE, DeiT and AugReg towers.
+
+Papers: ViT (arXiv 2010.11929), CLIP (2103.00020), DINOv2 with registers (2309.16588), SigLIP (2303.15343).
+Names follow timm; weights come from timm, open_clip and OpenAI files through `weights.py`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.encoders.block import Block, run_block
+from xmodal.encoders.pooling import AttentionPool
+from xmodal.encoders.sites import Edits, LayerNorm, Pointwise, Stream
+from xmodal.encoders.taps import Taps
+from xmodal.registry import ENCODERS
+from xmodal.structures import Grid
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class PatchEmbed(nn.Module):
+    """Cut images into patches and project each. Site: `patch_embed`."""
+
+    def __init__(self, patch_size: int, dim: int, bias: bool = True):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size, bias=bias)
+        self.edits = Edits()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, int, int]:
+        """Map images (B, 3, H, W) to patches (B, h*w, D), h and w."""
+        patches = self.proj(images)  # (B, D, h, w)
+        h, w = patches.shape[-2:]
+        return self.edits(patches.flatten(2).transpose(1, 2), images), h, w
+
+
+@ENCODERS.register_module(name="vit")
+class VisionTransformer(nn.Module):
+    """A vision transformer with named sites.
+
+    Args:
+        image_size: pixels of the (square) images that the positions belong to.
+        patch_size: pixels of a patch.
+        dim: width D.
+        depth: blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over D.
+        qkv_bias: bias of the query, key and value projection.
+        qk_norm: normalise queries and keys.
+        init_values: initial LayerScale, None for none.
+        act: activation, see `block.ACTIVATIONS`.
+        gated: gated MLP.
+        class_token: whether a class token stands first.
+        num_registers: register tokens behind the class token.
+        embed_prefix: whether positions are also added to the prefix tokens (not so in DINOv2 with registers).
+        pre_norm: a norm before the first block (CLIP).
+        pool: `token`, `avg` (patches only) or `map` (attention pooling, SigLIP).
+        fc_norm: norm after pooling instead of before it.
+        norm_eps: of every LayerNorm.
+        patch_bias: bias of the patch projection.
+        out_dim: width of a final projection of the pooled feature, None for none.
+        drop_path: stochastic depth of the last block, linearly from 0; in training only.
+        pixel_mean: per channel, of images in [0, 1].
+        pixel_std: per channel.
+        name: what the checkpoint calls itself.
+
+    Raises:
+        ValueError: an image size that the patch size does not divide; an unknown `pool`.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 16,
+        dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        init_values: float | None = None,
+        act: str = "gelu",
+        gated: bool = False,
+        class_token: bool = True,
+        num_registers: int = 0,
+        embed_prefix: bool = True,
+        pre_norm: bool = False,
+        pool: str = "token",
+        fc_norm: bool = False,
+        norm_eps: float = 1e-6,
+        patch_bias: bool = True,
+        out_dim: int | None = None,
+        drop_path: float = 0.0,
+        pixel_mean: Sequence[float] = CLIP_MEAN,
+        pixel_std: Sequence[float] = CLIP_STD,
+        name: str = "vit",
+    ):
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
+        if pool not in ("token", "avg", "map") or (pool == "token" and not class_token):
+            raise ValueError(f"pool {pool!r} with class_token={class_token}: choose token (needs one), avg or map")
+        self.name, self.dim, self.depth, self.num_heads = name, dim, depth, num_heads
+        self.image_size, self.patch_size = image_size, patch_size
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.pool_type, self.embed_prefix = pool, embed_prefix
+        self.num_prefix = int(class_token) + num_registers
+        self.recompute = False
+        h = image_size // patch_size
+
+        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, h * h + (self.num_prefix if embed_prefix else 0), dim))
+        self.norm_pre = LayerNorm(dim, norm_eps) if pre_norm else Pointwise()
+        self.pre_blocks = Stream()
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        shared = dict(mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_norm=qk_norm, init_values=init_values, act=act)
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, gated=gated, norm_eps=norm_eps, drop_path=rate, **shared)  # type: ignore[arg-type]
+            for rate in rates
+        )
+        self.norm = Pointwise() if fc_norm else LayerNorm(dim, norm_eps)
+        self.fc_norm = LayerNorm(dim, norm_eps) if fc_norm else nn.Identity()
+        self.attn_pool = AttentionPool(dim, num_heads, mlp_ratio, act, norm_eps) if pool == "map" else None
+        self.proj = nn.Linear(dim, out_dim, bias=False) if out_dim else nn.Identity()
+        self.out_dim = out_dim or dim
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal weights (std 0.02), zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for token in (self.cls_token, self.reg_token, self.pos_embed):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
+
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+        """Make tokens of images.
+
+        Args:
+            images: (B*T, 3, H, W), normalised with `pixel_mean` and `pixel_std`.
+            num_frames: T, frames per clip.
+
+        Returns:
+            Tokens (B*T, prefix + h*w, D) and their grid.
+        """
+        tokens, h, w = self.patch_embed(images)
+        grid = Grid(num_frames, h, w, self.num_prefix)
+        prefix = [t.expand(len(tokens), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+        if self.embed_prefix:
+            tokens = torch.cat([*prefix, tokens], dim=1) + self.positions(h, w)
+        else:
+            tokens = torch.cat([*prefix, tokens + self.positions(h, w)], dim=1)
+        return self.norm_pre(tokens, grid), grid
+
+    def positions(self, h: int, w: int) -> Tensor:
+        """Position embeddings (1, N, D) for a grid of h by w patches, resized when it is not the tower's own."""
+        own = self.image_size // self.patch_size
+        if h == w == own:
+            return self.pos_embed
+        return resize_positions(self.pos_embed, self.num_prefix if self.embed_prefix else 0, h, w)
+
+    def forward_blocks(
+        self, tokens: Tensor, grid: Grid | None = None, read: str = "all", taps: Taps | None = None
+    ) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            tokens: (B, N, D).
+            grid: where the patches sit, None where there is no grid.
+            read: `all`, or `prefix` when only the class and register tokens of the result are looked at: then the last
+                block computes no others.
+            taps: what to keep from inside.
+
+        Returns:
+            The raw residual stream, (B, N', D), or (B, prefix, D) for `read="prefix"`.
+        """
+        tokens = self.pre_blocks(tokens, grid)
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
+            tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, self.recompute)
+        return tokens
+
+    def forward_tokens(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """Blocks, then the final norm: (B, N, D) to (B, N', D)."""
+        return self.norm(self.forward_blocks(tokens, grid), grid)
+
+    def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
+        if self.attn_pool is not None:
+            pooled = self.attn_pool(patches_of(tokens, grid, 0))
+        elif self.pool_type == "avg":
+            pooled = patches_of(tokens, grid, self.num_prefix).mean(1)
+        else:
+            pooled = tokens[:, 0]
+        return self.proj(self.fc_norm(pooled))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to features (B, D_out)."""
+        tokens, grid = self.embed(images)
+        read = "prefix" if self.pool_type == "token" else "all"
+        return self.pool(self.norm(self.forward_blocks(tokens, grid, read), grid), grid)
+
+
+def patches_of(tokens: Tensor, grid: Grid | None, start: int) -> Tensor:
+    """Tokens from `start` up to the end of the patches, without prompts behind them."""
+    return tokens[:, start:] if grid is None else tokens[:, start : grid.prefix + grid.num_patches]
+
+
+def resize_positions(positions: Tensor, prefix: int, h: int, w: int) -> Tensor:
+    """Resize position embeddings (1, prefix + g*g, D) to (1, prefix + h*w, D), bicubic with antialiasing."""
+    own = round((positions.shape[1] - prefix) ** 0.5)
+    table = positions[:, prefix:].unflatten(1, (own, own)).permute(0, 3, 1, 2)  # (1, D, g, g)
+    table = F.interpolate(table.float(), size=(h, w), mode="bicubic", antialias=True, align_corners=False)
+    table = table.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, h*w, D)
+    return torch.cat([positions[:, :prefix], table], dim=1)
