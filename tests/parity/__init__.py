@@ -1,0 +1,1 @@
+"""Parity with the official implementations: `python -m tests.parity CASE.json [CASE.json ...]`."""

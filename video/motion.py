@@ -1,0 +1,87 @@
+"""Motion from attention: how the patches of a frame attend to those of its neighbours, as relative-offset vectors.
+
+Paper: EVL (arXiv 2208.03550), temporal cross attention. Only w1 and w2 train: 2*(2h-1)*(2w-1)*D weights.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.structures import Grid
+
+
+def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
+    """Head-averaged attention maps between patches of frame pairs.
+
+    Args:
+        q: queries (P, H, n, d).
+        k: keys (P, H, n, d).
+
+    Returns:
+        (P, n, n), rows sum to one.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (P, H, n, n)
+    return scores.softmax(-1).mean(1)
+
+
+class MotionTable(nn.Module):
+    """Sum of learned relative-position vectors, weighted by the attention to the previous and to the next frame.
+
+    Args:
+        dim: width D.
+        grid: patches (h, w) that the tables are for.
+
+    At start: zero.
+    Differs from the released code: the (n, n, D) table of gathered vectors is never made; the same numbers.
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int]):
+        super().__init__()
+        h, w = self.grid = grid
+        self.w1 = nn.Parameter(torch.zeros((2 * h - 1) * (2 * w - 1), dim))
+        self.w2 = nn.Parameter(torch.zeros((2 * h - 1) * (2 * w - 1), dim))
+
+    def forward(self, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
+        """Map queries and keys (B*T, H, N, D/H) of one block to motion vectors (B, T, h*w, D).
+
+        Raises:
+            ValueError: another grid than the tables are for.
+        """
+        if (grid.h, grid.w) != self.grid:
+            raise ValueError(f"evl was built for a grid of {self.grid} patches, this clip has {(grid.h, grid.w)}")
+        patches = slice(grid.prefix, grid.prefix + grid.num_patches)
+        q, k = (x[:, :, patches].unflatten(0, (-1, grid.t)) for x in (q, k))  # (B, T, H, n, d)
+        previous = self.look(q[:, 1:], k[:, :-1], self.w1)  # (B, T-1, n, D)
+        following = self.look(q[:, :-1], k[:, 1:], self.w2)
+        pad = nn.functional.pad
+        return pad(previous, (0, 0, 0, 0, 1, 0)) + pad(following, (0, 0, 0, 0, 0, 1))
+
+    def look(self, q: Tensor, k: Tensor, table: Tensor) -> Tensor:
+        """Vectors (B, T-1, n, D) for frame pairs (B, T-1, H, n, d)."""
+        with torch.no_grad():
+            maps = neighbour_attention(q.flatten(0, 1), k.flatten(0, 1))
+        return weigh_offsets(maps.to(table.dtype), table, *self.grid).unflatten(0, q.shape[:2])
+
+
+def weigh_offsets(maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
+    """For each query sum the vectors of its offsets to all keys, weighted by its attention map.
+
+    The columns of a map are shifted so that they count offsets; then the keys of one query row need a contiguous run
+    of the table, and one product per query row does it.
+
+    Args:
+        maps: (P, h*w, h*w), rows are queries.
+        table: ((2h-1)*(2w-1), D), row (qi-ki+h-1)*(2w-1) + (qj-kj+w-1).
+        h: patch rows.
+        w: patch columns.
+
+    Returns:
+        (P, h*w, D).
+    """
+    wide = 2 * w - 1
+    maps = maps.view(-1, h, w, h, w).flip(3, 4)  # (P, qi, qj, h-1-ki, w-1-kj)
+    offsets = maps.new_zeros(len(maps), h, w, h, wide)
+    for qj in range(w):  # offset qj-kj+w-1 = qj + (w-1-kj)
+        offsets[:, :, qj, :, qj : qj + w] = maps[:, :, qj]
+    offsets = offsets.transpose(0, 1).reshape(h, -1, h * wide)  # (qi, P*w, h*wide)
+    rows = [offsets[qi] @ table[qi * wide : (qi + h) * wide] for qi in range(h)]  # row offset qi-ki+h-1
+    return torch.stack(rows, 0).unflatten(1, (-1, w)).transpose(0, 1).flatten(1, 2)  # (P, h*w, D)

@@ -1,0 +1,71 @@
+"""A linear classifier on a feature."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.registry import HEADS
+
+
+@HEADS.register_module(name="classification")
+class ClassificationHead(nn.Module):
+    """Norm (optional), dropout, one linear layer; cross-entropy.
+
+    Args:
+        in_dim: width of the feature.
+        num_classes: K.
+        dropout: before the linear layer, in training.
+        norm: a LayerNorm in front (EVL).
+        label_smoothing: of the loss.
+        init_std: standard deviation of the initial weights (bias 0); None keeps torch's default.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        norm: bool = False,
+        label_smoothing: float = 0.0,
+        init_std: float | None = 0.02,
+    ):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(in_dim, num_classes)
+        if init_std is not None:
+            nn.init.normal_(self.fc.weight, std=init_std)
+            nn.init.zeros_(self.fc.bias)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map features (B, in_dim) to logits (B, K)."""
+        return self.fc(self.dropout(self.norm(feature)))
+
+    def loss(self, feature: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy against labels (B,) or soft targets (B, K), and the batch's top-1 in percent."""
+        logits = self(feature).float()
+        self.check_labels(label)
+        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        with torch.no_grad():
+            hard = label if label.ndim == 1 else label.argmax(1)
+            top1 = (logits.argmax(1) == hard).float().mean() * 100
+        return {"loss": loss, "top1": top1}
+
+    def check_labels(self, label: Tensor) -> None:
+        """Name a label that is out of range, on the CPU where looking costs nothing."""
+        if label.device.type == "cpu" and label.ndim == 1 and len(label) and int(label.max()) >= self.num_classes:
+            raise ValueError(
+                f"label {int(label.max())} is out of range: the head has num_classes={self.num_classes}; "
+                "set model.head.num_classes to the classes of the data set"
+            )
+
+    def predict(self, feature: Tensor) -> Tensor:
+        """Class probabilities (B, K) in float32."""
+        return self(feature).float().softmax(-1)

@@ -1,0 +1,155 @@
+"""The model of every experiment: an encoder, adapters that edit it, a reader, a head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
+from xmodal.encoders.sites import placed
+from xmodal.encoders.taps import Taps
+
+from xmodal.preprocessor import Preprocessor
+from xmodal.readers import PooledReader, Reader
+from xmodal.registry import ADAPTERS, ENCODERS, HEADS, MODELS, READERS, build
+
+
+@MODELS.register_module(name="transfer")
+class TransferModel(BaseModel):
+    """A frozen encoder with small trained parts.
+
+    Args:
+        encoder: the tower, or its config.
+        head: from a feature to logits, a loss and predictions; receives `in_dim`.
+        adapters: what edits the encoder, in order; each receives `encoder`.
+        reader: from tokens to a feature; receives `encoder`. Default: the feature the encoder was trained to give.
+        freeze_encoder: False trains the encoder too (full fine-tuning).
+        mixing: further arguments of `Preprocessor` (`mixup`, `cutmix`, `num_classes`, `label_smoothing`).
+        recompute: recompute the blocks' activations in the backward pass: less memory, more time.
+        compile_blocks: compile each block with `torch.compile`.
+
+    Raises:
+        ValueError: a misspelt argument anywhere below, with the nearest known one.
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        head: Any,
+        adapters: Sequence[Any] = (),
+        reader: Any = None,
+        freeze_encoder: bool = True,
+        mixing: dict | None = None,
+        recompute: bool = False,
+        compile_blocks: bool = False,
+    ):
+        encoder = build(encoder, ENCODERS)
+        super().__init__(data_preprocessor=Preprocessor(encoder.pixel_mean, encoder.pixel_std, **(mixing or {})))
+        self.encoder = encoder
+        self._base = {f"encoder.{key}" for key in encoder.state_dict()}
+        self._fingerprint = {"encoder": encoder.name, "sha256": fingerprint(encoder)}
+        if freeze_encoder:
+            freeze(encoder)
+        for cfg in adapters:
+            build(cfg, ADAPTERS, encoder=encoder)
+        self.reader: Reader = build(reader, READERS, encoder=encoder) if reader else PooledReader(encoder)
+        self.head = build(head, HEADS, in_dim=self.reader.out_dim)
+        encoder.recompute = recompute
+        self._still_dead_parts()
+        if compile_blocks:
+            for block in encoder.blocks:
+                block.compile()
+
+    def _still_dead_parts(self) -> None:
+        """Do not train what cannot change the output: patch edits behind the last attention when no patch is read."""
+        if self.reader.reads != "prefix":
+            return
+        last = self.encoder.blocks[-1]
+        for name, module in placed(last):
+            if getattr(module, "edits_patches_only", False) and not name.startswith("pre_attn"):
+                freeze(module)
+
+    def init_weights(self) -> None:
+        """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialise loaded weights."""
+
+    def train(self, mode: bool = True) -> "TransferModel":
+        """Set the mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            keep_frozen_in_eval(self.encoder)
+        return self
+
+    def frozen_fingerprint(self) -> dict[str, str]:
+        """Name of the encoder and a hash of the weights it was built with."""
+        return self._fingerprint
+
+    def saved_keys(self) -> set[str]:
+        """Keys of the state dict that a checkpoint must hold: what was added, and what of the encoder trains."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {key for key in self.state_dict() if key in trained or key not in self._base}
+
+    def features(self, **inputs: Any) -> Tensor:
+        """Features (B*V, D) of a batch whose pixels are normalised already.
+
+        Args:
+            **inputs: `clips` (B, V, T, 3, H, W) or `image` (B, 3, H, W), or what else the encoder embeds.
+
+        Raises:
+            ValueError: nothing the encoder can embed.
+        """
+        tokens, grid = self.embed(**inputs)
+        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
+        return self.reader(tokens, grid, self.encoder, taps)
+
+    def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
+        """Tokens of a batch and their grid."""
+        if "clips" in inputs:
+            clips = inputs["clips"]
+            return self.encoder.embed(clips.flatten(0, 2), num_frames=clips.shape[2])  # rows ((b v) t)
+        if "image" in inputs:
+            return self.encoder.embed(inputs["image"])
+        return self.encoder.embed(**inputs)
+
+    def forward(self, mode: str = "tensor", label: Any = None, sample_id: Any = None, **inputs: Any) -> Any:
+        """Run a preprocessed batch.
+
+        Args:
+            mode: `tensor` for logits (B*V, K), `loss` for a dict of losses, `predict` for one dict a sample.
+            label: (B,) or soft (B, K); may be None except for `loss`.
+            sample_id: names of the samples.
+            **inputs: see `features`; `skipped` (unreadable samples) is ignored here.
+
+        Raises:
+            ValueError: an unknown mode.
+        """
+        inputs.pop("skipped", None)
+        views = inputs["clips"].shape[1] if "clips" in inputs else 1
+        if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
+            return []
+        feature = self.features(**inputs)
+        if mode == "tensor":
+            return self.head(feature)
+        if mode == "loss":
+            return self.head.loss(feature, label.repeat_interleave(views, 0) if views > 1 else label)
+        if mode == "predict":
+            scores = self.head.predict(feature).unflatten(0, (-1, views)).mean(1)  # (B, K)
+            return self.to_predictions(scores, label, sample_id)
+        raise ValueError(f"mode {mode!r}: choose tensor, loss or predict")
+
+    @staticmethod
+    def to_predictions(scores: Tensor, label: Any, sample_id: Any) -> list[dict[str, Any]]:
+        """One dict a sample: `sample_id`, `scores` (K,) on the CPU, `label` or None."""
+        scores = scores.cpu()
+        labels = [None] * len(scores) if label is None else torch.as_tensor(label).cpu().tolist()
+        names = sample_id if sample_id is not None else [str(i) for i in range(len(scores))]
+        return [{"sample_id": n, "scores": s, "label": y} for n, s, y in zip(names, scores, labels, strict=True)]
+
+
+def describe(model: nn.Module) -> str:
+    """One line: trained and total weights."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{trained:,} of {total:,} weights train ({100 * trained / max(total, 1):.2f} %)"

@@ -1,0 +1,49 @@
+"""Readers: from the tokens of the last block, or from taps inside, to one feature a clip or an image."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from xmodal.encoders.taps import Taps
+from xmodal.registry import READERS
+from xmodal.structures import Grid
+
+
+class Reader(nn.Module):
+    """What every reader answers.
+
+    Attributes:
+        reads: `prefix` when only class and register tokens of the last block are looked at, `all`, or `taps` when only
+            the taps are.
+        taps: names listened to.
+        layers: indices of the blocks listened to.
+        out_dim: width of the feature.
+    """
+
+    reads: str = "all"
+    taps: ClassVar[tuple[str, ...]] = ()
+    layers: tuple[int, ...] = ()
+    out_dim: int
+
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None) -> Tensor:
+        """Map the raw residual stream (B*T, N, D) to features (B, out_dim)."""
+        raise NotImplementedError
+
+
+@READERS.register_module(name="pooled")
+class PooledReader(Reader):
+    """The feature the encoder was trained to give, averaged over the frames of a clip.
+
+    Args:
+        encoder: the tower read.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.reads = "prefix" if getattr(encoder, "pool_type", "") == "token" else "all"
+        self.out_dim = encoder.out_dim
+
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None = None) -> Tensor:
+        """Map (B*T, N, D) to (B, D_out)."""
+        feature = encoder.pool(encoder.norm(tokens, grid), grid)
+        return feature if grid is None else feature.unflatten(0, (-1, grid.t)).mean(1)
