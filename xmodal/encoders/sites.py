@@ -174,3 +174,29 @@ def choose_blocks(encoder: nn.Module, blocks: int | Iterable[int] | None = None)
     if wrong:
         raise ValueError(f"block {wrong[0]} does not exist: this encoder has {len(every)} blocks (0 to {len(every) - 1})")
     return [every[i] for i in chosen]
+
+
+def choose_blocks(encoder: nn.Module, blocks: int | Iterable[int] | None = None) -> list[nn.Module]:
+    """The blocks of a tower that a method works on.
+
+    Args:
+        encoder: a tower of blocks.
+        blocks: None for all, a number n for the last n, or indices (negative ones count from the end).
+
+    Raises:
+        ValueError: more blocks than there are, an index outside, one twice, or none at all.
+    """
+    depth = len(encoder.blocks)
+    if blocks is None:
+        return list(encoder.blocks)
+    if isinstance(blocks, int):
+        if not 1 <= blocks <= depth:
+            raise ValueError(f"blocks={blocks}: choose the last 1 to {depth} blocks, or give indices")
+        return list(encoder.blocks)[-blocks:]
+    indices = [int(i) for i in blocks]
+    outside = [i for i in indices if not -depth <= i < depth]
+    if outside or not indices:
+        raise ValueError(f"blocks={indices}: indices of a tower with {depth} blocks go from 0 to {depth - 1}")
+    if len({i % depth for i in indices}) < len(indices):
+        raise ValueError(f"blocks={indices}: a block is named twice")
+    return [encoder.blocks[i] for i in indices]
