@@ -153,30 +153,6 @@ def placed(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def choose_blocks(encoder: nn.Module, blocks: int | Iterable[int] | None = None) -> list[nn.Module]:
-    """The blocks that an adapter edits.
-
-    Args:
-        encoder: a tower with `blocks`.
-        blocks: None for all, a number n for the last n, or indices (negative ones count from the end).
-
-    Raises:
-        ValueError: more blocks than there are, or an index that is none.
-    """
-    every = list(encoder.blocks)
-    if blocks is None:
-        return every
-    if isinstance(blocks, int):
-        if not 0 < blocks <= len(every):
-            raise ValueError(f"blocks={blocks}: this encoder has {len(every)} blocks")
-        return every[-blocks:]
-    chosen = list(blocks)
-    wrong = [i for i in chosen if not -len(every) <= i < len(every)]
-    if wrong:
-        raise ValueError(f"block {wrong[0]} does not exist: this encoder has {len(every)} blocks (0 to {len(every) - 1})")
-    return [every[i] for i in chosen]
-
-
-def choose_blocks(encoder: nn.Module, blocks: int | Iterable[int] | None = None) -> list[nn.Module]:
     """The blocks of a tower that a method works on.
 
     Args:
