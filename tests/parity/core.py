@@ -1,6 +1,7 @@
 """Reading a parity case, filling its weights, and comparing what the product computes with what it holds."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,15 +123,14 @@ def find_builder(system: str) -> Callable | None:
     return BUILDERS[max(matches, key=len)] if matches else None
 
 
-def tolerance(case: Case, name: str) -> float:
-    """Largest absolute difference allowed: what the case says in its first figure, else 1e-5, 1e-4 after steps."""
-    import re
-
+def tolerance(case: Case, name: str) -> tuple[float, float]:
+    """Largest absolute and relative difference allowed: what the case says, else 1e-5, 1e-4 after optimiser steps."""
     text = str(case.json.get("tolerance", ""))
-    found = re.search(r"\b(\d+(?:\.\d+)?e-\d+)", text)
-    if found:
-        return float(found.group(1))
-    return 1e-4 if "step" in name or "after" in name else 1e-5
+    absolute = re.search(r"\b(\d+(?:\.\d+)?e-\d+)", text)
+    relative = re.search(r"\+ *(\d+(?:\.\d+)?e-\d+) *\* *\|value\|", text)
+    stepped = any(word in name for word in ("step", "after", "trained"))
+    allowed = max(float(absolute.group(1)) if absolute else 1e-5, 1e-4 if stepped else 0.0)
+    return allowed, float(relative.group(1)) if relative else 0.0
 
 
 def required(case: Case) -> tuple[list[str], list[str]]:
@@ -159,22 +159,24 @@ def compare(case: Case, computed: Mapping[str, Any]) -> Result:
     return result
 
 
-def compare_array(result: Result, name: str, got: np.ndarray, want: np.ndarray, allowed: float) -> None:
-    """Compare values: integers and booleans exactly, floats within `allowed`."""
+def compare_array(result: Result, name: str, got: np.ndarray, want: np.ndarray, allowed: tuple[float, float]) -> None:
+    """Compare values: integers and booleans exactly, floats within `allowed` (absolute, relative)."""
     result.compared += 1
     if got.shape != want.shape:
         result.problems.append(f"{name}: shape {got.shape}, expected {want.shape}")
         return
     if want.dtype.kind in "biuSU":
-        difference = float((got != want).sum())
+        difference = excess = float((got != want).sum())
     else:
         off = np.abs(got.astype(np.float64) - want.astype(np.float64))
         off[(got == want) | (np.isnan(got) & np.isnan(want))] = 0
         difference = float(off.max()) if off.size else 0.0
+        limit = allowed[0] + allowed[1] * np.abs(want.astype(np.float64))
+        excess = float((off - limit).max()) if off.size else 0.0
     if not difference <= result.worst:
         result.worst, result.where = difference, name
-    if not difference <= (0 if want.dtype.kind in "biuSU" else allowed):
-        result.problems.append(f"{name}: differs by {difference:.2e}, allowed {allowed:.0e}")
+    if not excess <= 0:
+        result.problems.append(f"{name}: differs by {difference:.2e}, allowed {allowed[0]:.0e}")
 
 
 def compare_gradient(result: Result, name: str, got: Any, want: float, largest: float, case: Case) -> None:

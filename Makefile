@@ -1,0 +1,56 @@
+# xmodal: `make help` lists the verbs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help demo test test-slow test-gpu parity lint types style bench wheel clean install methods
+
+help:  ## list the verbs
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## create .venv and install everything the demo and the tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch torchvision
+	$(BIN)/pip install -q -c constraints.txt -e '.[test,points]'
+	touch $(STAMP)
+
+demo: install  ## the main job on data made here: train, test, table, page (under 10 minutes)
+	$(BIN)/python tools/demo.py
+
+test: install  ## the fast tests with coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --cov --cov-report=term:skip-covered
+
+test-slow: install  ## the long tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-gpu: install  ## the checks that wait for a CUDA device; says so when there is none
+	$(BIN)/python -m pytest -m gpu -rs
+
+parity: install  ## agreement with the official implementations
+	$(BIN)/python -m tests.parity
+
+lint: install  ## ruff
+	$(BIN)/pip install -q -c constraints.txt ruff
+	$(BIN)/ruff check .
+
+style: install  ## format with ruff
+	$(BIN)/pip install -q -c constraints.txt ruff
+	$(BIN)/ruff format .
+
+types: install  ## mypy on the three packages
+	$(BIN)/pip install -q -c constraints.txt mypy
+	$(BIN)/mypy
+
+wheel: install  ## build dist/xmodal-*.whl
+	$(BIN)/pip install -q build
+	$(BIN)/python -m build --wheel
+
+methods: install  ## regenerate docs/methods.md from the registry
+	$(BIN)/python tools/methods.py
+
+clean:  ## remove what the verbs above made, .venv included
+	rm -rf $(VENV) build dist *.egg-info work_dirs demo_out .pytest_cache .mypy_cache .ruff_cache
