@@ -1,0 +1,139 @@
+"""The text tower of CLIP and SigLIP, built of the same block as the image tower.
+
+Papers: CLIP (arXiv 2103.00020), SigLIP (2303.15343). The forward pass is split where prompt methods cut it: `embed` looks
+tokens up, a method splices its context vectors in, `forward_blocks` adds positions and runs the tower, `pool` reads it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.encoders.block import Block, run_block
+from xmodal.encoders.sites import LayerNorm, Stream
+from xmodal.registry import ENCODERS
+
+
+@ENCODERS.register_module(name="text_transformer")
+class TextTransformer(nn.Module):
+    """A transformer over token ids, causal unless asked otherwise.
+
+    Example:
+        x = tower.embed(ids)                              # (K, L, W), no positions yet
+        x = torch.cat([x[:, :1], context, x[:, 1 + M :]], 1)
+        features = tower.encode_embedded(x, tower.end(ids))
+
+    Args:
+        vocab_size: entries of the token table.
+        context_length: L, longest sequence.
+        dim: width W.
+        depth: blocks.
+        num_heads: attention heads.
+        out_dim: width D of the projected feature.
+        mlp_ratio: hidden width of the MLP over W.
+        act: activation, see `block.ACTIVATIONS`.
+        norm_eps: of every LayerNorm.
+        causal: a token sees only those before it.
+        pool: `end` reads the token with the largest id (CLIP's end token), `last` the last position (SigLIP).
+        proj_bias: bias of the projection (SigLIP).
+        name: what the checkpoint calls itself.
+
+    Raises:
+        ValueError: an unknown `pool`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 49408,
+        context_length: int = 77,
+        dim: int = 512,
+        depth: int = 12,
+        num_heads: int = 8,
+        out_dim: int = 512,
+        mlp_ratio: float = 4.0,
+        act: str = "quick_gelu",
+        norm_eps: float = 1e-5,
+        causal: bool = True,
+        pool: str = "end",
+        proj_bias: bool = False,
+        name: str = "text",
+    ):
+        super().__init__()
+        if pool not in ("end", "last"):
+            raise ValueError(f"pool {pool!r}: choose end (CLIP) or last (SigLIP)")
+        self.name, self.dim, self.depth, self.num_heads, self.out_dim = name, dim, depth, num_heads, out_dim
+        self.vocab_size, self.context_length = vocab_size, context_length
+        self.causal, self.pool_type = causal, pool
+        self.recompute = False
+        self.token_embedding = nn.Embedding(vocab_size, dim)
+        self.pos_embed = nn.Parameter(torch.empty(context_length, dim))
+        self.pre_blocks = Stream()
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, mlp_ratio, act=act, causal=causal, norm_eps=norm_eps) for _ in range(depth)
+        )
+        self.norm = LayerNorm(dim, norm_eps)
+        self.proj = nn.Linear(dim, out_dim, bias=proj_bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """CLIP's initial weights: embeddings normal (0.02, positions 0.01), linear layers scaled by width and depth."""
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.01)
+        residual = self.dim**-0.5 * (2 * self.depth) ** -0.5
+        for block in self.blocks:
+            for linear, std in (
+                (block.attn.qkv, self.dim**-0.5),
+                (block.attn.proj, residual),
+                (block.mlp.fc1, (2 * self.dim) ** -0.5),
+                (block.mlp.fc2, residual),
+            ):
+                nn.init.normal_(linear.weight, std=std)
+                nn.init.zeros_(linear.bias)
+        nn.init.normal_(self.proj.weight, std=self.dim**-0.5)
+        if self.proj.bias is not None:
+            nn.init.zeros_(self.proj.bias)
+
+    def end(self, ids: Tensor) -> Tensor:
+        """Index (K,) of the token whose row is read: that of the largest id, or the last one."""
+        if self.pool_type == "last":
+            return torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
+        return ids.argmax(dim=-1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look token ids (K, L) up: (K, L, W), positions not added."""
+        return self.token_embedding(ids)
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """Add positions to token embeddings (K, L, W) and run the blocks; the raw residual stream (K, L, W).
+
+        Raises:
+            ValueError: more tokens than the tower has positions for.
+        """
+        if x.shape[1] > self.context_length:
+            raise ValueError(f"{x.shape[1]} tokens, and {self.name} reads at most {self.context_length}: shorten the text")
+        x = self.pre_blocks(x + self.pos_embed[: x.shape[1]].to(x.dtype))
+        for block in self.blocks:
+            x = run_block(block, x, None, None, None, self.recompute)
+        return x
+
+    def pool(self, x: Tensor, end: Tensor) -> Tensor:
+        """Norm and project row `end` (K,) of each sequence in x (K, L, W): features (K, D)."""
+        rows = x[torch.arange(len(x), device=x.device), end]  # (K, W)
+        return self.proj(self.norm(rows))
+
+    def encode_embedded(self, x: Tensor, end: Tensor, truncate: bool = True) -> Tensor:
+        """Features (K, D) of token embeddings x (K, L, W), spliced or not.
+
+        Args:
+            x: token embeddings without positions.
+            end: (K,) index of the token to read.
+            truncate: drop what stands behind the last of `end`. Exact in a causal tower, ignored in any other.
+        """
+        if truncate and self.causal:
+            x = x[:, : int(end.max()) + 1]
+        return self.pool(self.forward_blocks(x), end)
+
+    def forward(self, ids: Tensor, truncate: bool = True) -> Tensor:
+        """Token ids (K, L) to features (K, D), not normalised."""
+        end = self.end(ids)
+        if truncate and self.causal:
+            ids = ids[:, : int(end.max()) + 1]
+        return self.encode_embedded(self.embed(ids), end, truncate=False)
