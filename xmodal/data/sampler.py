@@ -1,0 +1,88 @@
+"""Which samples come when: a pure function of the seed, the epoch and the position, so that a run can go on anywhere."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+def order_of(size: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
+    """Order (size,) of the samples in one epoch; the same for the same arguments, on every rank."""
+    return np.random.default_rng([seed, epoch]).permutation(size) if shuffle else np.arange(size)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) of one epoch; every rank gets the same number, the order is wrapped round to make that true.
+
+    Args:
+        size: samples in the data set.
+        seed: of the orders.
+        rank: of this process.
+        world: number of processes.
+        shuffle: False keeps the list's order.
+    """
+
+    def __init__(self, size: int, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+        if size < 1:
+            raise ValueError("the training data set is empty")
+        self.size, self.seed, self.rank, self.world, self.shuffle = size, seed, rank, world, shuffle
+        self.seek(0, 0)
+
+    def seek(self, epoch: int, start: int = 0) -> None:
+        """Go to an epoch and leave out the first `start` samples of this rank, which are never touched."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.resize(order_of(self.size, self.seed, self.epoch, self.shuffle), len(self) * self.world)
+        for index in order[self.rank :: self.world][self.start :]:
+            yield self.epoch, int(index)
+
+
+class StreamSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) of a run counted in steps: seeded orders one after the other, batches cross their borders.
+
+    Args:
+        size: samples in the data set.
+        total: samples that this rank takes in the whole run.
+        seed: of the orders.
+        rank: of this process.
+        world: number of processes.
+        shuffle: False keeps the list's order.
+    """
+
+    def __init__(self, size: int, total: int, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+        if size < 1:
+            raise ValueError("the training data set is empty")
+        self.size, self.total, self.seed, self.rank, self.world, self.shuffle = size, total, seed, rank, world, shuffle
+        self.start = 0
+
+    def seek(self, epoch: int, start: int = 0) -> None:
+        """Leave out the first `start` samples of this rank; `epoch` is not used, a stream has one position."""
+        self.start = start
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order, drawn = np.empty(0), -1
+        for mine in range(self.start, self.total):
+            epoch, at = divmod(mine * self.world + self.rank, self.size)
+            if epoch != drawn:
+                order, drawn = order_of(self.size, self.seed, epoch, self.shuffle), epoch
+            yield epoch, int(order[at])
+
+
+class EvalSampler(Sampler[int]):
+    """Indices rank, rank + world, ...: every sample once over all ranks, nothing padded."""
+
+    def __init__(self, size: int, rank: int = 0, world: int = 1):
+        self.indices = range(rank, size, world)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)

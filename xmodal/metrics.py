@@ -1,0 +1,171 @@
+"""Accuracies in percent, exact however the samples are spread over processes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
+
+from xmodal.registry import METRICS
+
+
+def gather(mine: Any) -> list[Any]:
+    """One object per process, in rank order, on every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+class Tally:
+    """Counts from which every accuracy follows; two tallies add up.
+
+    Args:
+        num_classes: K, or None to learn it from the first scores.
+    """
+
+    def __init__(self, num_classes: int | None = None):
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64) if num_classes else None
+        self.top5 = 0
+
+    def add(self, scores: Tensor, label: Tensor) -> None:
+        """Count samples.
+
+        Args:
+            scores: (B, K), any monotone function of the logits.
+            label: (B,) in 0..K-1.
+
+        Raises:
+            ValueError: another K than before, or a label outside 0..K-1.
+        """
+        classes = scores.shape[1]
+        if self.confusion is None:
+            self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        if len(self.confusion) != classes:
+            raise ValueError(f"scores for {classes} classes after scores for {len(self.confusion)}")
+        label = label.long().cpu()
+        if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
+            raise ValueError(f"labels {int(label.min())}..{int(label.max())} do not fit a head of {classes} classes")
+        best = scores.cpu().topk(min(5, classes), dim=1).indices  # (B, 5)
+        self.confusion += torch.bincount(label * classes + best[:, 0], minlength=classes**2).view(classes, classes)
+        self.top5 += int((best == label[:, None]).any(1).sum())
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        if self.confusion is None:
+            self.confusion = other.confusion
+        elif other.confusion is not None:
+            self.confusion = self.confusion + other.confusion
+        self.top5 += other.top5
+        return self
+
+    def compute(self) -> dict[str, Any]:
+        """`top1`, `top5` (more than 5 classes only), `mean_class`, `per_class` (None for a class without samples)."""
+        if self.confusion is None or not self.confusion.sum():
+            return {}
+        total = int(self.confusion.sum())
+        hits, seen = self.confusion.diag().double(), self.confusion.sum(1).double()
+        per_class = [100 * h / n if n else None for h, n in zip(hits.tolist(), seen.tolist(), strict=True)]
+        known = [p for p in per_class if p is not None]
+        found: dict[str, Any] = {"top1": 100 * float(hits.sum()) / total}
+        if len(self.confusion) > 5:
+            found["top5"] = 100 * self.top5 / total
+        return {**found, "mean_class": sum(known) / len(known), "per_class": per_class}
+
+
+@METRICS.register_module(name="accuracy")
+class Accuracy(BaseMetric):
+    """Top-1, top-5 and mean class accuracy over what could be read, and how much that was.
+
+    Args:
+        dump: write the predictions there: `.npz` (arrays sample_id, scores, label) or `.json`.
+        confusion_up_to: report the confusion matrix (true class x predicted class) up to this many classes.
+    """
+
+    default_prefix = None
+
+    def __init__(self, dump: str | None = None, confusion_up_to: int = 64):
+        super().__init__()
+        if dump is not None and Path(dump).suffix not in (".npz", ".json"):
+            raise ValueError(f"predictions are written as .npz or .json, got {dump!r}")
+        self.dump, self.confusion_up_to = dump, confusion_up_to
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self.tally, self.unlabelled = Tally(), 0
+        self.skipped: list[dict] = []
+        self.predictions: list[dict] = []
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count one batch.
+
+        Args:
+            data_batch: the batch; its `skipped` entry is counted.
+            data_samples: dicts with `sample_id`, `scores` (K,) and `label` (or None).
+        """
+        self.skipped += (data_batch or {}).get("skipped", [])
+        labelled = [p for p in data_samples if p.get("label") is not None]
+        self.unlabelled += len(data_samples) - len(labelled)
+        if labelled:
+            scores = torch.stack([torch.as_tensor(p["scores"]) for p in labelled])
+            self.tally.add(scores, torch.as_tensor([int(p["label"]) for p in labelled]))
+        if self.dump:
+            self.predictions += [dict(p) for p in data_samples]
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Add up all ranks (mmengine's own way pads and cuts, which is wrong for uneven ranks)."""
+        everyone = gather((self.tally, self.skipped, self.unlabelled, self.predictions))
+        total = Tally()
+        for tally, *_ in everyone:
+            total += tally
+        metrics = total.compute()
+        skipped = [entry for part in everyone for entry in part[1]]
+        metrics["evaluated"] = 0 if total.confusion is None else int(total.confusion.sum())
+        metrics["of"] = size
+        metrics["skipped"] = skipped
+        if unlabelled := sum(part[2] for part in everyone):
+            metrics["unlabelled"] = unlabelled
+        if total.confusion is not None and len(total.confusion) <= self.confusion_up_to:
+            metrics["confusion"] = total.confusion.tolist()
+        if self.dump and (not dist.is_initialized() or dist.get_rank() == 0):
+            write_predictions(self.dump, [p for part in everyone for p in part[3]])
+        self.reset()
+        return metrics
+
+    def compute_metrics(self, results: list) -> dict:
+        """Not used: `evaluate` does it all."""
+        raise NotImplementedError("Accuracy.evaluate counts by itself")
+
+
+def write_predictions(path: str | Path, predictions: list[dict[str, Any]]) -> None:
+    """Write predictions, sorted by sample: `.npz` with arrays sample_id (N,), scores (N, K), label (N,; -1 = none), or `.json`."""
+    predictions = sorted(predictions, key=lambda p: str(p["sample_id"]))
+    names = [str(p["sample_id"]) for p in predictions]
+    labels = [-1 if p.get("label") is None else int(p["label"]) for p in predictions]
+    scores = np.stack([np.asarray(p["scores"], dtype=np.float32) for p in predictions]) if predictions else np.zeros((0, 0))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if Path(path).suffix == ".npz":
+        np.savez(path, sample_id=np.asarray(names), scores=scores, label=np.asarray(labels))
+        return
+    rows = [
+        {"sample_id": n, "label": None if y < 0 else y, "scores": [round(float(v), 6) for v in s]}
+        for n, y, s in zip(names, labels, scores, strict=True)
+    ]
+    Path(path).write_text(json.dumps(rows, indent=1))
+
+
+def one_line(metrics: dict[str, Any]) -> str:
+    """The metrics as a line: `top1 81.25  top5 95.00  over 998 of 1000 (2 skipped)`."""
+    numbers = [f"{k} {v:.2f}" for k, v in metrics.items() if isinstance(v, float)]
+    if "evaluated" in metrics:
+        over = f"over {metrics['evaluated']} of {metrics['of']}"
+        notes = [f"{len(metrics['skipped'])} skipped"] if metrics.get("skipped") else []
+        notes += [f"{metrics['unlabelled']} without a label"] if metrics.get("unlabelled") else []
+        numbers.append(over + (f" ({', '.join(notes)})" if notes else ""))
+    return "  ".join(numbers)
