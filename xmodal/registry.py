@@ -1,5 +1,9 @@
 """The catalogue: every part of the suite under a short name, and what is known about each method."""
 
+import difflib
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -81,19 +85,27 @@ def resolve(kind: Any, registry: Registry) -> Any:
     if not isinstance(kind, str):
         return kind
     found = registry.module_dict.get(kind.removeprefix("xmodal."))
+    if found is None and "." not in kind:
+        load_catalogue()
+        found = registry.module_dict.get(kind)
     if found is None and "." in kind:
-        from mmengine.utils import get_object_from_string
-
-        found = get_object_from_string(kind)
+        module, _, name = kind.rpartition(".")
+        found = getattr(importlib.import_module(module), name, None)
     if found is None:
         raise ValueError(f"no {registry.name} is called {kind!r}; {did_you_mean(kind, registry.module_dict)}")
     return found
 
 
+def load_catalogue() -> None:
+    """Import every module of the suite, so that everything is registered under its short name."""
+    for name in ("xmodal", "video", "pointcloud"):
+        package = importlib.import_module(name)
+        for info in pkgutil.walk_packages(package.__path__, f"{name}."):
+            importlib.import_module(info.name)
+
+
 def check_arguments(obj: Any, kwargs: dict) -> None:
     """Refuse keyword arguments that `obj` does not take."""
-    import inspect
-
     parameters = inspect.signature(obj).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
@@ -105,8 +117,6 @@ def check_arguments(obj: Any, kwargs: dict) -> None:
 
 def did_you_mean(word: str, known: Any) -> str:
     """A hint for a misspelt word: the nearest known one, or all of them."""
-    import difflib
-
     known = sorted(str(k) for k in known)
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -1,0 +1,89 @@
+"""EVL's shortcuts against the plain formulations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from video.evl import EVLDecoder, EVLLayer, QueryAttention
+from video.motion import MotionTable, neighbour_attention, weigh_offsets
+from xmodal.encoders.taps import Taps
+from xmodal.encoders.vit import VisionTransformer
+from xmodal.structures import Grid
+
+
+def refill(module):
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.3)
+    return module
+
+
+def gathered(maps, table, h, w):
+    """The released formulation: an (n, n, D) table of relative-offset vectors."""
+    q, k = torch.arange(h * w)[:, None], torch.arange(h * w)[None]
+    index = (q // w - k // w + h - 1) * (2 * w - 1) + (q % w - k % w + w - 1)
+    return torch.einsum("pqk,qkc->pqc", maps, table[index])
+
+
+@pytest.mark.parametrize(("h", "w"), [(3, 3), (2, 4), (1, 5), (4, 1)])
+def test_offsets_equal_the_gathered_table(h, w):
+    maps, table = torch.rand(5, h * w, h * w), torch.randn((2 * h - 1) * (2 * w - 1), 6)
+    torch.testing.assert_close(weigh_offsets(maps, table, h, w), gathered(maps, table, h, w), atol=1e-5, rtol=1e-5)
+
+
+def test_query_attention_equals_projected_keys_and_values():
+    attn = refill(QueryAttention(12, 8, 2))
+    x, tokens = torch.randn(3, 1, 12), torch.randn(3, 7, 12)
+    q, k, v = (
+        p(t).unflatten(-1, (2, 4)).transpose(1, 2)
+        for p, t in ((attn.q_proj, x), (attn.k_proj, tokens), (attn.v_proj, tokens))
+    )
+    plain = attn.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attn(x, tokens), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_augment_equals_the_plain_modules_and_keeps_its_input():
+    grid = Grid(4, 2, 3, prefix=2)
+    layer = refill(EVLLayer(12, 4, (2, 3), 12, 3))
+    frames = torch.randn(2, 4, 8, 12)
+    q, k = torch.randn(8, 3, 8, 4), torch.randn(8, 3, 8, 4)
+    before = frames.clone()
+    got = layer.augment(frames, q, k, grid)
+    conv = layer.temporal_conv(frames.permute(0, 2, 3, 1).reshape(16, 12, 4)).view(2, 8, 12, 4).permute(0, 3, 1, 2)
+    want = frames + conv + layer.temporal_pos_embed[:, None]
+    qf, kf = (x[:, :, 2:].unflatten(0, (2, 4)) for x in (q, k))
+    table = layer.cross_attention
+    past = gathered(neighbour_attention(qf[:, 1:].flatten(0, 1), kf[:, :-1].flatten(0, 1)), table.w1, 2, 3)
+    future = gathered(neighbour_attention(qf[:, :-1].flatten(0, 1), kf[:, 1:].flatten(0, 1)), table.w2, 2, 3)
+    want[:, 1:, 2:] += past.unflatten(0, (2, 3))
+    want[:, :-1, 2:] += future.unflatten(0, (2, 3))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    assert torch.equal(frames, before)
+
+
+def test_parameter_count_of_the_paper():
+    with torch.device("meta"):
+        encoder = VisionTransformer()
+        reader = EVLDecoder(encoder, num_frames=8, num_layers=4)
+    assert sum(p.numel() for p in reader.parameters()) == 33_183_376 - 309_136
+
+
+def test_no_gradient_reaches_the_encoder():
+    encoder = VisionTransformer(image_size=16, patch_size=8, dim=12, depth=3, num_heads=3).requires_grad_(False)
+    reader = EVLDecoder(encoder, num_frames=2, num_layers=2)
+    taps = Taps(*reader.taps, layers=reader.layers)
+    tokens, grid = encoder.embed(torch.randn(4, 3, 16, 16), num_frames=2)
+    out = encoder.forward_blocks(tokens, grid, read=reader.reads, taps=taps)
+    assert not out.requires_grad
+    reader(out, grid, encoder, taps).sum().backward()
+    assert all(p.grad is not None for p in reader.parameters() if p.requires_grad)
+
+
+def test_bad_input():
+    encoder = VisionTransformer(image_size=16, patch_size=8, dim=12, depth=2, num_heads=3)
+    with pytest.raises(ValueError, match="2 blocks"):
+        EVLDecoder(encoder, num_frames=2, num_layers=3)
+    with pytest.raises(ValueError, match="divide"):
+        EVLDecoder(encoder, num_frames=2, num_layers=1, qkv_dim=10, num_heads=3)
+    with pytest.raises(ValueError, match="grid"):
+        MotionTable(4, (2, 2))(torch.randn(2, 1, 10, 4), torch.randn(2, 1, 10, 4), Grid(2, 3, 3))
