@@ -1,15 +1,10 @@
 """Names in the official ST-Adapter and EVL checkpoints, and ours.
 
-Layouts: `../specs` of ST-Adapter (`checkpoint-<epoch>.pth`) and EVL (`checkpoint-<step>.pth`, keys under `module.`).
-The mappings work in both directions, so that import and export are each other's inverse.
+ST-Adapter's `checkpoint-<epoch>.pth` and EVL's `checkpoint-<step>.pth` (keys under `module.`) hold `{model, optimizer,
+...}`, of which `model` holds the trained tensors alone. The mappings work in both directions, so that import and export are each other's inverse.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-
-from torch import Tensor
-
-Names = Sequence[tuple[str, str]]
+from xmodal.convert import Converter, Names, register_converter
 
 ST_ADAPTER_NAMES: Names = (
     (
@@ -49,18 +44,5 @@ EVL_EXPORT: Names = (
 )
 
 
-def rename(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Rename every key by the first pattern that matches it whole.
-
-    Raises:
-        ValueError: a key that no pattern knows.
-    """
-    return {rename_key(key, names): value for key, value in state.items()}
-
-
-def rename_key(key: str, names: Names) -> str:
-    """The new name of one key."""
-    for pattern, replacement in names:
-        if re.fullmatch(pattern, key):
-            return re.sub(pattern, replacement, key)
-    raise ValueError(f"no rule renames the key {key!r}: is this a checkpoint of another method?")
+ST_ADAPTER = register_converter(Converter("st_adapter", ST_ADAPTER_NAMES, ST_ADAPTER_EXPORT))
+EVL = register_converter(Converter("evl", EVL_NAMES, EVL_EXPORT, prefix="module."))

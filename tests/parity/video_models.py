@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
-from video.checkpoints import EVL_NAMES, ST_ADAPTER_NAMES, rename
+from video.checkpoints import EVL, ST_ADAPTER
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.encoders.weights import from_clip_visual_state
@@ -65,7 +65,7 @@ def st_adapter_case(case: Case) -> dict[str, Any]:
         reader=dict(type="time_mean"),
         head=dict(type="classification", num_classes=a["num_classes"], dropout=0.5),
     ).eval()
-    ours = rename(own, ST_ADAPTER_NAMES)
+    ours = ST_ADAPTER.to_ours(own)
     assert set(ours) == model.saved_keys(), set(ours) ^ model.saved_keys()
     model.load_state_dict(ours, strict=False)
     logits = model(mode="tensor", clips=frames_of(case))
@@ -108,7 +108,7 @@ def evl_case(case: Case) -> dict[str, Any]:
         ),
         head=ClassificationHead(vit["width"], a["num_classes"], dropout=0.5, norm=True, init_std=None),
     ).eval()
-    ours = rename(own, EVL_NAMES)
+    ours = EVL.to_ours(own)
     assert set(ours) == model.saved_keys(), set(ours) ^ model.saved_keys()
     model.load_state_dict(ours, strict=False)
     logits = model(mode="tensor", clips=frames_of(case))
