@@ -16,21 +16,26 @@ from tests.parity.core import Case, Result, compare, find_builder
 CASES = Path(__file__).parent / "cases"
 
 
-def load_builders() -> None:
-    """Import every module of this package, so that its builders register."""
+def load_builders() -> list[str]:
+    """Import every module of this package, so that its builders register; return what went wrong."""
+    problems = []
     for info in pkgutil.iter_modules(here.__path__):
         if not info.name.startswith(("_", "test_")):
-            importlib.import_module(f"tests.parity.{info.name}")
+            try:
+                importlib.import_module(f"tests.parity.{info.name}")
+            except ImportError as error:
+                problems.append(f"tests/parity/{info.name}.py does not import: {error}")
+    return problems
 
 
 def run_case(path: str | Path) -> Result:
     """Rebuild and compare one case; whatever goes wrong is a failure of that case."""
-    load_builders()
+    problems = load_builders()
     try:
         case = Case.load(path)
         build = find_builder(case.json.get("system", ""))
         if build is None:
-            return Result(case.name, problems=[f"no builder for system {case.json.get('system')!r}"])
+            return Result(case.name, problems=[f"no builder for system {case.json.get('system')!r}", *problems])
         return compare(case, build(case))
     except Exception as error:
         lines = traceback.format_exc(limit=-3).strip().splitlines()

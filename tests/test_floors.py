@@ -1,0 +1,92 @@
+"""Who may import whom, read from the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(p for top in ("xmodal", "video", "pointcloud") for p in (ROOT / top).rglob("*.py"))
+
+# Package prefix -> what it must never import. The longest matching prefix decides.
+CEILINGS = {
+    "xmodal.structures": ("xmodal", "video", "pointcloud", "timm", "open_clip"),
+    "xmodal.registry": ("xmodal", "video", "pointcloud", "timm", "open_clip"),
+    "xmodal.encoders": (
+        "xmodal.adapters", "xmodal.heads", "xmodal.readers", "xmodal.model", "xmodal.engine", "xmodal.elevater", "video",
+        "pointcloud",
+    ),
+    "xmodal.adapters": ("xmodal.heads", "xmodal.model", "xmodal.engine", "xmodal.elevater", "video", "pointcloud"),
+    "xmodal.heads": ("xmodal.adapters", "xmodal.model", "xmodal.engine", "xmodal.elevater", "video", "pointcloud"),
+    "xmodal": ("video", "pointcloud"),
+    "video": ("pointcloud",),
+    "pointcloud": ("video",),
+}  # fmt: skip
+# Heavy dependency -> the only files that may import it.
+DOORS = {
+    "timm": ("xmodal/encoders/", "xmodal/preprocessor.py", "video/transforms.py", "video/augment.py"),
+    "open_clip": ("xmodal/encoders/",),
+    "decord": ("video/decode.py",),
+    "av": ("video/decode.py", "video/synthetic.py", "video/encode.py"),
+    "pytorch3d": ("pointcloud/ops.py",),
+}
+CATALOGUE = {"xmodal.registry"}  # imports the suite by name to fill itself
+
+
+def imports_of(path):
+    """Every module name that a file imports, at the top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def inside(name, package):
+    return name == package or name.startswith(package + ".")
+
+
+def forbidden(name):
+    rules = [p for p in CEILINGS if inside(name, p)]
+    return CEILINGS[max(rules, key=len)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_stay_on_their_floor(path):
+    name = module_name(path)
+    for imported in imports_of(path):
+        for package in (*forbidden(name), "tools", "tests", "configs"):
+            assert not inside(imported, package) or imported == name, f"{name} imports {imported}"
+        top, where = imported.split(".")[0], str(path.relative_to(ROOT))
+        if top in DOORS:
+            assert where.startswith(DOORS[top]), f"{where} imports {top}, whose door is {DOORS[top]}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "xmodal" / "adapters").glob("*.py")), ids=lambda p: p.stem)
+def test_a_method_imports_no_other_method(path):
+    others = {f"xmodal.adapters.{p.stem}" for p in path.parent.glob("*.py")} - {f"xmodal.adapters.{path.stem}"}
+    if path.stem != "noah":  # built of three
+        assert not others & set(imports_of(path))
+
+
+def test_there_is_no_utils_and_no_second_vision_transformer():
+    assert not [p for p in SOURCES if p.stem in ("utils", "helpers", "misc", "common")]
+    towers = [
+        (p.name, node.name)
+        for p in SOURCES
+        for node in ast.walk(ast.parse(p.read_text()))
+        if isinstance(node, ast.ClassDef) and "VisionTransformer" in node.name
+    ]
+    assert towers == [("vit.py", "VisionTransformer")]
+
+
+def test_every_tests_folder_is_a_package():
+    folders = {p.parent for p in (ROOT / "tests").rglob("*.py")}
+    assert not [d for d in folders if not (d / "__init__.py").exists()]
