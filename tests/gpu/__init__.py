@@ -1,0 +1,1 @@
+"""Checks that wait for a CUDA device."""
