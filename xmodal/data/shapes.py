@@ -1,6 +1,6 @@
 """The captioned shape world: coloured shapes on procedural backgrounds, drawn at any resolution.
 
-One renderer for the pictures that the shipped tiny CLIP was trained on and for the frames of the built-in action set, so
+One renderer for the pictures that the shipped tiny CLIP was trained on and for the frames of the built-in action set:
 whatever is shown with them is in-domain pretraining and no evidence about natural pictures. Positions and sizes are
 fractions of the canvas; all randomness comes from the generator that is passed in.
 """
@@ -28,14 +28,14 @@ TEMPLATES = ("a photo of", "a picture of", "an image of", "a drawing of", "there
 TILT = 0.25  # radians from which a caption may say that a shape is tilted
 ROUND = ("circle", "ring")  # shapes without a visible angle
 ACTION_WORDS = (
-    "moving up down growing shrinking appearing vanishing approaching separating rotating clockwise counterclockwise "
-    "to from and with video frame shape"
-).split()
+    ("moving", "up", "down", "growing", "shrinking", "appearing", "vanishing", "approaching", "separating")
+    + ("rotating", "clockwise", "counterclockwise", "to", "from", "and", "with", "video", "frame", "shape")
+)  # fmt: skip
 
 
 def vocabulary() -> list[str]:
-    """All words of the captions and, behind them, of action prompts; the first four are special."""
-    words = ["<pad>", "<start>", "<end>", "<unk>", "a", "an", "the", "of", "on", "in", "there", "is"]
+    """All words of the captions and, behind them, of action prompts."""
+    words = ["a", "an", "the", "of", "on", "in", "there", "is"]
     words += ["photo", "picture", "image", "drawing", *SIZES, *COLORS, *SHAPES, *POSITIONS, "above", "below", "tilted"]
     return words + [w for w in ACTION_WORDS if w not in words]
 
@@ -136,12 +136,14 @@ def draw(canvas: np.ndarray, thing: Thing) -> None:
 
 
 def texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A procedural texture (size, size, 3), float32 around 0 with unit spread: noise, stripes, checks, slope, clutter."""
+    """A procedural texture (size, size, 3), float32 around 0: noise, stripes, checks, a slope or clutter."""
     v, u = np.mgrid[0:size, 0:size].astype(np.float32) / size
     kind = rng.integers(5)
     if kind == 0:
         cells = int(rng.integers(2, 9))
-        image = cv2.resize(rng.normal(size=(cells, cells, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(
+            rng.normal(size=(cells, cells, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )
     elif kind == 1:
         turn, waves = rng.uniform(0, np.pi), rng.uniform(1, 6)
         ramp = np.sin(2 * np.pi * waves * (u * np.cos(turn) + v * np.sin(turn)) + rng.uniform(0, 6.3))
@@ -174,7 +176,7 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     if rng.uniform() < 0.5:
         image = (image + texture(rng, size)) * 0.7
     tint = rng.uniform(20, 120) + rng.normal(0, 12, 3)
-    return np.clip(image * rng.uniform(5, 24) + tint, 0, 200).astype(np.float32)
+    return np.clip(image * rng.uniform(4, 22) + tint, 0, 200).astype(np.float32)
 
 
 def render(
@@ -241,11 +243,8 @@ def caption(things: tuple[Thing, ...], rng: np.random.Generator) -> str:
         where = place_of(things[0]) if rng.uniform() < 0.7 else ""
         return f"{lead}{first} {where}".strip()
     dx, dy = things[0].x - things[1].x, things[0].y - things[1].y
-    if abs(dx) > abs(dy):
-        relation = "left of" if dx < 0 else "right of"
-    else:
-        relation = "above" if dy < 0 else "below"
-    return f"{lead}{first} {relation} {phrase(things[1], rng)}"
+    beside, over = "left of" if dx < 0 else "right of", "above" if dy < 0 else "below"
+    return f"{lead}{first} {beside if abs(dx) > abs(dy) else over} {phrase(things[1], rng)}"
 
 
 def place_of(thing: Thing) -> str:
