@@ -1,7 +1,8 @@
 """The text tower of CLIP and SigLIP, built of the same block as the image tower.
 
-Papers: CLIP (arXiv 2103.00020), SigLIP (2303.15343). The forward pass is split where prompt methods cut it: `embed` looks
-tokens up, a method splices its context vectors in, `forward_blocks` adds positions and runs the tower, `pool` reads it.
+Papers: CLIP (arXiv 2103.00020), SigLIP (2303.15343). The forward pass is split where prompt methods cut it: `embed`
+looks tokens up, a method splices its context vectors in, `forward_blocks` adds positions and runs the tower, `pool`
+reads it.
 """
 
 import torch
@@ -108,7 +109,7 @@ class TextTransformer(nn.Module):
             ValueError: more tokens than the tower has positions for.
         """
         if x.shape[1] > self.context_length:
-            raise ValueError(f"{x.shape[1]} tokens, and {self.name} reads at most {self.context_length}: shorten the text")
+            raise ValueError(f"{x.shape[1]} tokens, and {self.name} reads {self.context_length} at most: cut the text")
         x = self.pre_blocks(x + self.pos_embed[: x.shape[1]].to(x.dtype))
         for block in self.blocks:
             x = run_block(block, x, None, None, None, self.recompute)

@@ -47,7 +47,7 @@ class Tokenizer:
             ids = [self.sot, *self.encode(text), self.eot]
             if len(ids) > length:
                 if not truncate:
-                    raise ValueError(f"{text!r} makes {len(ids)} tokens, at most {length} fit: shorten it or truncate=True")
+                    raise ValueError(f"{text!r} makes {len(ids)} tokens, only {length} fit: cut it or truncate=True")
                 ids = [*ids[: length - 1], self.eot]
             row[: len(ids)] = torch.tensor(ids)
         return out
@@ -57,16 +57,15 @@ class ClipTokenizer(Tokenizer):
     """CLIP's byte-pair encoding (lower case, 49408 entries), the table of which open_clip carries."""
 
     def __init__(self, context_length: int = 77):
-        self.bpe = _bpe()
-        super().__init__(context_length, self.bpe.sot_token_id, self.bpe.eot_token_id)
+        super().__init__(context_length, sot=49406, eot=49407)
 
     def encode(self, text: str) -> list[int]:
         """Byte-pair ids of a text."""
-        return self.bpe.encode(text)
+        return _bpe().encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids."""
-        return self.bpe.decode([int(i) for i in ids])
+        return _bpe().decode([int(i) for i in ids])
 
 
 @lru_cache(maxsize=1)
@@ -77,20 +76,25 @@ def _bpe():
 
 
 class WordTokenizer(Tokenizer):
-    """One id per word of a short list: 0 pads, words from 1, then unknown, start and end.
+    """One id per word of a short list, which is a word's place in it.
 
     Args:
-        words: the list, lower case.
+        words: the list, lower case: `<pad>` first, `<end>` last, `<start>` and `<unk>` anywhere.
         context_length: L, longest sequence.
+
+    Raises:
+        ValueError: a list without these, or with a word twice.
     """
 
     def __init__(self, words: Sequence[str], context_length: int = 16):
         self.words = list(words)
-        self.ids = {word: i for i, word in enumerate(self.words, start=1)}
+        self.ids = {word: i for i, word in enumerate(self.words)}
         if len(self.ids) != len(self.words):
             raise ValueError(f"{len(self.words) - len(self.ids)} words stand twice in the list")
-        self.unk = len(self.words) + 1
-        super().__init__(context_length, self.unk + 1, self.unk + 2)
+        if self.words[:1] != ["<pad>"] or self.words[-1] != "<end>" or not {"<start>", "<unk>"} <= self.ids.keys():
+            raise ValueError("the word list must begin with <pad>, end with <end> and hold <start> and <unk>")
+        self.unk = self.ids["<unk>"]
+        super().__init__(context_length, self.ids["<start>"], self.ids["<end>"])
 
     def encode(self, text: str) -> list[int]:
         """Ids of the words of a text; marks are dropped, an unknown word gets the id `unk`."""
@@ -98,13 +102,42 @@ class WordTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of some ids."""
-        names = {**{i: w for w, i in self.ids.items()}, self.unk: "?"}
-        return " ".join(names[int(i)] for i in ids if int(i) in names)
+        return " ".join(self.words[int(i)] for i in ids if int(i))
 
     def unknown(self, texts: str | Sequence[str]) -> list[str]:
         """Words of the texts that are not in the list."""
         texts = [texts] if isinstance(texts, str) else texts
         return sorted({word for text in texts for word in split_words(text)} - self.ids.keys())
+
+
+class HubTokenizer(Tokenizer):
+    """The tokenizer that open_clip names for a model (SigLIP); needs the package transformers and its hub file.
+
+    Args:
+        model: open_clip's name of the model.
+        context_length: L.
+    """
+
+    def __init__(self, model: str, context_length: int):
+        self.model, self.context_length = model, context_length
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None, truncate: bool = False) -> Tensor:
+        """Token ids (K, L); such tokenizers cut what is too long by themselves."""
+        return _hub_tokenizer(self.model)([texts] if isinstance(texts, str) else list(texts), self.context_length)
+
+
+@lru_cache(maxsize=4)
+def _hub_tokenizer(model: str):
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(model)
+    except Exception as error:
+        name = open_clip.get_model_config(model)["text_cfg"].get("hf_tokenizer_name")
+        raise FileNotFoundError(
+            f"the tokenizer of {model} needs the package transformers and the file tokenizer.json of {name} from the "
+            f"Hugging Face hub in the local cache ({type(error).__name__}); or give token ids"
+        ) from error
 
 
 def split_words(text: str) -> list[str]:

@@ -1,0 +1,99 @@
+"""CLIP: an image and a text tower that share a feature space (arXiv 2103.00020), and zero-shot classifiers."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.encoders.text import TextTransformer
+from xmodal.encoders.tokenizer import Tokenizer
+
+LOGIT_SCALE = 2.6592600369327783  # log(1 / 0.07), where training starts
+
+
+class CLIP(nn.Module):
+    """Two towers and the scale of their similarity.
+
+    Args:
+        visual: the image tower, an encoder with `out_dim` D.
+        text: the text tower with the same `out_dim`.
+        tokenizer: of the text tower; None when only token ids will be given.
+        logit_scale: initial log of the scale.
+        logit_bias: initial bias of the similarity (SigLIP), None for none.
+
+    Raises:
+        ValueError: towers whose features differ in width.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        text: TextTransformer,
+        tokenizer: Tokenizer | None = None,
+        logit_scale: float = LOGIT_SCALE,
+        logit_bias: float | None = None,
+    ):
+        super().__init__()
+        if visual.out_dim != text.out_dim:
+            raise ValueError(f"image features have width {visual.out_dim}, text features {text.out_dim}: must agree")
+        self.visual, self.text, self.tokenizer = visual, text, tokenizer
+        self.name, self.out_dim = visual.name, text.out_dim
+        self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
+        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """Features (B, D) of images (B, 3, H, W) that are normalised with the image tower's statistics."""
+        features = self.visual(images)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(self, ids: Tensor, normalize: bool = False) -> Tensor:
+        """Features (K, D) of token ids (K, L)."""
+        features = self.text(ids)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Scaled similarities (B, K) of normalised features (B, D) and (K, D)."""
+        logits = self.logit_scale.exp() * image_features @ text_features.t()  # (B, K)
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, 3, H, W) against texts (K, L)."""
+        return self.logits(self.encode_image(images, True), self.encode_text(ids, True))
+
+    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        """Token ids (K, L) on the device of the towers.
+
+        Raises:
+            ValueError: this CLIP has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} was built without a tokenizer: give token ids, or set `clip.tokenizer`")
+        return self.tokenizer(texts).to(self.logit_scale.device)
+
+
+@torch.no_grad()
+def zero_shot_weights(
+    clip: CLIP, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",), batch_size: int = 256
+) -> Tensor:
+    """Classifier weights out of class names: per class the mean feature of its templates, normalised.
+
+    Args:
+        clip: the towers and their tokenizer.
+        classes: K names.
+        templates: sentences with one `{}` each.
+        batch_size: texts per forward pass.
+
+    Returns:
+        Unit vectors (K, D).
+
+    Raises:
+        ValueError: a template without `{}`.
+    """
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f"template {template!r} has no place {{}} for the class name")
+    ids = clip.tokenize([template.format(name) for name in classes for template in templates])
+    features = torch.cat([clip.encode_text(part, normalize=True) for part in ids.split(batch_size)])
+    mean = features.unflatten(0, (len(classes), len(templates))).mean(1)  # (K, D)
+    return F.normalize(mean, dim=-1)

@@ -1,0 +1,122 @@
+"""Weight files: read them safely, fit them to a tower, and say what to do when they are not there."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.encoders.keys import State, under
+from xmodal.encoders.vit import resize_positions
+
+WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "base_encoder.", "backbone.", "encoder.")
+
+T = TypeVar("T")
+
+
+def read_state(path: str | Path, torchscript: bool = False) -> State:
+    """Read a state dict: safetensors, or a torch file with `weights_only`; wrappers and common prefixes come off.
+
+    Args:
+        path: `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt`.
+        torchscript: allow a TorchScript archive (OpenAI publishes CLIP as such). It is loaded as a program would be:
+            only for files from a source you trust.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {str(path)!r}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if path.suffix == ".npz":
+        raise ValueError(f"{path.name} holds JAX weights: they are read by timm_encoder('vit_...', weights=...)")
+    if is_torchscript(path):
+        if not torchscript:
+            raise ValueError(f"{path.name} is a TorchScript archive: read it with openai_encoder or openai_clip")
+        return {k: v.detach() for k, v in torch.jit.load(path, map_location="cpu").state_dict().items()}
+    return unwrap(torch.load(path, map_location="cpu", weights_only=True), path.name)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip that holds code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def unwrap(loaded: object, name: str) -> State:
+    """The tensors of what a checkpoint file held.
+
+    Raises:
+        ValueError: there is no state dict in it.
+    """
+    for _ in WRAPPERS:
+        inner = next((loaded[k] for k in WRAPPERS if k in loaded), None) if isinstance(loaded, Mapping) else None
+        if not isinstance(inner, Mapping):
+            break
+        loaded = inner
+    if not isinstance(loaded, Mapping) or not any(isinstance(v, Tensor) for v in loaded.values()):
+        raise ValueError(f"{name} holds no state dict, nor one under {', '.join(WRAPPERS)}")
+    return strip_prefixes({k: v for k, v in loaded.items() if isinstance(v, Tensor)})
+
+
+def strip_prefixes(state: State) -> State:
+    """Take off prefixes that every key has."""
+    found = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
+    return strip_prefixes(under(state, found)) if found else state
+
+
+def load_exactly(tower: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """Load every weight of `tower`, in float32, positions resized to its own grid, and put it in evaluation mode.
+
+    Raises:
+        ValueError: weights that are missing, left over or of another shape, with the first few names.
+    """
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    for prefix in ("", "visual."):
+        if f"{prefix}pos_embed" in state and hasattr(tower, "visual" if prefix else "num_prefix"):
+            fit_positions(state, prefix, tower.visual if prefix else tower)
+    own = tower.state_dict()
+    wrong = {
+        "missing": [key for key in own if key not in state],
+        "left over": [key for key in state if key not in own],
+        "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
+    }
+    said = [f"{what}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}" for what, keys in wrong.items() if keys]
+    if said:
+        raise ValueError(f"{source} does not fit {getattr(tower, 'name', type(tower).__name__)}; {'; '.join(said)}")
+    tower.load_state_dict(state)
+    return tower.eval()
+
+
+def fit_positions(state: State, prefix: str, tower: nn.Module) -> None:
+    """Resize `pos_embed` in `state` to the tower's grid (bicubic, antialiased, as timm and open_clip do)."""
+    key, side = f"{prefix}pos_embed", tower.image_size // tower.patch_size
+    skip = tower.num_prefix if tower.embed_prefix else 0
+    if state[key].shape[1] != skip + side * side:
+        state[key] = resize_positions(state[key], skip, side, side)
+
+
+def seeded(seed: int, build: Callable[[], T]) -> T:
+    """Build something with random weights of `seed`, leaving the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def missing_weights(what: str, hub: str, key: str, error: Exception) -> FileNotFoundError:
+    """The error for weights that are neither cached nor reachable."""
+    return FileNotFoundError(
+        f"the weights of {what} are not in the local cache and could not be fetched ({type(error).__name__}). Where "
+        f"there is a network, download {hub} from the Hugging Face hub and either keep its cache or give the file: "
+        f"{key}='/path/to/file'. {key}='random' builds the tower untrained"
+    )

@@ -1,0 +1,180 @@
+"""Names of the same weights in the house, in timm, and in CLIP files; both ways, tensors reshaped where they differ.
+
+House and timm agree but for the class head; CLIP (OpenAI, open_clip) calls everything otherwise. What adapters placed
+in a tower is no base weight: exports leave it out.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from xmodal.registry import did_you_mean
+
+State = dict[str, Tensor]
+
+PLACED = re.compile(r"(^|\.)(edits|pre_attn|pre_mlp|post|pre_blocks)\.")
+TIMM_HEADS = ("head.", "head_dist.", "pre_logits.")
+BLOCK = {
+    "ln_1.": "norm1.",
+    "attn.in_proj_": "attn.qkv.",
+    "attn.out_proj.": "attn.proj.",
+    "ls_1.": "ls1.",
+    "ln_2.": "norm2.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
+    "ls_2.": "ls2.",
+}
+VISUAL = {
+    "conv1.": "patch_embed.proj.",
+    "class_embedding": "cls_token",
+    "positional_embedding": "pos_embed",
+    "ln_pre.": "norm_pre.",
+    "ln_post.": "norm.",
+    "proj": "proj.weight",
+}
+TEXT = {
+    "token_embedding.": "token_embedding.",
+    "positional_embedding": "pos_embed",
+    "ln_final.": "norm.",
+    "text_projection.": "proj.",
+    "text_projection": "proj.weight",
+}
+RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
+HOUSE_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+def base_state(state: Mapping[str, Tensor]) -> State:
+    """The tower's own weights, without what is placed in it."""
+    return {key: value for key, value in state.items() if not PLACED.search(key)}
+
+
+def under(state: Mapping[str, Tensor], prefix: str) -> State:
+    """Entries whose keys start with `prefix`, which is cut off."""
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def put_under(state: Mapping[str, Tensor], prefix: str) -> State:
+    """All entries with `prefix` in front of their keys."""
+    return {prefix + key: value for key, value in state.items()}
+
+
+def renamed(key: str, table: Mapping[str, str]) -> str:
+    """`key` by a table of names; an entry that ends in `.` or `_` is a beginning, any other a whole key.
+
+    Raises:
+        ValueError: a key that the table does not know.
+    """
+    for old, new in table.items():
+        if key == old or (old[-1] in "._" and key.startswith(old)):
+            return new + key[len(old) :]
+    raise ValueError(f"unknown weight {key!r}; {did_you_mean(key, table)}")
+
+
+def from_clip(key: str, table: Mapping[str, str]) -> str:
+    """House name of a key of a CLIP tower."""
+    found = RESBLOCK.fullmatch(key)
+    return f"blocks.{found[1]}.{renamed(found[2], BLOCK)}" if found else renamed(key, table)
+
+
+def to_clip(key: str, table: Mapping[str, str]) -> str:
+    """CLIP name of a house key."""
+    found = HOUSE_BLOCK.fullmatch(key)
+    if found:
+        return f"transformer.resblocks.{found[1]}.{renamed(found[2], {new: old for old, new in BLOCK.items()})}"
+    return renamed(key, {new: old for old, new in table.items()})
+
+
+def from_clip_visual_state(state: Mapping[str, Tensor]) -> State:
+    """Weights of a CLIP image tower, with or without `visual.` in front, under the house's names.
+
+    Args:
+        state: `conv1.weight`, `class_embedding` (D,), `positional_embedding` (N, D), ..., `proj` (D, D_out) or without.
+
+    Returns:
+        The state dict of a `VisionTransformer`.
+    """
+    state = under(state, "visual.") or dict(state)
+    out = {from_clip(key, VISUAL): value for key, value in state.items()}
+    if "cls_token" in out:
+        out["cls_token"] = out["cls_token"].reshape(1, 1, -1)
+    if "pos_embed" in out:
+        out["pos_embed"] = out["pos_embed"].unsqueeze(0)  # (1, N, D)
+    if "proj.weight" in out:
+        out["proj.weight"] = out["proj.weight"].t().contiguous()  # (D_out, D)
+    return out
+
+
+def to_clip_visual_state(state: Mapping[str, Tensor]) -> State:
+    """The inverse of `from_clip_visual_state`, keys without `visual.`.
+
+    Raises:
+        ValueError: a tower that CLIP's layout has no names for (registers, a bias of the patch projection, ...).
+    """
+    state = base_state(state)
+    others = ("reg_token", "attn_pool.", "fc_norm.", "patch_embed.proj.bias")
+    strangers = [key for key in state if key.startswith(others)]
+    if strangers:
+        raise ValueError(f"CLIP's layout has no name for {strangers[0]!r}: export this tower with to_timm_state")
+    out = {to_clip(key, VISUAL): value for key, value in state.items()}
+    out["class_embedding"] = out["class_embedding"].flatten()
+    out["positional_embedding"] = out["positional_embedding"].squeeze(0)
+    if "proj" in out:
+        out["proj"] = out["proj"].t().contiguous()
+    return out
+
+
+def from_clip_text_state(state: Mapping[str, Tensor]) -> State:
+    """Weights of a CLIP or SigLIP text tower (keys without `text.`) under the names of a `TextTransformer`.
+
+    Keys of an image tower and of the whole CLIP (`visual.*`, `logit_scale`) may be among them and are passed by.
+    """
+    whole = ("visual.", "logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size")
+    out = {from_clip(key, TEXT): value for key, value in state.items() if not key.startswith(whole)}
+    if "text_projection" in state:
+        out["proj.weight"] = out["proj.weight"].t().contiguous()  # (D, W)
+    return out
+
+
+def to_clip_text_state(state: Mapping[str, Tensor]) -> State:
+    """The inverse of `from_clip_text_state`."""
+    state = base_state(state)
+    linear = "proj.bias" in state
+    table = {k: v for k, v in TEXT.items() if k != ("text_projection" if linear else "text_projection.")}
+    out = {to_clip(key, table): value for key, value in state.items()}
+    if not linear:
+        out["text_projection"] = out["text_projection"].t().contiguous()  # (W, D)
+    return out
+
+
+def from_timm_state(state: Mapping[str, Tensor]) -> State:
+    """Weights of a timm vision transformer under the house's names: the same ones, without the class head."""
+    return {key: value for key, value in state.items() if not key.startswith(TIMM_HEADS)}
+
+
+def to_timm_state(state: Mapping[str, Tensor]) -> State:
+    """House weights for a timm model built with `num_classes=0`.
+
+    A projection of the feature has no place in such a model and is left out; it fits `head.weight` of one that was
+    built with `num_classes` equal to its width.
+    """
+    return {key: value for key, value in base_state(state).items() if not key.startswith("proj.")}
+
+
+def from_clip_state(state: Mapping[str, Tensor]) -> State:
+    """Weights of a whole CLIP, its text tower under `text.` or bare, under the names of the house's `CLIP`."""
+    visual = under(state, "visual.")
+    trunk = under(visual, "trunk.")
+    image = from_timm_state(trunk) if trunk else from_clip_visual_state(visual)
+    text = from_clip_text_state(under(state, "text.") or state)
+    scales = {key: state[key].reshape(()) for key in ("logit_scale", "logit_bias") if key in state}
+    return {**put_under(image, "visual."), **put_under(text, "text."), **scales}
+
+
+def to_clip_state(state: Mapping[str, Tensor]) -> State:
+    """Weights of the house's `CLIP` under OpenAI's and open_clip's names; SigLIP ones under open_clip's."""
+    image, text = under(state, "visual."), to_clip_text_state(under(state, "text."))
+    scales = {key: state[key] for key in ("logit_scale", "logit_bias") if key in state}
+    if "cls_token" in image and "attn_pool.latent" not in image:
+        return {**put_under(to_clip_visual_state(image), "visual."), **text, **scales}
+    return {**put_under(to_timm_state(image), "visual.trunk."), **put_under(text, "text."), **scales}
