@@ -168,7 +168,7 @@ def compare_array(result: Result, name: str, got: np.ndarray, want: np.ndarray, 
     if want.dtype.kind in "biuSU":
         difference = excess = float((got != want).sum())
     else:
-        off = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        off = np.asarray(np.abs(got.astype(np.float64) - want.astype(np.float64)))
         off[(got == want) | (np.isnan(got) & np.isnan(want))] = 0
         difference = float(off.max()) if off.size else 0.0
         limit = allowed[0] + allowed[1] * np.abs(want.astype(np.float64))

@@ -1,7 +1,7 @@
 """LoRA: a trained low-rank update beside frozen linear layers.
 
-Paper: LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685). Identity at the start (B is zero). A target
-of shape (out, in) costs rank*(in + out) weights. Folds into the layer.
+Paper: LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685). Identity at the start (B is zero). A
+target of shape (out, in) costs rank*(in + out) weights. Folds into the layer.
 """
 
 import math

@@ -1,0 +1,270 @@
+"""Adapters on image towers: official keys onto the product's modules."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.parity.core import Case, builder, grad_norms, load_mapped
+from xmodal.adapters.convpass import convpass
+from xmodal.adapters.fact import fact
+from xmodal.adapters.kadaptation import kadaptation
+from xmodal.adapters.noah import choose_subnet, noah, searched_params
+from xmodal.adapters.released import CONVPASS, FACT, KADAPTATION, NOAH, SSF, VPT, VQT
+from xmodal.adapters.ssf import ssf
+from xmodal.convert import Converter, Names, rename_key
+from xmodal.adapters.vpt import vpt
+from xmodal.adapters.vqt import VisualQueries
+from xmodal.encoders.frozen import freeze
+from xmodal.encoders.taps import Taps
+from xmodal.encoders.vit import VisionTransformer
+from xmodal.merge import merge_adapters
+
+
+def find(tree: Any, *keys: str, default: Any = None) -> Any:
+    """The first of `keys` anywhere in a nested dict."""
+    for key in keys:
+        if isinstance(tree, Mapping) and key in tree:
+            return tree[key]
+    for value in tree.values() if isinstance(tree, Mapping) else ():
+        found = find(value, *keys)
+        if found is not None:
+            return found
+    return default
+
+
+def image_of(case: Case) -> Tensor:
+    """The case's only input."""
+    return case.input(next(iter(case.json["inputs"])))
+
+
+def tower_of(case: Case, state: Mapping[str, Tensor], **options: Any) -> VisionTransformer:
+    """A plain tower of the sizes that a timm state dict has, loaded and frozen."""
+    dim, _, patch, _ = state["patch_embed.proj.weight"].shape
+    depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+    scales = "blocks.0.ls1.gamma" in state
+    tower = VisionTransformer(
+        image_size=find(case.arch, "img_size", "img"),
+        patch_size=patch,
+        dim=dim,
+        depth=depth,
+        num_heads=find(case.arch, "num_heads", "heads"),
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        qkv_bias="blocks.0.attn.qkv.bias" in state,
+        init_values=1.0 if scales else None,
+        norm_eps=find(case.arch, "ln_eps", default=1e-6),
+        **options,
+    )
+    load_mapped(tower, state)
+    return freeze(tower)  # type: ignore[return-value]
+
+
+def split(state: Mapping[str, Tensor], names: Names) -> tuple[dict, dict, dict]:
+    """Official weights as those of the tower, of the method and of the head."""
+    head = {k: v for k, v in state.items() if k.rsplit(".", 1)[0] in ("head", "head.last_layer")}
+    own = {k: v for k, v in state.items() if k not in head and any(re.fullmatch(p, k) for p, _ in names)}
+    base = {k: v for k, v in state.items() if k not in own and k not in head}
+    return base, own, head
+
+
+def head_of(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The classifier's weight and bias under their official keys, training."""
+    return {k: v.clone().requires_grad_() for k, v in head.items()}
+
+
+def classify(feature: Tensor, head: Mapping[str, Tensor]) -> Tensor:
+    """Logits (B, K); without a classifier, the feature."""
+    weight = next((v for k, v in head.items() if k.endswith("weight")), None)
+    bias = next((v for k, v in head.items() if k.endswith("bias")), None)
+    return feature if weight is None else nn.functional.linear(feature, weight, bias)
+
+
+def loaded(part: nn.Module, converter: Converter, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Load a method's official weights; which tensor each official key became."""
+    start = "reader." if isinstance(part, VisualQueries) else "encoder."
+    ours = {k.removeprefix(start): v for k, v in converter.to_ours(own).items()}
+    names = {k: rename_key(k, converter.reads).removeprefix(start) for k in own}
+    live = {k: p for k, p in part.named_parameters() if p.requires_grad}
+    assert set(ours) == set(live), sorted(set(ours) ^ set(live))[:6]
+    for key, value in ours.items():
+        assert live[key].shape == value.shape, (key, live[key].shape, value.shape)
+        live[key].data.copy_(value)
+    return {k: live[name] for k, name in names.items()}
+
+
+def block64(tensor: Tensor) -> np.ndarray:
+    """A tensor as 2-D, its first 64x64."""
+    flat = tensor.reshape(len(tensor), -1)
+    return flat[:64, :64].detach().numpy()
+
+
+def gradients(logits: Tensor, case: Case, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Gradient norms under official keys."""
+    return grad_norms((logits * case.cotangent(logits.shape)).sum(), tensors)
+
+
+def run(case: Case, encoder: nn.Module, method: Converter, own: Mapping, head: Mapping) -> dict[str, Any]:
+    """Logits and gradients of a tower with a method in it."""
+    tensors, head = loaded(encoder.eval(), method, own), head_of(head)
+    logits = classify(encoder(image_of(case)), head)
+    return {"logits": logits.detach().numpy()} | gradients(logits, case, tensors | head)
+
+
+def merged(case: Case, encoder: nn.Module, head: Mapping) -> dict[str, Any]:
+    """Logits of the merged tower, its weights and their differences from the plain ones."""
+    if not any(k.startswith(("merged", "delta")) for k in case.expected):
+        return {}
+    plain = merge_adapters(encoder)
+    with torch.no_grad():
+        out = {"merged_logits": classify(plain(image_of(case)), head).numpy()}
+    after, before = plain.state_dict(), encoder.state_dict()
+    for name in case.expected:
+        kind, _, key = name.partition(":")
+        if kind == "merged":
+            out[name] = block64(after[key])
+        elif kind == "delta":
+            out[name] = block64(after[key] - before[key])
+    return out
+
+
+@builder("convpass")
+def convpass_case(case: Case) -> dict[str, Any]:
+    """Convpass on a ViT."""
+    base, own, head = split(case.state(), CONVPASS.reads)
+    encoder = tower_of(case, base)
+    hidden = next(v for k, v in own.items() if k.endswith("adapter_down.weight")).shape[0]
+    sites = [s for s in ("attn", "mlp") if any(f"adapter_{s}." in k for k in own)]
+    convpass(encoder, hidden=hidden, scale=case.arch["s"], sites=sites)
+    return run(case, encoder, CONVPASS, own, head)
+
+
+@builder("fact_tt", "fact_tk")
+def fact_case(case: Case) -> dict[str, Any]:
+    """FacT, plain and merged."""
+    form = case.json["system"][-2:]
+    base, own, head = split(case.state(), FACT.reads)
+    encoder = tower_of(case, base)
+    fact(encoder, rank=case.arch["rank"], scale=case.arch["s"], form=form)
+    return run(case, encoder, FACT, own, head) | merged(case, encoder, head)
+
+
+@builder("ssf")
+def ssf_case(case: Case) -> dict[str, Any]:
+    """SSF with LayerScale and pooling options, plain and merged."""
+    base, own, head = split(case.state(), SSF.reads)
+    average = find(case.arch, "global_pool", default="token") in ("avg", "mean", True)
+    fc_norm = "fc_norm.weight" in base
+    encoder = tower_of(case, base, pool="avg" if average or fc_norm else "token", fc_norm=fc_norm)
+    ssf(encoder)
+    out = run(case, encoder, SSF, own, head)
+    return out if fc_norm else out | merged(case, encoder, head)
+
+
+@builder("vpt_shallow", "vpt_deep")
+def vpt_case(case: Case) -> dict[str, Any]:
+    """VPT on the jeonsworld layout."""
+    base, own, head = split(case.state(), VPT.reads)
+    encoder = tower_of(case, from_jeonsworld(base))
+    prompt, first = case.arch["prompt"], own["enc.transformer.prompt_embeddings"]
+    projection = first.shape[2] if any("prompt_proj" in k for k in own) else None
+    vpt(encoder, first.shape[1], deep=prompt["DEEP"], projection=projection)
+    out = run(case, encoder, VPT, own, head)
+    with torch.no_grad():
+        out["cls_feature"] = encoder(image_of(case)).numpy()
+    return out
+
+
+@builder("vqt")
+def vqt_case(case: Case) -> dict[str, Any]:
+    """VQT with its ways to combine."""
+    base, own, head = split(case.state(), VQT.reads)
+    encoder, options = tower_of(case, from_jeonsworld(base)), case.arch["h2t"]
+    combine = "mean" if options["POOLING_FEATS"] else "sum" if options["WEIGHTED_SUM_FEATS"] else "concat"
+    queries = own["enc.transformer.encoder.query_prompt_embeddings"].shape[1]
+    reader = VisualQueries(encoder, queries, combine, normalize=options["NORMALIZE_FEATS"]).eval()
+    if combine != "sum":
+        own.pop("enc.combine_params", None)  # created, never used
+    tensors, head = loaded(reader, VQT, own), head_of(head)
+    tokens, grid = encoder.embed(image_of(case))
+    taps = Taps(*reader.taps, layers=reader.layers)
+    tokens = encoder.forward_blocks(tokens, grid, read=reader.reads, taps=taps)
+    features = reader(tokens, grid, encoder, taps)
+    logits = classify(features, head)
+    out = {"logits": logits.detach().numpy(), "features": features.detach().numpy()}
+    return out | gradients(logits, case, tensors | head)
+
+
+@builder("kadaptation")
+def kadaptation_case(case: Case) -> dict[str, Any]:
+    """The update matrices that KAdaptation means."""
+    from xmodal.encoders.weights import from_clip_visual_state
+
+    base, own, _ = split(case.state(), KADAPTATION.reads)
+    visual = case.arch["clip_visual"]
+    tower = VisionTransformer(
+        image_size=visual["img"],
+        patch_size=visual["patch"],
+        dim=visual["width"],
+        depth=visual["layers"],
+        num_heads=visual["heads"],
+        mlp_ratio=base["transformer.resblocks.0.mlp.c_fc.weight"].shape[0] / visual["width"],
+        act="quick_gelu",
+        pre_norm=True,
+        patch_bias=False,
+        norm_eps=1e-5,
+        out_dim=visual["out"],
+    )
+    load_mapped(tower, from_clip_visual_state(base))
+    kadaptation(freeze(tower), terms=case.arch["phm_dim"])
+    loaded(tower, KADAPTATION, own)
+    out = {}
+    for name in case.expected:
+        kind, _, layer = name.partition(":layer")
+        if kind in ("H_q", "H_v_paper"):
+            update = tower.blocks[int(layer)].attn.qkv.edits["kadaptation"]
+            out[name] = update.parts[kind[2]].matrix().detach().numpy()
+    return out
+
+
+@builder("noah")
+def noah_case(case: Case) -> dict[str, Any]:
+    """One subnet of NOAH's supernet."""
+    base, own, head = split(case.state(), NOAH.reads)
+    base = {k: v for k, v in base.items() if not k.startswith("visual_prompt_token")}  # no output depends on them
+    encoder, sampled = tower_of(case, base), case.arch["sampled_config"]
+    positions = not case.arch.get("IS_not_position_VPT", False)
+    sizes = {kind: sampled[f"{key}_dim"] for kind, key in NOAH_KINDS.items()}
+    largest = {k: case.arch["supernet"][k] for k in NOAH_KINDS}
+    noah(encoder, **largest)
+    choose_subnet(encoder, sizes)
+    out = run(case, encoder, NOAH, own, head)
+    count = searched_params(sizes, encoder.dim, largest["prompt"], positions)
+    aliases = {f"grad:{a}": out.get(f"grad:{k}") for a, k in case.json.get("aliases", {}).items()}
+    return out | aliases | {"sampled_params": np.asarray(count)}
+
+
+NOAH_KINDS = {"prompt": "visual_prompt", "lora": "lora", "adapter": "adapter"}
+
+
+def from_jeonsworld(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys of the jeonsworld ViT (separate query, key, value) as timm's."""
+    table = (
+        (r"embeddings\.cls_token", "cls_token"),
+        (r"embeddings\.position_embeddings", "pos_embed"),
+        (r"embeddings\.patch_embeddings\.(\w+)", r"patch_embed.proj.\1"),
+        (r"encoder\.encoder_norm\.(\w+)", r"norm.\1"),
+        (r"encoder\.layer\.(\d+)\.attention_norm\.(\w+)", r"blocks.\1.norm1.\2"),
+        (r"encoder\.layer\.(\d+)\.ffn_norm\.(\w+)", r"blocks.\1.norm2.\2"),
+        (r"encoder\.layer\.(\d+)\.ffn\.(fc\d)\.(\w+)", r"blocks.\1.mlp.\2.\3"),
+        (r"encoder\.layer\.(\d+)\.attn\.out\.(\w+)", r"blocks.\1.attn.proj.\2"),
+        (r"encoder\.layer\.(\d+)\.attn\.(query|key|value)\.(\w+)", r"blocks.\1.attn.\2.\3"),
+    )
+    names = {k: rename_key(k.removeprefix("enc.transformer."), table) for k in state}
+    ours = {names[k]: v for k, v in state.items()}
+    for key in [k for k in ours if ".attn.query." in k]:
+        parts = [ours.pop(key.replace("query", part)) for part in ("query", "key", "value")]
+        ours[key.replace("query", "qkv")] = torch.cat(parts)
+    return ours

@@ -1,0 +1,134 @@
+"""Names in the official checkpoints of the image adapters, and ours.
+
+The files of Convpass, FacT, SSF and KAdaptation hold the trained tensors (and the classifier); those of VPT and VQT the
+prompts and the classifier beside the tower.
+"""
+
+import re
+
+from torch import Tensor
+
+from xmodal.convert import Converter, Names, register_converter
+
+HEAD: Names = ((r"head\.(weight|bias)", r"head.fc.\1"),)
+LAST_LAYER: Names = ((r"head\.last_layer\.(weight|bias)", r"head.fc.\1"),)
+
+
+def both(name: str, pairs: list[tuple[str, str]], head: Names, **options: object) -> Converter:
+    """A converter from pairs of templates (official, ours) in which `{i}` is a number and `{w}` a word."""
+    marks = {"i": r"(\d+)", "w": r"(\w+)"}
+
+    def rule(source: str, target: str) -> tuple[str, str]:
+        order = re.findall(r"\{(\w)\}", source)
+        pattern = "".join(marks[p[1]] if re.fullmatch(r"\{\w\}", p) else re.escape(p) for p in split(source))
+        return pattern, re.sub(r"\{(\w)\}", lambda m: f"\\{order.index(m.group(1)) + 1}", target)
+
+    reads = tuple(rule(official, ours) for official, ours in pairs) + tuple(head)
+    writes = tuple(rule(ours, official) for official, ours in pairs)
+    back = r"head.last_layer.\1" if head is LAST_LAYER else r"head.\1"
+    return Converter(name, reads, (*writes, (r"head\.fc\.(weight|bias)", back)), **options)  # type: ignore[arg-type]
+
+
+def split(template: str) -> list[str]:
+    """A template cut at its marks."""
+    return [p for p in re.split(r"(\{\w\})", template) if p]
+
+
+BLOCK, OURS = "blocks.{i}", "encoder.blocks.{i}"
+FIRST = "encoder.blocks.0.attn.qkv.edits"
+
+CONVPASS = both(
+    "convpass",
+    [
+        (f"{BLOCK}.adapter_{site}.adapter_{part}.{{w}}", f"{OURS}.{site}.edits.convpass.{part}.{{w}}")
+        for site in ("attn", "mlp")
+        for part in ("down", "conv", "up")
+    ],
+    HEAD,
+)
+FACT = both(
+    "fact",
+    [
+        ("FacTu.weight", f"{FIRST}.fact.factors.u"),
+        ("FacTv.weight", f"{FIRST}.fact.factors.v"),
+        ("FacTp", f"{FIRST}.fact.factors.p"),
+        ("FacTc", f"{FIRST}.fact.factors.c"),
+        *((f"{BLOCK}.attn.{p}_FacTs.weight", f"{OURS}.attn.qkv.edits.fact.cores.{p}") for p in "qkv"),
+        (f"{BLOCK}.attn.proj_FacTs.weight", f"{OURS}.attn.proj.edits.fact.cores.s"),
+        *((f"{BLOCK}.mlp.{p}_FacTs.weight", f"{OURS}.mlp.{p}.edits.fact.cores.s") for p in ("fc1", "fc2")),
+    ],
+    HEAD,
+)
+SSF_SITES = {
+    "ssf_{w}_1": "encoder.norm",
+    "patch_embed.ssf_{w}_1": "encoder.patch_embed",
+    f"{BLOCK}.ssf_{{w}}_1": f"{OURS}.norm1",
+    f"{BLOCK}.ssf_{{w}}_2": f"{OURS}.norm2",
+    f"{BLOCK}.attn.ssf_{{w}}_1": f"{OURS}.attn.qkv",
+    f"{BLOCK}.attn.ssf_{{w}}_2": f"{OURS}.attn.proj",
+    f"{BLOCK}.mlp.ssf_{{w}}_1": f"{OURS}.mlp.fc1",
+    f"{BLOCK}.mlp.ssf_{{w}}_2": f"{OURS}.mlp.fc2",
+}
+SSF = both("ssf", [(official, f"{ours}.edits.ssf.{{w}}") for official, ours in SSF_SITES.items()], HEAD)
+VPT = both(
+    "vpt",
+    [
+        ("enc.transformer.prompt_embeddings", "encoder.pre_blocks.vpt.tokens"),
+        ("enc.transformer.deep_prompt_embeddings", "encoder.pre_blocks.vpt.deep"),
+        ("enc.transformer.prompt_proj.{w}", "encoder.pre_blocks.vpt.projection.{w}"),
+    ],
+    LAST_LAYER,
+)
+VQT = both(
+    "vqt",
+    [
+        ("enc.transformer.encoder.query_prompt_embeddings", "reader.queries"),
+        ("enc.combine_params", "reader.coefficients"),
+    ],
+    LAST_LAYER,
+)
+K_SITE = "attn.qkv.edits.kadaptation"
+
+
+def drop_axis(key: str, value: Tensor) -> Tensor:
+    """Official factors carry an axis of size one."""
+    if value.ndim != 3:
+        return value
+    return value.squeeze(-1) if key.endswith("left") else value.squeeze(1)
+
+
+def add_axis(key: str, value: Tensor) -> Tensor:
+    """The inverse of `drop_axis`."""
+    if not key.endswith(("left", "right")):
+        return value
+    return value.unsqueeze(-1) if key.endswith("left") else value.unsqueeze(1)
+
+
+KADAPTATION = both(
+    "kadaptation",
+    [
+        *(
+            (f"transformer.phm_rule{n}_{{w}}", f"encoder.blocks.0.{K_SITE}.parts.{p}.slow.{{w}}")
+            for n, p in ((1, "q"), (2, "v"))
+        ),
+        *(
+            (f"transformer.resblocks.{{i}}.attn.{p}_proj_adapter1_{{w}}", f"{OURS}.{K_SITE}.parts.{p}.{{w}}")
+            for p in "qv"
+        ),
+        ("transformer.resblocks.{i}.attn.b", f"{OURS}.{K_SITE}.bias"),
+    ],
+    HEAD,
+    values=(drop_axis, add_axis),
+)
+NOAH = both(
+    "noah",
+    [
+        (f"{BLOCK}.visual_prompt_token", f"{OURS}.pre_attn.noah.tokens"),
+        (f"{BLOCK}.attn.LoRA_{{w}}.weight", f"{OURS}.attn.qkv.edits.noah.{{w}}"),
+        (f"{BLOCK}.adapter.ln1.{{w}}", f"{OURS}.mlp.edits.noah.down.{{w}}"),
+        (f"{BLOCK}.adapter.ln2.{{w}}", f"{OURS}.mlp.edits.noah.up.{{w}}"),
+    ],
+    HEAD,
+)
+for converter in (CONVPASS, FACT, SSF, VPT, VQT, KADAPTATION, NOAH):
+    register_converter(converter)
