@@ -1,0 +1,355 @@
+"""The one door to video files: frames by index, exact, from whatever file people bring.
+
+decord reads (only the frames asked, one thread, so that damaged files decode the same everywhere). PyAV takes over,
+sequentially, where decord fails or would return other frames than asked: trims copied without re-encoding keep hidden
+frames that decord counts, and open groups of pictures shift its frames after a seek. A scan of the packets, which
+decodes nothing, tells beforehand. Whatever goes wrong with a file arrives as `VideoError`.
+"""
+
+import importlib.metadata
+import importlib.util
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+_NO_GUESSES = 1e-9  # share of frames that decord may fill with a neighbour before it must say so
+
+
+class VideoError(Exception):
+    """A video file that cannot be read.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, in words.
+        backend: who found out: `file`, `decord` or `pyav`.
+    """
+
+    def __init__(self, path: str, reason: str, backend: str) -> None:
+        super().__init__(path, reason, backend)
+        self.path, self.reason, self.backend = path, reason, backend
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason} [{self.backend}]"
+
+
+class _Backend(Protocol):
+    name: str
+    num_frames: int
+    fps: float
+
+    def frames(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+class VideoFile:
+    """Frames of a video file by index.
+
+    Open it, read, let go: a reader is never kept from one sample to the next.
+
+    Args:
+        source: a path, or the bytes of a file.
+        name: what errors call it; the path when not given.
+
+    Raises:
+        VideoError: missing, empty, without a video stream or unreadable.
+    """
+
+    def __init__(self, source: str | os.PathLike | bytes, name: str | None = None) -> None:
+        is_bytes = isinstance(source, bytes)
+        self.source: str | bytes = source if isinstance(source, bytes) else os.fspath(source)
+        self.path = name or ("<bytes>" if is_bytes else str(self.source))
+        _check_file(self.source, self.path)
+        self._size: tuple[int, int] | None = None
+        self._backend = _open(self.source, self.path)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that can be seen; frames hidden by a trim do not count."""
+        return self._backend.num_frames
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second."""
+        return self._backend.fps
+
+    @property
+    def backend(self) -> str:
+        """Who reads this file: `decord` or `pyav`."""
+        return self._backend.name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as shown, rotation applied."""
+        if self._size is None:
+            self.read([0])
+        assert self._size is not None
+        return self._size
+
+    def read(self, indices: Sequence[int] | np.ndarray, short_side: int | None = None) -> np.ndarray:
+        """Decode frames.
+
+        Args:
+            indices: frame numbers in any order, repeats allowed, from 0 to `num_frames` - 1.
+            short_side: shrink or enlarge to this short side (bilinear with antialiasing, same for every backend).
+
+        Returns:
+            (T, H, W, 3) uint8 RGB.
+
+        Raises:
+            IndexError: an index outside the film; clamping is the sampler's business.
+            VideoError: a frame that cannot be decoded.
+        """
+        wanted = np.asarray(indices, np.int64).reshape(-1)
+        if wanted.size == 0:
+            raise ValueError("read() needs at least one frame index")
+        if wanted.min() < 0 or wanted.max() >= self.num_frames:
+            raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
+        unique, inverse = np.unique(wanted, return_inverse=True)
+        frames = self._frames(unique)
+        self._size = frames.shape[1:3]
+        if short_side is not None:
+            frames = resize_short_side(frames, short_side)
+        return frames[inverse]  # (T, H, W, 3)
+
+    def _frames(self, unique: np.ndarray) -> np.ndarray:
+        try:
+            frames = self._backend.frames(unique)
+            if frames.shape[0] == len(unique) and frames.shape[-1] == 3:
+                return frames
+            reason: object = f"decoded to shape {frames.shape}"
+        except Exception as error:  # decord raises RuntimeError, IndexError, its own Exception and AssertionError
+            if self._backend.name == "pyav":
+                raise _as_video_error(error, self.path, "pyav") from None
+            reason = error
+        try:
+            other = _PyAV(self.source)
+            frames = other.frames(unique)
+        except Exception as error:  # PyAV raises FFmpegError (several kinds), ValueError and IndexError
+            raise VideoError(self.path, f"{_words(reason)}; {_words(error)}", "decord, pyav") from None
+        self._backend = other if other.num_frames >= self._backend.num_frames else self._backend
+        return frames
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._backend = _Closed(self.num_frames, self.fps)
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """Resize (T, H, W, 3) uint8 frames to a short side in pixels, bilinear with antialiasing, long side rounded down."""
+    height, width = frames.shape[1:3]
+    if min(height, width) == short_side:
+        return frames
+    short = min(height, width)
+    size = (height * short_side // short, width * short_side // short)
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+    return images.permute(0, 2, 3, 1).contiguous().numpy()  # (T, h, w, 3)
+
+
+def _check_file(source: str | bytes, path: str) -> None:
+    if isinstance(source, str):
+        if os.path.isdir(source):
+            raise VideoError(path, "is a folder", "file")
+        try:
+            size = os.path.getsize(source)
+            with open(source, "rb"):
+                pass
+        except OSError as error:
+            raise VideoError(path, (error.strerror or str(error)).lower(), "file") from None
+    else:
+        size = len(source)
+    if size == 0:
+        raise VideoError(path, "is empty (0 bytes)", "file")
+
+
+def _open(source: str | bytes, path: str) -> _Backend:
+    """Choose who reads: decord where random access is exact, PyAV otherwise."""
+    try:
+        scan = _scan(source)
+        if scan.random_access:
+            reader = _decord_if_sound(source, scan)
+            if reader is not None:
+                return reader
+        return _PyAV(source, scan)
+    except ImportError:
+        raise
+    except Exception as error:  # PyAV raises FFmpegError (several kinds, some are OSError), ValueError and IndexError
+        raise _as_video_error(error, path, "pyav") from None
+
+
+def _decord_if_sound(source: str | bytes, scan: "_Scan") -> "_Decord | None":
+    try:
+        reader = _Decord(source)
+    except ImportError:
+        raise
+    except Exception:  # decord raises RuntimeError, AssertionError and its own; PyAV has the last word
+        return None
+    return reader if reader.num_frames == scan.num_frames else None
+
+
+def _as_video_error(error: Exception, path: str, backend: str) -> VideoError:
+    return error if isinstance(error, VideoError) else VideoError(path, _words(error), backend)
+
+
+def _words(error: object) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[-1][:200]
+
+
+class _Closed:
+    name = "closed"
+
+    def __init__(self, num_frames: int, fps: float) -> None:
+        self.num_frames, self.fps = num_frames, fps
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        raise ValueError("this VideoFile is closed")
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What the packets of a file say, without decoding any.
+
+    Args:
+        num_frames: frames shown.
+        fps: average rate.
+        hidden: frames that an edit list hides; decord counts and returns them.
+        leading: frames shown before the key frame that they follow in the file (open groups of pictures, common in
+            HEVC); a decoder that seeks to that key frame drops them, and decord then returns shifted frames.
+        broken_start: the first key frame has such frames, which nobody can decode.
+    """
+
+    num_frames: int
+    fps: float
+    hidden: int
+    leading: bool
+    broken_start: bool
+
+    @property
+    def random_access(self) -> bool:
+        """Whether seeking to key frames and counting from there finds the right frames."""
+        return not (self.hidden or self.leading)
+
+
+def _scan(source: str | bytes) -> _Scan:
+    shown = hidden = 0
+    key = first_key = None
+    leading = broken_start = False
+    with _film(source) as (container, stream):
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            hidden += packet.is_discard
+            shown += not packet.is_discard
+            if packet.is_keyframe:
+                key = packet.pts
+                first_key = key if first_key is None else first_key
+            elif key is not None and packet.pts is not None and packet.pts < key:
+                leading = True
+                broken_start |= key == first_key
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+    if shown == 0:
+        raise ValueError("no frames")
+    return _Scan(shown, fps, hidden, leading, broken_start)
+
+
+@contextmanager
+def _film(source: str | bytes) -> Iterator[tuple[Any, Any]]:
+    """Open with PyAV: the container and its first video stream, decoded by one thread."""
+    import av
+
+    av.logging.set_level(None)
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else source) as container:
+        if not container.streams.video:
+            raise ValueError("no video stream")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+class _Decord:
+    """Random access by decord."""
+
+    name = "decord"
+
+    def __init__(self, source: str | bytes) -> None:
+        handle = io.BytesIO(source) if isinstance(source, bytes) else source
+        self._reader = _decord().VideoReader(handle, num_threads=1, fault_tol=_NO_GUESSES)
+        self.num_frames = len(self._reader)
+        self.fps = float(self._reader.get_avg_fps())
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        return self._reader.get_batch(indices).asnumpy()
+
+
+class _PyAV:
+    """Sequential decoding by PyAV: slower, right on every file; holds no handle between calls."""
+
+    name = "pyav"
+
+    def __init__(self, source: str | bytes, scan: _Scan | None = None) -> None:
+        self._source = source
+        scan = scan or _scan(source)
+        self.fps = scan.fps
+        self.num_frames = self._count() if scan.broken_start else scan.num_frames
+
+    def _count(self) -> int:
+        with _film(self._source) as (container, stream):
+            return sum(1 for _ in container.decode(stream))
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        wanted = {int(i): row for row, i in enumerate(indices)}
+        out: np.ndarray | None = None
+        last, number = max(wanted), -1
+        with _film(self._source) as (container, stream):
+            for number, frame in enumerate(container.decode(stream)):
+                if number in wanted:
+                    image = _upright(frame)
+                    out = np.empty((len(wanted), *image.shape), np.uint8) if out is None else out
+                    out[wanted[number]] = image
+                if number == last:
+                    break
+        if out is None or number < last:
+            raise ValueError(f"frame {last} of {self.num_frames} cannot be decoded, only {number + 1} can")
+        return out
+
+
+def _upright(frame: Any) -> np.ndarray:
+    image = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+
+
+@cache
+def _decord() -> Any:
+    """Import decord once, after torch, without the 400 MB of CUDA libraries that decord2 would load."""
+    both = [name for name in ("decord", "decord2") if importlib.util.find_spec("decord") and _installed(name)]
+    if len(both) == 2:
+        raise ImportError("decord and decord2 are both installed and overwrite each other; pip uninstall decord")
+    find_spec = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *a, **k: None if name == "nvidia" else find_spec(name, *a, **k)
+    try:
+        import decord
+    finally:
+        importlib.util.find_spec = find_spec
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
