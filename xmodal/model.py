@@ -120,12 +120,13 @@ class TransferModel(BaseModel):
             mode: `tensor` for logits (B*V, K), `loss` for a dict of losses, `predict` for one dict a sample.
             label: (B,) or soft (B, K); may be None except for `loss`.
             sample_id: names of the samples.
-            **inputs: see `features`; `skipped` (unreadable samples) is ignored here.
+            **inputs: see `features`; `skipped` and `replaced` (unreadable samples) are ignored here.
 
         Raises:
             ValueError: an unknown mode.
         """
-        inputs.pop("skipped", None)
+        for aside in ("skipped", "replaced"):
+            inputs.pop(aside, None)
         views = inputs["clips"].shape[1] if "clips" in inputs else 1
         if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
             return []

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from video.checkpoints import EVL, ST_ADAPTER
+from video.evl import EVLDecoder
+from video.readers import TimeMeanReader
+from video.st_adapter import st_adapter
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.encoders.weights import from_clip_visual_state
@@ -55,15 +58,15 @@ def st_adapter_case(case: Case) -> dict[str, Any]:
         encoder=clip_tower(visual, a["heads"], a["input_resolution"], a["patch_size"], a.get("ln_eps", 1e-5)),
         adapters=[
             dict(
-                type="st_adapter",
+                type=st_adapter,
                 bottleneck=a["adapter_width"],
                 kernel_size=a["adapter_kernel_size"],
                 sites=sites,
                 blocks=a["adapter_layers"],
             )
         ],
-        reader=dict(type="time_mean"),
-        head=dict(type="classification", num_classes=a["num_classes"], dropout=0.5),
+        reader=dict(type=TimeMeanReader),
+        head=dict(type=ClassificationHead, num_classes=a["num_classes"], dropout=0.5),
     ).eval()
     ours = ST_ADAPTER.to_ours(own)
     assert set(ours) == model.saved_keys(), set(ours) ^ model.saved_keys()
@@ -96,7 +99,7 @@ def evl_case(case: Case) -> dict[str, Any]:
     model = TransferModel(
         encoder=clip_tower(visual, vit["heads"], vit["image_size"], vit["patch_size"], eps),
         reader=dict(
-            type="evl",
+            type=EVLDecoder,
             num_frames=a["num_frames"],
             num_layers=a["decoder_num_layers"],
             qkv_dim=a["decoder_qkv_dim"],
