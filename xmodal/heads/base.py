@@ -1,0 +1,56 @@
+"""What every CLIP head shares: cross-entropy and probabilities over its logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def unit(x: Tensor) -> Tensor:
+    """L2-normalise the last axis, without an epsilon, as CLIP does."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+class ScoringHead(nn.Module):
+    """A head whose `forward` maps what the model calls a feature to logits (B, K).
+
+    Args:
+        class_names: names of the K classes.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+
+    def __init__(self, class_names: Sequence[str]):
+        super().__init__()
+        if len(class_names) < 2:
+            raise ValueError(f"a classifier needs at least 2 classes, got {list(class_names)}")
+        self.class_names = [str(n) for n in class_names]
+        self.num_classes = len(self.class_names)
+
+    def loss(self, feature: Any, label: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy against labels (B,) or soft targets (B, K), and the batch's top-1 in percent."""
+        logits = self(feature).float()
+        self.check_labels(label)
+        return {"loss": F.cross_entropy(logits, label), "top1": top1(logits, label)}
+
+    def check_labels(self, label: Tensor) -> None:
+        """Name a label that is out of range, on the CPU where looking costs nothing."""
+        if label.device.type == "cpu" and label.ndim == 1 and len(label) and int(label.max()) >= self.num_classes:
+            raise ValueError(
+                f"label {int(label.max())} is out of range: the head has {self.num_classes} class names; give "
+                "it those of the data set"
+            )
+
+    def predict(self, feature: Any) -> Tensor:
+        """Class probabilities (B, K) in float32."""
+        return self(feature).float().softmax(-1)
+
+
+@torch.no_grad()
+def top1(logits: Tensor, label: Tensor) -> Tensor:
+    """Accuracy of logits (B, K) in percent."""
+    hard = label if label.ndim == 1 else label.argmax(1)
+    return (logits.argmax(1) == hard).float().mean() * 100

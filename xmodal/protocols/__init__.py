@@ -1,0 +1,1 @@
+"""Evaluation protocols as objects: which samples train, validate and test, and how rates fall."""

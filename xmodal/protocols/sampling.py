@@ -1,0 +1,117 @@
+"""The samplers of the few-shot protocols, bit-exact: the same seed picks the same items as the released code.
+
+Papers: CoOp (arXiv 2109.01134), CoCoOp (2203.05557), Tip-Adapter (2207.09519), DomainBed (2007.01434).
+All of them draw from Python's `random.Random`, which is kept private here; the global state is never touched.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def by_class(labels: Sequence[int]) -> dict[int, list[int]]:
+    """Item indices of each label, labels in order of first appearance."""
+    groups: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        groups.setdefault(int(label), []).append(index)
+    return groups
+
+
+def draw(labels: Sequence[int], shots: int, rng: random.Random, repeat: bool = False) -> list[int]:
+    """Draw `shots` items of every class.
+
+    Args:
+        labels: one label an item, in the order of the split file.
+        shots: items a class, -1 for all items.
+        rng: the stream that is read.
+        repeat: a class with too few items gives repeated ones instead of all it has.
+
+    Returns:
+        Item indices, class after class in order of first appearance.
+
+    Raises:
+        ValueError: zero shots, or fewer than -1.
+    """
+    if shots == -1:
+        return list(range(len(labels)))
+    if shots < 1:
+        raise ValueError(f"shots={shots}: draw at least 1 item a class, or -1 for all")
+    chosen: list[int] = []
+    for items in by_class(labels).values():
+        if len(items) >= shots:
+            chosen += rng.sample(items, shots)
+        else:
+            chosen += rng.choices(items, k=shots) if repeat else items
+    return chosen
+
+
+def draw_coop(
+    train: Sequence[int], val: Sequence[int], shots: int, seed: int, val_shots: int = 4
+) -> tuple[list[int], list[int]]:
+    """Item indices of a few-shot training set and its validation set as the CoOp family draws them.
+
+    Args:
+        train: labels of the training split.
+        val: labels of the validation split; may be empty.
+        shots: K.
+        seed: 1, 2 or 3 in the papers.
+        val_shots: at most so many validation items a class; fewer when K is smaller.
+    """
+    rng = random.Random(seed)
+    chosen = draw(train, shots, rng)
+    return chosen, draw(val, min(shots, val_shots) if shots > 0 else -1, rng) if len(val) else []
+
+
+def draw_tip(train: Sequence[int], shots: int, seed: int = 1) -> list[int]:
+    """Item indices of a training set as Tip-Adapter and CaFo draw it: short classes repeat items."""
+    return draw(train, shots, random.Random(seed), repeat=True)
+
+
+def base_and_new(labels: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The base half of the sorted labels (the larger one when they are odd in number) and the new half."""
+    present = sorted({int(label) for label in labels})
+    half = -(-len(present) // 2)
+    return present[:half], present[half:]
+
+
+def relabel(labels: Sequence[int], keep: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Indices of the items whose label is in `keep`, and their labels counted from 0 in the order of `keep`."""
+    new = {int(label): i for i, label in enumerate(keep)}
+    kept = [i for i, label in enumerate(labels) if int(label) in new]
+    return kept, [new[int(labels[i])] for i in kept]
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """2 / (1/base + 1/new), 0 when either is 0."""
+    return 2 * base * new / (base + new) if base > 0 and new > 0 else 0.0
+
+
+def seed_hash(*parts: object) -> int:
+    """DomainBed's seed of a tuple: md5 of its text, modulo 2^31."""
+    digest = hashlib.md5(str(parts).encode("utf-8"), usedforsecurity=False).hexdigest()
+    return int(digest, 16) % 2**31
+
+
+def holdout_split(count: int, trial: int, env: int, holdout: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+    """DomainBed's split of one environment.
+
+    Args:
+        count: items of the environment.
+        trial: trial seed.
+        env: number of the environment.
+        holdout: share of the out-split.
+
+    Returns:
+        Indices of the in-split and of the out-split (the first `holdout` of a shuffle).
+
+    Raises:
+        ValueError: a share that is not between 0 and 1.
+    """
+    if not 0 < holdout < 1:
+        raise ValueError(f"holdout={holdout}: the share of the out-split lies between 0 and 1")
+    order = np.arange(count)
+    np.random.RandomState(seed_hash(trial, env)).shuffle(order)
+    cut = int(count * holdout)
+    return order[cut:], order[:cut]
