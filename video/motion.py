@@ -48,6 +48,8 @@ class MotionTable(nn.Module):
         """
         if (grid.h, grid.w) != self.grid:
             raise ValueError(f"evl was built for a grid of {self.grid} patches, this clip has {(grid.h, grid.w)}")
+        if grid.t == 1:  # no neighbour to look at
+            return self.w1.new_zeros(len(q), 1, grid.num_patches, self.w1.shape[1])
         patches = slice(grid.prefix, grid.prefix + grid.num_patches)
         q, k = (x[:, :, patches].unflatten(0, (-1, grid.t)) for x in (q, k))  # (B, T, H, n, d)
         previous = self.look(q[:, 1:], k[:, :-1], self.w1)  # (B, T-1, n, D)

@@ -97,11 +97,18 @@ def resolve(kind: Any, registry: Registry) -> Any:
 
 
 def load_catalogue() -> None:
-    """Import every module of the suite, so that everything is registered under its short name."""
+    """Import every module of the suite, so that everything is registered under its short name.
+
+    A module whose optional dependency is missing is passed over: its parts cannot be named here.
+    """
     for name in ("xmodal", "video", "pointcloud"):
         package = importlib.import_module(name)
         for info in pkgutil.walk_packages(package.__path__, f"{name}."):
-            importlib.import_module(info.name)
+            try:
+                importlib.import_module(info.name)
+            except ModuleNotFoundError as error:
+                if (error.name or "").split(".")[0] in ("xmodal", "video", "pointcloud"):
+                    raise
 
 
 def check_arguments(obj: Any, kwargs: dict) -> None:

@@ -1,0 +1,87 @@
+"""Official checkpoints in, and back out: python tools/convert.py CONFIG OFFICIAL.pth OURS.pth."""
+
+import argparse
+import sys
+
+EPILOG = """examples:
+  python tools/convert.py configs/video/st-adapter_vit-b16-clip_8x16_k400.py checkpoint-11.pth st_adapter.pth
+  python tools/convert.py configs/video/evl_vit-b16-clip_8x16_k400.py k400.pth evl.pth --classes k400_classes.txt
+  python tools/convert.py CONFIG work_dirs/NAME/best.pth official.pth --export
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("config", help="the config whose model the checkpoint belongs to")
+    p.add_argument("source", help="the checkpoint to read")
+    p.add_argument("target", help="the file to write")
+    p.add_argument("--export", action="store_true", help="from our format to the official one")
+    p.add_argument("--method", help="st_adapter, evl, ...; default: told from the keys")
+    p.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the head's outputs")
+    p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as model.encoder.weights=PATH")
+    return p
+
+
+def bring_in(args: argparse.Namespace) -> None:
+    """Official file to ours, checked against the config's model."""
+    from pathlib import Path
+
+    import xmodal
+    from xmodal.convert import find_converter, read_official
+    from xmodal.engine.checkpoint import FORMAT, load_own_state, write
+    from xmodal.engine.config import load_config
+    from xmodal.registry import MODELS, build
+
+    official = read_official(args.source)
+    converter = find_converter(official, args.method)
+    model = build(load_config(args.config, args.cfg_options).model, MODELS)
+    state = converter.to_ours(official)
+    load_own_state(model, state, args.source)
+    classes = Path(args.classes).read_text().split("\n") if args.classes else None
+    meta = {
+        "format": FORMAT, "version": xmodal.__version__, "step": 0, "epoch": 0, "validated": True, "seed": 0,
+        "encoder": model.frozen_fingerprint(), "config": Path(args.config).stem, "source": Path(args.source).name,
+        "classes": [c for c in classes if c] if classes else None, "method": converter.name,
+    }  # fmt: skip
+    write(args.target, {"meta": meta, "state_dict": state})
+    print(f"{converter.name}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} weights -> {args.target}")
+
+
+def bring_out(args: argparse.Namespace) -> None:
+    """Our file to the official layout."""
+    import torch
+
+    from xmodal.convert import CONVERTERS
+    from xmodal.engine.checkpoint import read
+
+    state = read(args.source)["state_dict"]
+    for converter in CONVERTERS.values():
+        if args.method in (None, converter.name):
+            try:
+                official = converter.to_official(state)
+            except ValueError:
+                continue
+            torch.save({converter.holder: official} if converter.holder else official, args.target)
+            print(f"{converter.name}: {len(official)} tensors -> {args.target}")
+            return
+    raise ValueError(f"{args.source}: no official layout fits its keys; known are {sorted(CONVERTERS)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert; returns the exit status."""
+    args = parser().parse_args(argv)
+    from xmodal.engine.launch import run
+    from xmodal.registry import load_catalogue
+
+    def job() -> None:
+        load_catalogue()
+        bring_out(args) if args.export else bring_in(args)
+
+    return run(job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
