@@ -147,7 +147,7 @@ class VideoFile:
 
 
 def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """Resize (T, H, W, 3) uint8 frames to a short side in pixels, bilinear with antialiasing, long side rounded down."""
+    """Resize (T, H, W, 3) uint8 frames to a short side in pixels, bilinear with antialiasing; the long side is cut."""
     height, width = frames.shape[1:3]
     if min(height, width) == short_side:
         return frames

@@ -23,7 +23,8 @@ _INTERPOLATIONS = ("bicubic", "bilinear")
 def resize(images: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
     """Resize (N, 3, H, W) to `size`, not antialiased, to float32 that is neither rounded nor clamped."""
     if interpolation not in _INTERPOLATIONS:
-        raise ValueError(f"no interpolation is called {interpolation!r}; {did_you_mean(interpolation, _INTERPOLATIONS)}")
+        hint = did_you_mean(interpolation, _INTERPOLATIONS)
+        raise ValueError(f"no interpolation is called {interpolation!r}; {hint}")
     images = images.float()
     if tuple(images.shape[-2:]) == tuple(size):
         return images
@@ -188,8 +189,8 @@ class HorizontalFlip:
 
     def __init__(self, prob: float = 0.5, label_pairs: Iterable[Sequence[int]] = ()) -> None:
         self.prob = _probability(prob)
-        pairs = [tuple(pair) for pair in label_pairs]
-        self.swap = {a: b for a, b in pairs} | {b: a for a, b in pairs}
+        pairs = [(int(a), int(b)) for a, b in label_pairs]
+        self.swap = dict(pairs) | {b: a for a, b in pairs}
         if len(self.swap) != 2 * len(pairs):
             raise ValueError(f"label_pairs must be pairs of different classes, none twice, got {pairs}")
 

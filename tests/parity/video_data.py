@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.parity.core import builder
 from video.sampling import DenseSampling, UniformSampling, dense_start_range, dense_train, uniform_ranges
 from video.transforms import TestCrops
 
 
+@builder("video sampling")
 def video_sampling(case: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Computed and expected indices of each row, testing and training."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -41,9 +43,10 @@ def _training(frames: int, rate: int, length: int, train: dict) -> tuple[np.ndar
     return np.array([first, last, *stride, inside]), np.array([0, train["last_start"], rate, True])
 
 
+@builder("video evaluation pipeline")
 def video_pipeline(case: Any) -> dict[str, np.ndarray]:
     """The evaluation clips of each run, normalised, as (views, 3, T, S, S)."""
-    raw = case.input("frames")
+    raw = np.asarray(case.input("frames"))
     frames = torch.from_numpy(np.clip(np.round(raw * 45 + 120), 0, 255).astype(np.uint8)).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(case.json[key]).view(1, 1, 3, 1, 1) for key in ("mean", "std"))
     found = {}
