@@ -1,0 +1,148 @@
+"""UniCL, MS-CLIP and the procedures of ELEVATER: official keys and closed forms onto the product's modules."""
+
+import ast
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tests.parity.core import Case, builder
+from tests.parity.fill import fill_input
+from xmodal.elevater.metrics import accuracy, map11, mean_per_class, roc_auc
+from xmodal.elevater.probe import LinearProbe, Samples, fit_probe
+from xmodal.elevater.search import SearchResult, SearchSpace, hyperparameter_search
+from xmodal.elevater.split import few_shot_subset, validation_split
+
+OPERATORS: dict[type, Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+FUNCTIONS = {"exp": math.exp, "log10": math.log10, "log": math.log, "floor": math.floor, "round": round, "abs": abs}
+
+
+def closed_form(text: str, values: dict[str, float]) -> float:
+    """The value of a case's formula: numbers, names, + - * / ^ and a few functions."""
+
+    def value(node: ast.AST) -> Any:
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name):
+            return values[node.id]
+        if isinstance(node, ast.BinOp):
+            return OPERATORS[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.UnaryOp):
+            return OPERATORS[type(node.op)](value(node.operand))
+        assert isinstance(node, ast.Call), f"{ast.dump(node)} in {text!r}"
+        return FUNCTIONS[node.func.id](*map(value, node.args))
+
+    text = text.split("  ")[0].removeprefix("always").strip().replace("^", "**")
+    return value(ast.parse(text, mode="eval").body)
+
+
+@builder("elevater_hparam")
+def elevater_hparam_case(case: Case) -> dict[str, Any]:
+    """Traces of the hyperparameter search on closed-form scores and on a linear probe."""
+    computed: dict[str, Any] = {}
+    for tag, spec in case.json["inputs"].items():
+        if "score" in spec:
+            values = spec.get("params", {})
+
+            def run(lr: float, wd: float, text: str = spec["score"], given: dict = values) -> float:
+                return closed_form(text, {**given, "lr": lr, "wd": wd})
+
+            result = hyperparameter_search(run, search_space(case, spec))
+        else:
+            result, final = probe_search(case, spec)
+            computed |= {f"{tag}.{k}": v for k, v in final.items()}
+        computed |= {f"{tag}.{k}": v for k, v in trace_arrays(result).items()}
+    return computed
+
+
+def search_space(case: Case, spec: dict) -> SearchSpace:
+    """The search a case asks for."""
+    return SearchSpace(
+        initial=tuple(case.arch["init_indices"]),
+        spans=tuple(case.arch["spans"]),
+        left_only=bool(spec.get("wd_search_left", False)),
+    )
+
+
+def trace_arrays(result: SearchResult) -> dict[str, Any]:
+    """Trials and choice as a case holds them; failed runs are not recorded."""
+    done = [t for t in result.trials if t.score is not None]
+    return {
+        "tried_log10": np.log10([[t.learning_rate, t.weight_decay] for t in done]),
+        "scores": np.array([t.score for t in done]),
+        "best_lr": np.float64(result.learning_rate),
+        "best_wd_log10": np.log10(result.weight_decay) if result.weight_decay else np.float64(-99),
+    }
+
+
+def probe_search(case: Case, spec: dict) -> tuple[SearchResult, dict[str, Any]]:
+    """The search on the features that a case describes, and the final run."""
+    k, dim = spec["n_classes"], spec["dim"]
+    centers = torch.from_numpy(fill_input("centers", (k, dim), case.seed))
+
+    def samples(name: str) -> Samples:
+        n = spec[f"n_{name}"]
+        label = torch.arange(n) % k
+        noise = torch.from_numpy(fill_input(name, (n, dim), case.seed))
+        return Samples(centers[label] + spec["noise"] * noise, label)
+
+    text = F.normalize(centers + 2 * torch.from_numpy(fill_input("text", (k, dim), case.seed)), dim=-1)
+    probe = LinearProbe(
+        dim,
+        k,
+        channel_bn=spec["use_channel_bn"],
+        normalize=spec["normalize_visual_feature"],
+        logit_scale_init=spec["logit_scale_init"],
+        text_weights=text,
+    )
+    train, val, test = samples("train"), samples("val"), samples("test")
+    epochs, batch = spec["epochs"], len(train)
+    result = hyperparameter_search(
+        lambda lr, wd: fit_probe(probe, train, val, lr, wd, epochs, batch).best, search_space(case, spec)
+    )
+    final = fit_probe(
+        probe, train, test, result.learning_rate, result.weight_decay, epochs + spec["extra_final_epochs"], batch
+    )
+    trained = sum(p.numel() for p in probe.parameters() if p.requires_grad)
+    return result, {
+        "final_test_acc": np.float64(final.best),
+        "best_probs": final.best_probabilities,
+        "n_trainable": np.int64(trained),
+    }
+
+
+@builder("elevater_metrics")
+def elevater_metrics_case(case: Case) -> dict[str, Any]:
+    """The measures as fractions, the validation split, the few-shot subsets."""
+    n, k = case.arch["n"], case.arch["n_classes"]
+    label, several = case.json["inputs"]["labels"], case.json["inputs"]["multilabel"]
+    hot = np.array([[float(c in own) for c in range(k)] for own in several], dtype=np.float32)
+    scores = fill_input("scores", (n, k), case.seed) + np.eye(k, dtype=np.float32)[label]
+    many = fill_input("mlscores", (n, k), case.seed) + hot
+    softmax = lambda x: torch.from_numpy(x).softmax(-1).numpy()  # noqa: E731
+    binary = (fill_input("yb", (n,), case.seed) + scores[:, 0]) > 0
+    sigmoid = lambda x: torch.from_numpy(x).sigmoid().numpy()  # noqa: E731
+    computed: dict[str, Any] = {
+        "accuracy": accuracy(softmax(scores), label) / 100,
+        "mean_per_class": mean_per_class(softmax(scores), label) / 100,
+        "roc_auc": roc_auc(sigmoid(scores[:, 0]), binary) / 100,
+        "map_11point": map11(sigmoid(many), hot) / 100,
+        "map_11point_softmax_input": map11(softmax(many), hot) / 100,
+    }
+    for kind, labels in (("multiclass", label), ("multilabel", several)):
+        computed[f"train_idx_{kind}"], computed[f"val_idx_{kind}"] = validation_split(labels)
+        for shots, seed in case.arch["shots_seeds"]:
+            computed[f"fewshot_{kind}.shot{shots}.seed{seed}"] = few_shot_subset(labels, shots, seed, num_classes=k)
+    return computed
