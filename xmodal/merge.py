@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from xmodal.encoders.sites import Edits, Stream
 
 
-def merge_adapters(encoder: nn.Module) -> nn.Module:
+def merge_adapters(encoder: nn.Module, partial: bool = False) -> nn.Module:
     """A copy of a tower with all its adapters folded into the base weights, in float32.
 
     Args:
         encoder: a tower with LoRA, FacT, SSF or KAdaptation in it.
+        partial: leave what cannot be folded in its place, instead of refusing.
 
     Returns:
         A tower without adapters that gives the same outputs up to rounding.
@@ -21,10 +22,11 @@ def merge_adapters(encoder: nn.Module) -> nn.Module:
         ValueError: an adapter that cannot be folded, by its name and place.
     """
     merged = copy.deepcopy(encoder)
-    refuse_unfoldable(merged)
+    if not partial:
+        refuse_unfoldable(merged)
     for _, owner in list(merged.named_modules()):
         edits = getattr(owner, "edits", None)
-        if isinstance(edits, Edits) and len(edits):
+        if isinstance(edits, Edits) and len(edits) and foldable(owner):
             fold_into(weight_owner(owner), edits)
             edits.clear()
     return merged
@@ -37,8 +39,13 @@ def refuse_unfoldable(encoder: nn.Module) -> None:
             raise ValueError(f"{path}.{next(iter(owner))} acts on the residual stream: it cannot be merged")
         edits = getattr(owner, "edits", None)
         for name, module in edits.items() if isinstance(edits, Edits) else ():
-            if not hasattr(module, "fold") or weight_owner(owner) is None:
+            if not foldable(owner):
                 raise ValueError(f"{path}.{name} ({type(module).__name__}) has no weight to be merged into")
+
+
+def foldable(owner: nn.Module) -> bool:
+    """Whether everything placed at an operation has an equivalent in its weight."""
+    return weight_owner(owner) is not None and all(hasattr(m, "fold") for m in owner.edits.values())
 
 
 def weight_owner(owner: nn.Module) -> nn.Module | None:

@@ -113,11 +113,11 @@ def run(case: Case, encoder: nn.Module, method: Converter, own: Mapping, head: M
     return {"logits": logits.detach().numpy()} | gradients(logits, case, tensors | head)
 
 
-def merged(case: Case, encoder: nn.Module, head: Mapping) -> dict[str, Any]:
+def merged(case: Case, encoder: nn.Module, head: Mapping, partial: bool = False) -> dict[str, Any]:
     """Logits of the merged tower, its weights and their differences from the plain ones."""
     if not any(k.startswith(("merged", "delta")) for k in case.expected):
         return {}
-    plain = merge_adapters(encoder)
+    plain = merge_adapters(encoder, partial)
     with torch.no_grad():
         out = {"merged_logits": classify(plain(image_of(case)), head).numpy()}
     after, before = plain.state_dict(), encoder.state_dict()
@@ -155,12 +155,12 @@ def fact_case(case: Case) -> dict[str, Any]:
 def ssf_case(case: Case) -> dict[str, Any]:
     """SSF with LayerScale and pooling options, plain and merged."""
     base, own, head = split(case.state(), SSF.reads)
-    average = find(case.arch, "global_pool", default="token") in ("avg", "mean", True)
     fc_norm = "fc_norm.weight" in base
-    encoder = tower_of(case, base, pool="avg" if average or fc_norm else "token", fc_norm=fc_norm)
+    pooling = find(case.arch, "global_pool", "pool", default="avg" if fc_norm else "token")
+    encoder = tower_of(case, base, pool="avg" if pooling in ("avg", "mean", True) else "token", fc_norm=fc_norm)
     ssf(encoder)
     out = run(case, encoder, SSF, own, head)
-    return out if fc_norm else out | merged(case, encoder, head)
+    return out | merged(case, encoder, head, partial=fc_norm)
 
 
 @builder("vpt_shallow", "vpt_deep")
@@ -218,7 +218,7 @@ def kadaptation_case(case: Case) -> dict[str, Any]:
         out_dim=visual["out"],
     )
     load_mapped(tower, from_clip_visual_state(base))
-    kadaptation(freeze(tower), terms=case.arch["phm_dim"])
+    kadaptation(freeze(tower), terms=case.arch["phm_dim"], rank=case.arch.get("phm_rank", 1))
     loaded(tower, KADAPTATION, own)
     out = {}
     for name in case.expected:

@@ -20,16 +20,16 @@ LAYERS = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
 class Slow(nn.Module):
-    """The factors A_i = left_i right_i^T of one target, shared by all blocks."""
+    """The factors A_i = left_i right_i (t x t, rank k) of one target, shared by all blocks."""
 
-    def __init__(self, terms: int):
+    def __init__(self, terms: int, rank: int = 1):
         super().__init__()
-        self.left = nn.Parameter(torch.randn(terms, terms) / math.sqrt(terms))  # (i, a)
-        self.right = nn.Parameter(torch.randn(terms, terms) / math.sqrt(terms))  # (i, c)
+        self.left = nn.Parameter(torch.randn(terms, terms, rank) / math.sqrt(terms))
+        self.right = nn.Parameter(torch.randn(terms, rank, terms) / math.sqrt(terms * rank))
 
 
 class Kronecker(nn.Module):
-    """H = sum_i A_i kron B_i with B_i = left_i right_i^T: x -> x H, of rank t.
+    """H = sum_i A_i kron B_i with B_i = left_i right_i: x -> x H, of rank t*k^2.
 
     Args:
         slow: the shared factors of A.
@@ -39,15 +39,15 @@ class Kronecker(nn.Module):
 
     def __init__(self, slow: Slow, in_features: int, out_features: int):
         super().__init__()
-        terms = slow.left.shape[0]
+        terms, _, rank = slow.left.shape
         self.slow = slow
-        self.left = nn.Parameter(torch.randn(terms, in_features // terms) / math.sqrt(in_features // terms))
-        self.right = nn.Parameter(torch.zeros(terms, out_features // terms))
+        self.left = nn.Parameter(torch.randn(terms, in_features // terms, rank) / math.sqrt(in_features // terms))
+        self.right = nn.Parameter(torch.zeros(terms, rank, out_features // terms))
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """H = P Q^T as P (in, t) and Q (out, t)."""
-        p = torch.einsum("ia,ib->abi", self.slow.left, self.left).flatten(0, 1)
-        q = torch.einsum("ic,id->cdi", self.slow.right, self.right).flatten(0, 1)
+        """H = P Q^T as P (in, t*k*k) and Q (out, t*k*k)."""
+        p = torch.einsum("iak,ibl->abikl", self.slow.left, self.left).flatten(2).flatten(0, 1)
+        q = torch.einsum("ikc,ild->cdikl", self.slow.right, self.right).flatten(2).flatten(0, 1)
         return p, q
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,6 +118,7 @@ class KAdaptation(nn.Module):
 def kadaptation(
     encoder: nn.Module,
     terms: int = 32,
+    rank: int = 1,
     scale: float = 1.0,
     targets: Sequence[str] = ("q", "v"),
     dropout: float = 0.0,
@@ -129,6 +130,7 @@ def kadaptation(
     Args:
         encoder: a tower of blocks of one width.
         terms: t, terms of the sum and size of the shared factors; divides every width.
+        rank: k of every factor.
         scale: s.
         targets: any of q, k, v, proj, fc1, fc2. `lowest_dimension` tells which modules the paper would choose.
         dropout: on the updates, in training (the released code: 0.5 on H).
@@ -142,9 +144,11 @@ def kadaptation(
     for target in targets:
         if target not in (*PARTS, *LAYERS):
             raise ValueError(f"kadaptation: no target is called {target!r}; {did_you_mean(target, (*PARTS, *LAYERS))}")
-    if not targets or terms < 1 or encoder.dim % terms:
-        raise ValueError(f"kadaptation: terms={terms} must divide the width {encoder.dim}, targets {targets} be some")
-    slow = {target: Slow(terms) for target in targets}
+    if not targets or terms < 1 or rank < 1 or encoder.dim % terms:
+        raise ValueError(
+            f"kadaptation: terms={terms} must divide the width {encoder.dim}, rank={rank} be positive, targets {targets} be some"
+        )
+    slow = {target: Slow(terms, rank) for target in targets}
     parts = [t for t in targets if t in PARTS]
     groups = {"attn.qkv": parts} if parts else {}
     groups |= {LAYERS[t]: [t] for t in targets if t in LAYERS}

@@ -6,8 +6,6 @@ prompts and the classifier beside the tower.
 
 import re
 
-from torch import Tensor
-
 from xmodal.convert import Converter, Names, register_converter
 
 HEAD: Names = ((r"head\.(weight|bias)", r"head.fc.\1"),)
@@ -90,20 +88,6 @@ VQT = both(
 K_SITE = "attn.qkv.edits.kadaptation"
 
 
-def drop_axis(key: str, value: Tensor) -> Tensor:
-    """Official factors carry an axis of size one."""
-    if value.ndim != 3:
-        return value
-    return value.squeeze(-1) if key.endswith("left") else value.squeeze(1)
-
-
-def add_axis(key: str, value: Tensor) -> Tensor:
-    """The inverse of `drop_axis`."""
-    if not key.endswith(("left", "right")):
-        return value
-    return value.unsqueeze(-1) if key.endswith("left") else value.unsqueeze(1)
-
-
 KADAPTATION = both(
     "kadaptation",
     [
@@ -118,7 +102,6 @@ KADAPTATION = both(
         ("transformer.resblocks.{i}.attn.b", f"{OURS}.{K_SITE}.bias"),
     ],
     HEAD,
-    values=(drop_axis, add_axis),
 )
 NOAH = both(
     "noah",

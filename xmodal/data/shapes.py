@@ -34,10 +34,10 @@ ACTION_WORDS = (
 
 
 def vocabulary() -> list[str]:
-    """All words of the captions and, behind them, of action prompts."""
-    words = ["a", "an", "the", "of", "on", "in", "there", "is"]
+    """All words of the captions and of action prompts, as `WordTokenizer` wants them."""
+    words = ["<pad>", "<start>", "<unk>", "a", "an", "the", "of", "on", "in", "there", "is"]
     words += ["photo", "picture", "image", "drawing", *SIZES, *COLORS, *SHAPES, *POSITIONS, "above", "below", "tilted"]
-    return words + [w for w in ACTION_WORDS if w not in words]
+    return [*words, *(w for w in ACTION_WORDS if w not in words), "<end>"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def outline(shape: str, n: int = 72) -> np.ndarray:
     if shape == "square":
         return 0.78 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     if shape == "triangle":
-        return np.array([[0, -0.95], [0.9, 0.75], [-0.9, 0.75]])
+        return np.array([[0, -1], [0.87, 0.5], [-0.87, 0.5]])
     if shape == "diamond":
         return np.array([[0, -1], [0.6, 0], [0, 1], [-0.6, 0]])
     if shape == "star":
@@ -102,7 +102,7 @@ def outline(shape: str, n: int = 72) -> np.ndarray:
     if shape == "heart":
         x = 16 * np.sin(t) ** 3
         y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-        return np.stack([x / 16.5, -(y + 2.5) / 16.5], 1)
+        return np.stack([x, 0.8 - y], 1) / 17.5
     raise ValueError(f"no shape is called {shape!r}; known are {', '.join(SHAPES)}")
 
 

@@ -195,7 +195,7 @@ class VisionTransformer(nn.Module):
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
         if self.attn_pool is not None:
-            pooled = self.attn_pool(patches_of(tokens, grid, 0))
+            pooled = self.attn_pool(patches_of(tokens, grid, self.num_prefix))
         elif self.pool_type == "avg":
             pooled = patches_of(tokens, grid, self.num_prefix).mean(1)
         else:
