@@ -87,7 +87,7 @@ class Accuracy(BaseMetric):
         confusion_up_to: report the confusion matrix (true class x predicted class) up to this many classes.
     """
 
-    default_prefix = None
+    default_prefix = ""
 
     def __init__(self, dump: str | None = None, confusion_up_to: int = 64):
         super().__init__()

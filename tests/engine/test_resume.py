@@ -1,0 +1,197 @@
+"""Killed anywhere, a run goes on and has the same losses; nothing frozen moves; nothing skipped is read again."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.engine.toy import CONFIG, write_config
+from xmodal.engine import launch
+from xmodal.engine.checkpoint import LAST, read
+from xmodal.engine.loops import Interrupted
+
+STEPS = CONFIG.replace("max_epochs=4, val_interval=2", "max_steps=17, val_interval=6").replace("warmup_epochs=1", "warmup_steps=3")
+
+
+def run(folder, text, work, resume=None, options=(), stop_at=None):
+    config = write_config(folder, text)
+    cfg = launch.prepare(config, str(folder / work), options)
+    if stop_at is None:
+        return launch.train(cfg, resume)
+    cfg.custom_hooks = [dict(type="tests.engine.test_resume.Kill", step=stop_at)]
+    with pytest.raises(Killed):
+        launch.train(cfg, resume)
+    return None
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill:
+    """A hook that dies, without saving, after a step."""
+
+    priority = 100
+
+    def __new__(cls, step):
+        from mmengine.hooks import Hook
+
+        class _Kill(Hook):
+            priority = "LOWEST"
+
+            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+                if runner.iter + 1 == step:
+                    raise Killed
+
+        return _Kill()
+
+
+def losses(folder, work):
+    report = json.loads((folder / work / "report.json").read_text())
+    return {entry["step"]: (entry["loss"], entry["lr"]) for entry in report["history"]}
+
+
+def weights(folder, work):
+    return read(folder / work / LAST)["state_dict"]
+
+
+def assert_same(folder, one, other):
+    assert losses(folder, one) == losses(folder, other)
+    first, second = weights(folder, one), weights(folder, other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+EMA = CONFIG.replace("default_hooks = dict(", "default_hooks = dict(ema=dict(type='ema', decay=0.9), ")
+
+
+@pytest.mark.parametrize(
+    ("text", "every_steps", "kill"),
+    [(CONFIG, None, 13), (CONFIG, 3, 13), (EMA, 4, 19), (STEPS, 4, 11), (STEPS, None, 7)],
+    ids=["epochs", "mid-epoch", "ema", "steps-mid", "steps"],
+)
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, text, every_steps, kill):
+    options = [f"default_hooks.checkpoint.every_steps={every_steps}"]
+    run(tmp_path, text, "whole", options=options)
+    run(tmp_path, text, "parts", options=options, stop_at=kill)
+    assert read(tmp_path / "parts" / LAST)["meta"]["step"] < kill
+    run(tmp_path, text, "parts", resume="auto", options=options)
+    assert_same(tmp_path, "whole", "parts")
+    val = [json.loads((tmp_path / w / "report.json").read_text())["epochs"][-1]["val"]["top1"] for w in ("whole", "parts")]
+    assert val[0] == val[1]
+
+
+def test_different_seeds_differ(tmp_path):
+    """Else the equalities above would show nothing."""
+    run(tmp_path, CONFIG, "a")
+    run(tmp_path, CONFIG, "b", options=["randomness.seed=1"])
+    assert losses(tmp_path, "a") != losses(tmp_path, "b")
+
+
+def test_killed_while_validating_validates_again(tmp_path, monkeypatch):
+    from xmodal.engine import loops
+
+    run(tmp_path, CONFIG, "whole")
+
+    def die(self, batch):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loops._EvalLoop, "predict", die)
+        run(tmp_path, CONFIG, "parts")
+    assert not read(tmp_path / "parts" / LAST)["meta"]["validated"]
+    run(tmp_path, CONFIG, "parts", resume="auto")
+    assert_same(tmp_path, "whole", "parts")
+    epochs = json.loads((tmp_path / "parts" / "report.json").read_text())["epochs"]
+    assert [e["step"] for e in epochs if "val" in e] == [10, 20]
+
+
+def test_resume_reads_nothing_it_skips(tmp_path):
+    text = CONFIG.replace("size=_size", f"size=_size, log={str(tmp_path / 'log')!r}")
+    options = ["default_hooks.checkpoint.every_steps=3"]
+    run(tmp_path, text, "w", options=options, stop_at=13)
+    first = (tmp_path / "log").read_text().split("\n")[:-1]
+    (tmp_path / "log").unlink()
+    run(tmp_path, text, "w", resume="auto", options=options)
+    second = (tmp_path / "log").read_text().split("\n")[:-1]
+    assert len(second) == 4 * 24 - (24 * 2 + 2 * 5)  # the checkpoint was of step 12: two epochs and two batches
+    assert not set(second) & set(first[: 24 * 2 + 10])
+    assert set(first) | set(second) == {f"{e} {i}" for e in range(4) for i in range(24)}
+
+
+def test_interrupt_finishes_the_step_and_saves(tmp_path):
+    config = write_config(tmp_path, CONFIG)
+    run(tmp_path, CONFIG, "whole")
+    cfg = launch.prepare(config, str(tmp_path / "parts"))
+    cfg.custom_hooks = [dict(type="tests.engine.test_resume.ask_to_stop", step=8)]
+    with pytest.raises(Interrupted):
+        launch.train(cfg)
+    assert read(tmp_path / "parts" / LAST)["meta"]["step"] == 8
+    assert json.loads((tmp_path / "parts" / "report.json").read_text())["status"] == "stopped"
+    run(tmp_path, CONFIG, "parts", resume="auto")
+    assert_same(tmp_path, "whole", "parts")
+
+
+def ask_to_stop(step):
+    import os
+    import signal
+
+    from mmengine.hooks import Hook
+
+    class Ask(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter + 1 == step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return Ask()
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path):
+    run(tmp_path, CONFIG, "w", resume="auto")
+    assert read(tmp_path / "w" / LAST)["meta"]["step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("train_dataloader.batch_size=6", "global_batch was 5 and is 6"),
+        ("randomness.seed=5", "seed was 0 and is 5"),
+        ("train_dataloader.dataset.size=25", "samples was 24 and is 25"),
+        ("train_cfg.max_epochs=2", "beyond the 10 steps"),
+        ("model.weights=8", "trained on encoder toy"),
+        ("model.dim=7", "trained on encoder toy"),
+        ("optim_wrapper.paramwise_cfg.no_decay=[]", "hold other weights"),
+    ],
+)
+def test_resume_refuses_another_run(tmp_path, finished, option, message):
+    shutil.copytree(finished, tmp_path / "w")
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, CONFIG, "w", resume="auto", options=[option])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder, CONFIG, "w")
+    return folder / "w"
+
+
+def test_frozen_tensors_are_bit_identical_after_training(tmp_path):
+    from tests.engine.toy import ToyModel
+
+    fresh = ToyModel().encoder.state_dict()
+    trained = run(tmp_path, CONFIG, "w").model.encoder.state_dict()
+    assert fresh.keys() == trained.keys()
+    assert all(torch.equal(fresh[k], trained[k]) for k in fresh)
+
+
+def test_parts_of_a_batch_add_up(tmp_path):
+    text = CONFIG.replace("dropout=0.3", "dropout=0.0, norm=False")
+    whole = run(tmp_path, text, "whole")
+    parts = run(tmp_path, text, "parts", options=["train_cfg.batch_split=3"])
+    assert whole.iter == parts.iter == 20
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(value, parts.model.state_dict()[name], atol=1e-6, rtol=1e-5)
+    first, second = losses(tmp_path, "whole"), losses(tmp_path, "parts")
+    assert all(first[s][0] == pytest.approx(second[s][0], abs=1e-4) and first[s][1] == second[s][1] for s in first)

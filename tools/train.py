@@ -1,0 +1,36 @@
+"""Train a config: python tools/train.py configs/video/st-adapter_vit-b16-clip_8x16_k400.py."""
+
+import argparse
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description="Train a config. Checkpoints, report.json and logs go to the work directory.")
+    p.add_argument("config", help="a config file")
+    p.add_argument("--work-dir", help="default: work_dirs/<name of the config>")
+    p.add_argument(
+        "--resume", nargs="?", const="auto", metavar="PATH",
+        help="go on from PATH, or from last.pth in the work directory when there is one",
+    )  # fmt: skip
+    p.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision (fp16 needs a GPU)")
+    p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as train_cfg.max_epochs=3")
+    p.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="pytorch under torchrun")
+    p.add_argument("--seed", type=int, help="of everything random; default: the config's")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train; returns the exit status."""
+    args = parser().parse_args(argv)
+    from xmodal.engine.launch import prepare, run, train
+
+    def job() -> None:
+        cfg = prepare(args.config, args.work_dir, args.cfg_options, args.seed, args.amp, args.launcher)
+        train(cfg, args.resume)
+
+    return run(job, resumable=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""Every bend of mmengine 0.10.7, each with its reason. tests/engine/test_compat.py says when one is no longer needed."""
+
+import os
+import socket
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mmengine
+import torch
+import torch.distributed as dist
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper as StockOptimWrapper
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS
+from mmengine.runner import Runner as StockRunner
+from torch import Tensor, nn
+
+from xmodal.engine import checkpoint as checkpoints
+from xmodal.engine.schedule import SCHEDULES, Schedule
+from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, resolve
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def quiet() -> None:
+    """Hide warnings that every run would show and nobody can act on (until mmengine follows torch and setuptools)."""
+    for message in (".*pkg_resources.*", ".*weights_only.*", ".*lr_scheduler.step.*", ".*pin_memory.*no accelerator.*"):
+        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="mmengine")
+
+
+def check_amp(amp: str | None, device: str) -> None:
+    """Refuse a precision that the device cannot train in.
+
+    Raises:
+        ValueError: an unknown precision, or fp16 without a GPU.
+    """
+    if amp is not None and amp not in DTYPES:
+        raise ValueError(f"amp {amp!r}: choose bf16, fp16 or None")
+    if amp == "fp16" and device == "cpu":
+        raise ValueError("fp16 needs a GPU; on a CPU use bf16 or full precision")
+
+
+def autocast(device: torch.device, amp: str | None) -> Any:
+    """The autocast context of a precision. Why: mmengine's takes CUDA only in training. Until: AmpOptimWrapper runs on CPU."""
+    return torch.autocast(device.type, dtype=DTYPES.get(amp or ""), enabled=amp is not None)
+
+
+def init_distributed(launcher: str) -> None:
+    """Join the process group on a machine without a GPU. Why: mmengine's init_dist calls torch.cuda.set_device always.
+
+    Until: `init_dist("pytorch", backend="gloo")` works without a driver.
+    """
+    if launcher == "none" or torch.cuda.is_available() or dist.is_initialized():
+        return
+    if launcher == "slurm":
+        tasks = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+        for name, source in tasks.items():
+            os.environ.setdefault(name, os.environ.get(source, "0"))
+        os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", socket.gethostname()))
+        os.environ.setdefault("MASTER_PORT", "29500")
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(f"--launcher {launcher} needs {', '.join(missing)}: start this with torchrun")
+    dist.init_process_group("gloo")
+
+
+class OptimWrapper(StockOptimWrapper):
+    """Backward and step in any precision on any device, over a batch that may come in parts.
+
+    Why: mmengine's AmpOptimWrapper asserts a GPU and scales bf16 losses; its accumulation counts loader iterations, which
+    schedules, checkpoints and logs then count too. Until: both change.
+
+    Args:
+        optimizer: the optimizer.
+        clip_grad: arguments of `clip_grad_norm_`, or of `clip_grad_value_` with `type="value"`.
+        amp: `bf16`, `fp16` (GPU) or None.
+        accumulative_counts: refused; `train_cfg.batch_split` is what does this here.
+    """
+
+    def __init__(self, optimizer: Any, clip_grad: dict | None = None, amp: str | None = None, accumulative_counts: int = 1):
+        if accumulative_counts != 1:
+            raise ValueError(
+                f"accumulative_counts={accumulative_counts}: here an iteration is an optimizer step; give the whole "
+                f"batch as batch_size and set train_cfg.batch_split={accumulative_counts}"
+            )
+        super().__init__(optimizer, clip_grad=dict(clip_grad) if clip_grad else None)
+        self.device = optimizer.param_groups[0]["params"][0].device
+        check_amp(amp, self.device.type)
+        self.amp = amp
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        self.grad_norm: Tensor | None = None
+        self.begin(1.0, last=True)
+
+    def begin(self, share: float, last: bool) -> None:
+        """Announce a part of a batch: its share of the samples, and whether the step follows."""
+        self.share, self.last = share, last
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Nothing to count."""
+
+    def should_update(self) -> bool:
+        """Whether this part is the last of its batch."""
+        return self.last
+
+    def should_sync(self) -> bool:
+        """Whether gradients are to be averaged over processes after this part."""
+        return self.last
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Weigh a part by its share."""
+        return loss * self.share
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Any:
+        """Autocast around the forward pass; no gradient exchange before the last part."""
+        with super().optim_context(model), autocast(self.device, self.amp):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Backward pass of the scaled loss."""
+        self.scaler.scale(loss).backward(**kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip, then step."""
+        if self.clip_grad_kwargs:
+            self.scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+    def _clip_grad(self) -> None:
+        # Why: mmengine's syncs the GPU each step and appends to a HistoryBuffer in O(n). Until: update_scalar is O(1).
+        params = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        self.grad_norm = self.clip_func(params, **self.clip_grad_kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer and of the loss scale, with the names of the weights in each group."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it.
+
+        Raises:
+            ValueError: the groups hold other weights.
+        """
+        for mine, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=False):
+            if mine.get("names") != theirs.get("names"):
+                raise ValueError("the optimizer groups of the checkpoint hold other weights than this config's")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def _checked_loop(loop: Any) -> Any:
+    if isinstance(loop, dict) and "type" in loop:
+        loop = dict(loop)
+        loop["type"] = resolve(loop["type"], LOOPS)
+        check_arguments(loop["type"], {k: v for k, v in loop.items() if k != "type"})
+    return loop
+
+
+class Runner(StockRunner):
+    """mmengine's Runner with the bends of this suite.
+
+    Its hook list has ours by default instead of mmengine's: theirs call `.item()` on every scalar of every iteration and
+    keep them in HistoryBuffers, which grow by O(n) an iteration and end up in the checkpoints (until update_scalar is O(1)).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.stop_requested = False
+        self.training = False
+        super().__init__(*args, **kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """As in mmengine, after `init_distributed`."""
+        quiet()
+        init_distributed(self._launcher)
+        super().setup_env(env_cfg)
+
+    def build_model(self, model: Any) -> nn.Module:
+        """Build with our registry. Why: it names misspelt arguments. Until: mmengine's does."""
+        return build(model, MODELS)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+        """Wrap for DDP. Why: mmengine passes device_ids for modules on the CPU too. Until: it does not.
+
+        Afterwards each process draws its own random numbers (dropout, mixing) while all have started from equal weights.
+        """
+        if model_wrapper_cfg is not None:
+            return super().wrap_model(model_wrapper_cfg, model)
+        if not self.distributed:
+            return model.to(mmengine.device.get_device())
+        device = mmengine.device.get_device()
+        if (kind := self.cfg.get("sync_bn")) is not None:
+            model = mmengine.model.convert_sync_batchnorm(model, kind)
+        ids = [int(os.environ["LOCAL_RANK"])] if device == "cuda" else None
+        wrapped = MMDistributedDataParallel(module=model.to(device), device_ids=ids, broadcast_buffers=False)
+        torch.manual_seed((self.seed or 0) + 1_000_003 * self.rank)
+        return wrapped
+
+    def _init_model_weights(self) -> None:
+        """Do nothing. Why: mmengine re-initialises pretrained weights wherever a child has init_weights, as timm models do.
+
+        Until: it leaves weights alone that were loaded.
+        """
+
+    def _maybe_compile(self, target: str) -> None:
+        """Do nothing. Why: mmengine compiles the whole train step, optimizer included. Ours: TransferModel(compile_blocks)."""
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build with our constructor unless the config names one (mmengine's make one group a weight, or one of frozen ones)."""
+        if isinstance(optim_wrapper, dict) and "constructor" not in optim_wrapper:
+            from xmodal.engine.optim import TrainedGroups
+
+            cfg = dict(optim_wrapper)
+            cfg.pop("type", None)
+            return TrainedGroups(cfg, cfg.pop("paramwise_cfg", None))(self.model)
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def _build_param_scheduler(self, scheduler: Any, optim_wrapper: Any) -> list:
+        """Build our schedules as well as mmengine's. Why: no warm-up of theirs starts from exactly 0."""
+        built: list[Any] = []
+        for cfg in scheduler if isinstance(scheduler, Sequence) else [scheduler]:
+            kind = cfg.get("type") if isinstance(cfg, dict) else None
+            if isinstance(kind, str) and kind in SCHEDULES.module_dict:
+                kind = resolve(kind, SCHEDULES)
+            if isinstance(kind, type) and issubclass(kind, Schedule):
+                loop = self.train_loop
+                given = {"total_steps": loop.max_iters, "epoch_length": loop.steps_per_epoch, "optimizer": optim_wrapper}
+                built.append(build({**cfg, "type": kind}, SCHEDULES, **given))
+            else:
+                built += super()._build_param_scheduler(cfg, optim_wrapper)
+        return built
+
+    def build_evaluator(self, evaluator: Any) -> Any:
+        """Build metrics with our registry first."""
+        if isinstance(evaluator, dict):
+            evaluator = [evaluator]
+        if isinstance(evaluator, Sequence):
+            evaluator = [build(cfg, METRICS) for cfg in evaluator]
+        return super().build_evaluator(evaluator)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the loop, misspelt arguments named (as for the two below)."""
+        return super().build_train_loop(_checked_loop(loop))
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """Build the loop."""
+        return super().build_val_loop(_checked_loop(loop))
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """Build the loop."""
+        return super().build_test_loop(_checked_loop(loop))
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """Register what the config lists and nothing else; None leaves a hook out."""
+        for cfg in (hooks or {}).values():
+            if cfg is not None:
+                self.register_hook(cfg)
+
+    def register_hook(self, hook: Any, priority: Any = None) -> None:
+        """Build hooks with our registry, then mmengine's."""
+        if isinstance(hook, dict):
+            cfg = dict(hook)
+            priority = cfg.pop("priority", priority)
+            kind = cfg["type"]
+            ours = not isinstance(kind, str) or "." in kind or kind in HOOKS.module_dict
+            hook = build(cfg, HOOKS if ours else MMENGINE_HOOKS)
+        super().register_hook(hook, priority)
+
+    def load_or_resume(self) -> None:
+        """Resume or load with our checkpoints. Why: mmengine's do not open with torch >= 2.6. Until: weights_only=True can.
+
+        `resume` without `load_from` takes `last.pth` of the work directory if there is one.
+        """
+        if self._has_loaded:
+            return
+        self._has_loaded = True
+        last = os.path.join(self.work_dir, checkpoints.LAST)
+        if self._resume and (self._load_from or os.path.exists(last)):
+            checkpoints.resume(self, self._load_from or last)
+        elif self._resume:
+            print_log(f"nothing to resume in {self.work_dir}: starting from the beginning", logger="current")
+        elif self._load_from:
+            meta = checkpoints.load_weights(self.model, self._load_from)
+            print_log(f"Weights of step {meta['step']} from {self._load_from}", logger="current")
+
+    def train(self) -> nn.Module:
+        """Train."""
+        if self.cfg.get("activation_checkpointing") is not None:
+            # Why: mmengine's is re-entrant, and adapters behind a frozen trunk then get no gradient. Until: use_reentrant=False
+            raise ValueError("activation_checkpointing loses gradients behind a frozen trunk; use model.recompute=True")
+        self.training = True
+        try:
+            return super().train()
+        finally:
+            self.training = False
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Say little. Why: mmengine prints a hundred lines and takes seconds to collect them; report.json has the versions."""
+
+    def get_hooks_info(self) -> str:
+        """Names of the hooks in one line."""
+        return "  " + ", ".join(type(hook).__name__ for hook in self._hooks)

@@ -1,0 +1,163 @@
+"""Reading a config: either style of mmengine, options from the command line, and no key misspelt."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner as StockRunner
+
+from xmodal.registry import check_arguments, did_you_mean
+
+KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
+KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about"}
+
+
+def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
+    """Read a config, apply `key.path=value` options, fill in defaults and check the top-level keys.
+
+    Args:
+        path: a pure-Python or a text-style mmengine config.
+        options: such as `optim_wrapper.optimizer.lr=1e-3`, `model.adapters.0.bottleneck=64`.
+
+    Returns:
+        The config. `about` in a config is free text (what it reproduces); names that begin with an underscore are the
+        config's own variables.
+
+    Raises:
+        ValueError: no such file, a key nobody reads, or an option for something that is not there.
+    """
+    if not Path(path).is_file():
+        here = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
+        raise ValueError(f"no config at {path}; {did_you_mean(str(path), here)}" if here else f"no config at {path}")
+    cfg = Config.fromfile(str(path))
+    check_keys(cfg)
+    for key in [key for key in cfg if key.startswith("_")]:
+        cfg.pop(key)
+    if has_names(cfg.to_dict()):
+        fill_catalogue()
+    set_defaults(cfg)
+    apply_options(cfg, options)
+    return cfg
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuse top-level keys that nothing reads.
+
+    Raises:
+        ValueError: such a key, with the nearest one that is read.
+    """
+    imported = object.__getattribute__(cfg, "_imported_names")  # of a pure-Python config: not keys
+    for key in cfg.keys() - imported:
+        if key not in KEYS and not key.startswith("_"):
+            hint = did_you_mean(key, KEYS)
+            raise ValueError(f"config key {key!r} is read by nothing; {hint}. A config's own variables begin with _")
+    if "model" not in cfg:
+        raise ValueError("the config defines no model")
+
+
+def set_defaults(cfg: Config) -> None:
+    """Fill in what most configs leave out."""
+    cfg.setdefault("default_scope", "mmengine")
+    cfg.setdefault("randomness", {})
+    cfg.randomness.setdefault("seed", 0)
+    hooks = {
+        "schedule": {"type": "mmengine.hooks.ParamSchedulerHook"},
+        "progress": {"type": "xmodal.engine.progress.ProgressHook"},
+        "checkpoint": {"type": "xmodal.engine.checkpoint.CheckpointHook"},
+        "report": {"type": "xmodal.engine.report.ReportHook"},
+    }
+    cfg.setdefault("default_hooks", {})
+    for name, hook in hooks.items():
+        cfg.default_hooks.setdefault(name, hook)
+    if "train_dataloader" in cfg:
+        cfg.setdefault("train_cfg", {})
+        cfg.train_cfg.setdefault("type", "xmodal.engine.loops.TrainLoop")
+    if "val_dataloader" in cfg:
+        cfg.setdefault("test_dataloader", cfg.val_dataloader)
+    for stage, loop in (("val", "ValLoop"), ("test", "TestLoop")):
+        if f"{stage}_dataloader" in cfg:
+            cfg.setdefault(f"{stage}_cfg", {})
+            cfg[f"{stage}_cfg"].setdefault("type", f"xmodal.engine.loops.{loop}")
+            cfg.setdefault(f"{stage}_evaluator", cfg.get("val_evaluator") or {"type": "xmodal.metrics.Accuracy"})
+
+
+def parse_value(text: str) -> Any:
+    """Read `3`, `1e-3`, `[1,2]`, `true`, `none`, `{"a": 1}`; anything else is a string."""
+    plain = {"true": True, "false": False, "none": None}
+    if text.lower() in plain:
+        return plain[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def apply_options(cfg: Config, options: Sequence[str]) -> None:
+    """Set `key.path=value` options in a config.
+
+    Raises:
+        ValueError: not of that form, or a path that is not there (a new last key is fine where the `type` takes it).
+    """
+    for option in options:
+        path, equals, text = option.partition("=")
+        if not equals:
+            raise ValueError(f"--cfg-options takes key.path=value, got {option!r}")
+        *parents, last = path.split(".")
+        node: Any = cfg._cfg_dict
+        for depth, name in enumerate(parents):
+            node = _child(node, name, ".".join(parents[:depth]))
+        _set(node, last, parse_value(text), ".".join(parents))
+
+
+def _child(node: Any, name: str, where: str) -> Any:
+    if isinstance(node, list | tuple):
+        if not name.isdigit() or int(name) >= len(node):
+            raise ValueError(f"{where} is a list of {len(node)}: {name!r} is not one of its positions")
+        return node[int(name)]
+    if not isinstance(node, dict) or name not in node:
+        known = node if isinstance(node, dict) else []
+        raise ValueError(f"the config has no {'.'.join(filter(None, (where, name)))}; {did_you_mean(name, known)}")
+    return node[name]
+
+
+def _set(node: Any, name: str, value: Any, where: str) -> None:
+    if isinstance(node, list):
+        _child(node, name, where)
+        node[int(name)] = value
+        return
+    if not isinstance(node, dict):
+        raise ValueError(f"{where or 'the config'} holds {node!r}, which has no {name}")
+    if not where and name not in KEYS:
+        raise ValueError(f"config key {name!r} is read by nothing; {did_you_mean(name, KEYS)}")
+    if where and name not in node and name != "type":
+        kind = node.get("type")
+        if kind is None or isinstance(kind, str):
+            if kind is None and where != "optim_wrapper.paramwise_cfg" and where not in KEYS:
+                raise ValueError(f"the config has no {where}.{name}; {did_you_mean(name, node)}")
+        else:
+            check_arguments(kind, {name: value})
+    node[name] = value
+
+
+def has_names(node: Any) -> bool:
+    """Whether some `type` in a config is a registered name instead of the thing itself."""
+    if isinstance(node, dict):
+        kind = node.get("type")
+        return (isinstance(kind, str) and "." not in kind) or any(has_names(value) for value in node.values())
+    return isinstance(node, list | tuple) and any(has_names(value) for value in node)
+
+
+def fill_catalogue() -> None:
+    """Import every module of the suite, so that registered names can be looked up."""
+    for package in ("xmodal", "video", "pointcloud"):
+        root = importlib.import_module(package)
+        for module in pkgutil.walk_packages(root.__path__, f"{package}."):
+            try:
+                importlib.import_module(module.name)
+            except ImportError:  # an optional dependency is not there: its parts cannot be named
+                continue

@@ -1,0 +1,128 @@
+"""What the command-line tools share: from arguments to a runner, and clean ends."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from xmodal.engine.compat import Runner, check_amp
+from xmodal.engine.config import load_config
+from xmodal.engine.loops import Interrupted
+
+
+def prepare(
+    config: str,
+    work_dir: str | None = None,
+    options: Sequence[str] = (),
+    seed: int | None = None,
+    amp: str | None = None,
+    launcher: str = "none",
+) -> Config:
+    """Read a config and set what the command line says.
+
+    Raises:
+        ValueError: see `load_config`; fp16 without a GPU.
+    """
+    cfg = load_config(config, options)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
+    if seed is not None:
+        cfg.randomness.seed = seed
+    if amp is not None:
+        check_amp(amp, get_device())
+        if "optim_wrapper" in cfg:
+            cfg.optim_wrapper.amp = amp
+        for stage in ("val_cfg", "test_cfg"):
+            if stage in cfg:
+                cfg[stage].amp = amp
+    return cfg
+
+
+def train(cfg: Config, resume: str | None = None) -> Runner:
+    """Train.
+
+    Args:
+        cfg: from `prepare`.
+        resume: a checkpoint, or `auto` for the last one in the work directory (none there: from the beginning).
+    """
+    for key in ("train_dataloader", "optim_wrapper"):
+        if key not in cfg:
+            raise ValueError(f"the config defines no {key}: nothing to train")
+    cfg.resume = resume is not None
+    if resume not in (None, "auto"):
+        cfg.load_from = resume
+    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
+    runner = Runner.from_cfg(cfg)
+    with stop_gently(runner):
+        runner.train()
+    return runner
+
+
+def test(cfg: Config, checkpoint: str | None, report: str = "test.json") -> dict[str, Any]:
+    """Test a checkpoint (None: the model as built); returns the metrics."""
+    if "test_dataloader" not in cfg:
+        raise ValueError("the config defines no test_dataloader")
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
+        cfg[key] = None
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = cfg.default_hooks.schedule = None
+    cfg.custom_hooks = None
+    if cfg.default_hooks.get("report"):
+        cfg.default_hooks.report.filename = report
+    cfg.load_from, cfg.resume = checkpoint, False
+    return Runner.from_cfg(cfg).test()
+
+
+class stop_gently:  # noqa: N801
+    """Let Ctrl-C and SIGTERM finish the current step and save; a second one stops at once.
+
+    Only in one process: several would not stop after the same step.
+    """
+
+    def __init__(self, runner: Runner):
+        self.runner = runner
+        self.old: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if self.runner.world_size == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.old[number] = signal.signal(number, self.ask)
+
+    def ask(self, number: int, frame: Any) -> None:
+        """Ask once, insist the second time."""
+        if self.runner.stop_requested:
+            raise KeyboardInterrupt
+        self.runner.stop_requested = True
+        print("\nstopping after this step; once more stops at once", file=sys.stderr)
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+def run(job: Callable[[], Any], resumable: bool = False) -> int:
+    """Run a tool's work; mistakes and interruptions end with one line instead of a traceback.
+
+    Returns:
+        The exit status: 0, 2 after a mistake of the user, 130 when interrupted. XMODAL_DEBUG=1 shows tracebacks.
+    """
+    try:
+        job()
+    except Interrupted as stop:
+        print(f"{stop}{'; --resume goes on from there' if resumable else ''}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("stopped" + ("; --resume goes on from the last checkpoint" if resumable else ""), file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if os.environ.get("XMODAL_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

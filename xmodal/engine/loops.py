@@ -1,0 +1,209 @@
+"""Training counted in epochs or in steps, and evaluation. One position, the optimizer step, says where a run is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import BaseLoop
+from torch import nn
+
+from xmodal.data.collate import batch_size, split
+from xmodal.data.loader import build_dataset, build_loader
+from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler
+from xmodal.engine.compat import autocast
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user asked to stop; the run was saved at a step boundary."""
+
+
+class TrainLoop(BaseLoop):
+    """Train for `max_epochs` (every sample once an epoch, the last batch may be short) or for `max_steps` (full batches
+    over seeded orders one after the other).
+
+    An iteration is one optimizer step on one batch of the loader. `batch_split` cuts that batch into parts whose gradients
+    are added, with the same result and less memory; rates, logs and checkpoints count steps and never see it.
+
+    Args:
+        runner: the runner.
+        dataloader: config of the training loader.
+        max_epochs: length in epochs.
+        max_steps: length in steps; give one of the two.
+        val_interval: epochs (or steps) between validations; the end is always validated.
+        val_begin: first epoch (or step) to validate.
+        batch_split: parts of a batch.
+
+    Raises:
+        ValueError: both lengths or none.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: dict,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        val_interval: int = 1,
+        val_begin: int = 0,
+        batch_split: int = 1,
+    ):
+        if (max_epochs is None) == (max_steps is None):
+            raise ValueError(f"train_cfg needs max_epochs or max_steps, got {max_epochs} and {max_steps}")
+        self.by_steps, self.val_interval, self.val_begin = max_steps is not None, val_interval, val_begin
+        self.batch_split = batch_split
+        rank, world = get_rank(), get_world_size()
+        dataset = build_dataset(dataloader["dataset"], seed=runner.seed)
+        self.batch = int(dataloader.get("batch_size", 1))
+        sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world)
+        self.steps_per_epoch = -(-len(sampler) // self.batch)
+        if dataloader.get("drop_last"):
+            self.steps_per_epoch = len(sampler) // self.batch
+        if self.steps_per_epoch < 1:
+            raise ValueError(f"{len(dataset)} samples do not fill one batch of {self.batch} x {world} (drop_last)")
+        if max_steps is not None:
+            sampler = StreamSampler(len(dataset), max_steps * self.batch, runner.seed, rank, world)
+        self._max_steps = max_steps if max_steps is not None else int(max_epochs or 0) * self.steps_per_epoch
+        self.sampler = sampler
+        super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))  # type: ignore[arg-type]
+        self._iter = 0
+        self.validated = True  # of the step a run starts from
+        self.stop_training = False
+        self._stream: Iterator | None = None
+
+    @property
+    def iter(self) -> int:
+        """Finished optimizer steps."""
+        return self._iter
+
+    @property
+    def epoch(self) -> int:
+        """Finished passes over the data."""
+        return self._iter // self.steps_per_epoch
+
+    @property
+    def max_iters(self) -> int:
+        """Length of the run in steps."""
+        return self._max_steps
+
+    @property
+    def max_epochs(self) -> int:
+        """Length of the run in epochs, rounded up."""
+        return -(-self._max_steps // self.steps_per_epoch)
+
+    def segment_end(self, step: int) -> int:
+        """Step before which the next pause (checkpoint, perhaps validation) comes after `step`."""
+        ends = [(step // self.steps_per_epoch + 1) * self.steps_per_epoch, self._max_steps]
+        if self.by_steps:
+            ends.append((step // self.val_interval + 1) * self.val_interval)
+        return min(ends)
+
+    def validation_due(self, step: int) -> bool:
+        """Whether a validation follows `step`."""
+        if self.runner.val_loop is None or step == 0:
+            return False
+        if step == self._max_steps:
+            return True
+        if not self.by_steps and step % self.steps_per_epoch:
+            return False
+        count = step if self.by_steps else step // self.steps_per_epoch
+        return count >= self.val_begin and count % self.val_interval == 0
+
+    def run(self) -> nn.Module:
+        """Train from the current step to the end."""
+        self.runner.call_hook("before_train")
+        if not self.validated and self.validation_due(self._iter):  # killed between the checkpoint and the validation
+            self.runner.val_loop.run()
+        while self._iter < self._max_steps and not self.stop_training:
+            self.run_segment()
+            if self.validation_due(self._iter):
+                self.runner.val_loop.run()
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def run_segment(self) -> None:
+        """Train up to the next pause; hooks see it as an epoch."""
+        end = self.segment_end(self._iter)
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        for batch in self._batches():
+            self.run_iter(self._iter % self.steps_per_epoch, batch)
+            if self.runner.stop_requested:
+                self.runner.call_hook("on_interrupt")
+                raise Interrupted(f"stopped after step {self._iter}")
+            if self.by_steps and self._iter >= end:
+                break  # the stream goes on after the pause
+        self.runner.call_hook("after_train_epoch")
+
+    def _batches(self) -> Iterator[dict]:
+        if self.by_steps:
+            if self._stream is None:
+                self.sampler.seek(0, self._iter * self.batch)
+                self._stream = iter(self.dataloader)
+            return self._stream
+        self.sampler.seek(self.epoch, self._iter % self.steps_per_epoch * self.batch)
+        return iter(self.dataloader)
+
+    def run_iter(self, batch_idx: int, batch: dict) -> None:
+        """One optimizer step."""
+        self.runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=batch)
+        if not batch_size(batch):
+            raise ValueError(f"no sample of a training batch could be read: {batch.get('skipped')}")
+        outputs: dict[str, Any] = {}
+        pieces = split(batch, self.batch_split)
+        for number, (piece, share) in enumerate(pieces, start=1):
+            self.runner.optim_wrapper.begin(share, last=number == len(pieces))
+            for key, value in self.runner.model.train_step(piece, optim_wrapper=self.runner.optim_wrapper).items():
+                outputs[key] = outputs.get(key, 0.0) + share * value.detach()
+        self.runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=batch, outputs=outputs)
+        self._iter += 1
+
+
+class _EvalLoop(BaseLoop):
+    stage = ""
+
+    def __init__(self, runner: Any, dataloader: dict, evaluator: Any, amp: str | None = None):
+        dataset = build_dataset(dataloader["dataset"], seed=runner.seed)
+        sampler = EvalSampler(len(dataset), get_rank(), get_world_size())
+        super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))  # type: ignore[arg-type]
+        self.evaluator = runner.build_evaluator(evaluator)
+        self.amp = amp
+
+    @torch.no_grad()
+    def run(self) -> dict[str, Any]:
+        """Evaluate; returns the metrics."""
+        call, stage = self.runner.call_hook, self.stage
+        call(f"before_{stage}")
+        call(f"before_{stage}_epoch")
+        self.runner.model.eval()
+        for batch_idx, batch in enumerate(self.dataloader):
+            call(f"before_{stage}_iter", batch_idx=batch_idx, data_batch=batch)
+            predictions = self.predict(batch)
+            self.evaluator.process(data_samples=predictions, data_batch=batch)
+            call(f"after_{stage}_iter", batch_idx=batch_idx, data_batch=batch, outputs=predictions)
+            if self.runner.stop_requested:
+                raise Interrupted(f"stopped while {'validating' if stage == 'val' else 'testing'}")
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))  # type: ignore[arg-type]
+        call(f"after_{stage}_epoch", metrics=metrics)
+        call(f"after_{stage}")
+        return metrics
+
+    def predict(self, batch: dict) -> list[dict]:
+        """Predictions of one batch; none when nothing of it could be read."""
+        if not batch_size(batch):
+            return []
+        with autocast(self.runner.device, self.amp):
+            return self.runner.model.val_step(batch)
+
+
+class ValLoop(_EvalLoop):
+    """Validation between epochs. `amp` ("bf16", "fp16" or None) is the precision."""
+
+    stage = "val"
+
+
+class TestLoop(_EvalLoop):
+    """The test at the end. `amp` ("bf16", "fp16" or None) is the precision."""
+
+    __test__ = False  # not a test class of pytest
+    stage = "test"

@@ -1,0 +1,147 @@
+"""One `report.json` a run: what was trained, how, and what came out."""
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+
+import xmodal
+from xmodal.engine.checkpoint import bare
+from xmodal.registry import HOOKS
+
+PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "mmengine-lite", "mmengine", "decord2", "decord", "av", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what matters."""
+    found = {"xmodal": xmodal.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_model(model: torch.nn.Module) -> dict[str, Any]:
+    """Counts of weights, and the encoder."""
+    model = bare(model)
+    find = getattr(model, "frozen_fingerprint", None)
+    return {
+        "encoder": dict(find()) if find else None,
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_text(json.dumps(content, indent=1, default=str))
+    os.replace(unfinished, path)
+
+
+@HOOKS.register_module(name="report")
+class ReportHook(Hook):
+    """Keep `report.json` in the work directory up to date.
+
+    Keys: config, command, seed, device, processes, encoder, trained_parameters, total_parameters, versions, status
+    (running, finished, stopped), step, seconds, `history` (a list of step, loss, top1, lr, speed, every logging interval),
+    `epochs` (a list of step, epoch, train, val), best, skipped (unreadable samples seen in evaluation, or replaced in
+    training), test.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, filename: str = "report.json"):
+        self.filename = filename
+        self.report: dict[str, Any] = {}
+
+    def before_run(self, runner: Any) -> None:
+        """Fill in what is known."""
+        self.start, self.before = time.time(), 0.0
+        self.report = {
+            "config": Path(runner.cfg.filename).stem if runner.cfg.filename else None,
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "seed": runner.seed,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
+            "processes": runner.world_size,
+            **describe_model(runner.model),
+            "versions": versions(),
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "status": "running", "step": 0, "seconds": 0.0, "history": [], "epochs": [], "best": {}, "skipped": [],
+        }  # fmt: skip
+
+    def before_train(self, runner: Any) -> None:
+        """When resuming, keep what belongs to the steps before."""
+        path = Path(runner.work_dir) / self.filename
+        if not runner.iter or not path.exists():
+            return
+        old = json.loads(path.read_text())
+        for key in ("history", "epochs"):
+            self.report[key] = [entry for entry in old.get(key, []) if entry["step"] <= runner.iter]
+        self.report.update({key: old[key] for key in ("best", "skipped", "started") if key in old})
+        self.before = old.get("seconds", 0.0)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Note replaced samples."""
+        self.note((data_batch or {}).get("replaced", []))
+
+    def note(self, entries: list[dict]) -> None:
+        """Remember unreadable samples once."""
+        known = {entry["sample_id"] for entry in self.report["skipped"]}
+        self.report["skipped"] += [e for e in entries if e["sample_id"] not in known and not known.add(e["sample_id"])]
+
+    def after_log(self, runner: Any, step: int, values: dict[str, float]) -> None:
+        """Add a point of the curves."""
+        self.report["history"].append({"step": step, **{k: round(v, 6) if k != "lr" else v for k, v in values.items()}})
+
+    def epoch_entry(self, runner: Any) -> dict[str, Any]:
+        """The entry of the current step."""
+        epochs = self.report["epochs"]
+        if not epochs or epochs[-1]["step"] != runner.iter:
+            epochs.append({"step": runner.iter, "epoch": round(runner.iter / runner.train_loop.steps_per_epoch, 4)})
+        return epochs[-1]
+
+    def after_log_epoch(self, runner: Any, step: int, values: dict[str, float]) -> None:
+        """Add the means of an epoch."""
+        self.epoch_entry(runner)["train"] = values
+        self.save(runner)
+
+    def after_log_eval(self, runner: Any, stage: str, metrics: dict[str, Any], seconds: float) -> None:
+        """Add the metrics of a validation or test."""
+        self.note(metrics.get("skipped", []))
+        entry = {**{k: v for k, v in metrics.items() if k != "skipped"}, "seconds": round(seconds, 2)}
+        if stage == "test":
+            self.report["test"] = entry
+        elif runner.training:
+            self.epoch_entry(runner)["val"] = entry
+            best = self.report["best"]
+            for key, value in metrics.items():
+                if isinstance(value, float) and (key not in best or value > best[key]):
+                    best[key] = value
+        self.save(runner)
+
+    def on_interrupt(self, runner: Any) -> None:
+        """The user stopped the run."""
+        self.report["status"] = "stopped"
+        self.save(runner)
+
+    def after_run(self, runner: Any) -> None:
+        """Done."""
+        self.report["status"] = "finished"
+        self.save(runner)
+
+    def save(self, runner: Any) -> None:
+        """Write the file (rank 0)."""
+        self.report["step"] = runner.iter
+        self.report["seconds"] = round(self.before + time.time() - self.start, 1)
+        if runner.rank == 0:
+            write_json(Path(runner.work_dir) / self.filename, self.report)
