@@ -10,12 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tests.parity.core import Case, builder
+from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.fill import fill_input
 from xmodal.elevater.metrics import accuracy, map11, mean_per_class, roc_auc
 from xmodal.elevater.probe import LinearProbe, Samples, fit_probe
 from xmodal.elevater.search import SearchResult, SearchSpace, hyperparameter_search
 from xmodal.elevater.split import few_shot_subset, validation_split
+from xmodal.encoders.unicl import from_unicl_key, from_unicl_state, unicl
+from xmodal.losses import clip_loss, unicl_loss, unicl_target
 
 OPERATORS: dict[type, Callable] = {
     ast.Add: operator.add,
@@ -146,3 +148,52 @@ def elevater_metrics_case(case: Case) -> dict[str, Any]:
         for shots, seed in case.arch["shots_seeds"]:
             computed[f"fewshot_{kind}.shot{shots}.seed{seed}"] = few_shot_subset(labels, shots, seed, num_classes=k)
     return computed
+
+
+@builder("unicl")
+def unicl_case(case: Case) -> dict[str, Any]:
+    """Features, targets, both directions of the loss and gradients, with towers and on given features."""
+    a, state = case.arch, case.state()
+    model = unicl(
+        image_size=a["image_resolution"],
+        swin_dim=a["swin_dim"],
+        depths=a["depths"],
+        num_heads=a["heads"],
+        window_size=a["window"],
+        patch_size=a["patch_size"],
+        out_dim=a["dim"],
+        text_width=a["text_width"],
+        text_depth=a["text_layers"],
+        text_heads=a["text_heads"],
+        vocab_size=a["vocab_size"],
+        context_length=a["context_length"],
+        mlp_ratio=a["mlp_ratio"],
+        norm_eps=a["swin_norm_eps"],
+        text_norm_eps=a["text_layernorm_eps"],
+    ).eval()
+    load_mapped(model, from_unicl_state(state))
+    label = torch.tensor(case.json["inputs"]["labels"])
+    image = model.encode_image(case.input("image"), normalize=True)
+    text = model.encode_text(torch.tensor(case.json["inputs"]["tokens"]), normalize=True)
+    found = unicl_loss(image, text, model.logit_scale, label)
+    tensors = dict(model.named_parameters())
+    computed = grad_norms(found["loss"], {k: tensors[from_unicl_key(k)] for k in case.json["trainable"]})
+    computed |= {"target": unicl_target(label).numpy(), "image_features": image.detach().numpy()}
+    computed |= {"text_features": text.detach().numpy()} | {k: v.item() for k, v in found.items()}
+    return computed | unicl_features(case, label)
+
+
+def unicl_features(case: Case, label: torch.Tensor) -> dict[str, Any]:
+    """The loss and its gradients on features that the case gives."""
+    shape = (len(label), case.arch["dim"])
+    u, v = (F.normalize(torch.from_numpy(fill_input(n, shape, case.seed)), dim=-1).requires_grad_() for n in "uv")
+    scale = torch.tensor(1 / 0.07).log().requires_grad_()
+    found = unicl_loss(u, v, scale, label)
+    grads = torch.autograd.grad(found["loss"], (u, v, scale))
+    captions = unicl_loss(u, v, scale, torch.zeros_like(label))["loss"].item()
+    assert abs(captions - clip_loss(u, v, scale)["loss"].item()) < 1e-6
+    return {
+        **{f"feat_{k}": value.item() for k, value in found.items()},
+        **{f"feat_grad_{k}": g.numpy() for k, g in zip(("u", "v", "logtau"), grads, strict=True)},
+        "all_caption_loss": captions,
+    }
