@@ -15,6 +15,7 @@ WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "base_encoder.", "backbone.", "encoder.")
 
 T = TypeVar("T")
+Tower = TypeVar("Tower", bound=nn.Module)
 
 
 def read_state(path: str | Path, torchscript: bool = False) -> State:
@@ -75,16 +76,18 @@ def strip_prefixes(state: State) -> State:
     return strip_prefixes(under(state, found)) if found else state
 
 
-def load_exactly(tower: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
+def load_exactly(tower: Tower, state: Mapping[str, Tensor], source: str) -> Tower:
     """Load every weight of `tower`, in float32, positions resized to its own grid, and put it in evaluation mode.
+
+    A tower on the meta device takes over the tensors of `state`; any other one copies them.
 
     Raises:
         ValueError: weights that are missing, left over or of another shape, with the first few names.
     """
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    for prefix in ("", "visual."):
-        if f"{prefix}pos_embed" in state and hasattr(tower, "visual" if prefix else "num_prefix"):
-            fit_positions(state, prefix, tower.visual if prefix else tower)
+    for prefix, owner in (("", tower), ("visual.", getattr(tower, "visual", None))):
+        if f"{prefix}pos_embed" in state and hasattr(owner, "num_prefix"):
+            fit_positions(state, prefix, owner)
     own = tower.state_dict()
     wrong = {
         "missing": [key for key in own if key not in state],
@@ -94,7 +97,7 @@ def load_exactly(tower: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     said = [f"{what}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}" for what, keys in wrong.items() if keys]
     if said:
         raise ValueError(f"{source} does not fit {getattr(tower, 'name', type(tower).__name__)}; {'; '.join(said)}")
-    tower.load_state_dict(state)
+    tower.load_state_dict(state, assign=any(value.is_meta for value in own.values()))
     return tower.eval()
 
 
@@ -120,3 +123,9 @@ def missing_weights(what: str, hub: str, key: str, error: Exception) -> FileNotF
         f"there is a network, download {hub} from the Hugging Face hub and either keep its cache or give the file: "
         f"{key}='/path/to/file'. {key}='random' builds the tower untrained"
     )
+
+
+def unfilled(build: Callable[[], T]) -> T:
+    """Build something without memory for its weights, for `load_exactly` to fill."""
+    with torch.device("meta"):
+        return build()

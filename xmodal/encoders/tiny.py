@@ -1,0 +1,66 @@
+"""The tiny CLIP that ships with the project, trained by `tools/pretrain_tiny_clip.py` on drawn shapes."""
+
+import json
+from importlib.resources import as_file, files
+from typing import Any
+
+from xmodal.encoders.clip import CLIP
+from xmodal.encoders.files import load_exactly, read_state, seeded, unfilled
+from xmodal.encoders.keys import State
+from xmodal.encoders.text import TextTransformer
+from xmodal.encoders.tokenizer import WordTokenizer
+from xmodal.encoders.vit import VisionTransformer
+from xmodal.registry import ENCODERS
+
+
+@ENCODERS.register_module(name="tiny_clip")
+def tiny_clip(
+    weights: str = "pretrained", image_size: int | None = None, drop_path: float = 0.0, seed: int = 0
+) -> CLIP:
+    """Both towers of the shipped tiny CLIP.
+
+    Args:
+        weights: `pretrained`, or `random` for untrained towers of the same shape.
+        image_size: pixels, when another resolution than 48 is wanted; positions are resized.
+        drop_path: stochastic depth of the last block, in training only.
+        seed: of random weights.
+
+    Returns:
+        The CLIP in evaluation mode, with its word tokenizer.
+
+    Raises:
+        ValueError: another word for `weights`.
+    """
+    if weights not in ("pretrained", "random"):
+        raise ValueError(f"weights={weights!r}: the tiny CLIP has pretrained or random")
+    about = facts()
+    vision = {**about["vision"], "drop_path": drop_path}
+    vision["image_size"] = image_size or vision["image_size"]
+
+    def build() -> CLIP:
+        tokenizer = WordTokenizer(about["vocab"], about["text"]["context_length"])
+        return CLIP(VisionTransformer(**vision), TextTransformer(**about["text"], name=about["name"]), tokenizer)
+
+    if weights == "random":
+        vision["name"] = f"{about['name']}/random-{seed}"
+        return seeded(seed, build).eval()
+    return load_exactly(unfilled(build), shipped_state(), "tiny_clip.safetensors")
+
+
+@ENCODERS.register_module(name="tiny_clip_encoder")
+def tiny_clip_encoder(
+    weights: str = "pretrained", image_size: int | None = None, drop_path: float = 0.0, seed: int = 0
+) -> VisionTransformer:
+    """The image tower of the shipped tiny CLIP; arguments are those of `tiny_clip`."""
+    return tiny_clip(weights, image_size, drop_path, seed).visual  # type: ignore[return-value]
+
+
+def facts() -> dict[str, Any]:
+    """What the package data say about the tiny CLIP: shapes, words, how it was trained and what it knows."""
+    return json.loads(files("xmodal.assets").joinpath("tiny_clip.json").read_text())
+
+
+def shipped_state() -> State:
+    """The weights among the package data."""
+    with as_file(files("xmodal.assets").joinpath("tiny_clip.safetensors")) as path:
+        return read_state(path)
