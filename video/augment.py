@@ -33,7 +33,8 @@ class RandAugment:
         if not _STRING.fullmatch(config):
             raise ValueError(f"not a RandAugment string: {config!r}; write it like 'rand-m7-n4-mstd0.5-inc1'")
         self.config = config
-        self.policy = rand_augment_transform(config, {"img_mean": tuple(fill), "interpolation": Image.Resampling.BICUBIC})
+        options = {"img_mean": tuple(fill), "interpolation": Image.Resampling.BICUBIC}
+        self.policy = rand_augment_transform(config, options)
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Callable[[Any], Any]]]:
         """Draw the operations of a clip: their names, and functions from image to image."""

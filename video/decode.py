@@ -10,14 +10,14 @@ import importlib.metadata
 import importlib.util
 import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from video.sequential import Scan, Sequential, scan
 
 _NO_GUESSES = 1e-9  # share of frames that decord may fill with a neighbour before it must say so
 
@@ -66,7 +66,7 @@ class VideoFile:
         self.path = name or ("<bytes>" if is_bytes else str(self.source))
         _check_file(self.source, self.path)
         self._size: tuple[int, int] | None = None
-        self._backend = _open(self.source, self.path)
+        self._scan, self._backend = _open(self.source, self.path)
 
     @property
     def num_frames(self) -> int:
@@ -82,6 +82,11 @@ class VideoFile:
     def backend(self) -> str:
         """Who reads this file: `decord` or `pyav`."""
         return self._backend.name
+
+    @property
+    def codec(self) -> str:
+        """What the film is encoded with, as FFmpeg calls it."""
+        return self._scan.codec
 
     @property
     def size(self) -> tuple[int, int]:
@@ -128,7 +133,7 @@ class VideoFile:
                 raise _as_video_error(error, self.path, "pyav") from None
             reason = error
         try:
-            other = _PyAV(self.source)
+            other = Sequential(self.source, self._scan)
             frames = other.frames(unique)
         except Exception as error:  # PyAV raises FFmpegError (several kinds), ValueError and IndexError
             raise VideoError(self.path, f"{_words(reason)}; {_words(error)}", "decord, pyav") from None
@@ -174,29 +179,29 @@ def _check_file(source: str | bytes, path: str) -> None:
         raise VideoError(path, "is empty (0 bytes)", "file")
 
 
-def _open(source: str | bytes, path: str) -> _Backend:
+def _open(source: str | bytes, path: str) -> tuple[Scan, _Backend]:
     """Choose who reads: decord where random access is exact, PyAV otherwise."""
     try:
-        scan = _scan(source)
-        if scan.random_access:
-            reader = _decord_if_sound(source, scan)
+        found = scan(source)
+        if found.random_access:
+            reader = _decord_if_sound(source, found)
             if reader is not None:
-                return reader
-        return _PyAV(source, scan)
+                return found, reader
+        return found, Sequential(source, found)
     except ImportError:
         raise
     except Exception as error:  # PyAV raises FFmpegError (several kinds, some are OSError), ValueError and IndexError
         raise _as_video_error(error, path, "pyav") from None
 
 
-def _decord_if_sound(source: str | bytes, scan: "_Scan") -> "_Decord | None":
+def _decord_if_sound(source: str | bytes, found: Scan) -> "_Decord | None":
     try:
         reader = _Decord(source)
     except ImportError:
         raise
     except Exception:  # decord raises RuntimeError, AssertionError and its own; PyAV has the last word
         return None
-    return reader if reader.num_frames == scan.num_frames else None
+    return reader if reader.num_frames == found.num_frames else None
 
 
 def _as_video_error(error: Exception, path: str, backend: str) -> VideoError:
@@ -218,67 +223,6 @@ class _Closed:
         raise ValueError("this VideoFile is closed")
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """What the packets of a file say, without decoding any.
-
-    Args:
-        num_frames: frames shown.
-        fps: average rate.
-        hidden: frames that an edit list hides; decord counts and returns them.
-        leading: frames shown before the key frame that they follow in the file (open groups of pictures, common in
-            HEVC); a decoder that seeks to that key frame drops them, and decord then returns shifted frames.
-        broken_start: the first key frame has such frames, which nobody can decode.
-    """
-
-    num_frames: int
-    fps: float
-    hidden: int
-    leading: bool
-    broken_start: bool
-
-    @property
-    def random_access(self) -> bool:
-        """Whether seeking to key frames and counting from there finds the right frames."""
-        return not (self.hidden or self.leading)
-
-
-def _scan(source: str | bytes) -> _Scan:
-    shown = hidden = 0
-    key = first_key = None
-    leading = broken_start = False
-    with _film(source) as (container, stream):
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            hidden += packet.is_discard
-            shown += not packet.is_discard
-            if packet.is_keyframe:
-                key = packet.pts
-                first_key = key if first_key is None else first_key
-            elif key is not None and packet.pts is not None and packet.pts < key:
-                leading = True
-                broken_start |= key == first_key
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-    if shown == 0:
-        raise ValueError("no frames")
-    return _Scan(shown, fps, hidden, leading, broken_start)
-
-
-@contextmanager
-def _film(source: str | bytes) -> Iterator[tuple[Any, Any]]:
-    """Open with PyAV: the container and its first video stream, decoded by one thread."""
-    import av
-
-    av.logging.set_level(None)
-    with av.open(io.BytesIO(source) if isinstance(source, bytes) else source) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        yield container, stream
-
-
 class _Decord:
     """Random access by decord."""
 
@@ -292,43 +236,6 @@ class _Decord:
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         return self._reader.get_batch(indices).asnumpy()
-
-
-class _PyAV:
-    """Sequential decoding by PyAV: slower, right on every file; holds no handle between calls."""
-
-    name = "pyav"
-
-    def __init__(self, source: str | bytes, scan: _Scan | None = None) -> None:
-        self._source = source
-        scan = scan or _scan(source)
-        self.fps = scan.fps
-        self.num_frames = self._count() if scan.broken_start else scan.num_frames
-
-    def _count(self) -> int:
-        with _film(self._source) as (container, stream):
-            return sum(1 for _ in container.decode(stream))
-
-    def frames(self, indices: np.ndarray) -> np.ndarray:
-        wanted = {int(i): row for row, i in enumerate(indices)}
-        out: np.ndarray | None = None
-        last, number = max(wanted), -1
-        with _film(self._source) as (container, stream):
-            for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    image = _upright(frame)
-                    out = np.empty((len(wanted), *image.shape), np.uint8) if out is None else out
-                    out[wanted[number]] = image
-                if number == last:
-                    break
-        if out is None or number < last:
-            raise ValueError(f"frame {last} of {self.num_frames} cannot be decoded, only {number + 1} can")
-        return out
-
-
-def _upright(frame: Any) -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")  # (H, W, 3)
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
 
 
 @cache

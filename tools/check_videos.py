@@ -1,0 +1,125 @@
+"""Scan the films of a list: what can be read, what cannot and why.
+
+LIST is anything the configs take as `annotation` (list file, Kinetics CSV, Something-Something JSON, folder of
+classes), or a folder of films without classes, or one film. The report holds one entry a film; the clean list
+holds the readable films with absolute paths. Exit status 1 when a film is broken or missing.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", metavar="LIST", help="annotation, folder or film")
+    parser.add_argument("--root", help="folder of the films (default: where LIST lies)")
+    parser.add_argument("--format", default="auto", help="auto, list, kinetics, ssv2 or folders")
+    parser.add_argument("--classes", help="class file, where the annotation needs one")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (0: none)")
+    parser.add_argument("--report", help="write a JSON report here")
+    parser.add_argument("--clean", help="write a list of the readable films here")
+    parser.add_argument("--full", action="store_true", help="decode every frame, not the first, middle and last only")
+    return parser.parse_args(argv)
+
+
+def check(job: tuple[str, bool]) -> dict[str, Any]:
+    """What there is to say about one film."""
+    from video.decode import VideoError, VideoFile
+
+    path, full = job
+    try:
+        with VideoFile(path) as film:
+            last = film.num_frames - 1
+            for first in range(0, last + 1, 64) if full else ():
+                film.read(range(first, min(first + 64, last + 1)))
+            film.read([0, last // 2, last])
+            height, width = film.size
+            seconds = round(film.num_frames / film.fps, 2) if film.fps else None
+            return {
+                "frames": film.num_frames,
+                "fps": round(film.fps, 3),
+                "seconds": seconds,
+                "height": height,
+                "width": width,
+                "codec": film.codec,
+                "reader": film.backend,
+            }
+    except VideoError as error:
+        return {"broken": error.reason, "found_by": error.backend}
+
+
+def films_of(options: argparse.Namespace) -> tuple[list, list[str]]:
+    """The films to look at, and the ids of those that the annotation names and the root does not have."""
+    from video.listing import EXTENSIONS, NO_LABEL, Sample, films_below
+    from video.lists import read_listing
+
+    path = Path(options.list)
+    if path.is_file() and path.suffix.lower() in EXTENSIONS:
+        return [Sample(str(path), NO_LABEL, path.name)], []
+    loose = path.is_dir() and not any(films_below(folder) for folder in path.iterdir() if folder.is_dir())
+    if loose and options.format == "auto":
+        paths = sorted(p for found in films_below(path).values() for p in found)
+        return [Sample(p, NO_LABEL, os.path.relpath(p, path)) for p in paths], []
+    listing = read_listing(path, options.root, options.format, options.classes)
+    return listing.samples, listing.missing
+
+
+def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts over all films."""
+    good = [entry for entry in entries if "broken" not in entry]
+    lengths = sorted(entry["frames"] for entry in good)
+    return {
+        "films": len(entries),
+        "readable": len(good),
+        "broken": len(entries) - len(good),
+        "codecs": Counter(entry["codec"] for entry in good),
+        "readers": Counter(entry["reader"] for entry in good),
+        "sizes": Counter(f"{entry['width']}x{entry['height']}" for entry in good).most_common(10),
+        "frames": dict(zip(("least", "median", "most"), _spread(lengths), strict=False)),
+    }
+
+
+def _spread(values: list[int]) -> list[int]:
+    return [values[0], values[len(values) // 2], values[-1]] if values else []
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the films of a list; returns the exit status."""
+    options = arguments(argv)
+    from video.batch import CRASHED, over_films
+    from video.listing import write_list
+
+    try:
+        samples, missing = films_of(options)
+    except ValueError as error:
+        raise SystemExit(f"check_videos: {error}") from None
+    if options.clean and any(sample.label < 0 for sample in samples):
+        raise SystemExit("check_videos: --clean needs classes, and these films have none")
+    found: dict[str, dict[str, Any]] = {}
+    jobs = [(path, options.full) for path in dict.fromkeys(sample.path for sample in samples)]
+    for (path, _), result in over_films(check, jobs, options.workers, "checking"):
+        found[path] = result if result is not None else {"broken": CRASHED, "found_by": "process"}
+    entries = [{"path": s.path, "id": s.sample_id, "label": s.label, **found[s.path]} for s in samples]
+    report = {"list": options.list, "missing": missing, **summary(entries), "entries": entries}
+    if options.report:
+        Path(options.report).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if options.clean:
+        write_list(options.clean, [sample for sample in samples if "broken" not in found[sample.path]])
+    for entry in entries:
+        if "broken" in entry:
+            print(f"broken: {entry['path']}: {entry['broken']} [{entry['found_by']}]")
+    print(f"{report['readable']} of {report['films']} films can be read, {report['broken']} broken", end="")
+    print(f", {len(missing)} missing; codecs {dict(report['codecs'])}; frames {report['frames']}")
+    return 1 if report["broken"] or missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

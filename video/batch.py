@@ -1,0 +1,56 @@
+"""Doing one thing to many films at once, in processes, with a progress bar."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+CRASHED = "the decoder crashed on this file"
+
+
+def over_films(
+    function: Callable[[Item], Any], items: Iterable[Item], workers: int, title: str
+) -> Iterator[tuple[Item, Any]]:
+    """Call `function` on each item, `workers` at a time.
+
+    Args:
+        function: a function that can be pickled; it should not raise for a bad film.
+        items: what it is called on.
+        workers: processes; 0 works in this one.
+        title: of the progress bar, which a pipe does not get.
+
+    Returns:
+        (item, result) as they are done, result `None` for an item that crashed its process.
+    """
+    items = list(items)
+    with tqdm(total=len(items), desc=title, unit="film", disable=None) as bar:
+        done = ((item, function(item)) for item in items) if workers == 0 else _in_processes(function, items, workers)
+        for item, result in done:
+            bar.update()
+            yield item, result
+
+
+def _in_processes(function: Callable[[Item], Any], items: list[Item], workers: int) -> Iterator[tuple[Item, Any]]:
+    unfinished: list[Item] = []
+    with _pool(workers) as pool:
+        futures = {pool.submit(function, item): item for item in items}
+        for future in as_completed(futures):
+            if isinstance(future.exception(), BrokenProcessPool):
+                unfinished.append(futures[future])
+            else:
+                yield futures[future], future.result()
+    for item in unfinished:  # one of these killed its worker, and the others with it: find out which
+        with _pool(1) as pool:
+            alone: Future = pool.submit(function, item)
+            yield item, None if isinstance(alone.exception(), BrokenProcessPool) else alone.result()
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))

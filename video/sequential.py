@@ -1,0 +1,131 @@
+"""Films through PyAV: a look at the packets without decoding, and decoding from the start, right on every file."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the packets of a file say, without decoding any.
+
+    Args:
+        num_frames: frames shown.
+        fps: average rate.
+        codec: FFmpeg's name of it.
+        hidden: frames that an edit list hides; decord counts and returns them.
+        leading: frames shown before the key frame that they follow in the file (open groups of pictures, common in
+            HEVC); a decoder that seeks to that key frame drops them, and decord then returns shifted frames.
+        broken_start: the first key frame has such frames, which nobody can decode.
+    """
+
+    num_frames: int
+    fps: float
+    codec: str
+    hidden: int
+    leading: bool
+    broken_start: bool
+
+    @property
+    def random_access(self) -> bool:
+        """Whether seeking to key frames and counting from there finds the right frames."""
+        return not (self.hidden or self.leading)
+
+
+def scan(source: str | bytes) -> Scan:
+    """Read all packets of the first video stream and decode none."""
+    shown = hidden = 0
+    key = first_key = None
+    leading = broken_start = False
+    with open_film(source) as (container, stream):
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            hidden += packet.is_discard
+            shown += not packet.is_discard
+            if packet.is_keyframe:
+                key = packet.pts
+                first_key = key if first_key is None else first_key
+            elif key is not None and packet.pts is not None and packet.pts < key:
+                leading = True
+                broken_start |= key == first_key
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        codec = stream.codec_context.codec.canonical_name
+    if shown == 0:
+        raise ValueError("no frames")
+    return Scan(shown, fps, codec, hidden, leading, broken_start)
+
+
+@contextmanager
+def open_film(source: str | bytes) -> Iterator[tuple[Any, Any]]:
+    """Open with PyAV: the container and its first video stream, decoded by one thread."""
+    import av
+
+    av.logging.set_level(None)
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else source) as container:
+        if not container.streams.video:
+            raise ValueError("no video stream")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+class Sequential:
+    """Sequential decoding by PyAV: slower, right on every file; holds no handle between calls."""
+
+    name = "pyav"
+
+    def __init__(self, source: str | bytes, found: Scan | None = None) -> None:
+        self._source = source
+        found = found or scan(source)
+        self.fps = found.fps
+        self.num_frames = self._count() if found.broken_start else found.num_frames
+
+    def _count(self) -> int:
+        with open_film(self._source) as (container, stream):
+            return sum(1 for _ in container.decode(stream))
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        """Frames (T, H, W, 3) at distinct indices."""
+        wanted = {int(i): row for row, i in enumerate(indices)}
+        out: np.ndarray | None = None
+        last, number = max(wanted), -1
+        with open_film(self._source) as (container, stream):
+            for number, frame in enumerate(container.decode(stream)):
+                if number in wanted:
+                    image = _upright(frame)
+                    out = np.empty((len(wanted), *image.shape), np.uint8) if out is None else out
+                    out[wanted[number]] = image
+                if number == last:
+                    break
+        if out is None or number < last:
+            raise ValueError(f"frame {last} of {self.num_frames} cannot be decoded, only {number + 1} can")
+        return out
+
+
+def _upright(frame: Any) -> np.ndarray:
+    image = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+
+
+def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:
+    """All frames of a film in order.
+
+    Yields:
+        (H, W, 3) uint8 RGB, upright; seconds since the first frame; average rate of the film.
+
+    Raises:
+        Exception: several kinds, FFmpeg's among them, at the frame that cannot be decoded.
+    """
+    with open_film(source) as (container, stream):
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        start: float | None = None
+        for number, frame in enumerate(container.decode(stream)):
+            time = float(number / rate) if frame.time is None else frame.time
+            start = time if start is None else start
+            yield _upright(frame), time - start, rate
