@@ -39,7 +39,7 @@ def tiny_clip(
 
     def build() -> CLIP:
         tokenizer = WordTokenizer(about["vocab"], about["text"]["context_length"])
-        return CLIP(VisionTransformer(**vision), TextTransformer(**about["text"], name=about["name"]), tokenizer)
+        return CLIP(VisionTransformer(**vision), TextTransformer(**about["text"]), tokenizer)
 
     if weights == "random":
         vision["name"] = f"{about['name']}/random-{seed}"
