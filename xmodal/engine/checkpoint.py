@@ -143,7 +143,13 @@ def random_state() -> dict[str, Any]:
     version, internal, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(gauss)],
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ],
         "python": [version, list(internal), gauss_next],
     }
     if torch.cuda.is_available():
@@ -196,7 +202,11 @@ def resume(runner: Any, path: str | Path) -> None:
     if "optimizer" not in checkpoint:
         raise ValueError(f"{path} holds weights only; resume from {LAST}")
     check_encoder(runner.model, meta, str(path))
-    here = {"seed": runner.seed, "samples": len(loop.dataloader.dataset), "global_batch": loop.batch * runner.world_size}
+    here = {
+        "seed": runner.seed,
+        "samples": len(loop.dataloader.dataset),
+        "global_batch": loop.batch * runner.world_size,
+    }
     for key, value in here.items():
         if meta[key] != value:
             raise ValueError(f"cannot go on from {path}: {key} was {meta[key]} and is {value} now")
@@ -283,12 +293,11 @@ class CheckpointHook(Hook):
         checkpoint = pack(runner, step, validated)
         checkpoint["meta"]["best"] = self.best_value
         if weights_only:
-            for key in ("optimizer", "schedules", "random"):
-                checkpoint.pop(key)
+            for key in ("optimizer", "schedules", "random", "report", "progress"):
+                checkpoint.pop(key, None)
         if runner.rank == 0:
             write(Path(runner.work_dir) / name, checkpoint)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Remember the best value so far."""
         self.best_value = checkpoint["meta"].get("best")
-

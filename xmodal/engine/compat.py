@@ -1,10 +1,12 @@
 """Every bend of mmengine 0.10.7, each with its reason. tests/engine/test_compat.py says when one is no longer needed."""
 
+import itertools
 import os
 import socket
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mmengine
@@ -22,6 +24,7 @@ from xmodal.engine import checkpoint as checkpoints
 from xmodal.engine.schedule import SCHEDULES, Schedule
 from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, resolve
 
+RUNS = itertools.count(1)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -82,7 +85,9 @@ class OptimWrapper(StockOptimWrapper):
         accumulative_counts: refused; `train_cfg.batch_split` is what does this here.
     """
 
-    def __init__(self, optimizer: Any, clip_grad: dict | None = None, amp: str | None = None, accumulative_counts: int = 1):
+    def __init__(
+        self, optimizer: Any, clip_grad: dict | None = None, amp: str | None = None, accumulative_counts: int = 1
+    ):
         if accumulative_counts != 1:
             raise ValueError(
                 f"accumulative_counts={accumulative_counts}: here an iteration is an optimizer step; give the whole "
@@ -173,6 +178,9 @@ class Runner(StockRunner):
     def __init__(self, *args: Any, **kwargs: Any):
         self.stop_requested = False
         self.training = False
+        # Why: runners that start within one second share logger and visualizer by name. Until: names are not timestamps
+        name = kwargs.get("experiment_name") or Path(getattr(kwargs.get("cfg"), "filename", None) or "run").stem
+        kwargs["experiment_name"] = f"{name}_{next(RUNS)}"
         super().__init__(*args, **kwargs)
 
     @property
@@ -235,7 +243,11 @@ class Runner(StockRunner):
                 kind = resolve(kind, SCHEDULES)
             if isinstance(kind, type) and issubclass(kind, Schedule):
                 loop = self.train_loop
-                given = {"total_steps": loop.max_iters, "epoch_length": loop.steps_per_epoch, "optimizer": optim_wrapper}
+                given = {
+                    "total_steps": loop.max_iters,
+                    "epoch_length": loop.steps_per_epoch,
+                    "optimizer": optim_wrapper,
+                }
                 built.append(build({**cfg, "type": kind}, SCHEDULES, **given))
             else:
                 built += super()._build_param_scheduler(cfg, optim_wrapper)

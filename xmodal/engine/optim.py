@@ -78,7 +78,9 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
     for group in groups:
         size = sum(p.numel() for p in group["params"])
         rate = group.get("initial_lr", group["lr"])
-        rows.append((group["name"], f"{rate:.3g}", f"{group['weight_decay']:g}", str(len(group["params"])), f"{size:,}"))
+        rows.append(
+            (group["name"], f"{rate:.3g}", f"{group['weight_decay']:g}", str(len(group["params"])), f"{size:,}")
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [[row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)] for row in rows]
     return "\n".join("  ".join(line) for line in lines)

@@ -33,6 +33,10 @@ class Means:
             value = value.detach().float() if isinstance(value, torch.Tensor) else float(value)
             self.sums[key] = self.sums.get(key, 0.0) + weight * value
 
+    def state(self) -> list:
+        """Sums, count and weight as plain numbers."""
+        return [{k: float(v) for k, v in self.sums.items()}, self.count, self.weight]
+
     def look(self) -> dict[str, float]:
         """Means over the samples, and over the processes."""
         if not self.count:
@@ -63,6 +67,8 @@ class ProgressHook(Hook):
     def __init__(self, interval: int = 50):
         self.interval = interval
         self.bar: tqdm | None = None
+        self.saved: list | None = None
+        self.segment = Means()
         self.terminal = sys.stderr.isatty()
 
     def open(self, runner: Any, text: str, total: int, done: int = 0) -> None:
@@ -85,6 +91,9 @@ class ProgressHook(Hook):
         loop = runner.train_loop
         self.text = f"epoch {loop.epoch + 1}/{loop.max_epochs}" if not loop.by_steps else "step"
         self.segment, self.window = Means(), Means()
+        if self.saved and self.saved[0] == runner.iter:  # resumed in the middle of this epoch
+            self.segment.sums, self.segment.count, self.segment.weight = self.saved[1]
+        self.saved = None
         self.samples, self.data_time, self.shown = 0, 0.0, 0
         done = loop.iter if loop.by_steps else loop.iter % loop.steps_per_epoch
         self.open(runner, self.text, loop.max_iters if loop.by_steps else loop.steps_per_epoch, done)
@@ -133,7 +142,11 @@ class ProgressHook(Hook):
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
         elif runner.rank == 0:
-            at = f"{(step - 1) % loop.steps_per_epoch + 1}/{loop.steps_per_epoch}" if not loop.by_steps else f"{step}/{loop.max_iters}"
+            at = (
+                f"{(step - 1) % loop.steps_per_epoch + 1}/{loop.steps_per_epoch}"
+                if not loop.by_steps
+                else f"{step}/{loop.max_iters}"
+            )
             runner.logger.info(f"{self.text} {'step ' if not loop.by_steps else ''}{at}  {text}")
         self.window, self.window_start, self.samples, self.data_time = Means(), now, 0, 0.0
 
@@ -184,6 +197,16 @@ class ProgressHook(Hook):
     def after_test_epoch(self, runner: Any, metrics: Any = None) -> None:
         """Show the metrics."""
         self._after_eval(runner, runner.test_loop, metrics)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep the sums of an unfinished epoch."""
+        loop, step = runner.train_loop, checkpoint["meta"]["step"]
+        if step % loop.steps_per_epoch and not (loop.by_steps and step % loop.val_interval == 0):
+            checkpoint["progress"] = [step, self.segment.state()]
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Go on with the sums."""
+        self.saved = checkpoint.get("progress")
 
     def on_interrupt(self, runner: Any) -> None:
         """Leave the terminal tidy."""

@@ -16,7 +16,18 @@ import xmodal
 from xmodal.engine.checkpoint import bare
 from xmodal.registry import HOOKS
 
-PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "mmengine-lite", "mmengine", "decord2", "decord", "av", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "mmengine-lite",
+    "mmengine",
+    "decord2",
+    "decord",
+    "av",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str]:
@@ -79,15 +90,16 @@ class ReportHook(Hook):
             "status": "running", "step": 0, "seconds": 0.0, "history": [], "epochs": [], "best": {}, "skipped": [],
         }  # fmt: skip
 
-    def before_train(self, runner: Any) -> None:
-        """When resuming, keep what belongs to the steps before."""
-        path = Path(runner.work_dir) / self.filename
-        if not runner.iter or not path.exists():
-            return
-        old = json.loads(path.read_text())
-        for key in ("history", "epochs"):
-            self.report[key] = [entry for entry in old.get(key, []) if entry["step"] <= runner.iter]
-        self.report.update({key: old[key] for key in ("best", "skipped", "started") if key in old})
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Let the report travel with the run: resumed anywhere, its curves have neither gap nor overlap."""
+        self.report["step"] = checkpoint["meta"]["step"]
+        self.report["seconds"] = round(self.before + time.time() - self.start, 1)
+        checkpoint["report"] = json.dumps(self.report)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Go on with the report of the checkpoint."""
+        old = json.loads(checkpoint.get("report", "{}"))
+        self.report.update({k: old[k] for k in ("history", "epochs", "best", "skipped", "started") if k in old})
         self.before = old.get("seconds", 0.0)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
