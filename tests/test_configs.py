@@ -1,0 +1,65 @@
+"""Every config parses, builds all its parts and says what it is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from xmodal.engine.config import load_config
+from xmodal.registry import MODELS, build
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if "_base_" not in p.parts and p.stem != "__init__")
+WEIGHT_KEYS = ("pretrained", "weights", "path")
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def random_weights(cfg):
+    """Ask for random weights instead of files that are not here."""
+    encoder = cfg.model.get("encoder")
+    if isinstance(encoder, dict):
+        for key in WEIGHT_KEYS:
+            if key in encoder:
+                encoder[key] = "random"
+    return cfg
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "video"], ids=name)
+def test_video_config_builds(path):
+    cfg = random_weights(load_config(path))
+    with torch.device("meta"):
+        model = build(cfg.model, MODELS)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    assert 0 < trained <= total
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert train.num_frames == val.num_frames
+    assert cfg.get("param_scheduler") is not None
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_header_says_what_it_is(path):
+    text = path.read_text()
+    for word in ("Command:", "Measured here:"):
+        assert word in text.split('"""')[1], f"{name(path)}: the docstring lacks {word!r}"
+    assert f"configs/{path.relative_to(ROOT / 'configs')}" in text, "the command names another config"
+
+
+def test_published_counts():
+    cfg = random_weights(load_config(ROOT / "configs/video/st-adapter_vit-b16-clip_8x16_k400.py"))
+    with torch.device("meta"):
+        model = build(cfg.model, MODELS)
+    state = model.state_dict()
+    saved = sum(state[k].numel() for k in model.saved_keys())
+    assert saved == 7_417_744  # 12 adapters and the head
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 7_417_744 - 592_512  # the last one is dead
+    assert saved * 4 < 35e6  # bytes of a checkpoint without the optimizer
+
+
+def test_a_leaf_never_inherits_a_leaf():
+    for path in CONFIGS:
+        assert "from .." not in path.read_text().replace("from .._base_", ""), name(path)
+        assert "\n    from .s" not in path.read_text(), name(path)
