@@ -1,0 +1,181 @@
+"""Prompt methods over CLIP: official keys onto the product's heads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.parity.core import Case, builder, grad_norms, load_mapped
+from tests.parity.fill import fill_array, fill_input
+from xmodal.encoders.clip import CLIP
+from xmodal.encoders.text import TextTransformer
+from xmodal.encoders.vit import VisionTransformer
+from xmodal.encoders.weights import from_clip_state
+from xmodal.heads.cocoop import CoCoOpHead
+from xmodal.heads.coop import CoOpHead
+from xmodal.heads.dplclip import DPLCLIPHead
+from xmodal.heads.text_side import PromptIds, TextSide
+
+OWN = ("prompt_learner.", "network.", "image_encoder.")
+
+
+def clip_of(case: Case) -> CLIP:
+    """The case's frozen CLIP."""
+    a = case.arch
+    shapes = {k: v for k, v in case.json["state"].items() if not k.startswith(OWN)}
+    eps, ratio = a.get("layernorm_eps", 1e-5), a.get("mlp_ratio", 4)
+    visual = VisionTransformer(
+        image_size=a["image_resolution"],
+        patch_size=a["patch_size"],
+        dim=a["vision_width"],
+        depth=a["vision_layers"],
+        num_heads=vision_heads(a),
+        mlp_ratio=ratio,
+        act="quick_gelu",
+        pre_norm=True,
+        patch_bias=False,
+        norm_eps=eps,
+        out_dim=a["embed_dim"],
+    )
+    text = TextTransformer(
+        a["vocab_size"],
+        a["context_length"],
+        a["text_width"],
+        a["text_layers"],
+        a["text_heads"],
+        a["embed_dim"],
+        mlp_ratio=ratio,
+        norm_eps=eps,
+    )
+    clip = CLIP(visual, text)
+    load_mapped(clip, from_clip_state(case.state(shapes)))
+    return clip.requires_grad_(False).eval()
+
+
+def vision_heads(arch: Mapping[str, Any]) -> int:
+    """A number, or width // 64 (at least one)."""
+    heads = arch.get("vision_heads")
+    return heads if isinstance(heads, int) else max(1, arch["vision_width"] // 64)
+
+
+def class_names(count: int) -> list[str]:
+    """Names that no case uses."""
+    return [f"class {i}" for i in range(count)]
+
+
+def prompt_ids(tokens: Any, n_ctx: int, name_lens: Any = None) -> PromptIds:
+    """The case's token ids."""
+    ids = torch.tensor(tokens)
+    return PromptIds(ids, n_ctx, list(name_lens) if name_lens is not None else [1] * len(ids))
+
+
+def fill_own(module: nn.Module, case: Case, names: Mapping[str, str], shapes: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Load filled tensors {official key: our key} into a head; {official key: its parameter}."""
+    parameters = dict(module.named_parameters())
+    assert set(names.values()) == set(parameters), set(names.values()) ^ set(parameters)
+    for key, ours in names.items():
+        parameters[ours].data.copy_(torch.from_numpy(np.array(fill_array(key, shapes[key], case.seed))))
+    return {key: parameters[ours] for key, ours in names.items()}
+
+
+def cotangent_loss(case: Case, logits: Tensor) -> Tensor:
+    """sum(logits * cotangent)."""
+    return (logits * case.cotangent(logits.shape)).sum()
+
+
+@builder("coop")
+def coop_case(case: Case) -> dict[str, Any]:
+    """Logits, text features and gradients of every variant, and zero-shot CLIP."""
+    clip, key, out = clip_of(case), "prompt_learner.ctx", {}
+    feature = clip.encode_image(case.input("image"))
+    for tag, v in case.json["variants"].items():
+        from_words = "embeddings" in str(v.get("ctx", ""))
+        head = CoOpHead(
+            clip.out_dim,
+            class_names(len(v["tokens"])),
+            clip,
+            position=v["class_token_position"],
+            class_specific=v["csc"],
+            init_words="" if from_words else None,
+            prompt_ids=prompt_ids(v["tokens"], v["n_ctx"], v["name_lens"]),
+        )
+        if not from_words:
+            fill_own(head, case, {key: "ctx"}, {key: v["ctx_shape"]})
+        assert list(head.ctx.shape) == list(v["ctx_shape"])
+        logits = head(feature)
+        out |= grad_norms(cotangent_loss(case, logits), {key: head.ctx}, f"grad:{tag}.")
+        with torch.no_grad():
+            text = nn.functional.normalize(head.text_features(), dim=-1)
+        out |= {f"{tag}.logits": logits.detach().numpy(), f"{tag}.text_features": text.numpy()}
+        if from_words and (v["class_token_position"] == "end" or "zeroshot.logits" not in out):
+            side = TextSide(clip)
+            plain = side.logits(feature, side.encode_ids(torch.tensor(v["tokens"])))
+            out["zeroshot.logits"] = plain.numpy()
+    return out
+
+
+@builder("cocoop")
+def cocoop_case(case: Case) -> dict[str, Any]:
+    """Logits, image features, shifts, training loss and gradients."""
+    clip, tokens = clip_of(case), case.json["inputs"]["tokens"]
+    head = CoCoOpHead(clip.out_dim, class_names(len(tokens)), clip, prompt_ids=prompt_ids(tokens, case.arch["n_ctx"]))
+    shapes = {k: v for k, v in case.json["state"].items() if k.startswith(OWN)}
+    tensors = fill_own(head, case, {k: k.removeprefix("prompt_learner.") for k in shapes}, shapes)
+    feature = clip.encode_image(case.input("image"))
+    logits = head(feature)
+    loss = head.loss(feature, torch.tensor(case.json["inputs"]["label"]))["loss"]
+    out = {
+        "logits": logits,
+        "image_features": nn.functional.normalize(feature, dim=-1),
+        "meta_bias": head.shift(feature),
+        "train_loss": loss,
+    }
+    grads = grad_norms(cotangent_loss(case, logits), tensors)
+    return {k: v.detach().numpy() for k, v in out.items()} | grads
+
+
+@builder("dplclip")
+def dplclip_case(case: Case) -> dict[str, Any]:
+    """Predictions of a batch and of half of it, three updates of the released loss, zero-shot probabilities."""
+    a, i, clip = case.arch, case.json["inputs"], clip_of(case)
+    head = DPLCLIPHead(
+        clip.out_dim,
+        class_names(a["n_classes"]),
+        clip,
+        width=a["mlp_width"],
+        depth=a["mlp_depth"],
+        dropout=a["mlp_dropout"],
+        official=True,
+        prompt_ids=prompt_ids(i["prompt_tokens"], a["num_domain_tokens"]),
+    ).eval()
+    shapes = {k: v for k, v in case.json["state"].items() if k.startswith(OWN)}
+    tensors = fill_own(head, case, {k: k for k in shapes}, shapes)
+    feature = clip.encode_image(case.input("image"))
+    logits = head(feature)
+    grads = grad_norms(cotangent_loss(case, logits), tensors)
+    half = feature[: len(feature) // 2]
+    zero_shot = head.text.logits(feature, head.text.encode_ids(torch.tensor(i["zeroshot_tokens"]))).softmax(-1)
+    out = {"predict_logits": logits, "predict_logits_first_half": head(half), "zeroshot_probs": zero_shot}
+    out |= {"train_losses": torch.stack(dpl_updates(case, clip, head)), "predict_logits_after_3_steps": head(feature)}
+    out |= {f"norm_after:{k}": t.norm() for k, t in tensors.items()}
+    return {k: v.detach().numpy() for k, v in out.items()} | grads
+
+
+def dpl_updates(case: Case, clip: CLIP, head: DPLCLIPHead) -> list[Tensor]:
+    """Losses of as many consecutive updates on the same minibatches as the case recorded."""
+    a, shape = case.arch, case.json["inputs"]["image"]
+    domains = range(a["n_train_domains"])
+    images = [torch.from_numpy(fill_input(f"train_image_{d}", tuple(shape), case.seed)) for d in domains]
+    features = [clip.encode_image(x) for x in images]
+    labels = [(torch.arange(shape[0]) + d) % a["n_classes"] for d in domains]
+    optimizer = torch.optim.SGD(head.parameters(), lr=a["lr"], momentum=a["momentum"])
+    losses = []
+    for _ in range(len(case.expected.get("train_losses", range(3)))):
+        loss = head.loss_over_domains(features, labels)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses

@@ -1,0 +1,92 @@
+"""CoCoOp: a context that each image shifts.
+
+Paper: Conditional Prompt Learning for Vision-Language Models (arXiv 2203.05557).
+M*W + D*(D//16) + D//16 + (D//16)*W + W weights.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.heads.base import ScoringHead, unit
+from xmodal.heads.text_side import PromptIds, PromptTokens, TextSide, make_prompt_ids
+from xmodal.registry import HEADS, method
+
+
+@method(
+    HEADS,
+    "cocoop",
+    slot="head",
+    paper="Conditional Prompt Learning for Vision-Language Models, arXiv 2203.05557",
+    params="M*W + D*(D//16) + D//16 + (D//16)*W + W",
+    parity=("cocoop",),
+)
+class CoCoOpHead(ScoringHead):
+    """Scaled cosines to the features of [context + shift(image)][class name]; B * K prompts a batch.
+
+    Paper: arXiv 2203.05557.
+    At start: not the identity (the shift is a fresh network), even with `init_words`.
+    Trains: `ctx` (M, W) and `meta_net`.
+
+    Args:
+        in_dim: D.
+        class_names: names of the K classes.
+        clip: a `CLIP` or its config; its text tower stays frozen.
+        n_ctx: M, where no words are given.
+        init_words: initial context; sets M.
+        chunk: prompts per pass of the text tower, recomputed in the backward pass; None for all B * K at once.
+        truncate: cut sequences to the longest prompt.
+        logit_scale: another scale than that of `clip`.
+        official: words of `init_words` are counted at the spaces, as in the released code.
+        prompt_ids: finished token ids in place of tokenized class names.
+
+    Raises:
+        ValueError: features narrower than 16, a class name that is too long, no tokenizer.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        class_names: Sequence[str],
+        clip: Any,
+        n_ctx: int = 4,
+        init_words: str | None = None,
+        chunk: int | None = None,
+        truncate: bool = True,
+        logit_scale: float | None = None,
+        official: bool = False,
+        prompt_ids: PromptIds | None = None,
+    ):
+        super().__init__(class_names)
+        if in_dim < 16:
+            raise ValueError(
+                f"features of width {in_dim}: the shift's hidden layer is in_dim // 16 wide, so at least 16"
+            )
+        self.text = TextSide(clip, logit_scale, chunk, truncate)
+        if prompt_ids is None:
+            prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx, init_words, official)
+        self.prompts = PromptTokens(self.text.tower, prompt_ids)
+        n, width = self.prompts.words.shape
+        self.ctx = nn.Parameter(torch.empty(n, width))
+        nn.init.normal_(self.ctx, std=0.02)
+        if init_words is not None:
+            self.ctx.data.copy_(self.prompts.words)
+        hidden = in_dim // 16
+        layers = [("linear1", nn.Linear(in_dim, hidden)), ("relu", nn.ReLU()), ("linear2", nn.Linear(hidden, width))]
+        self.meta_net = nn.Sequential(OrderedDict(layers))
+
+    def shift(self, feature: Tensor) -> Tensor:
+        """What each image adds to every context vector, (B, W)."""
+        return self.meta_net(unit(feature))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map image features (B, D), normalised or not, to logits (B, K)."""
+        count, device = len(feature), feature.device
+        ctx = self.ctx + self.shift(feature)[:, None]  # (B, M, W)
+        image = torch.arange(count, device=device).repeat_interleave(self.num_classes)  # (B*K,)
+        classes = torch.arange(self.num_classes, device=device).repeat(count)
+        text = self.text.encode(self.prompts, ctx, image, classes)
+        return self.text.logits(feature, text.unflatten(0, (count, self.num_classes)))

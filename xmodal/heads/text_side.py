@@ -1,0 +1,267 @@
+"""The text side of a CLIP head: a frozen tower, its tokenizer, and class prompts with a gap for learned context.
+
+Papers: CLIP (arXiv 2103.00020), CoOp (2109.01134).
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xmodal.encoders.frozen import freeze
+from xmodal.heads.base import ScoringHead, unit
+from xmodal.registry import ENCODERS, build
+
+POSITIONS = ("end", "middle", "front")
+PLACEHOLDER = "X"
+
+
+class TextSide(nn.Module):
+    """A frozen text tower that a head uses: it moves with the model, and is neither trained, saved nor counted.
+
+    Args:
+        clip: a `CLIP` or its config; only its text tower, tokenizer, scale and bias are kept.
+        logit_scale: another scale of the similarities than that of `clip`.
+        chunk: prompts per forward pass of the tower, recomputed in the backward pass; None runs all at once and keeps
+            their activations.
+        truncate: cut sequences to the longest prompt (exact in a causal tower).
+    """
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, clip: Any, logit_scale: float | None = None, chunk: int | None = None, truncate: bool = True):
+        super().__init__()
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk}: give at least 1 prompt per pass, or None for all at once")
+        clip = build(clip, ENCODERS)
+        self.known = (freeze(clip.text),)  # in a tuple: known, not owned
+        self.tokenizer = clip.tokenizer
+        self.chunk, self.truncate = chunk, truncate
+        scale = clip.logit_scale.detach().exp() if logit_scale is None else torch.tensor(float(logit_scale))
+        bias = torch.zeros(()) if clip.logit_bias is None else clip.logit_bias.detach()
+        self.register_buffer("scale", scale.clone(), persistent=False)
+        self.register_buffer("bias", bias.clone(), persistent=False)
+
+    @property
+    def tower(self) -> Any:
+        """The text tower."""
+        return self.known[0]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "TextSide":
+        self.tower._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def encode(self, prompts: "PromptTokens", ctx: Tensor, which: Tensor | None, classes: Tensor) -> Tensor:
+        """Features (R, D), not normalised, of R spliced prompts.
+
+        Args:
+            prompts: the classes' tokens.
+            ctx: one context (n, W), or several (G, n, W).
+            which: (R,), the context of each prompt; None when there is one for all.
+            classes: (R,), the class of each prompt.
+        """
+
+        def run(ctx: Tensor, which: Tensor | None, classes: Tensor) -> Tensor:
+            x, end = prompts.splice(ctx if which is None else ctx[which], classes), prompts.end[classes]
+            return self.tower.encode_embedded(x, end, truncate=self.truncate)
+
+        if self.chunk is None or len(classes) <= self.chunk:
+            return run(ctx, which, classes)
+        parts = classes.split(self.chunk)
+        groups = [None] * len(parts) if which is None else which.split(self.chunk)
+        step = lambda *a: checkpoint(run, *a, use_reentrant=False) if torch.is_grad_enabled() else run(*a)  # noqa: E731
+        return torch.cat([step(ctx, g, p) for g, p in zip(groups, parts, strict=True)])
+
+    @torch.no_grad()
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Normalised features (K, D) of token ids (K, L)."""
+        return unit(torch.cat([self.tower(part) for part in ids.to(self.scale.device).split(self.chunk or 256)]))
+
+    def encode_templates(
+        self, class_names: Sequence[str], templates: Sequence[str] | Sequence[Sequence[str]]
+    ) -> Tensor:
+        """Classifier weights (K, D): per class the mean of its sentences' unit features, normalised again.
+
+        Args:
+            class_names: K names.
+            templates: sentences with one `{}` for all classes, or one list of finished sentences a class.
+
+        Raises:
+            ValueError: a template without `{}`.
+        """
+        weights = []
+        for i, name in enumerate(class_names):
+            own = templates[i] if not isinstance(templates[0], str) else [fill(t, name) for t in templates]
+            weights.append(self.encode_ids(self.need_tokenizer()(own)).mean(0))
+        return unit(torch.stack(weights))
+
+    def need_tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            ValueError: the CLIP came without one.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this CLIP has no tokenizer: set `clip.tokenizer`, or give `prompt_ids` to the head")
+        return self.tokenizer
+
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """Scaled cosines (B, K) of features (B, D) and (K, D), or of (B, D) and (B, K, D)."""
+        image, text = unit(image), unit(text)
+        if text.ndim == 3:
+            return self.scale * (image[:, None] @ text.mT)[:, 0] + self.bias
+        return self.scale * image @ text.t() + self.bias
+
+
+def fill(template: str, name: str) -> str:
+    """A template with the class name in its place.
+
+    Raises:
+        ValueError: no `{}` in the template.
+    """
+    if "{}" not in template:
+        raise ValueError(f"template {template!r} has no place {{}} for the class name")
+    return template.format(name.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """Token ids of the classes' prompts.
+
+    Args:
+        ids: (K, L): start, n context tokens (placeholders or words), the class name, `.`, end, zeros.
+        n_ctx: n.
+        name_lens: tokens of each bare class name.
+    """
+
+    ids: Tensor
+    n_ctx: int
+    name_lens: list[int]
+
+
+def make_prompt_ids(
+    tokenizer: Any, class_names: Sequence[str], n_ctx: int, words: str | None = None, official: bool = False
+) -> PromptIds:
+    """Tokenize the classes' prompts.
+
+    Args:
+        tokenizer: of the text tower.
+        class_names: K names; `_` counts as a space.
+        n_ctx: context tokens, where no words are given.
+        words: words that stand in the context's place; their number of tokens becomes n.
+        official: n is the number of space-separated words, as in the released code, even where they make more tokens.
+
+    Raises:
+        ValueError: a class name that does not fit behind the context, or no context at all.
+    """
+    words = None if words is None else words.replace("_", " ")
+    middle = tokenizer.encode(words) if words is not None else tokenizer.encode(PLACEHOLDER) * n_ctx
+    n = len(middle)
+    if words is not None and n != len(words.split()):
+        n = len(words.split()) if official else n
+        warnings.warn(
+            f"{words!r} has {len(words.split())} words and makes {len(middle)} tokens; the context has {n} vectors",
+            stacklevel=2,
+        )
+    if n < 1:
+        raise ValueError(f"a context needs at least 1 vector, got n_ctx={n_ctx}, init_words={words!r}")
+    names = [name.replace("_", " ") for name in class_names]
+    ids = torch.zeros(len(names), tokenizer.context_length, dtype=torch.long)
+    for row, name in zip(ids, names, strict=True):
+        line = [tokenizer.sot, *middle, *tokenizer.encode(f"{name}."), tokenizer.eot]
+        if len(line) > len(row):
+            raise ValueError(
+                f"the prompt of class {name!r} makes {len(line)} tokens, at most {len(row)} fit: shorten the name or "
+                "n_ctx"
+            )
+        row[: len(line)] = torch.tensor(line)
+    return PromptIds(ids, n, [len(tokenizer.encode(name)) for name in names])
+
+
+class PromptTokens(nn.Module):
+    """Token embeddings of K class prompts with a gap for n context vectors.
+
+    Args:
+        tower: the text tower whose table is looked up.
+        prompt: ids of the prompts.
+        position: where the class name stands: `end` (behind the context), `middle` (behind its first n // 2 vectors) or
+            `front`.
+
+    Raises:
+        ValueError: an unknown position.
+    """
+
+    prefix: Tensor
+    suffix: Tensor
+    end: Tensor
+    order: Tensor | None
+
+    def __init__(self, tower: Any, prompt: PromptIds, position: str = "end"):
+        super().__init__()
+        if position not in POSITIONS:
+            raise ValueError(f"position {position!r}: choose one of {', '.join(POSITIONS)}")
+        n = prompt.n_ctx
+        with torch.no_grad():
+            x = tower.embed(prompt.ids.to(tower.token_embedding.weight.device))  # (K, L, W)
+        self.words = x[0, 1 : 1 + n].clone()
+        self.register_buffer("prefix", x[:, :1].clone(), persistent=False)
+        self.register_buffer("suffix", x[:, 1 + n :].clone(), persistent=False)
+        self.register_buffer("end", tower.end(prompt.ids).to(x.device), persistent=False)
+        order = None if position == "end" else reorder(n, prompt.name_lens, x.shape[1], position).to(x.device)
+        self.register_buffer("order", order, persistent=False)
+
+    def splice(self, ctx: Tensor, classes: Tensor) -> Tensor:
+        """Token embeddings (R, L, W) of the prompts of `classes` (R,) with contexts (n, W) or (R, n, W)."""
+        ctx = ctx.expand(len(classes), -1, -1).to(self.prefix.dtype)
+        x = torch.cat([self.prefix[classes], ctx, self.suffix[classes]], dim=1)
+        if self.order is None:
+            return x
+        return x.gather(1, self.order[classes][..., None].expand_as(x))
+
+
+def reorder(n: int, name_lens: Sequence[int], length: int, position: str) -> Tensor:
+    """For each place of a prompt (K, L) the place it is read from when the name stands behind the context."""
+    first = 1 + (n // 2 if position == "middle" else 0)
+    rows = []
+    for name in name_lens:
+        ahead, behind = list(range(first)), list(range(first, 1 + n))
+        rows.append([*ahead, *range(1 + n, 1 + n + name), *behind, *range(1 + n + name, length)])
+    return torch.tensor(rows)
+
+
+class PromptHead(ScoringHead):
+    """A head that makes its classifier weights out of prompts.
+
+    Without gradients the features of the text tower are kept until a weight of the head changes.
+    """
+
+    text: TextSide
+
+    def text_features(self) -> Tensor:
+        """Features (K, D) of the classes, not normalised."""
+        raise NotImplementedError
+
+    def kept_text_features(self) -> Tensor:
+        """`text_features`, computed again only when gradients are wanted or a weight has changed."""
+        if torch.is_grad_enabled():
+            self._kept = None
+            return self.text_features()
+        state = [(p._version, p.device, p.dtype) for p in self.parameters()]
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[0] != state:
+            self._kept = kept = (state, self.text_features())
+        return kept[1]
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map image features (B, D), normalised or not, to logits (B, K)."""
+        return self.text.logits(feature, self.kept_text_features())
+
+    @property
+    def every_class(self) -> Tensor:
+        """Indices (K,) of all classes on the tower's device."""
+        return torch.arange(self.num_classes, device=self.text.scale.device)
