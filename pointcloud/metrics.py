@@ -1,0 +1,178 @@
+"""Figures of merit on point clouds, with the definitions of the official evaluators written down; percent in reports.
+
+- Overall accuracy (OA) counts clouds or points; mean class accuracy (mAcc) averages over classes.
+- IoU of a class = intersection / (union + 1e-10), both summed over all scenes; mIoU averages over ALL classes, so that a
+  class absent everywhere counts 0, as in the evaluators of S3DIS and ScanNet. `miou_present` leaves absent classes out.
+- AP: see `pointcloud/detection_ap.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+
+from pointcloud.detection_ap import evaluate_detections
+from xmodal.metrics import gather
+from xmodal.registry import METRICS
+
+
+class SegmentationTally:
+    """A confusion matrix of points, from which every segmentation figure follows.
+
+    Args:
+        num_classes: K.
+        ignore_label: points with this true label are not counted at all.
+        first_class: classes below are dropped from rows and columns before anything is computed (SemanticKITTI: 1, so
+            that a prediction of class 0 is no miss-prediction of another class).
+    """
+
+    def __init__(self, num_classes: int, ignore_label: int = -1, first_class: int = 0):
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes, self.ignore_label, self.first_class = num_classes, ignore_label, first_class
+        self.confusion = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+
+    def add(self, predicted: Any, label: Any) -> None:
+        """Count points.
+
+        Args:
+            predicted: class of each point (N,).
+            label: true class of each point (N,), or `ignore_label`.
+
+        Raises:
+            ValueError: other lengths, or a label that is neither a class nor ignored.
+        """
+        predicted, label = np.asarray(predicted).reshape(-1), np.asarray(label).reshape(-1)
+        if predicted.shape != label.shape:
+            raise ValueError(f"{len(predicted)} predictions for {len(label)} labels")
+        keep = label != self.ignore_label
+        predicted, label = predicted[keep].astype(np.int64), label[keep].astype(np.int64)
+        k = self.num_classes
+        if len(label) and not 0 <= label.min() <= label.max() < k:
+            raise ValueError(
+                f"labels {label.min()}..{label.max()} outside 0..{k - 1}; points to leave out carry {self.ignore_label}"
+            )
+        predicted = np.where((predicted < 0) | (predicted >= k), k, predicted)
+        self.confusion += np.bincount(label * (k + 1) + predicted, minlength=k * (k + 1)).reshape(k, k + 1)
+
+    def __iadd__(self, other: "SegmentationTally") -> "SegmentationTally":
+        self.confusion = self.confusion + other.confusion
+        return self
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Intersection, union and target per class (K,), int64."""
+        table = self.confusion[self.first_class :, self.first_class :]
+        hit = np.diagonal(table).copy()
+        target = table.sum(1)
+        predicted = table[:, : len(hit)].sum(0)
+        return hit, target + predicted - hit, target
+
+    def compute(self) -> dict[str, Any]:
+        """Fractions: `iou`, `acc` (K,), `miou`, `macc`, `oa`, `miou_present`."""
+        hit, union, target = self.counts()
+        iou, acc = hit / (union + 1e-10), hit / (target + 1e-10)
+        present = target > 0
+        return {
+            "iou": iou,
+            "acc": acc,
+            "miou": float(iou.mean()),
+            "macc": float(acc.mean()),
+            "oa": float(hit.sum() / (target.sum() + 1e-10)),
+            "miou_present": float(iou[present].mean()) if present.any() else 0.0,
+        }
+
+
+class TallyMetric(BaseMetric):
+    """A metric that keeps its own counts and adds them up over processes."""
+
+    default_prefix = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped: list[dict] = []
+
+    def note_skipped(self, data_batch: Any) -> None:
+        """Remember what could not be read."""
+        self.skipped += (data_batch or {}).get("skipped", [])
+
+    def compute_metrics(self, results: list) -> dict:
+        """Not used: `evaluate` does it all."""
+        raise NotImplementedError("this metric counts by itself, see evaluate")
+
+
+@METRICS.register_module(name="segmentation3d")
+class SegmentationMetric(TallyMetric):
+    """OA, mAcc, mIoU and the IoU of every class, in percent.
+
+    Args:
+        classes: names, in the order of the labels.
+        ignore_label: true label of points that do not count.
+        first_class: see `SegmentationTally`.
+    """
+
+    def __init__(self, classes: Sequence[str], ignore_label: int = -1, first_class: int = 0):
+        super().__init__()
+        self.classes, self.options = list(classes), (ignore_label, first_class)
+        self.tally = SegmentationTally(len(self.classes), *self.options)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count dicts with `segment` (N,) and `target` (N,)."""
+        self.note_skipped(data_batch)
+        for sample in data_samples:
+            self.tally.add(sample["segment"], sample["target"])
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Add up all processes and start anew."""
+        total, skipped = SegmentationTally(len(self.classes), *self.options), []
+        for tally, missed in gather((self.tally, self.skipped)):
+            total += tally
+            skipped += missed
+        found = total.compute()
+        self.tally, self.skipped = SegmentationTally(len(self.classes), *self.options), []
+        names = self.classes[self.options[1] :]
+        per_class = dict(zip(names, (100 * found["iou"]).round(4).tolist(), strict=True))
+        figures = {k: 100 * found[k] for k in ("oa", "macc", "miou", "miou_present")}
+        return {**figures, "iou": per_class, "of": size, "skipped": skipped}
+
+
+@METRICS.register_module(name="detection3d")
+class DetectionMetric(TallyMetric):
+    """AP and AR of boxes at IoU thresholds, in percent.
+
+    Args:
+        classes: names, in the order of the labels.
+        thresholds: IoU above which a detection may be right.
+    """
+
+    def __init__(self, classes: Sequence[str], thresholds: Sequence[float] = (0.25, 0.5)):
+        super().__init__()
+        self.classes, self.thresholds = list(classes), tuple(thresholds)
+        self.found: list[dict[str, Any]] = []
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Keep dicts with `boxes` (N, 7), `box_label` (N,), `scores` (N,), `target_boxes` (K, 7), `target_label` (K,)."""
+        self.note_skipped(data_batch)
+        keys = ("boxes", "box_label", "scores", "target_boxes", "target_label")
+        self.found += [{"sample_id": s["sample_id"], **{k: np.asarray(s[k]) for k in keys}} for s in data_samples]
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Gather all processes, sort by sample so that ties do not depend on their number, and evaluate."""
+        parts = gather((self.found, self.skipped))
+        scenes = {s["sample_id"]: s for found, _ in parts for s in found}
+        rows = [scenes[k] for k in sorted(scenes)]
+        skipped = [entry for _, missed in parts for entry in missed]
+        self.found, self.skipped = [], []
+        figures: dict[str, Any] = {"evaluated": len(rows), "of": size, "skipped": skipped}
+        results = evaluate_detections(
+            [(s["boxes"], s["box_label"], s["scores"]) for s in rows],
+            [(s["target_boxes"], s["target_label"]) for s in rows],
+            len(self.classes),
+            self.thresholds,
+        )
+        for threshold, result in results.items():
+            name = f"{100 * threshold:g}"
+            figures[f"map{name}"], figures[f"ar{name}"] = 100 * result.mean_ap, 100 * result.mean_recall
+            per_class = zip(self.classes, result.ap, strict=True)
+            figures[f"ap{name}"] = {c: None if np.isnan(v) else round(100 * float(v), 4) for c, v in per_class}
+        return figures

@@ -1,0 +1,140 @@
+"""Neighbour searches in plain torch: exact, batched, any device, in bounded memory.
+
+All of them take padded clouds (B, P, C) with lengths (B,): rows at and behind a cloud's length are never looked at.
+"""
+
+import torch
+from torch import Tensor
+
+# Largest table of distances held at once, in elements: about 200 MB with its sort keys.
+CHUNK_ELEMENTS = 2**23
+# Searches larger than this many distances on the CPU go through a k-d tree (same answers).
+TREE_FROM = 2**24
+
+
+def valid_rows(lengths: Tensor | None, batch: int, size: int, device: torch.device) -> Tensor:
+    """Mask (B, size) of the rows below each length; all of them when `lengths` is None."""
+    if lengths is None:
+        return torch.ones(batch, size, dtype=torch.bool, device=device)
+    return torch.arange(size, device=device)[None] < lengths.to(device)[:, None]
+
+
+def distances(a: Tensor, b: Tensor, norm: int = 2) -> Tensor:
+    """Squared (norm 2) or absolute (norm 1) distances (B, Q, P) between a (B, Q, C) and b (B, P, C).
+
+    Channels are added in order, so that equal points have equal distances to anything.
+    """
+    total = None
+    for c in range(a.shape[-1]):
+        off = a[:, :, None, c] - b[:, None, :, c]  # (B, Q, P)
+        part = off * off if norm == 2 else off.abs()
+        total = part if total is None else total + part
+    return a.new_zeros(a.shape[0], a.shape[1], b.shape[1]) if total is None else total
+
+
+def pair_distances(a: Tensor, b: Tensor, norm: int = 2) -> Tensor:
+    """Distances (...) of corresponding points of a and b (..., C), added in the order of `distances`."""
+    off = a - b
+    parts = off * off if norm == 2 else off.abs()
+    total = parts[..., 0]
+    for c in range(1, parts.shape[-1]):
+        total = total + parts[..., c]
+    return total
+
+
+def smallest(dist: Tensor, k: int) -> Tensor:
+    """Indices (..., k) of the k smallest entries, ascending, ties to the lower index."""
+    if dist.dtype == torch.float64:
+        return dist.sort(dim=-1, stable=True).indices[..., :k]
+    # Non-negative floats sort like their bit patterns: (bits, index) in one integer makes the order total.
+    bits = dist.float().contiguous().view(torch.int32).to(torch.int64)
+    keys = bits.bitwise_left_shift(32).bitwise_or(torch.arange(dist.shape[-1], device=dist.device))
+    return keys.topk(k, dim=-1, largest=False, sorted=True).values.bitwise_and(0xFFFFFFFF)
+
+
+def chunk_rows(batch: int, size: int) -> int:
+    """How many query rows fit in one chunk."""
+    return max(1, CHUNK_ELEMENTS // max(batch * size, 1))
+
+
+def sample_farthest(points: Tensor, counts: Tensor, most: int, valid: Tensor, first: Tensor, skip: Tensor) -> Tensor:
+    """Farthest points (B, most), -1 behind each count. `skip` marks points that are never chosen (but the first)."""
+    batch, size = valid.shape
+    chosen = torch.full((batch, most), -1, dtype=torch.int64, device=points.device)
+    if most == 0 or size == 0:
+        return chosen
+    rows = torch.arange(batch, device=points.device)
+    nearest = torch.full((batch, size), float("inf"), dtype=points.dtype, device=points.device)
+    nearest = nearest.masked_fill(~valid | skip, -1.0)
+    last = first
+    picks = [last]
+    for _ in range(1, most):
+        to_last = pair_distances(points, points[rows, last][:, None])  # (B, P)
+        nearest = torch.minimum(nearest, to_last)
+        last = nearest.argmax(dim=1)  # the first maximum wins
+        picks.append(last)
+    chosen = torch.stack(picks, dim=1)
+    wanted = torch.arange(most, device=points.device)[None] < counts[:, None]
+    return chosen.masked_fill(~wanted, -1)
+
+
+def nearest_indices(query: Tensor, points: Tensor, k: int, valid: Tensor, norm: int) -> Tensor:
+    """Indices (B, Q, k) of the k nearest valid points, k <= P; invalid points come last."""
+    if use_tree(query, points, norm):
+        return tree_indices(query, points, k, valid)
+    rows = chunk_rows(*points.shape[:2])
+    parts = []
+    for start in range(0, max(query.shape[1], 1), rows):
+        dist = distances(query[:, start : start + rows], points, norm)
+        parts.append(smallest(dist.masked_fill(~valid[:, None], float("inf")), k))
+    return torch.cat(parts, dim=1)
+
+
+def ball_indices(query: Tensor, points: Tensor, k: int, radius: float, valid: Tensor) -> Tensor:
+    """The first k valid points (B, Q, k) in index order strictly within `radius`, -1 where there are fewer."""
+    size = points.shape[1]
+    index = torch.arange(size, device=points.device)
+    rows = chunk_rows(*points.shape[:2])
+    parts = []
+    for start in range(0, max(query.shape[1], 1), rows):
+        inside = (distances(query[:, start : start + rows], points) < radius * radius) & valid[:, None]
+        keys = torch.where(inside, index, size)  # (B, q, P)
+        parts.append(keys.topk(k, dim=-1, largest=False, sorted=True).values)
+    found = torch.cat(parts, dim=1)
+    return found.masked_fill(found == size, -1)
+
+
+def use_tree(query: Tensor, points: Tensor, norm: int) -> bool:
+    """Whether a search on the CPU is large enough for a k-d tree."""
+    small = query.numel() // max(query.shape[-1], 1) * points.shape[1] < TREE_FROM
+    return not (small or norm != 2 or query.device.type != "cpu" or points.shape[-1] > 4)
+
+
+def tree_indices(query: Tensor, points: Tensor, k: int, valid: Tensor) -> Tensor:
+    """The same indices as `nearest_indices`, found with scipy's k-d tree.
+
+    The tree proposes a few more candidates than needed; they are ranked by the very distances of `distances`. Rows in
+    which a point outside the candidates could tie with the last one are searched again by brute force.
+    """
+    from scipy.spatial import cKDTree
+
+    batch, size = points.shape[:2]
+    found = torch.empty(batch, query.shape[1], k, dtype=torch.int64)
+    for b in range(batch):
+        count = int(valid[b].sum())
+        take = min(k, count)
+        wide = min(take + 8, count)
+        tree = cKDTree(points[b, :count].double().numpy())
+        reach, near = tree.query(query[b].double().numpy(), wide)
+        near = torch.from_numpy(near.reshape(-1, wide)).sort(dim=1).values
+        dist = pair_distances(query[b][:, None], points[b][near])  # (Q, wide)
+        order = smallest(dist, take)
+        found[b, :, :take] = near.gather(1, order)
+        found[b, :, take:] = torch.arange(count, count + k - take)
+        edge = dist.gather(1, order[:, -1:])[:, 0]
+        unsure = torch.from_numpy(reach.reshape(-1, wide)[:, -1] ** 2) <= edge.double() * (1 + 1e-5)
+        rows = unsure.nonzero()[:, 0] if wide < count else unsure.nonzero()[:0, 0]
+        for part in rows.split(chunk_rows(1, size)):
+            again = distances(query[b : b + 1, part], points[b : b + 1, :count])
+            found[b, part, :take] = smallest(again, take)[0]
+    return found

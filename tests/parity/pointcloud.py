@@ -1,0 +1,155 @@
+"""Point operations, boxes and 3D metrics; EPCL and the 3DETR decoder: official keys onto the product's modules."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pointcloud import boxes, ops
+from pointcloud.detection_ap import detections_of, evaluate_detections, iou_table, select_boxes
+from pointcloud.metrics import SegmentationTally
+from tests.parity.core import Case, builder
+
+
+def near_origin(x: torch.Tensor) -> torch.Tensor:
+    """The near-origin variant of the operations' input."""
+    z = x.clone()
+    z[:, 1] = 0
+    z[:, 3] = 0.01
+    return z
+
+
+def operation_inputs(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Points with duplicates, queries, features."""
+    x = case.input("x")
+    x[0, 5] = x[0, 6] = x[0, 2]
+    return x, case.input("q"), case.input("feat")
+
+
+@builder("pytorch3d 0.7.9 CPU ops")
+def operations_case(case: Case) -> dict[str, Any]:
+    """Farthest points, neighbours, balls, box overlaps."""
+    x, q, feat = operation_inputs(case)
+    return sampling(case, x) | neighbour_search(case, x, q, feat) | balls(case, x, q) | overlaps(case)
+
+
+def sampling(case: Case, x: torch.Tensor) -> dict[str, Any]:
+    """The `fps_*` arrays."""
+    a = case.arch
+    same = x[:1, :1].expand(1, 6, -1).contiguous()
+    by_length = ops.farthest_point_sample(x, a["K"], a["lengths2"])
+    by_count = ops.farthest_point_sample(x, a["Klist"], a["lengths2"])
+    z = near_origin(x)
+    return {
+        "fps_idx": ops.farthest_point_sample(x, a["K"]),
+        "fps_len_idx": by_length,
+        "fps_len_pts": ops.gather(x, by_length),
+        "fps_Klist_idx": by_count,
+        "fps_Klist_pts": ops.gather(x, by_count),
+        "fps_allsame_idx": ops.farthest_point_sample(same, 4),
+        "fps_nearorigin_p3d": ops.farthest_point_sample(z, a["P"]),
+        "fps_nearorigin_pointnet2": ops.farthest_point_sample(z, a["P"], skip_near_origin=True),
+    }
+
+
+def neighbour_search(case: Case, x: torch.Tensor, q: torch.Tensor, feat: torch.Tensor) -> dict[str, Any]:
+    """The `knn_*` arrays and gradients."""
+    a = case.arch
+    x, q = x.requires_grad_(), q.requires_grad_()
+    dist, idx = ops.knn(q, x, a["K"])
+    grad_q, grad_x = torch.autograd.grad((dist * case.cotangent(dist.shape, "cot")).sum(), (q, x))
+    len_dist, len_idx = ops.knn(q, x, a["K"], a["lengths1"], a["lengths2"])
+    l1_dist, l1_idx = ops.knn(q, x, a["K"], norm=1)
+    dup_dist, dup_idx = ops.knn(x[:1, 2:3], x[:1], 6)
+    found = {
+        "knn_d": dist,
+        "knn_idx": idx,
+        "knn_len_d": len_dist,
+        "knn_len_idx": len_idx,
+        "knn_len_nn": ops.gather_neighbours(x, len_idx, a["lengths2"]),
+        "knn_gather_len": ops.gather_neighbours(feat, len_idx, a["lengths2"]),
+        "knn_l1_d": l1_dist,
+        "knn_l1_idx": l1_idx,
+        "knn_dup_d": dup_dist,
+        "knn_dup_idx": dup_idx,
+        "knn_grad_p1": grad_q,
+        "knn_grad_p2": grad_x,
+    }
+    return {k: v.detach() for k, v in found.items()}
+
+
+def balls(case: Case, x: torch.Tensor, q: torch.Tensor) -> dict[str, Any]:
+    """The `bq_*` arrays."""
+    a, x, q = case.arch, x.detach(), q.detach()
+    dist, idx = ops.ball_query(q, x, a["radius"], a["K"])
+    _, by_length = ops.ball_query(q, x, a["radius_len"], a["K"], a["lengths1"], a["lengths2"])
+    return {"bq_d": dist, "bq_idx": idx, "bq_nn": ops.gather(x, idx), "bq_len_idx": by_length}
+
+
+def overlaps(case: Case) -> dict[str, Any]:
+    """The `box_*` and `cube_*` arrays."""
+    one, two = (boxes.from_corners(torch.from_numpy(case.expected[n]).double()) for n in ("boxes1", "boxes2"))
+    cube = torch.tensor([[0, 0, 0, 1, 1, 1, 0]], dtype=torch.float64)
+    moved = torch.tensor([[s, 0, 0, 1, 1, 1, 0] for s in (0, 0.5, 1)], dtype=torch.float64)
+    return {
+        **{n: case.expected[n] for n in ("boxes1", "boxes2")},  # inputs
+        "box_vol": boxes.intersection(one, two),
+        "box_iou": boxes.iou(one, two),
+        "cube_vol": boxes.intersection(cube, moved),
+        "cube_iou": boxes.iou(cube, moved),
+    }
+
+
+@builder("semantic segmentation metrics")
+def segmentation_metrics_case(case: Case) -> dict[str, Any]:
+    """IoU and accuracies summed over scenes."""
+    tally = SegmentationTally(case.arch["num_classes"], case.arch["ignore_label"])
+    for i in range(case.arch["scenes"]):
+        tally.add(case.expected[f"pred{i}"], case.expected[f"label{i}"])
+    found, counts = tally.compute(), tally.counts()
+    inputs = {k: v for k, v in case.expected.items() if k.startswith(("pred", "label"))}
+    names = {"iou": "iou", "acc": "acc", "mIoU": "miou", "mAcc": "macc", "allAcc": "oa"}
+    return inputs | dict(zip(("intersection", "union", "target"), counts, strict=True)) | {k: found[v] for k, v in names.items()}
+
+
+@builder("indoor 3D detection AP")
+def detection_metrics_case(case: Case) -> dict[str, Any]:
+    """AP and recall as both evaluators report them, and the whole path from predictions."""
+    a, e = case.arch, case.expected
+    found = [tuple(e[f"det_{k}_{i}"] for k in ("boxes", "labels", "scores")) for i in range(a["images"])]
+    true = [tuple(e[f"gt_{k}_{i}"] for k in ("boxes", "labels")) for i in range(a["images"])]
+    computed = {k: v for k, v in e.items() if k.startswith(("gt_", "det_", "calc_")) and k not in CALC_OUTPUTS}
+    computed["iou3d_img0"] = iou_table(found[0][0], true[0][0])
+    for threshold, result in evaluate_detections(found, true, a["num_classes"], a["iou_thresholds"]).items():
+        t = f"{100 * threshold:g}"
+        nowhere, no_truth = np.isnan(result.ap), ~result.has_truth
+        computed |= {
+            f"ap_3detr_{t}": np.where(nowhere, -1, result.ap),
+            f"rec_3detr_{t}": np.where(nowhere, -1, result.recall),
+            f"map_3detr_{t}": result.mean_ap,
+            f"ap_epcl_{t}": np.where(nowhere, -1, np.where(no_truth, -2, result.ap)),
+            f"rec_epcl_{t}": np.where(no_truth, -1, result.recall),
+            f"map_epcl_{t}": result.mean_ap,
+        }
+    return computed | (whole_path(case) if "calc_kept" in e else {})
+
+
+CALC_OUTPUTS = ("calc_kept", "calc_map", "calc_ar")
+
+
+def whole_path(case: Case) -> dict[str, Any]:
+    """3DETR's path from raw predictions to mAP."""
+    e = {k: torch.from_numpy(v) for k, v in case.expected.items() if k.startswith("calc_")}
+    kept, found, true = [], [], []
+    for i in range(len(e["calc_pred_boxes"])):
+        scene = [e[f"calc_{k}"][i] for k in ("pred_boxes", "cls_prob", "obj")]
+        kept.append(select_boxes(*scene, points=e["calc_points"][i]))
+        found.append(detections_of(*scene, kept[-1]))
+        present = e["calc_gt_present"][i].bool()
+        true.append((e["calc_gt_boxes"][i][present].numpy(), e["calc_gt_labels"][i][present].numpy()))
+    results = evaluate_detections(found, true, case.arch["num_classes"], case.arch["iou_thresholds"]).values()
+    return {
+        "calc_kept": torch.stack(kept).int(),
+        "calc_map": [r.mean_ap for r in results],
+        "calc_ar": [r.mean_recall for r in results],
+    }
