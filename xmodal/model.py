@@ -27,7 +27,8 @@ class TransferModel(BaseModel):
         reader: from tokens to a feature; receives `encoder`. Default: the feature the encoder was trained to give.
         freeze_encoder: False trains the encoder too (full fine-tuning).
         mixing: further arguments of `Preprocessor` (`mixup`, `cutmix`, `num_classes`, `label_smoothing`).
-        recompute: recompute the blocks' activations in the backward pass: less memory, more time.
+        recompute: recompute activations in the backward pass, less memory for more time: of all blocks, or of the
+            first n.
         compile_blocks: compile each block with `torch.compile`.
 
     Raises:
@@ -42,7 +43,7 @@ class TransferModel(BaseModel):
         reader: Any = None,
         freeze_encoder: bool = True,
         mixing: dict | None = None,
-        recompute: bool = False,
+        recompute: bool | int = False,
         compile_blocks: bool = False,
     ):
         encoder = build(encoder, ENCODERS)

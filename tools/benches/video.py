@@ -75,11 +75,11 @@ def frozen_forward(state):
         return model.features(clips=clips)
 
 
-def st_adapter_model(args, plain=False):
+def st_adapter_model(args, plain=False, recompute=False):
     width = SIZES[args.size]["dim"] // 2
     if not plain:
         adapters = [dict(type=st_adapter_method, bottleneck=width)]
-        model = TransferModel(encoder(args.size), head(), adapters, dict(type=TimeMeanReader))
+        model = TransferModel(encoder(args.size), head(), adapters, dict(type=TimeMeanReader), recompute=recompute)
     else:
         from xmodal.encoders.sites import place
 
@@ -93,13 +93,13 @@ def st_adapter_model(args, plain=False):
     return model.train()
 
 
-def input_gradient_step(state):
+def input_gradient_step(state, read="all"):
     """The floor of anything that trains from the first block on: frozen forward and the gradient of its input."""
     model, (clips, label) = state
     with torch.no_grad():
         tokens, grid = model.embed(clips=clips)
     tokens.requires_grad_(True)
-    out = model.encoder.forward_blocks(tokens, grid, read="prefix")
+    out = model.encoder.forward_blocks(tokens, grid, read=read)
     loss = model.head.loss(model.reader(out, grid, model.encoder, None), label)["loss"]
     loss.backward()
     return loss
@@ -120,7 +120,9 @@ def st_adapter(args):
     return [
         Variant("released formulation", train_step, lambda: (st_adapter_model(args, plain=True), data)),
         Variant("ours", train_step, lambda: (st_adapter_model(args), data)),
-        Variant("floor: input gradient", input_gradient_step, lambda: (probe(args), data)),
+        Variant("ours, first 3 blocks recomputed", train_step, lambda: (st_adapter_model(args, recompute=3), data)),
+        Variant("floor: forward and input gradient", input_gradient_step, lambda: (probe(args), data)),
+        Variant("the same, last block pruned", lambda s: input_gradient_step(s, "prefix"), lambda: (probe(args), data)),
         Variant("frozen forward", frozen_forward, lambda: (probe(args), data)),
         Variant("full fine-tuning", train_step, lambda: (full(args), data)),
     ]

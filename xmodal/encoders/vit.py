@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.pool_type, self.embed_prefix = pool, embed_prefix
         self.num_prefix = int(class_token) + num_registers
-        self.recompute = False
+        self.recompute: bool | int = False  # blocks recomputed in the backward pass: none, all, or the first n
         h = image_size // patch_size
 
         self.patch_embed = PatchEmbed(patch_size, dim, patch_bias)
@@ -185,7 +185,8 @@ class VisionTransformer(nn.Module):
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
-            tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, self.recompute)
+            recompute = self.recompute is True or i < int(self.recompute)
+            tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, recompute)
         return tokens
 
     def forward_tokens(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
