@@ -1,6 +1,7 @@
 """Contrastive losses between images and texts: CLIP's, and UniCL's for labels and captions in one batch.
 
-Papers: CLIP (arXiv 2103.00020), UniCL (arXiv 2204.03610). Both are computed in float32 over the samples of all processes.
+Papers: CLIP (arXiv 2103.00020), UniCL (arXiv 2204.03610). Both are computed in float32, over the samples of all
+processes.
 """
 
 from typing import Any
@@ -36,8 +37,8 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows (B, ...) of every process one behind the other; processes may hold different B. Alone, the rows themselves.
 
-    Every process then computes the same loss. Its gradient comes back summed over processes, so that averaging gradients
-    over them, as DDP does, gives the gradient of the loss of the whole batch.
+    Every process then computes the same loss. Its gradient comes back summed over processes, so that averaging
+    gradients over them, as DDP does, gives the gradient of the loss of the whole batch.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows

@@ -16,6 +16,8 @@ from xmodal.elevater.metrics import accuracy, map11, mean_per_class, roc_auc
 from xmodal.elevater.probe import LinearProbe, Samples, fit_probe
 from xmodal.elevater.search import SearchResult, SearchSpace, hyperparameter_search
 from xmodal.elevater.split import few_shot_subset, validation_split
+from xmodal.encoders.msclip import MSCLIP
+from xmodal.encoders.msclip_conv import from_msclip_key, from_msclip_state
 from xmodal.encoders.unicl import from_unicl_key, from_unicl_state, unicl
 from xmodal.losses import clip_loss, unicl_loss, unicl_target
 
@@ -197,3 +199,67 @@ def unicl_features(case: Case, label: torch.Tensor) -> dict[str, Any]:
         **{f"feat_grad_{k}": g.numpy() for k, g in zip(("u", "v", "logtau"), grads, strict=True)},
         "all_caption_loss": captions,
     }
+
+
+def house_share(names: list[str]) -> list[str]:
+    """Official names of shared parts in the house's words."""
+    table = {"attn.in_proj_weight": "attn.qkv.weight", "attn.in_proj_bias": "attn.qkv.bias"}
+    table |= {"attn.out_proj": "attn.proj", "ln_1": "norm1", "ln_2": "norm2"}
+    table |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    return [table.get(name, name) for name in names]
+
+
+def branch_options(case: Case) -> dict[str, Any]:
+    """The parallel branch as the case describes it."""
+    custom, state = case.arch["custom"], case.json["state"]
+    if not custom.get("PARALLEL_IN_V"):
+        return dict(lateral_layers=())
+    layers = custom["PARALLEL_LATERAL_LAYER"]
+    key = "visual.transformer.parallel_lateral_adapter.{}.top2bottom_dw_conv.conv.weight"
+    return dict(
+        lateral_layers=layers,
+        branch_blocks=custom["PARALLEL_RESNET_LAYERS"],
+        branch_dims=[state[key.format(i)][0] for i in range(len(layers))],
+        lateral_kernels=custom["PRALLEL_T2B_KERNELS"],
+        lateral_strides=custom["PRALLEL_T2B_STRIDES"],
+        lateral_padding=custom["PRALLEL_T2B_PADDINGS"],
+        fuse_class_token=custom.get("PRALLEL_T2B_USECLS", True),
+    )
+
+
+@builder("msclip")
+def msclip_case(case: Case) -> dict[str, Any]:
+    """Features, logits and gradients of MS-CLIP(-S), with the sharing that the case asks for."""
+    a, custom, tied = case.arch, case.arch["custom"], case.json.get("tied", {})
+    heads = a["heads"] if isinstance(a.get("heads"), int) else a["width"] // 64
+    early = bool(custom.get("EARLY_CONV"))
+    model = MSCLIP(
+        share=house_share(custom.get("SHARE_MODULES", [])),
+        first_shared=custom.get("N_LAYERS", 0),
+        depth=a["layers"],
+        dim=a["width"],
+        num_heads=heads,
+        out_dim=a["embed_dim"],
+        vocab_size=a["vocab_size"],
+        context_length=a["context_length"],
+        image_size=a["image_resolution"],
+        patch_size=a["patch_size"],
+        early_conv=early,
+        stem_blocks=custom.get("EARLY_CONV_RES_LAYERS", (1, 1, 1, 1)),
+        stem_kernel=custom.get("EARLY_CONV_RES_FIRSTCONV_KERNEL", 3),
+        **branch_options(case),
+    ).eval()
+    state = case.state()
+    load_mapped(model, from_msclip_state({**state, **{text: state[image] for text, image in tied.items()}}))
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    for text_key, image_key in tied.items():
+        assert tensors[from_msclip_key(text_key, early)] is tensors[from_msclip_key(image_key, early)], text_key
+    unique = sum(p.numel() for p in model.parameters())
+    assert unique == case.json.get("unique_params", unique), f"{unique} weights"
+    image = model.encode_image(case.input("image"), normalize=True)
+    text = model.encode_text(torch.tensor(case.json["inputs"]["tokens"]), normalize=True)
+    logits = model.logits(image, text)
+    loss = (logits * case.cotangent(logits.shape)).sum()
+    computed = grad_norms(loss, {k: tensors[from_msclip_key(k, early)] for k in case.json["trainable"]})
+    outputs = {"logits": logits, "image_features": image, "text_features": text}
+    return computed | {k: v.detach().numpy() for k, v in outputs.items()}

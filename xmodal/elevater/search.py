@@ -94,8 +94,8 @@ class Trace:
             trial.index,
         ):
             raise ValueError(
-                f"{self.path}: trial {self.position} ran with lr {known.learning_rate:g}, wd {known.weight_decay:g}, and this "
-                f"search wants lr {trial.learning_rate:g}, wd {trial.weight_decay:g}: delete the file to search anew"
+                f"{self.path}: trial {self.position} ran with lr {known.learning_rate:g}, wd {known.weight_decay:g}, "
+                f"and this search wants lr {trial.learning_rate:g}, wd {trial.weight_decay:g}: delete the file to search anew"
             )
         self.position += 1
         return known
@@ -129,8 +129,8 @@ def hyperparameter_search(
 ) -> SearchResult:
     """Search learning rate and weight decay, at most 15 runs a learning rate.
 
-    Ties keep what was tried first; a side is skipped when it is the peak at the start of its span; nothing is remembered
-    between trials, so that an index may run twice. A run that raises counts as no result.
+    Ties keep what was tried first; a side is skipped when it is the peak at the start of its span; nothing is
+    remembered between trials, so that an index may run twice. A run that raises counts as no result.
 
     Args:
         run: (learning rate, weight decay) to a score in percent; higher is better, 0 is no better than nothing.

@@ -1,0 +1,228 @@
+"""MS-CLIP and MS-CLIP-S: one transformer for images and texts.
+
+Paper: Learning Visual Representation from Modality-Shared Contrastive Language-Image Pre-training (arXiv 2207.12661).
+Both towers run the house's blocks; what they share are weights, so that each keeps its own sites for adapters. The -S
+variant specialises early: a convolutional stem takes the place of visual layer 0, and a parallel branch of convolutions
+on the raw image is fused into the tokens before some blocks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.encoders.block import run_block
+from xmodal.encoders.clip import CLIP
+from xmodal.encoders.msclip_conv import EarlyConv, LateralAdapter, LateralGrid, ParallelBranch
+from xmodal.encoders.sites import Edits
+from xmodal.encoders.taps import Taps
+from xmodal.encoders.text import TextTransformer
+from xmodal.encoders.tokenizer import Tokenizer
+from xmodal.encoders.vit import VisionTransformer
+from xmodal.registry import ENCODERS, did_you_mean
+from xmodal.structures import Grid
+
+SHARED = ("attn", "mlp")
+SHAREABLE = (
+    ("attn", "attn.qkv", "attn.qkv.weight", "attn.qkv.bias", "attn.proj", "mlp", "mlp.fc1", "mlp.fc2")
+    + ("norm1", "norm2")
+)  # fmt: skip
+
+
+@ENCODERS.register_module(name="msclip_tower")
+class MSCLIPTower(VisionTransformer):
+    """The image tower of MS-CLIP(-S): a ViT with an optional convolutional stem and an optional parallel branch.
+
+    Args:
+        image_size: pixels of the square images.
+        patch_size: pixels of a patch, 8, 16 or 32 with the stem or the branch.
+        dim: width D.
+        depth: visual layers; the convolutional stem counts as layer 0, so that one block fewer follows it.
+        num_heads: attention heads.
+        out_dim: width of the projected feature.
+        early_conv: the convolutional stem.
+        stem_blocks: residual blocks a stage of the stem.
+        stem_kernel: edge of the stem's first kernel.
+        lateral_layers: visual layers before which the branch is fused, one a stage of the branch; empty: no branch.
+        branch_blocks: bottlenecks a stage of the branch; the first stage is one convolution.
+        branch_dims: width of every stage of the branch; default: D/16 doubled up to D.
+        lateral_strides: patches' pixels over those of each stage's grid; default: what the patch size asks for.
+        lateral_kernels: of the convolution that brings a stage onto the grid of patches; default: the strides.
+        lateral_padding: of that convolution.
+        fuse_class_token: add the class token to itself in a fusion (as released), or pass it by.
+        mlp_ratio: hidden width of the MLP over D.
+        norm_eps: of every LayerNorm.
+        name: what the checkpoint calls itself.
+
+    Raises:
+        ValueError: lists of the branch that differ in length, a layer that does not exist, an odd patch size.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 32,
+        dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        out_dim: int | None = 512,
+        early_conv: bool = True,
+        stem_blocks: Sequence[int] = (1, 1, 1, 1),
+        stem_kernel: int = 3,
+        lateral_layers: Sequence[int] = (2, 4, 6, 8, 10),
+        branch_blocks: Sequence[int] = (0, 1, 1, 1, 1),
+        branch_dims: Sequence[int] | None = None,
+        lateral_strides: Sequence[int] | None = None,
+        lateral_kernels: Sequence[int] | None = None,
+        lateral_padding: Sequence[int] | None = None,
+        fuse_class_token: bool = True,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-12,
+        name: str = "msclip",
+    ):
+        self.first_layer = int(early_conv)  # visual layer of blocks[0]
+        super().__init__(
+            image_size, patch_size, dim, depth - self.first_layer, num_heads, mlp_ratio, act="quick_gelu",
+            pre_norm=True, norm_eps=norm_eps, patch_bias=False, out_dim=out_dim, name=name,
+        )  # fmt: skip
+        if early_conv:
+            self.patch_embed = StemEmbed(EarlyConv(dim, patch_size, stem_blocks, stem_kernel))
+        self.lateral_layers = tuple(int(n) for n in lateral_layers)
+        outside = [n for n in self.lateral_layers if not self.first_layer <= n < depth]
+        if outside:
+            raise ValueError(f"lateral_layers has {outside}: blocks are the layers {self.first_layer} to {depth - 1}")
+        self.branch = self.lateral = None
+        if self.lateral_layers:
+            stages = len(self.lateral_layers)
+            strides = list(lateral_strides or default_strides(patch_size, stages))
+            kernels, padding = list(lateral_kernels or strides), list(lateral_padding or [0] * stages)
+            dims = list(branch_dims or (dim // 2 ** (stages - 1 - i) for i in range(stages)))
+            given = {len(strides), len(kernels), len(padding), len(dims), len(branch_blocks), stages}
+            if len(given) > 1:
+                raise ValueError(f"the branch has {stages} lateral_layers, and other lists of another length: {given}")
+            self.branch = ParallelBranch(dims, patch_size, strides, branch_blocks)
+            self.lateral = nn.ModuleList(
+                LateralAdapter(dims[i], dim, kernels[i], strides[i], padding[i], fuse_class_token, norm_eps)
+                for i in range(stages)
+            )
+
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+        """Make tokens of images, and run the parallel branch; its features travel in the grid.
+
+        Args:
+            images: (B*T, 3, H, W), normalised.
+            num_frames: T, frames per clip.
+        """
+        tokens, grid = super().embed(images, num_frames)
+        if self.branch is not None:
+            grid = LateralGrid(grid.t, grid.h, grid.w, grid.prefix, features=tuple(self.branch(images)))
+        return tokens, grid
+
+    def forward_blocks(
+        self, tokens: Tensor, grid: Grid | None = None, read: str = "all", taps: Taps | None = None
+    ) -> Tensor:
+        """Run the blocks, each of the lateral layers behind its fusion; see `VisionTransformer.forward_blocks`.
+
+        Raises:
+            ValueError: tokens without the features of the branch.
+        """
+        if self.branch is not None and not isinstance(grid, LateralGrid):
+            raise ValueError(f"{self.name} fuses the image into its blocks: its tokens come from its own `embed`")
+        tokens = self.pre_blocks(tokens, grid)
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            if i + self.first_layer in self.lateral_layers:
+                tokens = self.fuse(self.lateral_layers.index(i + self.first_layer), tokens, grid)
+            rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
+            tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, self.recompute)
+        return tokens
+
+    def fuse(self, stage: int, tokens: Tensor, grid: LateralGrid) -> Tensor:
+        """Fuse one stage of the branch into the class token and the patches; prompts behind them are left alone."""
+        count = grid.prefix + grid.num_patches
+        fused = self.lateral[stage](tokens[:, :count], grid.features[stage], grid)  # type: ignore[index]
+        return fused if tokens.shape[1] == count else torch.cat([fused, tokens[:, count:]], dim=1)
+
+
+class StemEmbed(nn.Module):
+    """The convolutional stem in the place of the patch embedding. Site: `patch_embed`."""
+
+    def __init__(self, stem: nn.Module):
+        super().__init__()
+        self.stem = stem
+        self.edits = Edits()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, int, int]:
+        """Map images (B, 3, H, W) to patches (B, h*w, D), h and w."""
+        patches = self.stem(images)  # (B, D, h, w)
+        h, w = patches.shape[-2:]
+        return self.edits(patches.flatten(2).transpose(1, 2), images), h, w
+
+
+def default_strides(patch_size: int, stages: int) -> list[int]:
+    """How far the grid of each stage is above that of the patches: 16, 8, 4, 2, 1 for patches of 32 pixels."""
+    return [max(patch_size // 2 ** (i + 1), 1) for i in range(stages)]
+
+
+class MSCLIP(CLIP):
+    """An image and a text tower whose layers share weights.
+
+    Example:
+        MSCLIP()                                           # MS-CLIP-S B/32, 132,408,001 weights
+        MSCLIP(early_conv=False, lateral_layers=())        # MS-CLIP B/32
+        MSCLIP(share=())                                   # nothing shared, 210,340,801 weights
+
+    Args:
+        share: parts of a block that layer n of both towers has in common, names of `SHAREABLE`.
+        first_shared: first layer that shares; default 1 behind a convolutional stem (which is layer 0), else 0.
+        depth: layers of both towers.
+        dim: width of both towers.
+        num_heads: heads of both towers.
+        out_dim: D, width of the shared feature space.
+        vocab_size: entries of the token table.
+        context_length: longest text.
+        mlp_ratio: of both towers.
+        norm_eps: of every LayerNorm.
+        tokenizer: of the text tower.
+        logit_scale: initial log of the scale; the release starts at 1.0.
+        **visual: further arguments of `MSCLIPTower`.
+
+    Raises:
+        ValueError: a part that cannot be shared; arguments the tower refuses.
+    """
+
+    def __init__(
+        self,
+        share: Sequence[str] = SHARED,
+        first_shared: int | None = None,
+        depth: int = 12,
+        dim: int = 768,
+        num_heads: int = 12,
+        out_dim: int = 512,
+        vocab_size: int = 49408,
+        context_length: int = 77,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-12,
+        tokenizer: Tokenizer | None = None,
+        logit_scale: float = 1.0,
+        **visual: object,
+    ):
+        for part in share:
+            if part not in SHAREABLE:
+                raise ValueError(f"share: {part!r} is no part that can be shared; {did_you_mean(part, SHAREABLE)}")
+        sizes = dict(dim=dim, num_heads=num_heads, out_dim=out_dim, mlp_ratio=mlp_ratio, norm_eps=norm_eps)
+        tower = MSCLIPTower(depth=depth, **sizes, **visual)  # type: ignore[arg-type]
+        text = TextTransformer(vocab_size, context_length, depth=depth, name=f"{tower.name}-text", **sizes)  # type: ignore[arg-type]
+        super().__init__(tower, text, tokenizer, logit_scale)
+        self.share = tuple(share)
+        self.first_shared = tower.first_layer if first_shared is None else first_shared
+        for layer in range(max(self.first_shared, tower.first_layer), min(depth, tower.first_layer + tower.depth)):
+            tie(tower.blocks[layer - tower.first_layer], text.blocks[layer], self.share)
+
+
+def tie(owner: nn.Module, block: nn.Module, parts: Sequence[str]) -> None:
+    """Give `block` the very same weights as `owner` in the parts named."""
+    for name, weight in list(owner.named_parameters()):
+        if any(name == part or name.startswith(part + ".") for part in parts):
+            path, _, leaf = name.rpartition(".")
+            setattr(block.get_submodule(path), leaf, weight)
