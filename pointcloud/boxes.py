@@ -39,9 +39,12 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def from_corners(points: Tensor) -> Tensor:
-    """Boxes (..., 7) of corners (..., 8, 3) whose first four run around the lower face."""
+    """Boxes (..., 7) of corners (..., 8, 3) in the order of `corners`.
+
+    Other orders in which the first four run around the lower face give the same solid.
+    """
     first, second, fourth, above = (points[..., i, :] for i in (0, 1, 3, 4))
-    along, across = second - first, fourth - first
+    along, across = first - fourth, first - second
     yaw = -torch.atan2(along[..., 1], along[..., 0])
     size = torch.stack([v.norm(dim=-1) for v in (along, across, above - first)], dim=-1)
     return torch.cat([points.mean(-2), size, yaw[..., None]], dim=-1)
@@ -130,13 +133,15 @@ def swept_area(polygon: Tensor, enter: Tensor, leave: Tensor) -> Tensor:
 def footprint_overlap(a: Tensor, b: Tensor) -> Tensor:
     """Area (...) common to the footprints of boxes a and b (..., 7), float64.
 
-    The border of the common region is what of a's edges lies in b and what of b's edges lies in a; its area follows from
-    Green's theorem. Coinciding edges belong to a, so that they count once.
+    The border of the common region is what of a's edges lies in b and what of b's edges lies in a; its area follows
+    from Green's theorem. Coinciding edges belong to a, so that they count once.
     """
     a, b = torch.broadcast_tensors(a, b)
     a_in_b = footprint_in(a, b)
     area = swept_area(a_in_b, *clip_edges(a_in_b, b[..., 3:5] / 2, SLACK))
-    return (area + swept_area(footprint_in(b, b), *clip_edges(footprint_in(b, a), a[..., 3:5] / 2, -SLACK))).clamp(min=0)
+    return (area + swept_area(footprint_in(b, b), *clip_edges(footprint_in(b, a), a[..., 3:5] / 2, -SLACK))).clamp(
+        min=0
+    )
 
 
 def height_overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -217,7 +222,9 @@ def hull_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return common / (total - common).clamp(min=1e-12)
 
 
-def nms(boxes: Tensor, scores: Tensor, threshold: float, labels: Tensor | None = None, oriented: bool = False) -> Tensor:
+def nms(
+    boxes: Tensor, scores: Tensor, threshold: float, labels: Tensor | None = None, oriented: bool = False
+) -> Tensor:
     """Keep the best of overlapping boxes.
 
     Args:

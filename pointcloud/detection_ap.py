@@ -1,9 +1,9 @@
 """Average precision of 3D boxes, with the definitions of the VoteNet, 3DETR and mmdet3d evaluators.
 
-Per class over the whole set, detections are taken by falling score (ties: image, then order within it). Each looks at the
-one ground-truth box of its image with the highest IoU; it is right when that IoU is strictly above the threshold and the
-box is not taken yet, and wrong otherwise (no second-best box). AP is the area under the monotone precision envelope at
-all recall changes (VOC 2010). The mean is over the classes seen in predictions or ground truth; a class never in the
+Per class over the whole set, detections are taken by falling score (ties: image, then order within it). Each looks at
+the one ground-truth box of its image with the highest IoU; it is right when that IoU is strictly above the threshold
+and the box is not taken yet, and wrong otherwise (no second-best box). AP is the area under the monotone precision
+envelope at all recall changes (VOC 2010). The mean is over the classes seen in predictions or ground truth; a class never in the
 ground truth counts 0, and so does one never predicted. AR is the mean of the final recalls.
 """
 
@@ -174,9 +174,13 @@ def select_boxes(
 
 
 def detections_of(
-    boxes: torch.Tensor, class_probs: torch.Tensor, objectness: torch.Tensor, kept: torch.Tensor, min_score: float = 0.05
+    boxes: torch.Tensor,
+    class_probs: torch.Tensor,
+    objectness: torch.Tensor,
+    kept: torch.Tensor,
+    min_score: float = 0.05,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (N, 7), labels (N,) and scores (N,): EVERY class for every kept box, score = class probability x objectness."""
+    """Boxes (N, 7), labels (N,), scores (N,): EVERY class for every kept box, its probability times the objectness."""
     rows = (kept & (objectness > min_score)).nonzero()[:, 0]
     count = class_probs.shape[1]
     scores = (class_probs[rows] * objectness[rows, None]).flatten()

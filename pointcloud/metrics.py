@@ -1,8 +1,8 @@
 """Figures of merit on point clouds, with the definitions of the official evaluators written down; percent in reports.
 
 - Overall accuracy (OA) counts clouds or points; mean class accuracy (mAcc) averages over classes.
-- IoU of a class = intersection / (union + 1e-10), both summed over all scenes; mIoU averages over ALL classes, so that a
-  class absent everywhere counts 0, as in the evaluators of S3DIS and ScanNet. `miou_present` leaves absent classes out.
+- IoU of a class = intersection / (union + 1e-10), both summed over all scenes; mIoU averages over ALL classes, so that
+  a class absent everywhere counts 0, as in the evaluators of S3DIS and ScanNet. `miou_present` leaves absent classes out.
 - AP: see `pointcloud/detection_ap.py`.
 """
 
@@ -151,7 +151,7 @@ class DetectionMetric(TallyMetric):
         self.found: list[dict[str, Any]] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Keep dicts with `boxes` (N, 7), `box_label` (N,), `scores` (N,), `target_boxes` (K, 7), `target_label` (K,)."""
+        """Keep `boxes` (N, 7), `box_label` (N,), `scores` (N,), `target_boxes` (K, 7), `target_label` (K,)."""
         self.note_skipped(data_batch)
         keys = ("boxes", "box_label", "scores", "target_boxes", "target_label")
         self.found += [{"sample_id": s["sample_id"], **{k: np.asarray(s[k]) for k in keys}} for s in data_samples]

@@ -64,6 +64,7 @@ def sample_farthest(points: Tensor, counts: Tensor, most: int, valid: Tensor, fi
     if most == 0 or size == 0:
         return chosen
     rows = torch.arange(batch, device=points.device)
+    points = points.masked_fill(~valid[..., None], 0)
     nearest = torch.full((batch, size), float("inf"), dtype=points.dtype, device=points.device)
     nearest = nearest.masked_fill(~valid | skip, -1.0)
     last = first

@@ -263,7 +263,7 @@ def gather(values: Tensor, idx: Tensor) -> Tensor:
 
 
 def gather_neighbours(values: Tensor, idx: Tensor, lengths: Counts | None = None) -> Tensor:
-    """Values (B, Q, K, C) of neighbours idx (B, Q, K); zeros behind each cloud's length, as pytorch3d's `knn_gather`."""
+    """Values (B, Q, K, C) of neighbours idx (B, Q, K); zeros behind each length, as pytorch3d's `knn_gather`."""
     found = gather(values, idx)
     lengths = check_lengths(lengths, values)
     if lengths is None:
@@ -356,8 +356,8 @@ def sample_and_group(
         backend: `auto`, `torch` or `pytorch3d`.
 
     Returns:
-        Centres (B, G, 3), their indices (B, G), members' indices (B, G, K). A cloud with fewer than G points repeats its
-        first point as centre; one with fewer than K points repeats its nearest member.
+        Centres (B, G, 3), their indices (B, G), members' indices (B, G, K). A cloud with fewer than G points
+        repeats its first point as centre; one with fewer than K points repeats its nearest member.
     """
     centre_idx = farthest_point_sample(points, num_groups, lengths, backend=backend).clamp(min=0)
     centres = gather(points, centre_idx)

@@ -109,7 +109,11 @@ def segmentation_metrics_case(case: Case) -> dict[str, Any]:
     found, counts = tally.compute(), tally.counts()
     inputs = {k: v for k, v in case.expected.items() if k.startswith(("pred", "label"))}
     names = {"iou": "iou", "acc": "acc", "mIoU": "miou", "mAcc": "macc", "allAcc": "oa"}
-    return inputs | dict(zip(("intersection", "union", "target"), counts, strict=True)) | {k: found[v] for k, v in names.items()}
+    return (
+        inputs
+        | dict(zip(("intersection", "union", "target"), counts, strict=True))
+        | {k: found[v] for k, v in names.items()}
+    )
 
 
 @builder("indoor 3D detection AP")

@@ -1,0 +1,226 @@
+"""Point operations against brute force, in kornia's five kinds: smoke, exception, size, gradients, compilation."""
+
+import numpy as np
+import pytest
+import torch
+
+from pointcloud import neighbours, ops
+
+
+def cloud(batch=2, size=30, channels=3, seed=0, dtype=torch.float32):
+    return torch.randn(batch, size, channels, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def brute_knn(query, points, k):
+    """Sorted by (distance, index), one query at a time."""
+    table = np.zeros((len(query), k), dtype=int)
+    for i, q in enumerate(query.numpy()):
+        dist = ((q - points.numpy()) ** 2).sum(1)
+        table[i] = sorted(range(len(dist)), key=lambda j: (dist[j], j))[:k]
+    return torch.from_numpy(table)
+
+
+def brute_fps(points, k):
+    chosen = [0]
+    while len(chosen) < k:
+        gap = ((points[:, None] - points[chosen][None]) ** 2).sum(-1).min(1).values
+        chosen.append(int(gap.argmax()))
+    return torch.tensor(chosen)
+
+
+class TestFarthestPointSample:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_brute_force(self, dtype):
+        points = cloud(dtype=dtype)
+        found = ops.farthest_point_sample(points, 12)
+        for b in range(2):
+            assert found[b].equal(brute_fps(points[b], 12))
+
+    def test_lengths_counts_and_padding(self):
+        points = cloud(batch=4)
+        points[1, 7:] = torch.nan  # never looked at
+        found = ops.farthest_point_sample(points, [5, 9, 0, 3], lengths=[30, 7, 30, 0])
+        assert found.shape == (4, 9)
+        assert found[0].tolist()[5:] == [-1] * 4
+        assert sorted(found[1, :7].tolist()) == list(range(7))
+        assert found[1, 7:].tolist() == [-1, -1]
+        assert found[2].tolist() == [-1] * 9
+        assert found[3].tolist() == [0] + [-1] * 8  # as pytorch3d: an empty cloud yields index 0 once
+
+    def test_duplicates_and_near_origin(self):
+        same = torch.ones(1, 6, 3)
+        assert ops.farthest_point_sample(same, 4).tolist() == [[0, 0, 0, 0]]
+        points = cloud(batch=1)
+        points[0, 3] = 0.01
+        assert 3 in ops.farthest_point_sample(points, 30)[0]
+        assert 3 not in ops.farthest_point_sample(points, 30, skip_near_origin=True)[0]
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match=r"\(B, P, C\)"):
+            ops.farthest_point_sample(torch.zeros(5, 3), 2)
+        with pytest.raises(ValueError, match="31 do not fit"):
+            ops.farthest_point_sample(cloud(), 2, lengths=[3, 31])
+        with pytest.raises(ValueError, match="choose one of auto, torch, pytorch3d"):
+            ops.farthest_point_sample(cloud(), 2, backend="cuda")
+
+    def test_compiles(self):
+        points = cloud()
+        compiled = torch.compile(lambda p: ops.farthest_point_sample(p, 4), backend="eager", fullgraph=True)
+        assert compiled(points).equal(ops.farthest_point_sample(points, 4))
+
+
+class TestKnn:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("chunk", [2**23, 64])
+    def test_brute_force_with_ties(self, dtype, chunk, monkeypatch):
+        monkeypatch.setattr(neighbours, "CHUNK_ELEMENTS", chunk)
+        points = cloud(dtype=dtype).mul(2).round()  # many equal distances and duplicates
+        query = cloud(size=11, seed=1, dtype=dtype).mul(2).round()
+        dist, idx = ops.knn(query, points, 8)
+        for b in range(2):
+            assert idx[b].equal(brute_knn(query[b], points[b], 8))
+        assert dist.equal((query[:, :, None] - ops.gather(points, idx)).square().sum(-1))
+
+    def test_tree_gives_the_same(self, monkeypatch):
+        points, query = cloud(size=500).mul(3).round(), cloud(size=200, seed=1).mul(3).round()
+        points[0, 40:80] = points[0, 39]  # more duplicates than the tree's spare candidates
+        lengths = [500, 333]
+        brute = ops.knn(query, points, 9, lengths2=lengths)[1]
+        monkeypatch.setattr(neighbours, "TREE_FROM", 1)
+        calls = []
+        real = neighbours.tree_indices
+        monkeypatch.setattr(neighbours, "tree_indices", lambda *a: calls.append(1) or real(*a))
+        assert ops.knn(query, points, 9, lengths2=lengths)[1].equal(brute)
+        assert calls
+
+    @pytest.mark.parametrize("tree_from", [1, 2**40])
+    def test_fewer_points_than_k(self, tree_from, monkeypatch):
+        monkeypatch.setattr(neighbours, "TREE_FROM", tree_from)
+        dist, idx = ops.knn(cloud(size=4), cloud(size=5, seed=1), 7, lengths1=[4, 2], lengths2=[5, 3])
+        assert idx.shape == dist.shape == (2, 4, 7)
+        assert (idx[0, :, 5:] == 0).all()
+        assert (dist[1, :2, 3:] == 0).all()
+        assert (dist[1, :2, :3] > 0).all()
+        assert (dist[1, 2:] == 0).all()
+
+    def test_empty(self):
+        dist, idx = ops.knn(cloud(size=4), torch.zeros(2, 0, 3), 3)
+        assert not dist.any()
+        assert not idx.any()
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="differ in batch or channels"):
+            ops.knn(cloud(), cloud(channels=2), 3)
+        with pytest.raises(ValueError, match="norm=3"):
+            ops.knn(cloud(), cloud(), 3, norm=3)
+
+    @pytest.mark.parametrize("norm", [1, 2])
+    def test_gradcheck(self, norm):
+        query, points = (cloud(size=n, seed=n, dtype=torch.float64).requires_grad_() for n in (4, 9))
+        assert torch.autograd.gradcheck(lambda q, p: ops.knn(q, p, 3, [4, 2], [9, 2], norm=norm)[0], (query, points))
+
+    def test_compiles(self):
+        compiled = torch.compile(lambda q, p: ops.knn(q, p, 3), backend="eager", fullgraph=True)
+        got, want = compiled(cloud(size=5), cloud()), ops.knn(cloud(size=5), cloud(), 3)
+        assert got[1].equal(want[1])
+
+    def test_memory_stays_bounded(self, monkeypatch):
+        sizes = []
+        real = neighbours.distances
+        monkeypatch.setattr(neighbours, "CHUNK_ELEMENTS", 10_000)
+        monkeypatch.setattr(
+            neighbours, "distances", lambda a, b, n=2: sizes.append(a.shape[1] * b.shape[1]) or real(a, b, n)
+        )
+        ops.knn(cloud(size=300), cloud(size=400), 3, backend="torch")
+        assert max(sizes) * 2 <= 10_000
+
+
+class TestBallQuery:
+    def test_brute_force(self):
+        query, points = cloud(size=6, seed=3), cloud()
+        dist, idx = ops.ball_query(query, points, 1.1, 4, lengths2=[30, 11])
+        for b, size in enumerate([30, 11]):
+            for i in range(6):
+                inside = ((query[b, i] - points[b, :size]).square().sum(-1) < 1.1**2).nonzero()[:, 0].tolist()[:4]
+                assert idx[b, i].tolist() == inside + [-1] * (4 - len(inside))
+        assert (dist[idx < 0] == 0).all()
+
+    def test_edge_is_outside(self):
+        points = torch.tensor([[[1.0, 0, 0], [0.5, 0, 0]]])
+        assert ops.ball_query(torch.zeros(1, 1, 3), points, 1.0, 2)[1].tolist() == [[[1, -1]]]
+
+    def test_first_hit_fills(self):
+        points = torch.tensor([[[9.0, 0, 0], [0.5, 0, 0]]])
+        query = torch.tensor([[[0.0, 0, 0], [50, 0, 0]]])
+        assert ops.ball_query(query, points, 1.0, 3, fill="first")[1].tolist() == [[[1, 1, 1], [0, 0, 0]]]
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="radius > 0"):
+            ops.ball_query(cloud(), cloud(), 0.0, 3)
+
+    def test_gradcheck(self):
+        query, points = (cloud(size=n, seed=n, dtype=torch.float64).requires_grad_() for n in (4, 9))
+        assert torch.autograd.gradcheck(lambda q, p: ops.ball_query(q, p, 1.3, 3)[0], (query, points))
+
+
+class TestInterpolate:
+    def test_values_come_back_at_the_points(self):
+        points, values = cloud(), cloud(channels=5, seed=7)
+        assert torch.allclose(ops.three_interpolate(points, points, values), values, atol=1e-5)
+
+    def test_short_clouds(self):
+        points, values = cloud(), cloud(channels=5, seed=7)
+        got = ops.three_interpolate(cloud(size=4, seed=2), points, values, lengths2=[1, 0])
+        assert torch.allclose(got[0], values[0, :1].expand(4, -1))
+        assert not got[1].any()
+
+    def test_gradcheck(self):
+        query, points = (cloud(size=n, seed=n, dtype=torch.float64).requires_grad_() for n in (3, 6))
+        values = cloud(size=6, channels=2, dtype=torch.float64).requires_grad_()
+        assert torch.autograd.gradcheck(ops.three_interpolate, (query, points, values))
+
+
+class TestGatherAndVoxels:
+    def test_gather_fills_with_zeros(self):
+        got = ops.gather(torch.arange(6.0).view(1, 3, 2) + 1, torch.tensor([[[2, -1]]]))
+        assert got.tolist() == [[[[5.0, 6.0], [0.0, 0.0]]]]
+
+    def test_gradcheck(self):
+        values = cloud(size=5, dtype=torch.float64).requires_grad_()
+        idx = torch.tensor([[[0, 4], [-1, 0]]] * 2)
+        assert torch.autograd.gradcheck(lambda v: ops.gather(v, idx), (values,))
+
+    def test_voxels_keep_the_first_point(self):
+        points = torch.tensor([[[0.1, 0, 0], [0.9, 0, 0], [1.1, 0, 0], [-0.1, 0, 0]]] * 2)
+        idx, counts = ops.voxel_sample(points, 1.0, lengths=[4, 2])
+        assert idx.tolist() == [[0, 2, 3], [0, -1, -1]]
+        assert counts.tolist() == [3, 1]
+        with pytest.raises(ValueError, match="must be positive"):
+            ops.voxel_sample(points, 0.0)
+
+    def test_groups_of_small_clouds(self):
+        points = cloud(size=5)
+        centres, centre_idx, members = ops.sample_and_group(points, 8, 6, lengths=[5, 2])
+        assert centres.shape == (2, 8, 3)
+        assert members.shape == (2, 8, 6)
+        assert (members[1] < 2).all()
+        assert members[0, 0, 0] == centre_idx[0, 0] == 0
+
+
+def test_the_door_explains_a_missing_backend():
+    reason = ops.available_backends()["pytorch3d"]
+    if not reason:
+        pytest.skip("pytorch3d is here: see the agreement test")
+    with pytest.raises(ValueError, match="Use backend='torch'"):
+        ops.knn(cloud(), cloud(), 3, backend="pytorch3d")
+
+
+@pytest.mark.skipif(bool(ops.available_backends()["pytorch3d"]), reason="pytorch3d's compiled part is not here")
+def test_backends_agree():
+    points, query = cloud(size=300), cloud(size=50, seed=1)
+    for run in (
+        lambda b: ops.farthest_point_sample(points, 40, [300, 20], backend=b),
+        lambda b: ops.knn(query, points, 9, [50, 30], [300, 5], backend=b)[1],
+        lambda b: ops.ball_query(query, points, 0.7, 9, [50, 30], [300, 5], backend=b)[1],
+    ):
+        assert run("torch").equal(run("pytorch3d"))
