@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.fill import fill_array, fill_input
+from xmodal.convert import rename_key
 from xmodal.encoders.clip import CLIP
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.encoders.weights import from_clip_state
+from xmodal.heads.checkpoints import DPT, MVLPT
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
+from xmodal.heads.dpt import DPTHead
+from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.heads.text_side import PromptIds, TextSide
 
 OWN = ("prompt_learner.", "network.", "image_encoder.")
@@ -158,7 +162,8 @@ def dplclip_case(case: Case) -> dict[str, Any]:
     half = feature[: len(feature) // 2]
     zero_shot = head.text.logits(feature, head.text.encode_ids(torch.tensor(i["zeroshot_tokens"]))).softmax(-1)
     out = {"predict_logits": logits, "predict_logits_first_half": head(half), "zeroshot_probs": zero_shot}
-    out |= {"train_losses": torch.stack(dpl_updates(case, clip, head)), "predict_logits_after_3_steps": head(feature)}
+    out["train_losses"] = torch.stack(dpl_updates(case, clip, head))
+    out[f"predict_logits_after_{len(out['train_losses'])}_steps"] = head(feature)
     out |= {f"norm_after:{k}": t.norm() for k, t in tensors.items()}
     return {k: v.detach().numpy() for k, v in out.items()} | grads
 
@@ -179,3 +184,102 @@ def dpl_updates(case: Case, clip: CLIP, head: DPLCLIPHead) -> list[Tensor]:
         optimizer.step()
         losses.append(loss.detach())
     return losses
+
+
+@builder("mvlpt")
+def mvlpt_case(case: Case) -> dict[str, Any]:
+    """Logits, prompts as used, masked logits and gradients of every variant."""
+    clip, out = clip_of(case), {}
+    tasks = case.json["inputs"].get("tasks", {})
+    tokens, grid = clip.visual.embed(case.input("image"))
+    for tag, v in case.json["variants"].items():
+        head = mvlpt_head(clip, v, tasks.get("sizes"))
+        names = {k: mvlpt_name(k) for k in v["trainable"]}
+        tensors = fill_own(head, case, names, v["trainable"])
+        logits = head(head.encode(clip.visual, tokens, grid))
+        loss = cotangent_loss(case, logits)
+        out |= grad_norms(loss, tensors, f"grad:{tag}.")
+        text, visual = head.used_prompts()
+        used = {"coop_emb": text, "vpt_emb": None if visual is None else visual[:1]}
+        used |= {"vpt_emb_deep": visual[1:] if visual is not None and len(visual) > 1 else None, "logits": logits}
+        if tasks:
+            used["masked_logits"] = head.mask(logits, torch.tensor(tasks["ids"]))
+        out |= {f"{tag}.{k}": t.detach().numpy() for k, t in used.items() if t is not None}
+        weight = dict(head.named_parameters()).get("unified.block.attn.qkv.weight")
+        if weight is not None:
+            rows = torch.autograd.grad(loss, weight, retain_graph=True)[0][: 2 * weight.shape[1]]
+            out[f"{tag}.in_proj_qk_rows_grad_norm"] = float(rows.norm())
+    return out
+
+
+def mvlpt_name(key: str) -> str:
+    """Our name of an official key."""
+    return rename_key(key, MVLPT.reads)
+
+
+def mvlpt_head(clip: CLIP, v: Mapping[str, Any], sizes: Any) -> MVLPTHead:
+    """The head of one variant."""
+    project = v.get("vpt_project", -1)
+    return MVLPTHead(
+        clip.out_dim,
+        class_names(len(v["tokens"])),
+        clip,
+        n_ctx=v["coop_n_ctx"],
+        n_visual=v["vpt_n_ctx"],
+        deep=v["vpt_deep"],
+        position=v["class_token_position"],
+        class_specific=v["csc"],
+        project_method=v["project_method"],
+        project_dim=v["project_dim"],
+        visual_project=project if project > 0 else None,
+        truncate=v["cut_contextlen"],
+        task_sizes=sizes,
+        official=True,
+        prompt_ids=prompt_ids(v["tokens"], v["coop_n_ctx"], v["name_lens"]),
+    ).eval()
+
+
+@builder("dpt_cavpt")
+def dpt_case(case: Case) -> dict[str, Any]:
+    """Three kinds of logits, selected classes, block logits, both losses, all gradients."""
+    a, i, clip = case.arch, case.json["inputs"], clip_of(case)
+    head = DPTHead(
+        clip.out_dim,
+        class_names(a["n_classes"]),
+        clip,
+        n_visual=a["vpt_n_ctx"],
+        bottom=a["bottom_limit"],
+        top_classes=a["cpn"],
+        warmup_epochs=1,
+        alpha=a["alpha"],
+        n_tokens=a["cavpt_ctx_len"],
+        attn_dim=a["attn_dim"],
+        prompt_ids=prompt_ids(i["prompt_tokens"], a["coop_n_ctx"], i.get("name_lens")),
+        position=a.get("class_token_position", "end"),
+        template_ids=torch.tensor(i["template_tokens"]),
+    ).eval()
+    official = DPT.to_official(dict(head.named_parameters()))  # same tensors under official names
+    shapes = {k: v for k, v in case.json["state"].items() if k.startswith(OWN) and 0 not in v}
+    assert set(official) == set(shapes), set(official) ^ set(shapes)
+    head.load_state_dict(DPT.to_ours(case.state(shapes)))
+    feature = head.encode(clip.visual, *clip.visual.embed(case.input("image")))
+    label = torch.tensor(i["label"])
+    logits, losses = head(feature), {}
+    for name, epoch in (("loss_warmup", 0), ("loss_main", 1)):
+        head.set_epoch(epoch)
+        losses[name] = head.loss(feature, label)["loss"]
+    out = {"logits": logits, "indices": feature.selected, "zeroshot_text_features": head.template_features}
+    out |= {"logits_text_only": head.text_logits(feature), "logits_image_only": head.image_logits(feature)}
+    out |= {f"layer_logits.{n}": x.transpose(0, 1) for n, x in enumerate(feature.layer_logits)} | losses
+    arrays: dict[str, Any] = {k: v.detach().numpy() for k, v in out.items()}
+    for name, loss in {"grad": cotangent_loss(case, logits), **{f"grad_{k}": v for k, v in losses.items()}}.items():
+        arrays |= dpt_grads(loss, head, f"{name}:")
+    return arrays
+
+
+def dpt_grads(loss: Tensor, head: DPTHead, prefix: str) -> dict[str, Any]:
+    """Gradient norms under official names; tensors that the release stacks are put together again."""
+    parameters = dict(head.named_parameters())
+    grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
+    filled = {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(parameters.items(), grads, strict=True)}
+    return {f"{prefix}{k}": float(g.norm()) for k, g in DPT.to_official(filled).items()}
