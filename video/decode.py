@@ -111,6 +111,8 @@ class VideoFile:
             VideoError: a frame that cannot be decoded.
         """
         wanted = np.asarray(indices, np.int64).reshape(-1)
+        if isinstance(self._backend, _Closed):
+            raise ValueError(f"{self.path} is closed")
         if wanted.size == 0:
             raise ValueError("read() needs at least one frame index")
         if wanted.min() < 0 or wanted.max() >= self.num_frames:
@@ -220,7 +222,7 @@ class _Closed:
         self.num_frames, self.fps = num_frames, fps
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
-        raise ValueError("this VideoFile is closed")
+        raise NotImplementedError
 
 
 class _Decord:
