@@ -8,6 +8,7 @@ N*(4*D*Q + 3*Q + D + 2*m*D*D + m*D + D + 6*D) + N*4*D + N*T*D + N*2*(2G-1)^2*D +
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from video.motion import MotionTable
 from xmodal.encoders.block import QuickGELU
@@ -90,13 +91,12 @@ class EVLLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.normal_(linear.bias, std=1e-6)
 
-    def augment(self, frames: Tensor, q: Tensor | None, k: Tensor | None, grid: Grid) -> Tensor:
+    def augment(self, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
         """Add what the temporal modules see.
 
         Args:
             frames: tokens of one block (B, T, N, D); never changed in place.
-            q: queries of that block's attention (B*T, H, N, D/H).
-            k: keys.
+            maps: attention of that block's patches to their neighbour frames, twice (B, T-1, n, n).
             grid: where the patches sit.
 
         Returns:
@@ -112,13 +112,24 @@ class EVLLayer(nn.Module):
         if self.temporal_pos_embed is not None:
             tokens = tokens + self.temporal_pos_embed[:, None]
         if self.cross_attention is not None:
-            motion = self.cross_attention(q, k, grid)  # (B, T, hw, D)
+            motion = self.cross_attention(maps)  # (B, T, hw, D)
             tokens = tokens + F.pad(motion, (0, 0, grid.prefix, tokens.shape[2] - grid.prefix - grid.num_patches))
         return tokens
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Let the query x (B, 1, D) read tokens (B, T*N, D)."""
-        x = x + self.attn(self.norm1(x), self.norm3(tokens))
+    def read(self, x: Tensor, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
+        """What the query x (B, 1, D) finds in the augmented tokens of one block (B, T, N, D)."""
+        tokens = self.augment(frames, maps, grid).flatten(1, 2)  # (B, T*N, D)
+        return self.attn(self.norm1(x), self.norm3(tokens))
+
+    def forward(self, x: Tensor, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
+        """Let the query x (B, 1, D) read the tokens of one block (B, T, N, D).
+
+        The augmented tokens are made again in the backward pass: they are many, and making them is cheap.
+        """
+        if torch.is_grad_enabled():
+            x = x + checkpoint(self.read, x, frames, maps, grid, use_reentrant=False)
+        else:
+            x = x + self.read(x, frames, maps, grid)
         return x + self.fc2(self.dropout(self.act(self.fc1(self.norm2(x)))))
 
 
@@ -204,11 +215,12 @@ class EVLDecoder(Reader):
             raise ValueError(f"evl was built for num_frames={self.num_frames}, this clip has {grid.t}")
         x = self.query.expand(len(tokens) // grid.t, 1, -1)  # (B, 1, D)
         for layer, i in zip(self.decoder, self.layers, strict=True):
-            x = layer(x, self.decoder_input(layer, i, grid, taps))
+            x = layer(x, *self.seen(layer, i, grid, taps), grid)
         return x[:, 0]
 
-    def decoder_input(self, layer: nn.Module, i: int, grid: Grid, taps: Taps) -> Tensor:
-        """What decoder layer reads from block i: (B, T*N, D)."""
-        frames = taps["post", i].unflatten(0, (-1, grid.t))  # (B, T, N, D)
-        q, k = (taps["attn.q", i], taps["attn.k", i]) if layer.cross_attention is not None else (None, None)
-        return layer.augment(frames, q, k, grid).flatten(1, 2)
+    def seen(self, layer: nn.Module, i: int, grid: Grid, taps: Taps) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What a decoder layer reads from block i: tokens (B, T, N, D) and attention maps between frames."""
+        frames = taps["post", i].unflatten(0, (-1, grid.t))
+        if layer.cross_attention is None:
+            return frames, None
+        return frames, layer.cross_attention.maps(taps["attn.q", i], taps["attn.k", i], grid)

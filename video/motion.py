@@ -13,14 +13,14 @@ def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
     """Head-averaged attention maps between patches of frame pairs.
 
     Args:
-        q: queries (P, H, n, d).
-        k: keys (P, H, n, d).
+        q: queries (..., H, n, d).
+        k: keys (..., H, n, d).
 
     Returns:
-        (P, n, n), rows sum to one.
+        (..., n, n), rows sum to one.
     """
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (P, H, n, n)
-    return scores.softmax(-1).mean(1)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (..., H, n, n)
+    return scores.softmax(-1).mean(-3)
 
 
 class MotionTable(nn.Module):
@@ -40,28 +40,37 @@ class MotionTable(nn.Module):
         self.w1 = nn.Parameter(torch.zeros((2 * h - 1) * (2 * w - 1), dim))
         self.w2 = nn.Parameter(torch.zeros((2 * h - 1) * (2 * w - 1), dim))
 
-    def forward(self, q: Tensor, k: Tensor, grid: Grid) -> Tensor:
-        """Map queries and keys (B*T, H, N, D/H) of one block to motion vectors (B, T, h*w, D).
+    @torch.no_grad()
+    def maps(self, q: Tensor, k: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """How patches attend to the previous and to the next frame.
+
+        Args:
+            q: queries of one block (B*T, H, N, D/H).
+            k: keys.
+            grid: where the patches sit.
+
+        Returns:
+            Two maps (B, T-1, n, n), averaged over heads, without gradient: the tower they come from is frozen.
 
         Raises:
             ValueError: another grid than the tables are for.
         """
         if (grid.h, grid.w) != self.grid:
             raise ValueError(f"evl was built for a grid of {self.grid} patches, this clip has {(grid.h, grid.w)}")
-        if grid.t == 1:  # no neighbour to look at
-            return self.w1.new_zeros(len(q), 1, grid.num_patches, self.w1.shape[1])
         patches = slice(grid.prefix, grid.prefix + grid.num_patches)
         q, k = (x[:, :, patches].unflatten(0, (-1, grid.t)) for x in (q, k))  # (B, T, H, n, d)
-        previous = self.look(q[:, 1:], k[:, :-1], self.w1)  # (B, T-1, n, D)
-        following = self.look(q[:, :-1], k[:, 1:], self.w2)
+        return neighbour_attention(q[:, 1:], k[:, :-1]), neighbour_attention(q[:, :-1], k[:, 1:])
+
+    def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
+        """Turn maps (B, T-1, n, n) into motion vectors (B, T, n, D); a single frame has no neighbour, and none."""
         pad = nn.functional.pad
+        previous, following = (self.look(m, w) for m, w in zip(maps, (self.w1, self.w2), strict=True))  # (B, T-1, n, D)
         return pad(previous, (0, 0, 0, 0, 1, 0)) + pad(following, (0, 0, 0, 0, 0, 1))
 
-    def look(self, q: Tensor, k: Tensor, table: Tensor) -> Tensor:
-        """Vectors (B, T-1, n, D) for frame pairs (B, T-1, H, n, d)."""
-        with torch.no_grad():
-            maps = neighbour_attention(q.flatten(0, 1), k.flatten(0, 1))
-        return weigh_offsets(maps.to(table.dtype), table, *self.grid).unflatten(0, q.shape[:2])
+    def look(self, maps: Tensor, table: Tensor) -> Tensor:
+        """Vectors (B, T-1, n, D) of frame pairs."""
+        vectors = weigh_offsets(maps.flatten(0, 1).to(table.dtype), table, *self.grid)
+        return vectors.unflatten(0, maps.shape[:2])
 
 
 def weigh_offsets(maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
@@ -80,7 +89,7 @@ def weigh_offsets(maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
         (P, h*w, D).
     """
     wide = 2 * w - 1
-    maps = maps.view(-1, h, w, h, w).flip(3, 4)  # (P, qi, qj, h-1-ki, w-1-kj)
+    maps = maps.unflatten(2, (h, w)).unflatten(1, (h, w)).flip(3, 4)  # (P, qi, qj, h-1-ki, w-1-kj)
     offsets = maps.new_zeros(len(maps), h, w, h, wide)
     for qj in range(w):  # offset qj-kj+w-1 = qj + (w-1-kj)
         offsets[:, :, qj, :, qj : qj + w] = maps[:, :, qj]

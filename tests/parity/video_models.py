@@ -129,7 +129,7 @@ def decoder_steps(case: Case, model: nn.Module) -> dict[str, Any]:
     model.encoder.forward_blocks(tokens, grid, read=reader.reads, taps=taps)
     x = reader.query.expand(len(tokens) // grid.t, 1, -1)
     for n, (layer, i) in enumerate(zip(reader.decoder, reader.layers, strict=True)):
-        seen = reader.decoder_input(layer, i, grid, taps)
-        x = layer(x, seen)
-        steps |= {f"decoder_in{n}": seen.numpy(), f"query_out{n}": x.numpy()}
+        frames, maps = reader.seen(layer, i, grid, taps)
+        x = layer(x, frames, maps, grid)
+        steps |= {f"decoder_in{n}": layer.augment(frames, maps, grid).flatten(1, 2).numpy(), f"query_out{n}": x.numpy()}
     return steps

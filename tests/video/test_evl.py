@@ -48,7 +48,7 @@ def test_augment_equals_the_plain_modules_and_keeps_its_input():
     frames = torch.randn(2, 4, 8, 12)
     q, k = torch.randn(8, 3, 8, 4), torch.randn(8, 3, 8, 4)
     before = frames.clone()
-    got = layer.augment(frames, q, k, grid)
+    got = layer.augment(frames, layer.cross_attention.maps(q, k, grid), grid)
     conv = layer.temporal_conv(frames.permute(0, 2, 3, 1).reshape(16, 12, 4)).view(2, 8, 12, 4).permute(0, 3, 1, 2)
     want = frames + conv + layer.temporal_pos_embed[:, None]
     qf, kf = (x[:, :, 2:].unflatten(0, (2, 4)) for x in (q, k))
@@ -79,6 +79,12 @@ def test_no_gradient_reaches_the_encoder():
     assert all(p.grad is not None for p in reader.parameters() if p.requires_grad)
 
 
+def test_one_frame_has_no_neighbours():
+    table = refill(MotionTable(4, (2, 2)))
+    q = torch.randn(3, 1, 5, 4)
+    assert torch.equal(table(table.maps(q, q, Grid(1, 2, 2))), torch.zeros(3, 1, 4, 4))
+
+
 def test_bad_input():
     encoder = VisionTransformer(image_size=16, patch_size=8, dim=12, depth=2, num_heads=3)
     with pytest.raises(ValueError, match="2 blocks"):
@@ -86,4 +92,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match="divide"):
         EVLDecoder(encoder, num_frames=2, num_layers=1, qkv_dim=10, num_heads=3)
     with pytest.raises(ValueError, match="grid"):
-        MotionTable(4, (2, 2))(torch.randn(2, 1, 10, 4), torch.randn(2, 1, 10, 4), Grid(2, 3, 3))
+        MotionTable(4, (2, 2)).maps(torch.randn(2, 1, 10, 4), torch.randn(2, 1, 10, 4), Grid(2, 3, 3))

@@ -8,7 +8,6 @@ from torch import nn
 
 from tools.benches.measure import Variant
 from video.evl import EVLDecoder, EVLLayer
-from video.motion import neighbour_attention
 from video.readers import TimeMeanReader
 from video.st_adapter import STAdapter
 from video.st_adapter import st_adapter as st_adapter_method
@@ -131,8 +130,8 @@ def st_adapter(args):
 class PlainEVLLayer(EVLLayer):
     """As released: keys and values of every token projected, the gathered (n, n, D) tables."""
 
-    def forward(self, x, tokens):
-        y, heads = self.norm3(tokens), self.attn.num_heads
+    def forward(self, x, frames, maps, grid):
+        y, heads = self.norm3(self.augment(frames, maps, grid).flatten(1, 2)), self.attn.num_heads
         q, k, v = (
             p(t).unflatten(-1, (heads, -1)).transpose(1, 2)
             for p, t in ((self.attn.q_proj, self.norm1(x)), (self.attn.k_proj, y), (self.attn.v_proj, y))
@@ -142,19 +141,17 @@ class PlainEVLLayer(EVLLayer):
         hidden = self.fc1(self.norm2(x))
         return x + self.fc2(self.dropout(hidden * torch.sigmoid(1.702 * hidden)))
 
-    def augment(self, frames, q, k, grid):
+    def augment(self, frames, maps, grid):
         b, t, n, d = frames.shape
         conv = self.temporal_conv(frames.permute(0, 2, 3, 1).reshape(b * n, d, t))
         y = frames + conv.view(b, n, d, t).permute(0, 3, 1, 2) + self.temporal_pos_embed[:, None]
-        q, k = (z[:, :, grid.prefix :].unflatten(0, (-1, t)) for z in (q, k))
         h, w = grid.h, grid.w
         i, j = torch.arange(h * w)[:, None], torch.arange(h * w)[None]
         index = (i // w - j // w + h - 1) * (2 * w - 1) + (i % w - j % w + w - 1)
         table = self.cross_attention
-        for ours, theirs, weight in (((1, t), (0, t - 1), table.w1), ((0, t - 1), (1, t), table.w2)):
-            maps = neighbour_attention(q[:, slice(*ours)].flatten(0, 1), k[:, slice(*theirs)].flatten(0, 1))
-            motion = torch.einsum("pqk,qkc->pqc", maps, weight[index]).unflatten(0, (b, t - 1))
-            y = y + F.pad(motion, (0, 0, grid.prefix, 0, ours[0], t - ours[1]))
+        for one, weight, before in ((maps[0], table.w1, 1), (maps[1], table.w2, 0)):
+            motion = torch.einsum("btqk,qkc->btqc", one, weight[index])
+            y = y + F.pad(motion, (0, 0, grid.prefix, 0, before, 1 - before))
         return y
 
 
