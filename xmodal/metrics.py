@@ -107,10 +107,10 @@ class Accuracy(BaseMetric):
 
         Args:
             data_batch: the batch; its `skipped` entry is counted.
-            data_samples: dicts with `sample_id`, `scores` (K,) and `label` (or None).
+            data_samples: dicts with `sample_id`, `scores` (K,) and `label` (None or -1: not known).
         """
         self.skipped += (data_batch or {}).get("skipped", [])
-        labelled = [p for p in data_samples if p.get("label") is not None]
+        labelled = [p for p in data_samples if p.get("label") is not None and int(p["label"]) >= 0]
         self.unlabelled += len(data_samples) - len(labelled)
         if labelled:
             scores = torch.stack([torch.as_tensor(p["scores"]) for p in labelled])
@@ -148,7 +148,9 @@ def write_predictions(path: str | Path, predictions: list[dict[str, Any]]) -> No
     predictions = sorted(predictions, key=lambda p: str(p["sample_id"]))
     names = [str(p["sample_id"]) for p in predictions]
     labels = [-1 if p.get("label") is None else int(p["label"]) for p in predictions]
-    scores = np.stack([np.asarray(p["scores"], dtype=np.float32) for p in predictions]) if predictions else np.zeros((0, 0))
+    scores = (
+        np.stack([np.asarray(p["scores"], dtype=np.float32) for p in predictions]) if predictions else np.zeros((0, 0))
+    )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if Path(path).suffix == ".npz":
         np.savez(path, sample_id=np.asarray(names), scores=scores, label=np.asarray(labels))

@@ -83,9 +83,24 @@ class ToyData:
         noise = np.random.default_rng([self.seed, epoch, index]).normal(size=4).astype(np.float32)
         return {"x": torch.from_numpy(noise + 2 * np.eye(4, dtype=np.float32)[label]), "label": label, "sample_id": f"s{index}"}
 
-    def sample(self, path: str, rng=None):
-        value = float(Path(path).read_text())
-        return {"x": torch.full((4,), value), "sample_id": path}
+
+@DATASETS.register_module(name="toy_files", force=True)
+class ToyFiles:
+    """A list of text files, each with a number."""
+
+    def __init__(self, annotation: str, classes=None):
+        self.paths = [line.split("\t")[0] for line in Path(annotation).read_text().splitlines()]
+        self.classes = classes
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        try:
+            value = float(Path(self.paths[index]).read_text())
+        except ValueError as error:
+            return {"skipped": self.paths[index], "reason": str(error)}
+        return {"x": torch.full((4,), value), "label": 0, "sample_id": self.paths[index]}
 
 
 CONFIG = '''

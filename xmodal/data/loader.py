@@ -35,7 +35,9 @@ def build_loader(cfg: dict[str, Any], dataset: Dataset, sampler: Sampler, seed: 
     options = {k: v for k, v in cfg.items() if k != "dataset"}
     for key in ("sampler", "shuffle", "batch_sampler", "generator"):
         if key in options:
-            raise ValueError(f"a dataloader config cannot set {key!r}: the engine orders the samples (seeded, resumable)")
+            raise ValueError(
+                f"a dataloader config cannot set {key!r}: the engine orders the samples (seeded, resumable)"
+            )
     check_arguments(DataLoader, options)
     if "batch_size" not in options:
         raise ValueError("a dataloader config needs batch_size (samples per process)")
@@ -43,6 +45,9 @@ def build_loader(cfg: dict[str, Any], dataset: Dataset, sampler: Sampler, seed: 
     options.setdefault("pin_memory", torch.cuda.is_available())
     if options.get("num_workers", 0):
         options.setdefault("worker_init_fn", quiet_worker)
+    else:
+        for key in ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context"):
+            options.pop(key, None)  # of worker processes, and there are none
     return DataLoader(dataset, sampler=sampler, generator=torch.Generator().manual_seed(seed), **options)
 
 

@@ -1,6 +1,7 @@
 """Reading a config: either style of mmengine, options from the command line, and no key misspelt."""
 
 import ast
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -78,7 +79,7 @@ def set_defaults(cfg: Config) -> None:
         cfg.setdefault("train_cfg", {})
         cfg.train_cfg.setdefault("type", "xmodal.engine.loops.TrainLoop")
     if "val_dataloader" in cfg:
-        cfg.setdefault("test_dataloader", cfg.val_dataloader)
+        cfg.setdefault("test_dataloader", copy.deepcopy(cfg.val_dataloader))
     for stage, loop in (("val", "ValLoop"), ("test", "TestLoop")):
         if f"{stage}_dataloader" in cfg:
             cfg.setdefault(f"{stage}_cfg", {})

@@ -120,9 +120,24 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
     except KeyboardInterrupt:
         print("stopped" + ("; --resume goes on from the last checkpoint" if resumable else ""), file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if os.environ.get("XMODAL_DEBUG"):
+    except Exception as error:
+        if os.environ.get("XMODAL_DEBUG") or not is_mistake(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {last_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether an error speaks to the user: wrong values, missing files, and what the suite itself raises."""
+    if isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
+        return True
+    return type(error).__module__.split(".")[0] in ("xmodal", "video", "pointcloud")
+
+
+def last_line(error: Exception) -> str:
+    """The message; of an error in a loader's worker, the message in the worker."""
+    text = str(error).strip()
+    if "Original Traceback" not in text:
+        return text
+    return text.splitlines()[-1].split(": ", 1)[-1]

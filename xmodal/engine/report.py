@@ -123,7 +123,9 @@ class ReportHook(Hook):
         return epochs[-1]
 
     def after_log_epoch(self, runner: Any, step: int, values: dict[str, float]) -> None:
-        """Add the means of an epoch."""
+        """Add the means of an epoch, and the files that its data set found unreadable."""
+        broken = getattr(runner.train_dataloader.dataset, "broken", None) or []
+        self.note([{"sample_id": str(path), "reason": "replaced in training"} for path in broken if isinstance(path, str)])
         self.epoch_entry(runner)["train"] = values
         self.save(runner)
 

@@ -1,0 +1,88 @@
+"""Predictions for single files."""
+
+import inspect
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from xmodal.data.collate import batch_size
+from xmodal.data.loader import build_dataset, build_loader
+from xmodal.data.sampler import EvalSampler
+from xmodal.engine.checkpoint import load_weights
+from xmodal.engine.compat import autocast
+from xmodal.registry import DATASETS, MODELS, build, resolve
+
+
+def dataset_of_files(cfg: dict[str, Any], files: Sequence[str], folder: Path) -> Any:
+    """The config's test data set, over these files instead of its own.
+
+    Args:
+        cfg: config of a data set that takes `annotation`, a list of lines `path label`.
+        files: paths.
+        folder: where the list is written.
+
+    Raises:
+        ValueError: a file that is not there, or a data set that does not read lists.
+    """
+    for file in files:
+        if not Path(file).is_file():
+            raise ValueError(f"no file at {file}")
+    kind = resolve(cfg["type"], DATASETS)
+    takes = inspect.signature(kind).parameters
+    if "annotation" not in takes:
+        raise ValueError(f"{kind.__name__} takes no `annotation`, so it cannot be pointed at single files")
+    listing = folder / "files.txt"
+    listing.write_text("".join(f"{Path(file).absolute()}\t0\n" for file in files))
+    given = {"root": None, "format": "list", "classes": None, "test_mode": True, "max_broken": 1.0}
+    return build_dataset({**cfg, "annotation": str(listing), **{k: v for k, v in given.items() if k in takes}})
+
+
+@torch.no_grad()
+def predict(cfg: Config, checkpoint: str, files: Sequence[str], amp: str | None = None, top: int = 5) -> list[dict]:
+    """Classify files.
+
+    Args:
+        cfg: from `prepare`.
+        checkpoint: `last.pth` or `best.pth` of a run of this config.
+        files: paths.
+        amp: precision.
+        top: how many classes to name.
+
+    Returns:
+        A dict a file, in order: `file` and either `label`, `name`, `score`, `top` (a list of label, name, score) and
+        `scores` (all K), or `error`.
+
+    Raises:
+        ValueError: a checkpoint that does not fit, a file that is not there.
+    """
+    loader_cfg = dict(cfg.test_dataloader)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = dataset_of_files(loader_cfg.pop("dataset"), files, Path(folder))
+        model = build(cfg.model, MODELS).to(get_device()).eval()
+        names = load_weights(model, checkpoint).get("classes") or []
+        loader_cfg["num_workers"] = min(loader_cfg.get("num_workers", 0), len(files) // 8)
+        found: dict[str, dict] = {}
+        for batch in build_loader(loader_cfg, dataset, EvalSampler(len(dataset))):
+            for entry in batch.get("skipped", []):
+                found[entry["sample_id"]] = {"error": entry["reason"]}
+            if batch_size(batch):
+                with autocast(next(model.parameters()).device, amp):
+                    for prediction in model.test_step(batch):
+                        found[prediction["sample_id"]] = described(prediction["scores"], names, top)
+    return [{"file": file, **found[str(Path(file).absolute())]} for file in files]
+
+
+def described(scores: torch.Tensor, names: Sequence[str], top: int) -> dict[str, Any]:
+    """Scores (K,) as plain things, the best ones by name."""
+    scores = scores.float().cpu()
+    values, labels = scores.topk(min(top, len(scores)))
+    best = [
+        {"label": y, "name": names[y] if y < len(names) else str(y), "score": round(v, 6)}
+        for y, v in zip(labels.tolist(), values.tolist(), strict=True)
+    ]
+    return {**best[0], "top": best, "scores": [round(v, 6) for v in scores.tolist()]}
