@@ -95,7 +95,8 @@ class Trace:
         ):
             raise ValueError(
                 f"{self.path}: trial {self.position} ran with lr {known.learning_rate:g}, wd {known.weight_decay:g}, "
-                f"and this search wants lr {trial.learning_rate:g}, wd {trial.weight_decay:g}: delete the file to search anew"
+                f"and this search wants lr {trial.learning_rate:g}, wd {trial.weight_decay:g}: "
+                "delete the file to search anew"
             )
         self.position += 1
         return known

@@ -3,6 +3,7 @@
 Paper: arXiv 2207.12661.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,8 +113,8 @@ class ParallelBranch(nn.Module):
     def __init__(self, dims: Sequence[int], patch_size: int, strides: Sequence[int], blocks: Sequence[int]):
         super().__init__()
         pixels = [1, *(patch_size // s for s in strides)]  # of a cell of each stage's grid
-        steps = [b // a for a, b in zip(pixels, pixels[1:], strict=False)]
-        if any(b % a or not b for a, b in zip(pixels, pixels[1:], strict=False)):
+        steps = [b // a for a, b in itertools.pairwise(pixels)]
+        if any(b % a or not b for a, b in itertools.pairwise(pixels)):
             raise ValueError(f"strides {list(strides)} of the branch do not lead to patches of {patch_size} pixels")
         self.first = nn.Sequential(*conv_norm(3, dims[0], 3, steps[0]), nn.ReLU())
         self.stages = nn.ModuleList()

@@ -1,0 +1,116 @@
+"""MS-CLIP and the UniCL towers: counts, sharing, fusion, transfer."""
+
+import copy
+
+import pytest
+import torch
+
+from xmodal.encoders.frozen import count
+from xmodal.encoders.msclip import MSCLIP
+from xmodal.encoders.msclip_conv import LateralGrid
+from xmodal.encoders.swin import SwinEncoder
+from xmodal.encoders.unicl import from_unicl_key, unicl
+from xmodal.losses import clip_loss
+from xmodal.model import TransferModel
+
+SMALL = dict(depth=4, dim=32, num_heads=2, out_dim=16, vocab_size=40, context_length=8, image_size=32, patch_size=8)
+LATERAL = dict(lateral_layers=(1, 2, 3), branch_blocks=(0, 1, 1), branch_dims=(8, 16, 32), lateral_strides=(4, 2, 1))
+TEXT = torch.tensor([[1, 5, 39, 0], [1, 39, 0, 0]])
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return MSCLIP(**{**SMALL, **LATERAL, "stem_blocks": (1, 1), **options}).eval()
+
+
+def test_counts_of_the_paper():
+    with torch.device("meta"):
+        shared = MSCLIP()
+        assert count(shared) == 132_408_001
+        assert count(shared.visual.branch) + count(shared.visual.lateral) == 3_971_280
+        assert count(shared.visual.patch_embed) == 4_513_776
+        assert count(MSCLIP(share=())) == 210_340_801
+        assert count(unicl()) == 91_340_667
+        assert count(unicl(swin_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))) == 150_695_609
+
+
+def test_sharing_is_of_weights_and_survives_copies_and_steps():
+    model = small()
+    for clip in (model, copy.deepcopy(model)):
+        for image, text in zip(clip.visual.blocks, clip.text.blocks[1:], strict=True):
+            assert image.attn.qkv.weight is text.attn.qkv.weight
+            assert image.mlp.fc2.bias is text.mlp.fc2.bias
+            assert image.norm1.weight is not text.norm1.weight
+            assert not image.attn.causal
+            assert text.attn.causal
+    half = small(share=("mlp",))
+    assert half.visual.blocks[0].attn.qkv.weight is not half.text.blocks[1].attn.qkv.weight
+    before = model.visual.blocks[0].mlp.fc1.weight.clone()
+    clip_loss(model.encode_image(torch.randn(2, 3, 32, 32), True), model.encode_text(TEXT, True), model.logit_scale)[
+        "loss"
+    ].backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    assert not torch.equal(before, model.text.blocks[1].mlp.fc1.weight)
+    with pytest.raises(ValueError, match="did you mean"):
+        MSCLIP(share=("norm",), **SMALL)
+
+
+def test_branch_changes_the_feature_and_travels_in_the_grid():
+    model, images = small(), torch.randn(2, 3, 32, 32)
+    tokens, grid = model.visual.embed(images)
+    assert isinstance(grid, LateralGrid)
+    assert [tuple(f.shape) for f in grid.features] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4)]
+    zeroed = LateralGrid(1, grid.h, grid.w, 1, features=tuple(torch.zeros_like(f) for f in grid.features))
+    out = model.visual.forward_blocks(tokens, grid)
+    assert not torch.allclose(out, model.visual.forward_blocks(tokens, zeroed), atol=1e-3)
+    assert torch.allclose(out[:, :1], model.visual.forward_blocks(tokens, grid, read="prefix"), atol=1e-5)
+    model.visual.recompute = True
+    assert torch.allclose(out, model.visual.forward_blocks(tokens.requires_grad_(), grid), atol=1e-6)
+
+
+def test_plain_msclip_and_bad_options():
+    model = small(early_conv=False, lateral_layers=())
+    assert model.visual.blocks[0].attn.qkv.weight is model.text.blocks[0].attn.qkv.weight
+    assert model(torch.randn(2, 3, 32, 32), TEXT).shape == (2, 2)
+    with pytest.raises(ValueError, match="lateral_layers"):
+        small(lateral_layers=(0, 1, 2))
+    with pytest.raises(ValueError, match="another length"):
+        small(branch_blocks=(0, 1))
+
+
+@pytest.mark.parametrize("make", [lambda: small().visual, lambda: swin(), lambda: swin(stem="conv", merge="conv")])
+def test_towers_transfer(make):
+    encoder = make()
+    model = TransferModel(encoder, head=dict(type="classification", num_classes=3)).train()
+    before = copy.deepcopy(encoder.state_dict())
+    out = model(mode="loss", image=torch.randn(4, 3, 32, 32), label=torch.tensor([0, 1, 2, 0]))
+    out["loss"].backward()
+    assert model.head.fc.weight.grad.abs().sum() > 0
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())  # BatchNorm statistics too
+    clips = torch.randn(2, 1, 3, 3, 32, 32)
+    assert model.eval()(mode="tensor", clips=clips).shape == (2, 3)
+
+
+def swin(**options):
+    torch.manual_seed(0)
+    small = dict(image_size=32, patch_size=4, dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4, out_dim=12)
+    return SwinEncoder(**small, **options)
+
+
+def test_swin_refuses_what_its_windows_cannot_do():
+    with pytest.raises(ValueError, match="take image_size 224"):
+        SwinEncoder(image_size=200)
+    with pytest.raises(ValueError, match="reads 32 x 32"):
+        swin().embed(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="no taps"):
+        swin().forward_blocks(*swin().embed(torch.zeros(1, 3, 32, 32)), taps=object())
+
+
+def test_old_unicl_checkpoints_keep_their_text_weights():
+    wanted = "text.blocks.3.attn.proj.weight"
+    for prefix in ("text_encoder", "lang_encoder", "text"):
+        assert from_unicl_key(f"{prefix}.resblocks.3.attn.out_proj.weight") == wanted
+    assert from_unicl_key("image_encoder.layers.0.downsample.norm.bias") == "visual.stages.1.downsample.norm.bias"
+    assert from_unicl_key("image_encoder.layers.0.blocks.1.attn.relative_position_index") is None
+    with pytest.raises(ValueError, match="no weight of UniCL"):
+        from_unicl_key("backbone.conv.weight")
