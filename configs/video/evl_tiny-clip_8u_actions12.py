@@ -1,0 +1,30 @@
+"""EVL on the shipped tiny CLIP, 12 built-in actions with a drifting bystander, 8 frames.
+
+Recipe: ours, chosen on the validation clips. Data: see configs/_base_/actions12.py
+Command: python tools/train.py configs/video/evl_tiny-clip_8u_actions12.py
+Untrained encoder: --cfg-options model.encoder.weights=random
+"""
+
+from mmengine.config import read_base
+from torch.optim import AdamW
+
+from video.evl import EVLDecoder
+from xmodal.encoders.tiny import tiny_clip_encoder
+from xmodal.engine.schedule import CosineSchedule
+from xmodal.heads.classification import ClassificationHead
+from xmodal.model import TransferModel
+
+with read_base():
+    from .._base_.actions12 import *
+    from .._base_.runtime import *
+
+model = dict(
+    type=TransferModel,
+    encoder=dict(type=tiny_clip_encoder),
+    reader=dict(type=EVLDecoder, num_frames=8, num_layers=3, mlp_dropout=0.1),
+    head=dict(type=ClassificationHead, num_classes=12, dropout=0.1, norm=True, label_smoothing=0.05),
+)
+train_dataloader.update(batch_size=12)
+optim_wrapper = dict(optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.02), clip_grad=dict(max_norm=1.0))
+param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
+train_cfg = dict(max_epochs=10)
