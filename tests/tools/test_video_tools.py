@@ -1,0 +1,167 @@
+"""tools/check_videos.py and tools/reencode_videos.py on films made here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.video import films
+from tools import check_videos, reencode_videos
+from video.batch import over_films
+from video.decode import VideoError, VideoFile
+from video.lists import read_listing
+from video.reencode import copy_names, even_size, reencode
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """A list of a long-GOP film, an odd-sized webm, a trim, a torn and a missing film."""
+    folder = tmp_path / "films"
+    (folder / "sub").mkdir(parents=True)
+    films.write_film(folder / "long gop.mp4", frames=60, gop=250, size=(120, 160))
+    films.write_film(folder / "sub" / "odd.webm", frames=30, codec="libvpx-vp9", size=(97, 131))
+    films.trim_by_copy(folder / "long gop.mp4", folder / "trim.mp4", first=20)
+    (folder / "torn.mp4").write_bytes((folder / "long gop.mp4").read_bytes()[:2000])
+    names = ["long gop.mp4", "sub/odd.webm", "trim.mp4", "torn.mp4", "lost.mp4"]
+    (tmp_path / "list.txt").write_text("".join(f"{name} {k}\n" for k, name in enumerate(names)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_check_videos(shelf, capsys, workers):
+    argv = [str(shelf / "list.txt"), "--root", str(shelf / "films"), "--workers", str(workers), "--full"]
+    status = check_videos.main([*argv, "--report", str(shelf / "report.json"), "--clean", str(shelf / "clean.txt")])
+    assert status == 1
+    report = json.loads((shelf / "report.json").read_text())
+    assert (report["films"], report["readable"], report["broken"]) == (5, 3, 2)
+    assert report["codecs"] == {"h264": 2, "vp9": 1}
+    by_id = {entry["id"]: entry for entry in report["entries"]}
+    assert by_id["sub/odd.webm"]["frames"] == 30
+    assert (by_id["sub/odd.webm"]["height"], by_id["sub/odd.webm"]["width"]) == (97, 131)
+    assert (by_id["trim.mp4"]["frames"], by_id["trim.mp4"]["reader"]) == (40, "pyav")
+    assert "no such file" in by_id["lost.mp4"]["broken"]
+    clean = read_listing(shelf / "clean.txt")
+    assert [s.label for s in clean.samples] == [0, 1, 2]
+    printed = capsys.readouterr().out
+    assert "3 of 5 films can be read, 2 broken" in printed
+    assert "torn.mp4" in printed
+    assert check_videos.main([str(shelf / "clean.txt"), "--workers", "0"]) == 0
+
+
+def test_check_a_folder_without_classes_and_a_single_film(shelf, capsys):
+    (shelf / "films" / "torn.mp4").unlink()
+    films_only = shelf / "flat"
+    films_only.mkdir()
+    os.link(shelf / "films" / "trim.mp4", films_only / "trim.mp4")
+    assert check_videos.main([str(films_only), "--workers", "0"]) == 0
+    assert check_videos.main([str(films_only / "trim.mp4"), "--workers", "0"]) == 0
+    with pytest.raises(SystemExit, match="needs classes"):
+        check_videos.main([str(films_only), "--clean", str(shelf / "c.txt"), "--workers", "0"])
+    with pytest.raises(SystemExit, match="does not exist"):
+        check_videos.main([str(shelf / "nothing.txt")])
+
+
+def test_reencode_videos(shelf, capsys):
+    argv = [str(shelf / "list.txt"), str(shelf / "out"), "--root", str(shelf / "films"), "--short-side", "96"]
+    assert reencode_videos.main([*argv, "--workers", "2"]) == 1
+    assert "3 of 5 films" in capsys.readouterr().out
+    copies = read_listing(shelf / "out" / "list.txt").samples
+    assert [s.label for s in copies] == [0, 1, 2]
+    assert [os.path.relpath(s.path, shelf / "out") for s in copies] == ["long gop.mp4", "sub/odd.mp4", "trim.mp4"]
+    shown = [range(60), range(30), range(20, 60)]
+    for sample, numbers, size in zip(copies, shown, [(96, 128), (96, 128), (96, 128)], strict=True):
+        with VideoFile(sample.path) as film:
+            assert (film.num_frames, film.backend, film.codec) == (len(numbers), "decord", "h264")
+            assert abs(film.size[0] - size[0]) <= 2
+            asked = np.random.default_rng(0).permutation(len(numbers))[:8]
+            assert films.numbers_of(film.read(asked)) == [numbers[i] for i in asked]
+    assert set(json.loads((shelf / "out" / "broken.json").read_text())) == {
+        str(shelf / "films" / "torn.mp4"),
+        str(shelf / "films" / "lost.mp4"),
+    }
+    assert not list((shelf / "out").rglob("*.part"))
+
+    before = {s.path: os.stat(s.path).st_mtime_ns for s in copies}
+    os.unlink(copies[1].path)
+    assert reencode_videos.main([*argv, "--workers", "0"]) == 1
+    assert "(2 were there)" in capsys.readouterr().out
+    kept = [os.stat(s.path).st_mtime_ns == before[s.path] for s in copies]
+    assert kept == [True, False, True]
+    with pytest.raises(SystemExit, match="other|made with"):
+        reencode_videos.main([*argv[:-1], "64", "--workers", "0"])
+
+
+def test_key_frames_times_and_rotation_of_copies(tmp_path):
+    import av
+
+    times = [n + n * n // 7 for n in range(40)]
+    source = films.write_film(tmp_path / "vfr.mp4", frames=40, gop=250, times=times)
+    rotated = films.rotate_by_matrix(source, tmp_path / "rotated.mp4", 1)
+    assert reencode(str(rotated), tmp_path / "copy.mp4", gop=8) == 40
+    with av.open(str(tmp_path / "copy.mp4")) as copy:
+        stream = copy.streams.video[0]
+        assert (stream.height, stream.width) == (128, 96)
+        packets = [p for p in copy.demux(stream) if p.size]
+        keys = [k for k, p in enumerate(packets) if p.is_keyframe]
+        seen = sorted(float(p.pts * p.time_base) for p in packets)
+    assert max(np.diff(keys)) <= 8
+    np.testing.assert_allclose(np.array(seen) - seen[0], np.array(times) / 25, atol=2e-3)
+
+
+def test_a_film_torn_in_the_middle_leaves_no_copy(tmp_path):
+    source = films.write_film(tmp_path / "whole.mkv", frames=60)
+    data = bytearray(films.write_film(tmp_path / "whole.mp4", frames=60).read_bytes())
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    data[start + (end - start) * 2 // 3 : end] = bytes(end - start - (end - start) * 2 // 3)
+    (tmp_path / "torn.mp4").write_bytes(data)
+    with pytest.raises(VideoError, match="torn"):
+        reencode(str(tmp_path / "torn.mp4"), tmp_path / "copy.mp4")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["torn.mp4", "whole.mkv", "whole.mp4"]
+    assert reencode(str(source), tmp_path / "copy.mp4") == 60
+
+
+def test_names_and_sizes_of_copies():
+    assert copy_names(["/d/a.mp4", "/d/x/a.webm", "/d/a.webm", "/e/b.avi"], "/d") == [
+        "a.mp4.mp4",
+        "x/a.mp4",
+        "a.webm.mp4",
+        "e/b.mp4",
+    ]
+    assert even_size(720, 1280, 256) == (256, 454)
+    assert even_size(97, 131, 256) == (96, 130)
+    assert even_size(1080, 608, 256) == (454, 256)
+
+
+def crash_on(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * 10
+
+
+def test_a_crashing_decoder_does_not_stop_the_others():
+    found = dict(over_films(crash_on, range(6), workers=2, title="x"))
+    assert found == {0: 0, 1: 10, 2: 20, 3: None, 4: 40, 5: 50}
+
+
+@pytest.mark.parametrize("tool", ["check_videos", "reencode_videos"])
+def test_help_answers_at_once(tool):
+    script = f"""
+import runpy, sys
+sys.argv = ["{tool}", "--help"]
+try:
+    runpy.run_path("tools/{tool}.py", run_name="__main__")
+except SystemExit:
+    pass
+heavy = {{"torch", "mmengine", "av", "decord"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "LIST" in done.stdout

@@ -1,0 +1,358 @@
+"""Annotations of every kind, broken films, and workers."""
+
+import json
+import logging
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.video import films
+from video.datasets import TooManyBrokenFilesError, VideoDataset
+from video.listing import Sample, read_classes, write_list
+from video.lists import read_listing
+from xmodal.registry import DATASETS, build
+
+TRAIN = {"num_frames": 4, "sampling": {"type": "uniform"}, "size": 32}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """Twelve films; film k shows numbers 0 to 23 and is k + 64 pixels high, so that each can be told."""
+    folder = tmp_path_factory.mktemp("shelf")
+    for number in range(12):
+        films.write_film(folder / f"film {number}.mp4", frames=24, size=(64 + 2 * number, 96))
+    return folder
+
+
+@pytest.fixture
+def annotation(shelf, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"film {number}.mp4 {number % 3}\n" for number in range(12)))
+    return path
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+
+
+# ---------------------------------------------------------------- lists
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "label"),
+    [
+        ("a.mp4 3", "a.mp4", 3),
+        ("my holiday 12 take 2.mp4 0", "my holiday 12 take 2.mp4", 0),
+        ("my holiday.mp4\t10", "my holiday.mp4", 10),
+        ("a, b.mp4, 7", "a, b.mp4", 7),
+        ("a.mp4,7", "a.mp4", 7),
+        ('"quoted name.mp4",7', "quoted name.mp4", 7),
+        ("sub/täglich.mp4   4  ", "sub/täglich.mp4", 4),
+        ("#1.mp4 1", "#1.mp4", 1),
+    ],
+)
+def test_lines_of_lists(tmp_path, line, path, label):
+    touch(tmp_path, path)
+    (tmp_path / "list.txt").write_text(f"\n{line}\r\n", encoding="utf-8-sig")
+    listing = read_listing(tmp_path / "list.txt")
+    assert listing.samples == [Sample(str(tmp_path / path), label, path)]
+
+
+def test_absolute_paths_other_roots_and_round_trip(tmp_path):
+    touch(tmp_path / "films", "a b.mp4", "c.mp4")
+    absolute = tmp_path / "films" / "a b.mp4"
+    (tmp_path / "list.txt").write_text(f"{absolute} 0\nc.mp4 1\n")
+    listing = read_listing(tmp_path / "list.txt", root=tmp_path / "films")
+    assert [s.path for s in listing.samples] == [str(absolute), str(tmp_path / "films" / "c.mp4")]
+    write_list(tmp_path / "again.txt", listing.samples)
+    again = read_listing(tmp_path / "again.txt")
+    assert [(s.path, s.label) for s in again.samples] == [(s.path, s.label) for s in listing.samples]
+
+
+def test_class_names_in_lists(tmp_path):
+    touch(tmp_path, "a.mp4", "b c.mp4")
+    (tmp_path / "list.csv").write_text("a.mp4,push up\nb c.mp4,run\n")
+    (tmp_path / "classes.txt").write_text("run\npush up\n")
+    listing = read_listing(tmp_path / "list.csv", classes=tmp_path / "classes.txt")
+    assert [s.label for s in listing.samples] == [1, 0]
+    assert listing.classes == ["run", "push up"]
+    with pytest.raises(ValueError, match=r"list\.csv:1.*'push up'.*did you mean 'push ups'"):
+        read_listing(tmp_path / "list.csv", classes=["run", "push ups"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a.mp4 0\na.mp4\n", r"list\.txt:2.*whole number.*'a\.mp4'"),
+        ("a.mp4 -1\n", r"list\.txt:1.*negative label -1"),
+        ("a.mp4 0\na.mp4 9\n", r"list\.txt:2: label 9, but there are 2 classes"),
+        ("elsewhere/a.mp4 0\n", r"none of the first 1 films.*elsewhere.*root is"),
+        ("\n", "no films"),
+    ],
+)
+def test_mistakes_in_lists_name_file_line_and_fix(tmp_path, text, says):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        read_listing(tmp_path / "list.txt", classes=["x", "y"])
+
+
+def test_mistaken_arguments(tmp_path):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "list.txt").write_text("a.mp4 0\n")
+    with pytest.raises(ValueError, match="did you mean 'kinetics'"):
+        read_listing(tmp_path / "list.txt", format="kinetic")
+    with pytest.raises(ValueError, match="does not exist"):
+        read_listing(tmp_path / "lost.txt")
+    with pytest.raises(ValueError, match="not a folder"):
+        read_listing(tmp_path / "list.txt", root=tmp_path / "nowhere")
+
+
+def test_class_files(tmp_path):
+    (tmp_path / "a.json").write_text('{"b": "1", "a": 0}')
+    (tmp_path / "b.json").write_text('{"0": "a", "1": "b"}')
+    (tmp_path / "c.json").write_text('["a", "b"]')
+    assert [read_classes(tmp_path / f"{n}.json") for n in "abc"] == [["a", "b"]] * 3
+    (tmp_path / "d.json").write_text('{"a": 1, "b": 2}')
+    with pytest.raises(ValueError, match="0 to 1"):
+        read_classes(tmp_path / "d.json")
+    (tmp_path / "e.json").write_text('{"a": 1,\n b}')
+    with pytest.raises(ValueError, match=r"e\.json:2: not valid JSON"):
+        read_classes(tmp_path / "e.json")
+    with pytest.raises(ValueError, match="'a' occurs twice"):
+        read_classes(["a", "a"])
+
+
+KINETICS = """label,youtube_id,time_start,time_end,split
+push up,-abcdefghij,5,15,val
+"tying knot (not on a tie)",0123456789_,120,130,val
+push up,gonegonegon,0,10,val
+"""
+
+
+@pytest.mark.parametrize("layout", ["{name}", "val/{name}", "{label}/{name}", "val/{under}/{name}"])
+def test_kinetics(tmp_path, caplog, layout):
+    names = ["-abcdefghij_000005_000015", "0123456789__000120_000130"]
+    labels = ["push up", "tying knot (not on a tie)"]
+    for name, label in zip(names, labels, strict=True):
+        touch(tmp_path / "data", layout.format(name=name + ".mp4", label=label, under=label.replace(" ", "_")))
+    touch(tmp_path / "data", "train/-abcdefghij_000005_000015.mkv")  # another split's copy is not taken before ours
+    (tmp_path / "val.csv").write_text(KINETICS)
+    with caplog.at_level(logging.WARNING):
+        listing = read_listing(tmp_path / "val.csv", root=tmp_path / "data")
+    assert [(s.label, s.sample_id) for s in listing.samples] == [(0, names[0]), (1, names[1])]
+    assert "/train/" not in listing.samples[0].path or "val/" not in layout
+    assert listing.classes == labels
+    assert listing.missing == ["gonegonegon_000000_000010"]
+    assert "1 of 3 films" in caplog.text
+
+
+def test_kinetics_without_labels_and_with_mistakes(tmp_path):
+    touch(tmp_path, "a_000000_000010.mp4")
+    (tmp_path / "test.csv").write_text("youtube_id,time_start,time_end,split\na,0,10,test\n")
+    listing = read_listing(tmp_path / "test.csv")
+    assert [s.label for s in listing.samples] == [-1]
+    with pytest.raises(ValueError, match="without a class.*test_mode"):
+        VideoDataset(tmp_path / "test.csv")
+    (tmp_path / "x.csv").write_text("label,youtube_id,start,time_end\nl,a,0,10\n")
+    with pytest.raises(ValueError, match="no column 'time_start'"):
+        read_listing(tmp_path / "x.csv")
+    (tmp_path / "y.csv").write_text("label,youtube_id,time_start,time_end\nl,a,zero,10\n")
+    with pytest.raises(ValueError, match=r"y\.csv:2.*seconds"):
+        read_listing(tmp_path / "y.csv")
+    (tmp_path / "z.csv").write_text("label,youtube_id,time_start,time_end\nl,b,0,10\n")
+    with pytest.raises(ValueError, match="all 1 are missing.*b_000000_000010"):
+        read_listing(tmp_path / "z.csv")
+
+
+def test_something_something(tmp_path):
+    touch(tmp_path / "videos", "10.webm", "11.webm")
+    (tmp_path / "something-something-v2-labels.json").write_text(
+        json.dumps({"Pushing something from left to right": "1", "Holding something": "0"})
+    )
+    entry = {"label": "pushing a pen from left to right", "template": "Pushing [something] from left to right"}
+    entries = [{"id": "10", **entry}, {"id": "11", **entry, "template": "Holding [something]"}, {"id": "12", **entry}]
+    (tmp_path / "train.json").write_text(json.dumps(entries))
+    listing = read_listing(tmp_path / "train.json", root=tmp_path / "videos")
+    assert [(s.sample_id, s.label) for s in listing.samples] == [("10", 1), ("11", 0)]
+    assert listing.missing == ["12"]
+    assert listing.classes == ["Holding something", "Pushing something from left to right"]
+    (tmp_path / "test.json").write_text(json.dumps([{"id": "10"}]))
+    assert read_listing(tmp_path / "test.json", root=tmp_path / "videos").samples[0].label == -1
+    (tmp_path / "bad.json").write_text(json.dumps([{"id": "10", "template": "Holding [somethin]"}]))
+    with pytest.raises(ValueError, match=r"bad\.json: entry 0.*did you mean 'Holding something'"):
+        read_listing(tmp_path / "bad.json", root=tmp_path / "videos")
+    (tmp_path / "something-something-v2-labels.json").unlink()
+    with pytest.raises(ValueError, match="labels file"):
+        read_listing(tmp_path / "train.json", root=tmp_path / "videos")
+
+
+def test_folders(tmp_path):
+    touch(tmp_path, "run/a.mp4", "run/deep/b c.webm", "push_up/d.avi", "run/notes.txt")
+    listing = read_listing(tmp_path)
+    assert listing.classes == ["push_up", "run"]
+    assert [(s.sample_id, s.label) for s in listing.samples] == [
+        ("push_up/d.avi", 0),
+        ("run/a.mp4", 1),
+        ("run/deep/b c.webm", 1),
+    ]
+    assert [s.label for s in read_listing(tmp_path, classes=["run", "push up"]).samples] == [1, 0, 0]
+    with pytest.raises(ValueError, match="no class is called 'push up'"):
+        read_listing(tmp_path, classes=["run"])
+
+
+# ---------------------------------------------------------------- items
+
+
+def test_training_items(shelf, annotation):
+    data = build(
+        {"type": "video", "annotation": annotation, "root": shelf, **TRAIN, "transforms": [
+            {"type": "random_resized_crop", "size": 32}, {"type": "flip"}
+        ]}, DATASETS
+    )  # fmt: skip
+    assert (len(data), data.num_classes, data.labels[:4], data.classes) == (12, 3, [0, 1, 2, 0], None)
+    item = data[(0, 4)]
+    assert item["clips"].shape == (1, 4, 3, 32, 32)
+    assert item["clips"].dtype == torch.uint8
+    assert (item["label"], item["sample_id"]) == (1, "film 4.mp4")
+    assert torch.equal(data[(0, 4)]["clips"], item["clips"])
+    assert torch.equal(data[4]["clips"], item["clips"])
+    assert not torch.equal(data[(1, 4)]["clips"], item["clips"])
+    other_seed = VideoDataset(annotation, shelf, seed=1, transforms=data.transforms, **TRAIN)
+    assert not torch.equal(other_seed[(0, 4)]["clips"], item["clips"])
+    with pytest.raises(IndexError, match="0 to 11"):
+        data[12]
+
+
+def test_clips_hold_the_frames_that_the_sampler_asked_for(shelf, annotation):
+    data = VideoDataset(annotation, shelf, num_frames=5, sampling={"type": "dense", "stride": 3})
+    clip = data[(3, 2)]["clips"][0].permute(0, 2, 3, 1).numpy()
+    expected = data.sampling.train(24, np.random.default_rng([0, 3, 2]))
+    assert clip.shape[1:] == (68, 96, 3)
+    assert films.numbers_of(clip) == expected.tolist()
+    test = VideoDataset(
+        annotation, shelf, num_frames=5, sampling={"type": "dense", "stride": 3}, size=68,
+        spatial_views=1, temporal_views=3, test_mode=True,
+    )  # fmt: skip
+    item = test[2]
+    assert item["clips"].shape == (3, 5, 3, 68, 68)
+    assert item["clips"].dtype == torch.float32
+    source = data.samples[2].path
+    from video.decode import VideoFile
+
+    for view, indices in zip(item["clips"], test.sampling.test(24, 3), strict=True):
+        frames = torch.from_numpy(VideoFile(source).read(indices)).permute(0, 3, 1, 2).float()
+        assert torch.equal(view, frames[..., 14:82])  # 68 px high already: nothing is resized, the centre is cut
+
+
+def test_short_side_at_reading_is_the_same_in_training_and_testing(shelf, annotation):
+    train = VideoDataset(annotation, shelf, short_side=40, **TRAIN)
+    assert min(train[5]["clips"].shape[-2:]) == 40
+    test = VideoDataset(annotation, shelf, short_side=40, test_mode=True, **TRAIN)
+    assert test[5]["clips"].shape == (1, 4, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sampling": {"type": "dense", "stide": 2}}, "did you mean 'stride'"),
+        ({"sampling": {"type": "uniform", "num_frames": 5}}, "takes 5 frames, but num_frames is 4"),
+        ({"transforms": [{"type": "flip", "probb": 1}]}, "did you mean 'prob'"),
+        ({"spatial_views": 2}, "1 .* or 3"),
+        ({"temporal_views": 0}, "at least 1"),
+        ({"interpolation": "nearest"}, "bicubic"),
+    ],
+)
+def test_mistaken_options(shelf, annotation, options, says):
+    with pytest.raises(ValueError, match=says):
+        VideoDataset(annotation, shelf, **{**TRAIN, **options})
+
+
+# ---------------------------------------------------------------- broken films
+
+
+@pytest.fixture
+def damaged(shelf, tmp_path):
+    """Two of twelve films cannot be read."""
+    (tmp_path / "torn.mp4").write_bytes((shelf / "film 1.mp4").read_bytes()[:900])
+    names = [str(shelf / f"film {k}.mp4") for k in range(12)]
+    names[1], names[7] = str(tmp_path / "torn.mp4"), str(tmp_path / "lost.mp4")
+    path = tmp_path / "damaged.txt"
+    path.write_text("".join(f"{name} {k}\n" for k, name in enumerate(names)))
+    return path
+
+
+def test_training_replaces_broken_films_and_says_so_once(damaged, caplog):
+    def ids(data):
+        return [data[(epoch, 1)]["sample_id"] for epoch in range(15)]
+
+    first = VideoDataset(damaged, **TRAIN)
+    with caplog.at_level(logging.WARNING):
+        drawn = ids(first)
+    assert caplog.text.count("unreadable film") == len(first.broken)
+    assert re.search(r"unreadable film .*torn\.mp4: invalid data", caplog.text, re.IGNORECASE)
+    assert "torn.mp4" in first.broken[0]
+    assert not any("torn" in name or "lost" in name for name in drawn)
+    assert len(set(drawn)) > 2
+    assert ids(first) == drawn
+    fresh = VideoDataset(damaged, **TRAIN)
+    assert [fresh[(epoch, 1)]["sample_id"] for epoch in reversed(range(15))] == drawn[::-1]
+    item, label = first[(2, 1)], first.samples[[s.sample_id for s in first.samples].index(drawn[2])].label
+    assert item["label"] == label
+
+
+def test_testing_reports_broken_films(damaged):
+    data = VideoDataset(damaged, test_mode=True, **TRAIN)
+    items = [data[index] for index in range(12)]
+    skipped = [item for item in items if "skipped" in item]
+    assert [item["skipped"].rsplit("/")[-1] for item in skipped] == ["torn.mp4", "lost.mp4"]
+    assert "no such file" in skipped[1]["reason"]
+    assert sum("clips" in item for item in items) == 10
+    assert len(data.broken) == 2
+
+
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_too_many_broken_films_stop_the_run(tmp_path, shelf, test_mode):
+    (tmp_path / "text.mp4").write_text("nothing")
+    lines = [f"{tmp_path / 'text.mp4'} 0\n"] * 8 + [f"{shelf / 'film 0.mp4'} 0\n"] * 12
+    (tmp_path / "list.txt").write_text("".join(lines))
+    data = VideoDataset(tmp_path / "list.txt", test_mode=test_mode, **TRAIN)
+    with pytest.raises(TooManyBrokenFilesError, match=r"6 of 20 films .*text\.mp4.*check_videos") as caught:
+        for index in range(8):
+            data[index]
+    assert "max_broken=0.01 allows 5" in str(caught.value)
+    patient = VideoDataset(tmp_path / "list.txt", test_mode=test_mode, max_broken=0.5, **TRAIN)
+    for index in range(20):
+        patient[index]
+
+
+def test_nothing_readable_ends(tmp_path):
+    (tmp_path / "text.mp4").write_text("nothing")
+    (tmp_path / "list.txt").write_text("text.mp4 0\n" * 3)
+    with pytest.raises(TooManyBrokenFilesError, match="in a row"):
+        VideoDataset(tmp_path / "list.txt", max_broken=1.0, **TRAIN)[0]
+
+
+# ---------------------------------------------------------------- workers
+
+
+def first(batch):
+    return batch[0]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_see_the_same_and_share_what_is_broken(damaged, context):
+    data = VideoDataset(damaged, **TRAIN)
+    alone = [VideoDataset(damaged, **TRAIN)[(0, k)]["clips"] for k in range(12)]
+    loader = DataLoader(
+        data, batch_size=1, sampler=[(0, k) for k in range(12)], num_workers=2 if context == "fork" else 1,
+        multiprocessing_context=context, collate_fn=first, timeout=60,
+    )  # fmt: skip
+    for item, expected in zip(loader, alone, strict=True):
+        assert torch.equal(item["clips"], expected)
+    assert len(data.broken) == 2  # found out by the workers
