@@ -3,8 +3,8 @@
 Per class over the whole set, detections are taken by falling score (ties: image, then order within it). Each looks at
 the one ground-truth box of its image with the highest IoU; it is right when that IoU is strictly above the threshold
 and the box is not taken yet, and wrong otherwise (no second-best box). AP is the area under the monotone precision
-envelope at all recall changes (VOC 2010). The mean is over the classes seen in predictions or ground truth; a class never in the
-ground truth counts 0, and so does one never predicted. AR is the mean of the final recalls.
+envelope at all recall changes (VOC 2010). The mean is over the classes seen in predictions or ground truth; a class
+never in the ground truth counts 0, and so does one never predicted. AR is the mean of the final recalls.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
 - Overall accuracy (OA) counts clouds or points; mean class accuracy (mAcc) averages over classes.
 - IoU of a class = intersection / (union + 1e-10), both summed over all scenes; mIoU averages over ALL classes, so that
-  a class absent everywhere counts 0, as in the evaluators of S3DIS and ScanNet. `miou_present` leaves absent classes out.
+  a class absent everywhere counts 0, as in the evaluators of S3DIS and ScanNet. `miou_present` leaves those
+  out.
 - AP: see `pointcloud/detection_ap.py`.
 """
 

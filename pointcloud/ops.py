@@ -344,7 +344,12 @@ def first_of_each(cells: Tensor) -> Tensor:
 
 
 def sample_and_group(
-    points: Tensor, num_groups: int, group_size: int, lengths: Counts | None = None, backend: str = "auto"
+    points: Tensor,
+    num_groups: int,
+    group_size: int,
+    lengths: Counts | None = None,
+    skip_near_origin: bool = False,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cut clouds into groups: centres by farthest point sampling, members by nearest neighbours.
 
@@ -353,13 +358,14 @@ def sample_and_group(
         num_groups: G.
         group_size: K.
         lengths: points of each cloud.
+        skip_near_origin: see `farthest_point_sample`.
         backend: `auto`, `torch` or `pytorch3d`.
 
     Returns:
         Centres (B, G, 3), their indices (B, G), members' indices (B, G, K). A cloud with fewer than G points
         repeats its first point as centre; one with fewer than K points repeats its nearest member.
     """
-    centre_idx = farthest_point_sample(points, num_groups, lengths, backend=backend).clamp(min=0)
+    centre_idx = farthest_point_sample(points, num_groups, lengths, skip_near_origin, backend=backend).clamp(min=0)
     centres = gather(points, centre_idx)
     lengths = check_lengths(lengths, points)
     _, idx = knn(centres, points, group_size, None, lengths, backend=backend)

@@ -1,14 +1,21 @@
 """Point operations, boxes and 3D metrics; EPCL and the 3DETR decoder: official keys onto the product's modules."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from pointcloud import boxes, ops
+from pointcloud.checkpoints import EPCL_CLASSIFICATION, EPCL_DENSE
+from pointcloud.classification import EPCLClassifier
 from pointcloud.detection_ap import detections_of, evaluate_detections, iou_table, select_boxes
+from pointcloud.epcl import EPCLDense
 from pointcloud.metrics import SegmentationTally
-from tests.parity.core import Case, builder
+from tests.parity.core import Case, builder, grad_norms
+from xmodal.encoders.frozen import freeze
+from xmodal.encoders.vit import VisionTransformer
+from xmodal.encoders.weights import from_clip_visual_state
 
 
 def near_origin(x: torch.Tensor) -> torch.Tensor:
@@ -157,3 +164,101 @@ def whole_path(case: Case) -> dict[str, Any]:
         "calc_map": [r.mean_ap for r in results],
         "calc_ar": [r.mean_recall for r in results],
     }
+
+
+def tower_of(state: Mapping[str, torch.Tensor], prefix: str, dim: int, heads: int, proj: int | None = None) -> Any:
+    """A frozen CLIP tower from the `resblocks` (and what else a case has of it) under `prefix`."""
+    blocks = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    own = {(k if k.startswith("transformer.") else f"transformer.{k}") if "resblocks" in k else k: v for k, v in blocks.items()}
+    depth = 1 + max(int(k.split(".")[2]) for k in own if "resblocks" in k)
+    patch = own["conv1.weight"].shape[-1] if "conv1.weight" in own else 1
+    rows = own["positional_embedding"].shape[0] if "positional_embedding" in own else 2
+    hidden = own["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+    tower = VisionTransformer(
+        image_size=patch * round((rows - 1) ** 0.5),
+        patch_size=patch,
+        dim=dim,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=hidden / dim,
+        act="quick_gelu",
+        pre_norm=True,
+        patch_bias=False,
+        norm_eps=1e-5,
+        out_dim=proj,
+    )
+    missing, unexpected = tower.load_state_dict(from_clip_visual_state(own), strict=False)
+    assert not unexpected, unexpected
+    assert not [k for k in missing if k.startswith("blocks.")], missing
+    return freeze(tower)
+
+
+def load_official(module: torch.nn.Module, own: Mapping[str, torch.Tensor], converter: Any) -> dict[str, torch.Tensor]:
+    """Load official weights through the product's converter; return the trained tensors by official name."""
+    missing, unexpected = module.load_state_dict(converter.to_ours(own), strict=False)
+    assert not unexpected, unexpected
+    frozen = ("encoder.", "epcl.encoder.", "epcl.pos_embed_none")
+    assert not [k for k in missing if not k.startswith(frozen)], missing
+    tensors = dict(module.named_parameters())
+    return {k: tensors.get(next(iter(converter.to_ours({k: v})))) for k, v in own.items() if v.is_floating_point()}
+
+
+@builder("EPCL classification")
+def epcl_classification_case(case: Case) -> dict[str, Any]:
+    """Tokens, embedding, logits and gradients."""
+    a, state = case.arch, case.state()
+    tower = tower_of(state, "clip_vit.", a["clip_width"], a["clip_heads"], a["clip_proj_dim"])
+    own = {k: v for k, v in state.items() if not k.startswith("clip_vit.")}
+    tasks = state["te_encoder.embedding.weight"].shape[0] if a.get("use_task_emb", True) else 0
+    model = EPCLClassifier(
+        tower,
+        a["cls_dim"],
+        a["num_group"],
+        a["group_size"],
+        tasks,
+        hidden=state["cls_head_finetune.1.weight"].shape[0],
+        skip_near_origin=True,
+    ).eval()
+    tensors = load_official(model, own, EPCL_CLASSIFICATION)
+    coord = 0.4 * case.input("pts")
+    _, centre_idx, members = model.tokenizer.group(coord)
+    logits, embedding = model(coord)
+    loss = (logits * case.cotangent(logits.shape)).sum()
+    loss = loss + (embedding * case.cotangent(embedding.shape, "cotangent_emb")).sum()
+    computed = {
+        "fps_idx": centre_idx,
+        "knn_idx_sorted": members.sort(-1).values,
+        "group_tokens_sum": model.tokenizer(coord)[0].sum(-1).detach(),
+        "token_emb": embedding.detach(),
+        "logits": logits.detach(),
+    }
+    return computed | grad_norms(loss, tensors)
+
+
+@builder("EPCL dense-feature encoder")
+def epcl_dense_case(case: Case) -> dict[str, Any]:
+    """The intended output with attention over tokens and one unit of length."""
+    a, state = case.arch, case.state()
+    own = {k: v for k, v in state.items() if "resblocks" not in k and k != "encoder.cls_token"}
+    tower = tower_of(state, "encoder.blocks.", a["width"], a["clip_heads"])
+    with torch.no_grad():
+        tower.cls_token.copy_(state["encoder.cls_token"])
+    model = EPCLDense(
+        tower,
+        a["tokenizer_dim"],
+        a["num_group"],
+        a["group_size"],
+        a["num_task_tokens"],
+        a["voxel_size"],
+        skip_near_origin=True,
+        prefix_position=case.input("cls_pos"),
+    ).eval()
+    tensors = load_official(model, own, EPCL_DENSE)
+    sizes = a["sizes"]
+    coord = torch.from_numpy(case.expected["coords"][:, :3]).float().split(sizes)
+    feat = case.input("feats").split(sizes)
+    padded = [torch.nn.utils.rnn.pad_sequence(x, batch_first=True) for x in (coord, feat)]
+    out, centres = model(*padded, torch.tensor(sizes))
+    out = torch.cat([o[:n] for o, n in zip(out, sizes, strict=True)])
+    computed = {"coords": case.expected["coords"], "centers": centres, "out_fixed": out.detach()}
+    return computed | grad_norms((out * case.cotangent(out.shape)).sum(), tensors, "fixed_grad:")
