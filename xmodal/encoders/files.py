@@ -36,7 +36,7 @@ def read_state(path: str | Path, torchscript: bool = False) -> State:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(path)
+        return strip_prefixes(load_file(path))
     if path.suffix == ".npz":
         raise ValueError(f"{path.name} holds JAX weights: they are read by timm_encoder('vit_...', weights=...)")
     if is_torchscript(path):

@@ -129,7 +129,7 @@ def from_clip_text_state(state: Mapping[str, Tensor]) -> State:
 
     Keys of an image tower and of the whole CLIP (`visual.*`, `logit_scale`) may be among them and are passed by.
     """
-    whole = ("visual.", "logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size")
+    whole = ("visual.", "logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask")
     out = {from_clip(key, TEXT): value for key, value in state.items() if not key.startswith(whole)}
     if "text_projection" in state:
         out["proj.weight"] = out["proj.weight"].t().contiguous()  # (D, W)

@@ -91,13 +91,17 @@ def create(name: str, image_size: int | None, arch: dict, **more: object) -> nn.
         raise ValueError(f"{plain!r} is no plain vision transformer of timm; supported are {SUPPORTED}")
     size = {} if image_size is None else {"img_size": image_size}
     try:
-        return timm.create_model(name, num_classes=0, **size, **arch, **more)
+        model = timm.create_model(name, num_classes=0, **size, **arch, **more)
     except TypeError as error:
         raise ValueError(f"timm's {plain} does not take arch={arch}: {error}") from error
     except RuntimeError as error:
         if "tag" not in str(error):
             raise
         raise ValueError(f"{name!r}: timm knows the tags {', '.join(tags_of(plain)) or 'none'} of {plain}") from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))[0]
+    if image_size and image_size % patch:
+        raise ValueError(f"image_size {image_size} is not a multiple of the patch size {patch} of {plain}")
+    return model
 
 
 def tags_of(plain: str) -> list[str]:
@@ -149,8 +153,11 @@ def read_for(model: nn.Module, path: Path, make: Callable[[], nn.Module]) -> dic
         return filled.state_dict()
     from timm.models.vision_transformer import checkpoint_filter_fn
 
-    found = checkpoint_filter_fn(read_state(path), model, adapt_layer_scale=True)
-    own = model.state_dict()
+    state, own = read_state(path), model.state_dict()
+    patch, size = state.get("patch_embed.proj.weight"), own["patch_embed.proj.weight"].shape[-1]
+    if patch is not None and patch.ndim == 4 and patch.shape[-1] != size:
+        raise ValueError(f"{path.name} has patches of {patch.shape[-1]} pixels, and the model asked for of {size}")
+    found = checkpoint_filter_fn(state, model, adapt_layer_scale=True)
     return {key: value for key, value in found.items() if key in own or not key.startswith(LEFT_IN_FILES)}
 
 

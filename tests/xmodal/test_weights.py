@@ -1,0 +1,315 @@
+"""Weight files of every layout the field publishes, faults in them, exports, fingerprints, the shipped tiny CLIP."""
+
+import copy
+import re
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.xmodal.test_encoders import OPEN_CLIP_SMALL, SMALL, live_open_clip
+from tests.xmodal.test_text import stirred
+from xmodal.encoders.clip import zero_shot_weights
+from xmodal.encoders.files import read_state
+from xmodal.encoders.sites import place
+from xmodal.encoders.tokenizer import ClipTokenizer
+from xmodal.encoders.weights import (
+    fingerprint,
+    from_clip_visual_state,
+    from_timm,
+    open_clip_clip,
+    open_clip_encoder,
+    openai_clip,
+    openai_encoder,
+    timm_encoder,
+    tiny_clip,
+    tiny_clip_encoder,
+    to_clip_visual_state,
+    to_timm_state,
+)
+from xmodal.registry import ENCODERS, build
+
+PLAIN = "vit_small_patch16_224.dino"
+TINY = dict(
+    embed_dim=32,
+    vision_cfg=dict(width=64, layers=2, head_width=64, image_size=64),
+    text_cfg=dict(width=64, layers=2, heads=1),
+)
+
+
+@pytest.fixture
+def plain():
+    return stirred(timm.create_model(PLAIN, num_classes=0, **SMALL))
+
+
+@pytest.fixture
+def openai():
+    """A live CLIP of OpenAI's layout: heads of 64, QuickGELU."""
+    model = open_clip.model.CLIP(32, dict(TINY["vision_cfg"], patch_size=16), dict(TINY["text_cfg"]), quick_gelu=True)
+    return stirred(model, std=0.03)
+
+
+def agree(ours, theirs, size=224):
+    images = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        assert (ours(images) - theirs(images)).abs().max() < 1e-5
+
+
+def save_torch(state, path):
+    torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+def test_torch_files(plain, wrap, tmp_path):
+    state = {**plain.state_dict(), "head.weight": torch.zeros(3, 48), "head.bias": torch.zeros(3)}
+    path = save_torch(wrap(state), tmp_path / "w.pth")
+    tower = timm_encoder(PLAIN, path, arch=SMALL)
+    agree(tower, plain)
+    assert tower.name == f"{PLAIN}/w"
+    assert all(p.requires_grad and not p.is_meta for p in tower.parameters())
+
+
+def test_safetensors_with_a_common_prefix_and_another_resolution(plain, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({f"module.backbone.{k}": v for k, v in plain.state_dict().items()}, path)
+    agree(timm_encoder(PLAIN, str(path), arch=SMALL), plain)
+    tower = timm_encoder(PLAIN, str(path), image_size=96, arch=SMALL)
+    assert torch.equal(tower.pos_embed, from_timm(plain, image_size=96).pos_embed)
+
+
+def test_half_precision_files_are_widened(plain, tmp_path):
+    save_file({k: v.half() for k, v in plain.state_dict().items()}, tmp_path / "w.safetensors")
+    tower = timm_encoder(PLAIN, str(tmp_path / "w.safetensors"), arch=SMALL)
+    assert tower.pos_embed.dtype == torch.float32
+
+
+def test_official_dinov2_file_with_registers(tmp_path):
+    name = "vit_small_patch14_reg4_dinov2"
+    theirs = stirred(timm.create_model(name, num_classes=0, **SMALL))
+    state = dict(theirs.state_dict())
+    first = torch.randn(1, 1, 48)  # the official file adds a position to its class token
+    state["register_tokens"], state["mask_token"] = state.pop("reg_token"), torch.zeros(1, 48)
+    state["cls_token"] = state["cls_token"] - first
+    state["pos_embed"] = torch.cat([first, state["pos_embed"]], 1)
+    path = save_torch(state, tmp_path / "dinov2_vits14_reg4_pretrain.pth")
+    agree(timm_encoder(name, path, arch=SMALL), theirs, 518)
+
+
+def jax_arrays(model):
+    """The arrays of a JAX checkpoint of AugReg's kind: kernels (in, out), heads apart, NHWC convolutions."""
+    heads, dim = 3, 48
+    out = {
+        "embedding/kernel": model.patch_embed.proj.weight.permute(2, 3, 1, 0),
+        "embedding/bias": model.patch_embed.proj.bias,
+        "cls": model.cls_token,
+        "Transformer/posembed_input/pos_embedding": model.pos_embed,
+        "Transformer/encoder_norm/scale": model.norm.weight,
+        "Transformer/encoder_norm/bias": model.norm.bias,
+        "head/kernel": torch.zeros(dim, 10),
+        "head/bias": torch.zeros(10),
+    }
+    for i, block in enumerate(model.blocks):
+        at = f"Transformer/encoderblock_{i}/"
+        attention = at + "MultiHeadDotProductAttention_1/"
+        for part, weight, bias in zip(
+            ("query", "key", "value"), block.attn.qkv.weight.chunk(3), block.attn.qkv.bias.chunk(3), strict=True
+        ):
+            out[f"{attention}{part}/kernel"] = weight.t().reshape(dim, heads, dim // heads)
+            out[f"{attention}{part}/bias"] = bias.reshape(heads, dim // heads)
+        out[f"{attention}out/kernel"] = block.attn.proj.weight.t().reshape(heads, dim // heads, dim)
+        out[f"{attention}out/bias"] = block.attn.proj.bias
+        for j, linear in enumerate((block.mlp.fc1, block.mlp.fc2)):
+            out[f"{at}MlpBlock_3/Dense_{j}/kernel"], out[f"{at}MlpBlock_3/Dense_{j}/bias"] = (
+                linear.weight.t(),
+                linear.bias,
+            )
+        for j, norm in ((0, block.norm1), (2, block.norm2)):
+            out[f"{at}LayerNorm_{j}/scale"], out[f"{at}LayerNorm_{j}/bias"] = norm.weight, norm.bias
+    return {key: value.detach().numpy() for key, value in out.items()}
+
+
+def test_jax_npz_file(tmp_path):
+    name = "vit_base_patch16_224.augreg_in21k"
+    theirs = stirred(timm.create_model(name, num_classes=0, **SMALL))
+    np.savez(tmp_path / "ViT-B_16.npz", **jax_arrays(theirs))
+    agree(timm_encoder(name, str(tmp_path / "ViT-B_16.npz"), arch=SMALL), theirs)
+    with pytest.raises(ValueError, match="timm_encoder"):
+        read_state(tmp_path / "ViT-B_16.npz")
+
+
+def test_files_that_do_not_fit_are_refused(plain, tmp_path):
+    state = plain.state_dict()
+    for change, said in (
+        ({"blocks.0.norm1.weight": None}, r"missing: blocks\.0\.norm1\.weight"),
+        ({"blocks.0.norm9.weight": torch.zeros(1)}, r"left over: blocks\.0\.norm9\.weight"),
+        ({"norm.weight": torch.zeros(47)}, r"of another shape: norm\.weight"),
+        ({"patch_embed.proj.weight": torch.zeros(48, 3, 32, 32)}, "patches of 32 pixels"),
+    ):
+        changed = {k: v for k, v in {**state, **change}.items() if v is not None}
+        with pytest.raises(ValueError, match=said):
+            timm_encoder(PLAIN, save_torch(changed, tmp_path / "w.pth"), arch=SMALL)
+    with pytest.raises(ValueError, match="no state dict"):
+        read_state(save_torch({"epoch": 3}, tmp_path / "none.pth"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        timm_encoder(PLAIN, str(tmp_path / "nowhere.pth"), arch=SMALL)
+
+
+def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        read_state(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_download(monkeypatch):
+    real = timm.create_model
+
+    def offline(name, pretrained=False, **kwargs):
+        if pretrained:
+            raise OSError("no route")
+        return real(name, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(FileNotFoundError, match=r"timm/vit_small_patch16_224\.dino .*weights='/path") as error:
+        timm_encoder(PLAIN)
+    assert "http" not in str(error.value)
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", lambda origin: offline("x", True))
+    with pytest.raises(FileNotFoundError, match=r"laion/CLIP-ViT-B-16-laion2B-s34B-b88K .*pretrained='/path"):
+        open_clip_encoder("ViT-B-16", "laion2b_s34b_b88k")
+    with pytest.raises(ValueError, match="no weights"):
+        timm_encoder("vit_base_patch16_reg4_gap_256")
+    with pytest.raises(FileNotFoundError, match=r"ViT-B-16\.pt .*path='/path"):
+        openai_encoder("/nowhere/ViT-B-16.pt")
+
+
+def test_open_clip_files_and_tags(monkeypatch, tmp_path):
+    theirs = stirred(live_open_clip("ViT-B-32"), std=0.03)
+    path = save_torch({"state_dict": {f"module.{k}": v for k, v in theirs.state_dict().items()}}, tmp_path / "e.pt")
+    ours = open_clip_encoder("ViT-B-32", path, arch=OPEN_CLIP_SMALL)
+    agree(ours, theirs.visual)
+    assert ours.name == "ViT-B-32/e"
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", lambda origin: path)
+    clip = open_clip_clip("ViT-B-32", "laion2b_s34b_b79k", image_size=96, arch=OPEN_CLIP_SMALL)
+    assert clip.visual.image_size == 96
+    assert clip.visual.pos_embed.shape[1] == 10
+    assert clip.name == "ViT-B-32/laion2b_s34b_b79k"
+    assert torch.equal(clip.logit_scale, theirs.logit_scale)
+
+
+def torchscript(model, path):
+    """Publish a CLIP the way OpenAI does: a traced module with three extra numbers, in half precision."""
+    for key, value in (("input_resolution", 64), ("context_length", 77), ("vocab_size", 49408)):
+        model.__dict__.pop(key, None)
+        model.register_buffer(key, torch.tensor(value))
+    traced = torch.jit.trace(model, (torch.randn(1, 3, 64, 64), ClipTokenizer()("a")), check_trace=False)
+    torch.jit.save(traced, path)
+    return str(path)
+
+
+def test_openai_torchscript_file(openai, tmp_path):
+    reference = copy.deepcopy(openai)
+    path = torchscript(openai, tmp_path / "ViT-X-16.pt")
+    ours = openai_clip(path)
+    ids = ours.tokenize(["a photo of a cat", "dog"])
+    agree(ours.visual, reference.visual, 64)
+    with torch.no_grad():
+        assert (ours.encode_text(ids) - reference.encode_text(ids)).abs().max() < 1e-5
+    assert (ours.name, ours.visual.image_size, ours.visual.depth) == ("openai/ViT-X-16", 64, 2)
+    assert openai_encoder(path, image_size=96).pos_embed.shape[1] == 37
+    with pytest.raises(ValueError, match="TorchScript"):
+        read_state(path)
+    arch = {**TINY, "vision_cfg": dict(TINY["vision_cfg"], patch_size=16)}
+    with pytest.raises(ValueError, match="take 'ViT-B-16-quickgelu'"):
+        open_clip_encoder("ViT-B-16", path, arch=arch)
+    agree(open_clip_encoder("ViT-B-16-quickgelu", path, arch=arch), reference.visual, 64)
+
+
+def test_openai_weights_as_a_plain_state_dict(openai, tmp_path):
+    save_file({k: v.half() for k, v in openai.state_dict().items()}, tmp_path / "clip.safetensors")
+    half = copy.deepcopy(openai).half().float()
+    agree(openai_encoder(str(tmp_path / "clip.safetensors")), half.visual, 64)
+    path = save_torch(openai.visual.state_dict(), tmp_path / "visual.pth")
+    agree(openai_encoder(path), openai.visual, 64)
+    with pytest.raises(ValueError, match="image tower only"):
+        openai_clip(path)
+    assert openai_encoder(path, weights="random", seed=5).name == "openai/visual/random-5"
+    with pytest.raises(ValueError, match="pretraind"):
+        openai_encoder(path, weights="pretraind")
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "said"),
+    [
+        ("visual.layer1.0.conv1.weight", (2,), "ResNet"),
+        ("vision_model.embeddings.class_embedding", (2,), "transformers package"),
+        ("something.weight", (2,), "no CLIP vision transformer"),
+        ("visual.class_embedding", (1280,), "open_clip_encoder"),
+    ],
+)
+def test_other_clip_files_are_refused_by_name(key, shape, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        openai_encoder(save_torch({key: torch.zeros(shape)}, tmp_path / "x.pt"))
+
+
+def test_exports_leave_out_what_is_placed_and_refuse_what_has_no_name(openai, plain):
+    class Same(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+    tower = tiny_clip_encoder()
+    before = to_clip_visual_state(tower.state_dict())
+    for site in ("attn.qkv", "pre_mlp", "post"):
+        place(tower.blocks[0], site, "same", Same())
+    place(tower, "pre_blocks", "same", Same())
+    after = to_clip_visual_state(tower.state_dict())
+    assert before.keys() == after.keys()
+    assert from_clip_visual_state(after).keys() == to_timm_state(tower.state_dict()).keys() | {"proj.weight"}
+    with pytest.raises(ValueError, match="patch_embed"):
+        to_clip_visual_state(from_timm(plain).state_dict())
+    with pytest.raises(ValueError, match=re.escape("'ln_9.weight'")):
+        from_clip_visual_state({"visual.ln_9.weight": torch.zeros(1)})
+
+
+def test_fingerprint_tells_weights_apart():
+    tower = tiny_clip_encoder()
+    first = fingerprint(tower)
+    assert first == fingerprint(tiny_clip_encoder())
+    with torch.no_grad():
+        tower.blocks[3].mlp.fc2.bias[0] += 1e-6
+    assert fingerprint(tower) != first
+
+
+def test_shipped_tiny_clip():
+    clip = tiny_clip()
+    assert torch.equal(clip.visual.pos_embed, tiny_clip_encoder().pos_embed)
+    assert zero_shot_weights(clip, ["red circle", "blue star"], ["a {}"]).shape == (2, clip.out_dim)
+    assert clip.tokenizer.unknown(["a zebra"]) == ["zebra"]
+    assert tiny_clip_encoder(image_size=64)(torch.randn(1, 3, 64, 64)).shape == (1, clip.out_dim)
+    random = tiny_clip_encoder(weights="random", seed=1)
+    assert fingerprint(random) == fingerprint(tiny_clip_encoder(weights="random", seed=1))
+    assert fingerprint(random) != fingerprint(clip.visual)
+    with pytest.raises(ValueError, match="rndom"):
+        tiny_clip(weights="rndom")
+
+
+@pytest.mark.parametrize(
+    "name", ["timm_encoder", "open_clip_encoder", "open_clip_clip", "openai_encoder", "openai_clip"]
+)
+def test_encoders_are_config_types(name):
+    assert name in ENCODERS
+    with pytest.raises(ValueError, match="image_size"):
+        build(dict(type=name, image_sise=64), ENCODERS)
+
+
+def test_build_from_a_config():
+    assert build(dict(type="tiny_clip_encoder", weights="random", image_size=32), ENCODERS).image_size == 32
