@@ -7,11 +7,13 @@ import numpy as np
 import torch
 
 from pointcloud import boxes, ops
-from pointcloud.checkpoints import EPCL_CLASSIFICATION, EPCL_DENSE
+from pointcloud.checkpoints import EPCL_CLASSIFICATION, EPCL_DENSE, EPCL_SEGMENTATION
 from pointcloud.classification import EPCLClassifier
 from pointcloud.detection_ap import detections_of, evaluate_detections, iou_table, select_boxes
 from pointcloud.epcl import EPCLDense
 from pointcloud.metrics import SegmentationTally
+from pointcloud.packed import packed_farthest
+from pointcloud.segmentation import EPCLSegmenter
 from tests.parity.core import Case, builder, grad_norms
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.vit import VisionTransformer
@@ -262,3 +264,34 @@ def epcl_dense_case(case: Case) -> dict[str, Any]:
     out = torch.cat([o[:n] for o, n in zip(out, sizes, strict=True)])
     computed = {"coords": case.expected["coords"], "centers": centres, "out_fixed": out.detach()}
     return computed | grad_norms((out * case.cotangent(out.shape)).sum(), tensors, "fixed_grad:")
+
+
+@builder("EPCL indoor segmentation")
+def epcl_segmentation_case(case: Case) -> dict[str, Any]:
+    """Logits with attention over tokens, their gradients, the first farthest points."""
+    a, state = case.arch, case.state()
+    own = {k: v for k, v in state.items() if "resblocks" not in k and k != "transformer.cls_token"}
+    tower = tower_of(state, "transformer.blocks.", a["width"], a["clip_heads"])
+    with torch.no_grad():
+        tower.cls_token.copy_(state["transformer.cls_token"])
+    model = EPCLSegmenter(
+        tower,
+        a["classes"],
+        a["c"],
+        a["planes"],
+        a["blocks"],
+        a["stride"],
+        a["nsample"],
+        a["share_planes"],
+        a["num_task_tokens"],
+        prefix_position=case.input("cls_pos"),
+    ).eval()
+    tensors = load_official(model, own, EPCL_SEGMENTATION)
+    coord, feat, sizes = case.input("coord").abs(), case.input("feat").sigmoid(), a["cloud_sizes"]
+    logits = model(coord, feat if a["c"] > 3 else None, sizes)
+    first = next(s for s in a["stride"] if s > 1)
+    computed = {
+        "logits_tokenattn": logits.detach(),
+        "fps4_first": packed_farthest(coord, sizes, [n // first for n in sizes]),
+    }
+    return computed | grad_norms((logits * case.cotangent(logits.shape)).sum(), tensors, "tokenattn_grad:")
