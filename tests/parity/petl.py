@@ -15,9 +15,9 @@ from xmodal.adapters.kadaptation import kadaptation
 from xmodal.adapters.noah import choose_subnet, noah, searched_params
 from xmodal.adapters.released import CONVPASS, FACT, KADAPTATION, NOAH, SSF, VPT, VQT
 from xmodal.adapters.ssf import ssf
-from xmodal.convert import Converter, Names, rename_key
 from xmodal.adapters.vpt import vpt
 from xmodal.adapters.vqt import VisualQueries
+from xmodal.convert import Converter, Names, rename_key
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer

@@ -146,7 +146,8 @@ def kadaptation(
             raise ValueError(f"kadaptation: no target is called {target!r}; {did_you_mean(target, (*PARTS, *LAYERS))}")
     if not targets or terms < 1 or rank < 1 or encoder.dim % terms:
         raise ValueError(
-            f"kadaptation: terms={terms} must divide the width {encoder.dim}, rank={rank} be positive, targets {targets} be some"
+            f"kadaptation: terms={terms} must divide the width {encoder.dim}, rank={rank} be positive, and targets "
+            f"{targets} name some"
         )
     slow = {target: Slow(terms, rank) for target in targets}
     parts = [t for t in targets if t in PARTS]

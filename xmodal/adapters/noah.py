@@ -159,7 +159,7 @@ def choose_subnet(encoder: nn.Module, sizes: Mapping[str, Sequence[int]], name: 
     for i, block in enumerate(encoder.blocks):
         sites = {"prompt": block.pre_attn, "lora": block.attn.qkv.edits, "adapter": block.mlp.edits}
         for kind, site in sites.items():
-            part, size = (site[name] if name in site else None), int(sizes[kind][i])
+            part, size = dict(site.items()).get(name), int(sizes[kind][i])
             limit = 0 if part is None else largest(part)
             if not 0 <= size <= limit:
                 raise ValueError(f"noah: {kind} of block {i} has sizes 0 to {limit}, not {size}")

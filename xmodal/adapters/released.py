@@ -14,7 +14,7 @@ LAST_LAYER: Names = ((r"head\.last_layer\.(weight|bias)", r"head.fc.\1"),)
 
 def both(name: str, pairs: list[tuple[str, str]], head: Names, **options: object) -> Converter:
     """A converter from pairs of templates (official, ours) in which `{i}` is a number and `{w}` a word."""
-    marks = {"i": r"(\d+)", "w": r"(\w+)"}
+    marks = {"i": r"(\d+)", "j": r"(\d+)", "w": r"(\w+)"}
 
     def rule(source: str, target: str) -> tuple[str, str]:
         order = re.findall(r"\{(\w)\}", source)
@@ -113,5 +113,60 @@ NOAH = both(
     ],
     HEAD,
 )
-for converter in (CONVPASS, FACT, SSF, VPT, VQT, KADAPTATION, NOAH):
+PARTS = (("conv1.{w}", "conv.{w}"), ("conv2.{w}", "up.{w}"), ("se", "alpha"))
+LINEAR_PARTS = (("fc1.{w}", "fc1.{w}"), ("fc2.{w}", "fc2.{w}"), ("se", "alpha"))
+
+
+def conv_adapter_names(family: str, places: dict[str, str], trained: dict[str, str]) -> Converter:
+    """The converter of one family: where official adapters stand, and which keys of the tower train beside them."""
+    pairs = [
+        (f"{theirs}.{a}", f"encoder.body.{ours}.edits.conv_adapter.{b}")
+        for theirs, ours in places.items()
+        for a, b in PARTS
+    ]
+    pairs += [(theirs, f"encoder.{ours}") for theirs, ours in trained.items()]
+    pool = [(f"attnpool.tuning_module.{a}", f"encoder.body.attnpool.edits.conv_adapter.{b}") for a, b in LINEAR_PARTS]
+    head = ((r"head\.linear\.(weight|bias)", r"head.fc.\1"),)
+    return both(f"conv_adapter_{family}", pairs + pool, head)
+
+
+CONV_ADAPTERS = {
+    "resnet": conv_adapter_names(
+        "resnet",
+        {"layer{i}.{j}.tuning_module": "layer{i}.{j}.conv"},
+        {"norm.{w}": "norm.edits.conv_adapter.{w}"},
+    ),
+    "convnext": conv_adapter_names(
+        "convnext",
+        {
+            "stages.{i}.{j}.tuning_module": "stages.{i}.blocks.{j}.conv",
+            **{f"tuning_module_downsample.{i}": f"stages.{i + 1}.downsample.1" for i in range(3)},
+        },
+        {"stages.{i}.{j}.norm.{w}": "body.stages.{i}.blocks.{j}.norm.{w}", "norm.{w}": "body.head.norm.{w}"},
+    ),
+    "swin": conv_adapter_names(
+        "swin",
+        {"layers.{i}.blocks.{j}.tuning_module": "layers.{i}.blocks.{j}.attn"},
+        {
+            "layers.{i}.blocks.{j}.norm1.{w}": "body.layers.{i}.blocks.{j}.norm1.{w}",
+            "layers.{i}.blocks.{j}.norm2.{w}": "body.layers.{i}.blocks.{j}.norm2.{w}",
+            **{f"layers.{i}.downsample.norm.{{w}}": f"body.layers.{i + 1}.downsample.norm.{{w}}" for i in range(3)},
+            "patch_embed.norm.{w}": "body.patch_embed.norm.{w}",
+            "norm.{w}": "body.norm.{w}",
+        },
+    ),
+}
+CONVPASS_SWIN = both(
+    "convpass_swin",
+    [
+        (
+            f"layers.{{i}}.blocks.{{j}}.adapter_{site}.adapter_{part}.{{w}}",
+            f"encoder.body.layers.{{i}}.blocks.{{j}}.{site}.edits.convpass.{part}.{{w}}",
+        )
+        for site in ("attn", "mlp")
+        for part in ("down", "conv", "up")
+    ],
+    HEAD,
+)
+for converter in (CONVPASS, FACT, SSF, VPT, VQT, KADAPTATION, NOAH, CONVPASS_SWIN, *CONV_ADAPTERS.values()):
     register_converter(converter)

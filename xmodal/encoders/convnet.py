@@ -1,0 +1,197 @@
+"""Convolutional towers and Swin: timm's and open_clip's models behind the encoder's verbs.
+
+The tokens of these towers are maps (B, C, H, W), which only their own `pool` and the adapters that say so understand.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor, nn
+
+from xmodal.encoders.convblocks import AttentionPool, Conv2d, blocks_of, sited
+from xmodal.encoders.sites import Pointwise
+from xmodal.registry import ENCODERS
+from xmodal.structures import Grid
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class ConvNet(nn.Module):
+    """A timm or open_clip tower of stages with named sites in its blocks and behind its last map (`norm`).
+
+    Args:
+        body: ResNet, ResNeXt, BiT, ConvNeXt, EfficientNet or Swin of timm, or the visual ResNet of CLIP. It is changed
+            in place: its blocks get sites. Weights, keys and outputs stay.
+        image_size: pixels of the images it was made for.
+        pixel_mean: per channel, of images in [0, 1].
+        pixel_std: per channel.
+        name: what the checkpoint calls itself.
+
+    Raises:
+        ValueError: a model without a block that is known.
+    """
+
+    pool_type = "map"
+    patch_size = 32
+
+    def __init__(
+        self,
+        body: nn.Module,
+        image_size: int = 224,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+        name: str = "convnet",
+    ):
+        super().__init__()
+        self.body = sited(body)
+        self.norm = Pointwise()
+        self.image_size, self.name = image_size, name
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.family = self.blocks[0].family
+        self.clip = isinstance(body, ModifiedResNet)
+        self.dim = body.layer4[-1].conv3.out_channels if self.clip else body.num_features
+        self.out_dim = body.output_dim if self.clip else getattr(body, "head_hidden_size", None) or self.dim
+        self.recompute = False
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks with sites, in order."""
+        return blocks_of(self.body)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def further_sites(self) -> list[tuple[nn.Module, str]]:
+        """Convolutions between stages (ConvNeXt) and the attention pooling (CLIP) that have sites: (owner, site)."""
+        found = [(n, m) for n, m in self.body.named_modules() if isinstance(m, Conv2d | AttentionPool)]
+        return [(self.body, name) for name, _ in found]
+
+    def train(self, mode: bool = True) -> "ConvNet":
+        """Set the mode; unless all weights train, the statistics of the BatchNorms stay as they are."""
+        super().train(mode)
+        if mode and not all(p.requires_grad for p in self.body.parameters()):
+            for module in self.body.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.training = False
+        return self
+
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+        """Images (B*T, 3, H, W), normalised, as they are, and the grid of the last map."""
+        return images, Grid(num_frames, images.shape[2] // self.patch_size, images.shape[3] // self.patch_size, 0)
+
+    def forward_blocks(self, tokens: Tensor, grid: Grid | None = None, read: str = "all", taps: Any = None) -> Tensor:
+        """Images (B, 3, H, W) to the last map (B, C, h, w) ((B, h, w, C) in Swin).
+
+        Raises:
+            ValueError: somebody listens to taps, which these towers do not have.
+        """
+        if taps is not None:
+            raise ValueError(f"{self.name} has no taps: methods that read attention inside need a vision transformer")
+        if not self.clip:
+            return self.body.forward_features(tokens)
+        for part in (self.body.stem, self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4):
+            tokens = part(tokens)
+        return tokens
+
+    def forward_tokens(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """Blocks, then the norm."""
+        return self.norm(self.forward_blocks(tokens, grid), grid)
+
+    def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """The last map to a feature (B, D_out)."""
+        return self.body.attnpool(tokens) if self.clip else self.body.forward_head(tokens, pre_logits=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to features (B, D_out)."""
+        return self.pool(self.forward_tokens(images))
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Maps (B, C_i, h_i, w_i) of all stages, finest first, for dense tasks: strides 4, 8, 16, 32."""
+        if self.clip:
+            maps, x = [], self.body.stem(images)
+            for stage in (self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4):
+                x = stage(x)
+                maps.append(x)
+            return maps
+        maps = self.body.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
+        return maps[-4:]
+
+    @torch.no_grad()
+    def stage_dims(self) -> list[int]:
+        """Channels of the maps that `stages` gives."""
+        device = next(self.parameters()).device
+        mode = self.training
+        self.eval()
+        dims = [m.shape[1] for m in self.stages(torch.zeros(1, 3, self.image_size, self.image_size, device=device))]
+        self.train(mode)
+        return dims
+
+
+@ENCODERS.register_module(name="convnet")
+def convnet(name: str = "resnet50", pretrained: bool = False, checkpoint: str = "", **options: Any) -> ConvNet:
+    """Build a tower by its timm name, or one of CLIP's ResNets as `clip/RN50`.
+
+    Args:
+        name: `resnet50`, `resnext50_32x4d`, `resnetv2_50x1_bit`, `convnext_tiny`, `efficientnet_lite0`,
+            `swin_tiny_patch4_window7_224`, ..., or `clip/RN50`, `clip/RN101`, `clip/RN50x4`, ...
+        pretrained: download weights where the machine may (timm: True; CLIP: OpenAI's).
+        checkpoint: path of a state dict instead.
+        **options: of the timm model.
+
+    Raises:
+        ValueError: a name neither library knows, or a model without known blocks.
+    """
+    if name.startswith("clip/"):
+        return clip_resnet(name.removeprefix("clip/"), pretrained, checkpoint)
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        raise ValueError(f"timm has no model {name!r}; near it: {', '.join(near) or 'nothing'}")
+    body = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    if checkpoint:
+        load_body(body, checkpoint)
+    cfg = body.pretrained_cfg
+    size = options.get("img_size") or cfg.get("input_size", (3, 224, 224))[-1]
+    return ConvNet(body, size, cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), name)
+
+
+def clip_resnet(name: str, pretrained: bool = False, checkpoint: str = "") -> ConvNet:
+    """The visual ResNet of a CLIP model.
+
+    Raises:
+        ValueError: a name open_clip does not know, or a vision transformer.
+    """
+    import open_clip
+
+    from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD
+
+    if name not in open_clip.list_models():
+        raise ValueError(f"open_clip has no model {name!r}; its ResNets begin with RN")
+    model = open_clip.create_model(name, pretrained="openai" if pretrained else None)
+    body = model.visual
+    if not isinstance(body, ModifiedResNet):
+        raise ValueError(f"clip/{name} is no ResNet: use the encoder for vision transformers")
+    if checkpoint:
+        load_body(body, checkpoint)
+    size = body.image_size[0] if isinstance(body.image_size, tuple) else body.image_size
+    return ConvNet(body, size, CLIP_MEAN, CLIP_STD, f"clip/{name}")
+
+
+def load_body(body: nn.Module, path: str) -> None:
+    """Load a state dict, its classifier left aside.
+
+    Raises:
+        ValueError: keys that do not fit, by name.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    heads = ("fc.", "classifier.", "head.fc.")
+    missing, unexpected = body.load_state_dict(state, strict=False)
+    unexpected = [k for k in unexpected if not k.startswith(heads)]
+    if missing or unexpected:
+        raise ValueError(f"{path} does not fit: missing {missing[:4]}, unexpected {unexpected[:4]}")
