@@ -119,7 +119,7 @@ class Accuracy(BaseMetric):
             self.predictions += [dict(p) for p in data_samples]
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Add up all ranks (mmengine's own way pads and cuts, which is wrong for uneven ranks)."""
+        """Add up the counts of all ranks (mmengine's own way sends every prediction through a shared folder)."""
         everyone = gather((self.tally, self.skipped, self.unlabelled, self.predictions))
         total = Tally()
         for tally, *_ in everyone:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from xmodal.engine import checkpoint as checkpoints
 from xmodal.engine.schedule import SCHEDULES, Schedule
-from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, resolve
+from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, did_you_mean, resolve
 
 RUNS = itertools.count(1)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -239,7 +239,7 @@ class Runner(StockRunner):
         built: list[Any] = []
         for cfg in scheduler if isinstance(scheduler, Sequence) else [scheduler]:
             kind = cfg.get("type") if isinstance(cfg, dict) else None
-            if isinstance(kind, str) and kind in SCHEDULES.module_dict:
+            if isinstance(kind, str) and ("." in kind or kind in SCHEDULES.module_dict):
                 kind = resolve(kind, SCHEDULES)
             if isinstance(kind, type) and issubclass(kind, Schedule):
                 loop = self.train_loop
@@ -286,6 +286,9 @@ class Runner(StockRunner):
             priority = cfg.pop("priority", priority)
             kind = cfg["type"]
             ours = not isinstance(kind, str) or "." in kind or kind in HOOKS.module_dict
+            if not ours and kind not in MMENGINE_HOOKS.module_dict:
+                known = {*HOOKS.module_dict, *MMENGINE_HOOKS.module_dict}
+                raise ValueError(f"no hook is called {kind!r}; {did_you_mean(kind, known)}")
             hook = build(cfg, HOOKS if ours else MMENGINE_HOOKS)
         super().register_hook(hook, priority)
 

@@ -1,0 +1,99 @@
+"""Configs: misspelt keys are errors, with the nearest word."""
+
+import pytest
+
+from tests.engine.toy import CONFIG, write_config
+from xmodal.engine import launch
+from xmodal.engine.config import load_config, parse_value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("optim_wrapper =", "optim_wraper =", "'optim_wraper' is read by nothing; did you mean 'optim_wrapper'"),
+        ("_size = 24", "_size = 24\nsize = 3", "'size' is read by nothing"),
+        ("model = dict", "_model = dict", "defines no model"),
+    ],
+)
+def test_top_level_keys(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(write_config(tmp_path, CONFIG.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("dropout=0.3", "dropuot=0.3", "ToyModel has no argument 'dropuot'; did you mean 'dropout'"),
+        ("batch_size=5", "batchsize=5", "did you mean 'batch_size'"),
+        ("batch_size=5, ", "", "needs batch_size"),
+        ("batch_size=5", "batch_size=5, shuffle=True", "cannot set 'shuffle'"),
+        ("size=_size", "sise=_size", "ToyData has no argument 'sise'"),
+        ("warmup_epochs", "warmup_epoch", "CosineSchedule has no argument 'warmup_epoch'; did you mean"),
+        ("weight_decay", "wieght_decay", "AdamW has no argument"),
+        ("no_decay", "nodecay", "did you mean 'no_decay'"),
+        ("val_interval", "val_intervall", "TrainLoop has no argument 'val_intervall'; did you mean 'val_interval'"),
+        ("max_epochs=4", "max_epochs=4, max_steps=3", "max_epochs or max_steps"),
+        ("interval=1)", "intervall=1)", "ProgressHook has no argument 'intervall'; did you mean 'interval'"),
+        ("paramwise_cfg", "accumulative_counts=2, paramwise_cfg", "batch_split=2"),
+        ('"progress"', '"progres"', "did you mean|not in the"),
+    ],
+)
+def test_nested_arguments(tmp_path, old, new, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        launch.train(launch.prepare(write_config(tmp_path, CONFIG.replace(old, new)), str(tmp_path / "w")))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("optim_wraper.optimizer.lr=3", "no optim_wraper; did you mean 'optim_wrapper'"),
+        ("optim_wrapper.optimiser.lr=3", "no optim_wrapper.optimiser; did you mean 'optimizer'"),
+        ("optim_wrapper.optimizer.lrr=3", "AdamW has no argument 'lrr'; did you mean 'lr'"),
+        ("modell.dim=3", "did you mean 'model'"),
+        ("seed=3", "'seed' is read by nothing"),
+        ("model.dropout.x=3", "holds 0.3"),
+        ("model", "takes key.path=value"),
+    ],
+)
+def test_options_that_are_not_there(tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(write_config(tmp_path), [option])
+
+
+def test_options_set_what_is_there_and_what_the_type_takes(tmp_path):
+    options = ["model.dim=9", "model.num_classes=4", "train_cfg.batch_split=2", "optim_wrapper.optimizer.betas=(0.8, 0.9)"]
+    cfg = load_config(write_config(tmp_path), [*options, "default_hooks.checkpoint.every_steps=7"])
+    assert (cfg.model.dim, cfg.model.num_classes, cfg.train_cfg.batch_split) == (9, 4, 2)
+    assert cfg.optim_wrapper.optimizer.betas == (0.8, 0.9)
+    assert cfg.default_hooks.checkpoint.every_steps == 7
+    text = CONFIG.replace("default_hooks =", "_rates = [dict(a=1)]\ndefault_hooks =").replace("clip", "clip")
+    assert "_rates" not in load_config(write_config(tmp_path, text))
+
+
+def test_options_reach_into_lists(tmp_path):
+    text = CONFIG + "custom_hooks = [dict(type='ema', decay=0.9)]\n"
+    assert load_config(write_config(tmp_path, text), ["custom_hooks.0.decay=0.5"]).custom_hooks[0].decay == 0.5
+    with pytest.raises(ValueError, match="list of 1"):
+        load_config(write_config(tmp_path, text), ["custom_hooks.3.decay=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-3", 1e-3), ("true", True), ("none", None), ("[1,2]", [1, 2]), ("a/b.txt", "a/b.txt"), ("8x16", "8x16")],
+)
+def test_values(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+def test_missing_file_names_neighbours(tmp_path):
+    write_config(tmp_path)
+    with pytest.raises(ValueError, match=r"did you mean '.*toy\.py'"):
+        load_config(tmp_path / "toi.py")
+
+
+def test_dump_reloads(tmp_path):
+    cfg = load_config(write_config(tmp_path))
+    cfg.dump(str(tmp_path / "dumped.py"))
+    runner = launch.train(launch.prepare(str(tmp_path / "dumped.py"), str(tmp_path / "w"), ["train_cfg.max_epochs=2"]))
+    assert runner.iter == 10
