@@ -7,14 +7,17 @@ import numpy as np
 import torch
 
 from pointcloud import boxes, ops
+from pointcloud.box_decoder import BoxDecoder, corners_in_camera
 from pointcloud.checkpoints import EPCL_CLASSIFICATION, EPCL_DENSE, EPCL_SEGMENTATION
 from pointcloud.classification import EPCLClassifier
+from pointcloud.criterion import WEIGHTS, Criterion
 from pointcloud.detection_ap import detections_of, evaluate_detections, iou_table, select_boxes
 from pointcloud.epcl import EPCLDense
+from pointcloud.matcher import Matcher
 from pointcloud.metrics import SegmentationTally
 from pointcloud.packed import packed_farthest
 from pointcloud.segmentation import EPCLSegmenter
-from tests.parity.core import Case, builder, grad_norms
+from tests.parity.core import Case, builder, grad_norms, load_mapped
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.encoders.weights import from_clip_visual_state
@@ -295,3 +298,76 @@ def epcl_segmentation_case(case: Case) -> dict[str, Any]:
         "fps4_first": packed_farthest(coord, sizes, [n // first for n in sizes]),
     }
     return computed | grad_norms((logits * case.cotangent(logits.shape)).sum(), tensors, "tokenattn_grad:")
+
+
+def box_targets(case: Case, low: torch.Tensor, high: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The case's ground truth as the criterion wants it."""
+    e = {k: torch.from_numpy(v) for k, v in case.expected.items() if k.startswith("gt_")}
+    present = torch.tensor(case.json["inputs"]["n_present"])
+    extent = (high - low)[:, None]
+    return {
+        "boxes": torch.cat([e["gt_centers"], e["gt_sizes"], e["gt_angle"][..., None]], dim=-1),
+        "box_label": e["gt_cls"],
+        "box_mask": torch.arange(e["gt_cls"].shape[1])[None] < present[:, None],
+        "angle_class": e["gt_angle_class"],
+        "angle_residual": e["gt_angle_residual"],
+        "center_normalized": (e["gt_centers"] - low[:, None]) / extent,
+        "size_normalized": e["gt_sizes"] / extent,
+    }
+
+
+@builder("3DETR decoder")
+def detr_case(case: Case) -> dict[str, Any]:
+    """Predictions of all layers, assignment, every loss term and its gradients."""
+    a, state = case.arch, case.state()
+    model = BoxDecoder(
+        a["enc_dim"],
+        a["num_semcls"],
+        a["num_angle_bin"],
+        a["dec_dim"],
+        a["dec_nhead"],
+        a["dec_ffn_dim"],
+        a["dec_nlayers"],
+        a["nqueries"],
+        1 if a["masked_encoder_projection"] else 2,
+        mlp_dropout=a["mlp_dropout"],
+        skip_near_origin=True,
+    ).eval()
+    load_mapped(model, state)
+    matcher = Matcher(*(a[f"matcher_{k}_cost"] for k in ("cls", "giou", "center", "objectness")))
+    weights = {k: a[f"loss_{k}_weight"] for k in WEIGHTS}
+    criterion = Criterion(
+        a["num_semcls"], a["num_angle_bin"], matcher, a["loss_no_object_weight"], weights, giou_rule="released"
+    )
+    xyz = 1.5 * case.input("enc_xyz")
+    low, high = xyz.amin(1) - 0.3, xyz.amax(1) + 0.2
+    layers, query_idx = model(xyz, case.input("enc_features").transpose(0, 1), low, high)
+    targets = box_targets(case, low, high)
+    giou, assigned = criterion.match(layers[-1], targets)
+    loss, terms = criterion(layers, targets)
+    computed = {k: v for k, v in case.expected.items() if k.startswith("gt_")}
+    computed |= {"query_idx": query_idx, "gious": giou, "assignment": assigned, "loss": loss}
+    computed |= {f"l:{k}": v for k, v in terms.items()}
+    computed |= detr_outputs(layers[-1], "")
+    for i, layer in enumerate(layers[:-1]):
+        computed |= detr_outputs(layer, f"aux{i}_")
+    computed = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in computed.items()}
+    return computed | grad_norms(loss, dict(model.named_parameters()))
+
+
+def detr_outputs(layer: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """One layer's predictions under 3DETR's names."""
+    names = {
+        "sem_cls_logits": "logits",
+        "sem_cls_prob": "class_probs",
+        "center_normalized": "center_normalized",
+        "center_unnormalized": "center",
+        "size_normalized": "size_normalized",
+        "size_unnormalized": "size",
+        "angle_logits": "angle_logits",
+        "angle_residual": "angle_residual",
+        "angle_residual_normalized": "angle_raw",
+        "angle_continuous": "angle",
+        "objectness_prob": "objectness",
+    }
+    return {prefix + k: layer[v] for k, v in names.items()} | {f"{prefix}box_corners": corners_in_camera(layer)}

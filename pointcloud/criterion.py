@@ -1,0 +1,153 @@
+"""The set loss of 3DETR: match, then class, angle, centre, size and overlap losses, for every decoder layer."""
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointcloud.matcher import Matcher, Targets, pairwise_giou
+
+WEIGHTS = {"sem_cls": 1.0, "angle_cls": 0.1, "angle_reg": 0.5, "center": 5.0, "size": 1.0, "giou": 1.0}
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a number over all processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value
+
+
+def pick(values: Tensor, assigned: Tensor) -> Tensor:
+    """Values (B, N, ...) of each query's true box (B, Q, ...); those of box 0 where there is none."""
+    index = assigned.clamp(min=0)
+    index = index.view(*index.shape, *[1] * (values.ndim - 2)).expand(*index.shape, *values.shape[2:])
+    return values.gather(1, index)
+
+
+def angle_bins(angle: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Bins (...) of angles in radians and the residuals to their centres, as VoteNet counts them.
+
+    Bin i of A is centred on i * 2 pi / A. One bin: 0, residual 0.
+    """
+    if bins == 1:
+        return torch.zeros_like(angle, dtype=torch.int64), torch.zeros_like(angle)
+    width = 2 * math.pi / bins
+    shifted = (angle % (2 * math.pi) + width / 2) % (2 * math.pi)
+    index = (shifted / width).long().clamp(max=bins - 1)
+    return index, shifted - (index * width + width / 2)
+
+
+class Criterion(nn.Module):
+    """Loss of a list of decoder outputs.
+
+    Targets are a dict of padded tensors: `boxes` (B, N, 7), `box_label` (B, N), `box_mask` (B, N) with the true boxes in
+    the first rows; `angle_class`, `angle_residual` (B, N); `center_normalized`, `size_normalized` (B, N, 3) as shares of
+    the scene. `targets_of` makes it from boxes and labels.
+
+    Args:
+        num_classes: C; the background is class C.
+        num_angle_bins: A.
+        matcher: see `Matcher`.
+        no_object_weight: weight of the background in the class loss.
+        weights: of the terms, keys of `WEIGHTS`; what is left out keeps its default.
+        giou_rule: `exact` or `released`, see `matcher.pairwise_giou`.
+
+    Raises:
+        ValueError: an unknown term.
+    """
+
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_angle_bins: int = 1,
+        matcher: Matcher | None = None,
+        no_object_weight: float = 0.25,
+        weights: dict[str, float] | None = None,
+        giou_rule: str = "exact",
+    ):
+        super().__init__()
+        unknown = set(weights or {}) - set(WEIGHTS)
+        if unknown:
+            raise ValueError(f"no loss term is called {sorted(unknown)}; there are {sorted(WEIGHTS)}")
+        self.num_classes, self.num_angle_bins, self.giou_rule = num_classes, num_angle_bins, giou_rule
+        self.matcher = matcher or Matcher()
+        self.weights = {**WEIGHTS, **(weights or {})}
+        class_weight = torch.ones(num_classes + 1)
+        class_weight[-1] = no_object_weight
+        self.register_buffer("class_weight", class_weight, persistent=False)
+
+    def targets_of(self, boxes: Tensor, box_label: Tensor, box_mask: Tensor, low: Tensor, high: Tensor) -> Targets:
+        """Targets of boxes (B, N, 7), labels (B, N), mask (B, N) in scenes from low to high (B, 3)."""
+        extent = (high - low).clamp(min=1e-6)[:, None]
+        angle_class, angle_residual = angle_bins(boxes[..., 6], self.num_angle_bins)
+        return {
+            "boxes": boxes,
+            "box_label": box_label,
+            "box_mask": box_mask,
+            "angle_class": angle_class,
+            "angle_residual": angle_residual,
+            "center_normalized": (boxes[..., :3] - low[:, None]) / extent,
+            "size_normalized": boxes[..., 3:6] / extent,
+        }
+
+    def forward(self, layers: list[dict[str, Tensor]], targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of all layers, and every weighted term: `loss_<term>` of the last, `loss_<term>_<i>` of others.
+
+        `loss_cardinality` (how far the number of found objects is off) is reported and not part of the total.
+        """
+        count = mean_over_processes(targets["box_mask"].sum().float()).clamp(min=1)
+        total, terms = layers[-1]["logits"].new_zeros(()), {}
+        order = [len(layers) - 1, *range(len(layers) - 1)]
+        for i in order:
+            found = self.layer(layers[i], targets, count)
+            total = total + sum(v for k, v in found.items() if k != "loss_cardinality")
+            terms |= found if i == len(layers) - 1 else {f"{k}_{i}": v for k, v in found.items()}
+        return total, terms
+
+    def match(self, predicted: dict[str, Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
+        """Generalised IoU (B, Q, N) and the index of each query's true box (B, Q), -1 for none."""
+        giou = pairwise_giou(predicted["boxes"], targets, self.giou_rule)
+        return giou, self.matcher(predicted, targets, giou.detach())
+
+    def layer(self, predicted: dict[str, Tensor], targets: Targets, count: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of one layer; sums over matched boxes are divided by `count`."""
+        if targets["boxes"].shape[1] == 0:
+            targets = {k: F.pad(v, (0, 0) * (v.ndim - 2) + (0, 1)) for k, v in targets.items()}
+        giou, assigned = self.match(predicted, targets)
+        matched = (assigned >= 0).float()  # (B, Q)
+        label = torch.where(assigned >= 0, pick(targets["box_label"], assigned), self.num_classes)
+        terms = {
+            "sem_cls": F.cross_entropy(predicted["logits"].transpose(1, 2), label, self.class_weight),
+            **self.angle_terms(predicted, targets, assigned, matched, count),
+            "center": self.gap(predicted, targets, "center_normalized", assigned, matched) / count,
+            "size": self.gap(predicted, targets, "size_normalized", assigned, matched) / count,
+            "giou": ((1 - giou.gather(2, assigned.clamp(min=0)[..., None])[..., 0]) * matched).sum() / count,
+        }
+        found = {f"loss_{k}": self.weights[k] * v for k, v in terms.items()}
+        objects = (predicted["logits"].argmax(-1) != self.num_classes).sum(1)
+        off = (objects - targets["box_mask"].sum(1)).abs().float().mean()
+        return {**found, "loss_cardinality": off.detach()}
+
+    @staticmethod
+    def gap(predicted: dict[str, Tensor], targets: Targets, key: str, assigned: Tensor, matched: Tensor) -> Tensor:
+        """Sum of L1 distances of matched boxes."""
+        return ((predicted[key] - pick(targets[key], assigned)).abs().sum(-1) * matched).sum()
+
+    def angle_terms(
+        self, predicted: dict[str, Tensor], targets: Targets, assigned: Tensor, matched: Tensor, count: Tensor
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the bin, Huber loss of the residual in half bins."""
+        label = pick(targets["angle_class"], assigned)
+        bin_loss = F.cross_entropy(predicted["angle_logits"].transpose(1, 2), label, reduction="none")
+        wanted = pick(targets["angle_residual"], assigned) * (self.num_angle_bins / math.pi)
+        got = predicted["angle_raw"].gather(2, label[..., None])[..., 0]
+        residual_loss = F.huber_loss(got, wanted, reduction="none", delta=1.0)
+        return {
+            "angle_cls": (bin_loss * matched).sum() / count,
+            "angle_reg": (residual_loss * matched).sum() / count,
+        }

@@ -1,0 +1,74 @@
+"""Which predicted box answers for which true one: the Hungarian assignment of DETR."""
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from pointcloud import boxes
+
+Targets = dict[str, Tensor]
+
+
+def pairwise_giou(predicted: Tensor, targets: Targets, rule: str) -> Tensor:
+    """Generalised IoU (B, Q, N) of predicted boxes (B, Q, 7) with the true ones, 0 for rows that are padding.
+
+    Args:
+        predicted: (B, Q, 7).
+        targets: see `Criterion`.
+        rule: `exact`, or `released`: the exact overlap only when some yaw of the batch is above 0, as 3DETR does.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+    if rule not in ("exact", "released"):
+        raise ValueError(f"giou rule {rule!r}: choose exact or released")
+    mask = targets["box_mask"].bool()
+    oriented = rule == "exact" or bool((targets["boxes"][..., 6][mask] > 0).any())
+    return boxes.giou(predicted, targets["boxes"].to(predicted.dtype), oriented) * mask[:, None]
+
+
+class Matcher(nn.Module):
+    """Match each true box with one prediction.
+
+    Args:
+        class_cost: weight of minus the probability of the true class.
+        giou_cost: weight of minus the generalised IoU.
+        center_cost: weight of the L1 distance of centres, as shares of the scene.
+        objectness_cost: weight of minus the objectness.
+    """
+
+    def __init__(
+        self,
+        class_cost: float = 1.0,
+        giou_cost: float = 2.0,
+        center_cost: float = 0.0,
+        objectness_cost: float = 0.0,
+    ):
+        super().__init__()
+        self.class_cost, self.giou_cost = class_cost, giou_cost
+        self.center_cost, self.objectness_cost = center_cost, objectness_cost
+
+    @torch.no_grad()
+    def forward(self, predicted: dict[str, Tensor], targets: Targets, giou: Tensor) -> Tensor:
+        """Assign.
+
+        Args:
+            predicted: see `box_decoder.decode`.
+            targets: see `Criterion`.
+            giou: (B, Q, N).
+
+        Returns:
+            Index of the true box of each query (B, Q), -1 for none.
+        """
+        label = targets["box_label"][:, None].expand(-1, predicted["boxes"].shape[1], -1)  # (B, Q, N)
+        cost = -self.class_cost * predicted["class_probs"].gather(2, label.clamp(min=0))
+        cost = cost - self.giou_cost * giou - self.objectness_cost * predicted["objectness"][..., None]
+        if self.center_cost:
+            apart = torch.cdist(predicted["center_normalized"], targets["center_normalized"], p=1)
+            cost = cost + self.center_cost * apart
+        cost = cost.nan_to_num(1e6).cpu()
+        assigned = torch.full(cost.shape[:2], -1, dtype=torch.int64)
+        for b, count in enumerate(targets["box_mask"].sum(1).tolist()):
+            rows, columns = linear_sum_assignment(cost[b, :, : int(count)].numpy())
+            assigned[b, rows] = torch.from_numpy(columns)
+        return assigned.to(giou.device)
