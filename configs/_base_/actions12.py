@@ -1,6 +1,6 @@
 """The built-in set of 12 actions (approach and rotation among them), the bystander drifts.
 
-Make it once: python tools/data/make_actions.py demo_out/actions12 --set hard --moving --train 1600 --val 240 --test 360
+Make it once: python tools/data/make_actions.py demo_out/actions12 --set hard --moving --train 1200 --val 180 --test 300
 """
 
 from mmengine.config import read_base

@@ -1,4 +1,4 @@
-"""Linear probe on time-averaged features of the frozen tiny CLIP; 12 built-in actions with a drifting bystander, 8 frames.
+"""Linear probe on time-averaged features of the frozen tiny CLIP; 12 built-in actions and drift, 8 frames.
 
 Recipe: ours, chosen on the validation clips. Data: see configs/_base_/actions12.py
 Command: python tools/train.py configs/video/probe_tiny-clip_8u_actions12.py
