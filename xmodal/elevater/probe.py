@@ -5,8 +5,9 @@ Paper: ELEVATER (arXiv 2204.08790).
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,9 +94,12 @@ class LinearProbe(nn.Module):
 
 @dataclass
 class Samples:
-    """Features (N, D) and labels: (N,) or, several a sample, 0/1 floats (N, K)."""
+    """Features (N, D) and labels: (N,) or, several a sample, 0/1 floats (N, K).
 
-    feature: Tensor
+    Instead of features anything may stand that has a length, splits into batches and is indexed with a tensor.
+    """
+
+    feature: Any
     label: Tensor
 
     def __len__(self) -> int:
@@ -175,26 +179,29 @@ def fit_probe(
     return Fit(best, score, best_probabilities, probabilities, probe)
 
 
-def batches(samples: Samples, size: int, order: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Shuffled batches; a last one of a single sample joins the one before (BatchNorm needs two)."""
+def batches(samples: Samples, size: int, order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
+    """Shuffled batches, made one by one; a last one of a single sample joins the one before (BatchNorm needs two)."""
     if len(samples) <= size:
-        return [(samples.feature, samples.label)]
+        whole = samples.feature if isinstance(samples.feature, Tensor) else samples.feature[torch.arange(len(samples))]
+        return [(whole, samples.label)]
     index = torch.randperm(len(samples), generator=order)
     parts = list(index.split(size))
     if len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
-    return [(samples.feature[p.to(samples.feature.device)], samples.label[p.to(samples.label.device)]) for p in parts]
+    return ((samples.feature[p.to(samples.feature.device)], samples.label[p.to(samples.label.device)]) for p in parts)
 
 
 def objective(logits: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy, or the binary one where a sample has several labels."""
+    label = label.to(logits.device)
     if label.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
     return F.cross_entropy(logits, label)
 
 
 @torch.no_grad()
-def predict(probe: nn.Module, feature: Tensor, batch_size: int = 8192) -> np.ndarray:
-    """Softmax probabilities (N, K)."""
+def predict(probe: nn.Module, feature: Tensor, batch_size: int | None = None) -> np.ndarray:
+    """Softmax probabilities (N, K) of features, or of images that are decoded batch by batch."""
     probe.eval()
+    batch_size = batch_size or (8192 if isinstance(feature, Tensor) else 64)
     return torch.cat([probe(part).float().softmax(-1) for part in feature.split(batch_size)]).cpu().numpy()

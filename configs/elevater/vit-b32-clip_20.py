@@ -1,0 +1,7 @@
+# ELEVATER (arXiv 2204.08790): CLIP ViT-B/32 on the 20 data sets, zero-shot and linear probe at 5, 20, 50 and all shots
+from xmodal.encoders.openai_weights import openai_clip
+
+encoder = dict(type=openai_clip, path="weights/ViT-B-32.pt")
+methods = ["zero-shot", "linear-probe"]
+shots = [5, 20, 50, None]
+seeds = [0, 1, 2]

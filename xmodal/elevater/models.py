@@ -1,0 +1,143 @@
+"""What is judged: an encoder with its text side, features of images computed once, and classifiers on images."""
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.elevater.datasets import ImageSet
+from xmodal.encoders.clip import CLIP
+from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
+from xmodal.preprocessor import normalise
+from xmodal.registry import ADAPTERS, build
+
+
+class Subject:
+    """The encoder under judgement.
+
+    Args:
+        model: a `CLIP`, or an image tower (which then has no zero-shot classifier).
+        name: in tables and submissions.
+        device: where it computes.
+    """
+
+    def __init__(self, model: nn.Module, name: str = "", device: str | torch.device = "cpu"):
+        self.clip = model.to(device).eval() if isinstance(model, CLIP) else None
+        self.visual = freeze(self.clip.visual if self.clip else model.to(device))
+        self.name, self.device = name or self.visual.name, torch.device(device)
+        self.sha = fingerprint(self.visual)
+        self.scale = self.clip.logit_scale.item() if self.clip else None
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the images it reads."""
+        return self.visual.image_size
+
+    @torch.no_grad()
+    def text_weights(self, sentences: Sequence[Sequence[str]], batch_size: int = 256) -> Tensor:
+        """Unit vectors (K, D): the mean feature of each class's sentences.
+
+        Raises:
+            ValueError: this encoder has no text tower.
+        """
+        if self.clip is None:
+            raise ValueError(f"{self.name} has no text tower: no zero-shot classifier and no text-initialised head")
+        flat = [s for own in sentences for s in own]
+        ids = self.clip.tokenize(flat)
+        features = torch.cat([self.clip.encode_text(part, normalize=True) for part in ids.split(batch_size)])
+        means = [part.mean(0) for part in features.split([len(own) for own in sentences])]
+        return F.normalize(torch.stack(means), dim=-1).cpu()
+
+
+@contextlib.contextmanager
+def without_projection(encoder: nn.Module) -> Iterator[Tensor | None]:
+    """Take the projection of the feature out of an encoder meanwhile; gives its weight (D_out, D) or None."""
+    proj = encoder.proj
+    if not isinstance(proj, nn.Linear):
+        yield None
+        return
+    encoder.proj = nn.Identity()
+    try:
+        yield proj.weight.detach().cpu()
+    finally:
+        encoder.proj = proj
+
+
+@torch.no_grad()
+def features(subject: Subject, images: ImageSet, folder: str | Path | None = None, raw: bool = False) -> Tensor:
+    """Features (N, D) of images in float32, on the CPU; kept on disk and read from there next time.
+
+    Args:
+        subject: the encoder.
+        images: what to read.
+        folder: where features are kept, None for nowhere.
+        raw: without the encoder's projection.
+    """
+    key = hashlib.sha256(f"{subject.sha} {images.digest()} {raw}".encode()).hexdigest()[:24]
+    path = Path(folder) / f"{key}.npy" if folder else None
+    if path and path.exists():
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    with without_projection(subject.visual) if raw else contextlib.nullcontext():
+        parts = [encode(subject.visual, part.to(subject.device)).float().cpu() for part in images.split(64)]
+    found = torch.cat(parts)
+    if path and not images.broken:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{id(found)}.npy")
+        np.save(part, found.numpy())
+        part.replace(path)
+    return found
+
+
+def encode(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Features (B, D) of u8 images (B, 3, S, S)."""
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device=images.device) for v in (encoder.pixel_mean, encoder.pixel_std)
+    )
+    return encoder(normalise(images, mean, std))
+
+
+class ImageClassifier(nn.Module):
+    """An encoder, adapters in it, and a head: u8 images to logits. Copies of it train apart from each other.
+
+    Args:
+        encoder: copied, so that the given one stays as it is.
+        adapters: configs, as in a `TransferModel`.
+        head: from a feature to logits.
+        freeze_encoder: False trains all of it (fine-tuning).
+        raw: leave the encoder's projection out; the head reads the wider feature.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        adapters: Sequence[Any],
+        head: nn.Module,
+        freeze_encoder: bool = True,
+        raw: bool = False,
+    ):
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        if raw and isinstance(self.encoder.proj, nn.Linear):
+            self.encoder.proj = nn.Identity()
+        self.encoder.requires_grad_(not freeze_encoder)
+        for cfg in adapters:
+            build(cfg, ADAPTERS, encoder=self.encoder)
+        self.head = head
+
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        """Set the mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            keep_frozen_in_eval(self.encoder)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map u8 images (B, 3, S, S) to logits (B, K)."""
+        return self.head(encode(self.encoder, images.to(next(self.encoder.parameters()).device)))
