@@ -27,7 +27,7 @@ DOORS = {
     "timm": ("xmodal/encoders/", "xmodal/preprocessor.py", "video/transforms.py", "video/augment.py"),
     "open_clip": ("xmodal/encoders/",),
     "decord": ("video/decode.py",),
-    "av": ("video/decode.py", "video/synthetic.py", "video/encode.py"),
+    "av": ("video/sequential.py", "video/reencode.py", "video/synthetic.py"),
     "pytorch3d": ("pointcloud/ops.py",),
 }
 CATALOGUE = {"xmodal.registry"}  # imports the suite by name to fill itself

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.encoders.sites import placed
 from xmodal.encoders.taps import Taps
-
 from xmodal.preprocessor import Preprocessor
 from xmodal.readers import PooledReader, Reader
 from xmodal.registry import ADAPTERS, ENCODERS, HEADS, MODELS, READERS, build
