@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
@@ -19,6 +20,40 @@ from xmodal.registry import DATASETS, TRANSFORMS, build
 log = logging.getLogger("xmodal.video")
 _ALWAYS_ALLOWED = 5  # broken files, however small the set
 _ATTEMPTS = 50  # replacements tried for one training sample
+
+
+def read_views(
+    path: str | os.PathLike,
+    sampling: DenseSampling | UniformSampling,
+    crops: TestCrops,
+    temporal_views: int = 1,
+    short_side: int | None = None,
+) -> Tensor:
+    """Read a film as it is evaluated.
+
+    Args:
+        path: the film.
+        sampling: which frames a view shows.
+        crops: how views are cut.
+        temporal_views: views along time.
+        short_side: shrink frames to this short side right after decoding.
+
+    Returns:
+        (V, T, 3, S, S) float32 of 0 to 255, RGB, not normalised; spatial crops outermost.
+
+    Raises:
+        VideoError: a film that cannot be read.
+    """
+    with VideoFile(path) as film:
+        views = sampling.test(film.num_frames, temporal_views)  # (V, T)
+        unique, rows = np.unique(views, return_inverse=True)
+        frames = _frames(film, unique, short_side)  # (N, 3, H, W)
+    return crops(frames, rows.reshape(views.shape))
+
+
+def _frames(film: VideoFile, indices: np.ndarray, short_side: int | None) -> Tensor:
+    frames = torch.from_numpy(film.read(indices, short_side))  # (T, H, W, 3)
+    return frames.permute(0, 3, 1, 2)  # (T, 3, H, W)
 
 
 class TooManyBrokenFilesError(RuntimeError):
@@ -62,7 +97,7 @@ class VideoDataset(Dataset):
         self,
         annotation: str | os.PathLike,
         root: str | os.PathLike | None = None,
-        format: str = "auto",
+        format: str = "auto",  # noqa: A002
         classes: Sequence[str] | str | os.PathLike | None = None,
         num_frames: int = 8,
         sampling: dict[str, Any] | DenseSampling | UniformSampling | None = None,
@@ -120,14 +155,10 @@ class VideoDataset(Dataset):
     def _test_item(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
         try:
-            with VideoFile(sample.path) as film:
-                views = self.sampling.test(film.num_frames, self.temporal_views)  # (V, T)
-                unique, rows = np.unique(views, return_inverse=True)
-                frames = self._frames(film, unique)
+            clips = read_views(sample.path, self.sampling, self.crops, self.temporal_views, self.short_side)
         except VideoError as error:
             self._note(index, error)
             return {"skipped": sample.sample_id, "reason": f"{error.reason} [{error.backend}]"}
-        clips = self.crops(frames, rows.reshape(views.shape))  # (S*V, T, 3, S, S)
         return {"clips": clips, "label": sample.label, "sample_id": sample.sample_id}
 
     def _train_item(self, epoch: int, index: int) -> dict[str, Any]:
@@ -144,15 +175,11 @@ class VideoDataset(Dataset):
 
     def _train_clip(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         with VideoFile(sample.path) as film:
-            clip = self._frames(film, self.sampling.train(film.num_frames, rng))  # (T, 3, H, W)
+            clip = _frames(film, self.sampling.train(film.num_frames, rng), self.short_side)  # (T, 3, H, W)
         label = sample.label
         for transform in self.transforms:
             clip, label = transform(clip, label, rng)
         return {"clips": clip[None].contiguous(), "label": label, "sample_id": sample.sample_id}
-
-    def _frames(self, film: VideoFile, indices: np.ndarray) -> torch.Tensor:
-        frames = torch.from_numpy(film.read(indices, self.short_side))  # (T, H, W, 3)
-        return frames.permute(0, 3, 1, 2)  # (T, 3, H, W)
 
     def _note(self, index: int, error: VideoError) -> None:
         if not self._broken[index]:

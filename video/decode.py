@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ import torch
 
 from video.sequential import Scan, Sequential, scan
 
+_WHERE = re.compile(r"\[[\d:]+\] /\S+:\d+: ")  # when and in which C++ line decord noticed
 _NO_GUESSES = 1e-9  # share of frames that decord may fill with a neighbour before it must say so
 
 
@@ -212,7 +214,7 @@ def _as_video_error(error: Exception, path: str, backend: str) -> VideoError:
 
 def _words(error: object) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[-1][:200]
+    return _WHERE.sub("", text).strip().splitlines()[-1][:200]
 
 
 class _Closed:

@@ -19,7 +19,7 @@ _NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 def read_listing(
     annotation: str | os.PathLike,
     root: str | os.PathLike | None = None,
-    format: str = "auto",
+    format: str = "auto",  # noqa: A002
     classes: Sequence[str] | str | os.PathLike | None = None,
 ) -> Listing:
     """Read an annotation.

@@ -57,7 +57,7 @@ def _write(source: str, part: Path, short_side: int, gop: int, crf: int) -> int:
         for image, time, rate in shown_frames(source):
             if stream is None:
                 stream = out.add_stream("libx264", rate=rate)
-                stream.height, stream.width = even_size(*image.shape[:2], short_side)
+                stream.height, stream.width = even_size(image.shape[0], image.shape[1], short_side)
                 stream.pix_fmt, stream.gop_size = "yuv420p", gop
                 stream.codec_context.time_base = Fraction(1, 90000)
                 stream.codec_context.thread_count = 1

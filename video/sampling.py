@@ -4,6 +4,7 @@ Every rule is a pure function of the film's length, so a reader can ask for exac
 from the `numpy` generator they are given and from nothing else.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ def uniform_ranges(num_frames: int, length: int) -> np.ndarray:
     _check(num_frames=num_frames, length=length)
     seg = float(length - 1) / num_frames
     borders = [round(seg * i) for i in range(num_frames + 1)]
-    return np.array(list(zip(borders[:-1], borders[1:], strict=True)), np.int64)  # (T, 2)
+    return np.array(list(itertools.pairwise(borders)), np.int64)  # (T, 2)
 
 
 def uniform_train(num_frames: int, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -43,8 +43,10 @@ def write_film(
     pix_fmt: str = "yuv420p",
     times: list[int] | None = None,
     options: dict[str, str] | None = None,
+    grain: int = 0,
 ) -> Path:
-    """Write a film of numbered frames; `times` (in 1/25 s) makes its frame rate vary."""
+    """Write a film of numbered frames; `times` (in 1/25 s) makes its frame rate vary, `grain` its packets large."""
+    noise = np.random.default_rng(0)
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=25)
         stream.height, stream.width, stream.pix_fmt = size[0], size[1], pix_fmt
@@ -53,7 +55,8 @@ def write_film(
         fast = {"libx264": {"preset": "veryfast"}, "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime"}}
         stream.options = {**fast.get(codec, {}), **(options or {})}
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
+            image = picture(number, *size) + noise.integers(0, grain + 1, (*size, 1), np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = times[number] if times else number
             frame.time_base = Fraction(1, 25)
             out.mux(stream.encode(frame))

@@ -115,7 +115,7 @@ def test_boxes_have_the_area_and_shape_asked():
 def test_flip_swaps_labels_in_pairs():
     flip = HorizontalFlip(1.0, SSV2_FLIP_PAIRS)
     clip = still()
-    out, label = flip(clip, 86, RNG(0))
+    out, _ = flip(clip, 86, RNG(0))
     assert torch.equal(out, clip.flip(-1))
     assert [flip(clip, k, RNG(0))[1] for k in (86, 87, 93, 94, 166, 167, 5)] == [87, 86, 94, 93, 167, 166, 5]
     assert HorizontalFlip(0.0, SSV2_FLIP_PAIRS)(clip, 86, RNG(0))[1] == 86
@@ -142,7 +142,7 @@ def test_sizes_and_offsets_of_the_evaluation():
     assert short_side_size(240, 240, 224) == (224, 224)
     assert crop_offsets(33, 24, 3) == [0, 4, 9]
     assert crop_offsets(33, 24, 1) == [4]
-    with pytest.raises(ValueError, match="1 .* or 3"):
+    with pytest.raises(ValueError, match=r"1 .* or 3"):
         TestCrops(24, 2)
 
 
