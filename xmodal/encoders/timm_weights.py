@@ -92,7 +92,7 @@ def create(name: str, image_size: int | None, arch: dict, **more: object) -> nn.
     size = {} if image_size is None else {"img_size": image_size}
     try:
         model = timm.create_model(name, num_classes=0, **size, **arch, **more)
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise ValueError(f"timm's {plain} does not take arch={arch}: {error}") from error
     except RuntimeError as error:
         if "tag" not in str(error):
