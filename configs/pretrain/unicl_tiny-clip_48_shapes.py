@@ -1,0 +1,19 @@
+"""UniCL (arXiv 2204.03610) on the tiny CLIP's towers from random weights, captions and labels in every batch.
+
+Recipe: ours. Data: drawn when the run starts.
+Command: python tools/train.py configs/pretrain/unicl_tiny-clip_48_shapes.py
+"""
+
+from mmengine.config import read_base
+
+from xmodal.data.shape_captions import CLASSES, TEMPLATES
+from xmodal.encoders.tiny import tiny_clip
+from xmodal.pretraining import ContrastiveModel
+
+with read_base():
+    from .._base_.shape_captions import *
+
+model = dict(
+    type=ContrastiveModel, clip=dict(type=tiny_clip, weights="random"), loss="unicl", classes=CLASSES,
+    templates=TEMPLATES,
+)  # fmt: skip

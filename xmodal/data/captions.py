@@ -1,0 +1,361 @@
+"""Images with captions or labels, from lists, folders, tar shards, or mixed; for contrastive pretraining.
+
+Every sample is `image` (3, S, S) u8, `caption`, `label` (0 for a caption of its own, a class number from 1 for a label)
+and `sample_id`. A sample's crop and template depend on (seed, epoch, index) alone.
+"""
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from xmodal.registry import DATASETS, build
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+ATTEMPTS = 20  # other samples tried in the place of an unreadable one
+Key = int | tuple[int, int]
+
+
+class RandomCrop:
+    """A random part of an image, squeezed into a square, flipped at even odds.
+
+    Args:
+        size: S, pixels.
+        scale: smallest and largest share of the area.
+        ratio: narrowest and widest shape.
+        flip: flip left and right at even odds (captions that say left and right do not survive it).
+    """
+
+    def __init__(self, size: int = 224, scale: tuple = (0.5, 1.0), ratio: tuple = (3 / 4, 4 / 3), flip: bool = False):
+        self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Cut a picture."""
+        w, h = picture.size
+        for _ in range(10):
+            area = w * h * rng.uniform(*self.scale)
+            shape = np.exp(rng.uniform(*np.log(self.ratio)))
+            cw, ch = round((area * shape) ** 0.5), round((area / shape) ** 0.5)
+            if 0 < cw <= w and 0 < ch <= h:
+                break
+        else:
+            cw, ch = w, h
+        x, y = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
+        picture = picture.resize((self.size,) * 2, Image.Resampling.BICUBIC, box=(x, y, x + cw, y + ch))
+        turn = self.flip and rng.random() < 0.5
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn else picture
+
+
+class CentreCrop:
+    """The short side resized to `size` (bicubic), the centre cut out."""
+
+    def __init__(self, size: int = 224):
+        self.size = size
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Cut a picture."""
+        w, h = picture.size
+        side = min(w, h)
+        box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
+        return picture.resize((self.size,) * 2, Image.Resampling.BICUBIC, box=box)
+
+
+class Pairs(Dataset):
+    """What the readers share: how a sample is drawn, and what happens to one that cannot be read.
+
+    Args:
+        size: S, pixels of the squares.
+        crop: how images are cut in training; default: half the area or more. Ignored with `test`.
+        test: cut the centre, number classes from 0, and give unreadable samples as `skipped`.
+        seed: of crops and templates.
+        max_broken: share of samples that may be unreadable (5 always may).
+    """
+
+    def __init__(self, size: int, crop: Any, test: bool, seed: int, max_broken: float = 0.01):
+        self.cut = CentreCrop(size) if test else (build(crop, DATASETS) or RandomCrop(size))
+        self.test, self.seed, self.max_broken = test, seed, max_broken
+        self.classes: list[str] | None = None
+        self.broken: set[int] = set()
+
+    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
+        """Bytes of the image, its caption or None, its class or -1, and its name."""
+        raise NotImplementedError
+
+    def caption_of(self, klass: int, rng: np.random.Generator) -> str:
+        """A caption for a labelled image."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        replaced = []
+        for _ in range(ATTEMPTS):
+            try:
+                sample = self.sample(index, rng)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                note = {"skipped": self.name(index), "reason": f"{type(error).__name__}: {error}"}
+                self.note_broken(index, note)
+                if self.test:
+                    return note
+                replaced.append({"sample_id": note["skipped"], "reason": note["reason"]})
+                index = int(rng.integers(len(self)))
+                continue
+            return {**sample, "replaced": replaced} if replaced else sample
+        raise ValueError(f"{ATTEMPTS} samples one after the other cannot be read; the last: {replaced[-1]}")
+
+    def note_broken(self, index: int, note: dict[str, str]) -> None:
+        """Count an unreadable sample.
+
+        Raises:
+            ValueError: there are too many.
+        """
+        self.broken.add(index)
+        if len(self.broken) > max(5, self.max_broken * len(self)):
+            raise ValueError(f"{len(self.broken)} of {len(self)} samples cannot be read; the last: {note}")
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One sample."""
+        data, caption, klass, name = self.read(index)
+        with Image.open(io.BytesIO(data)) as picture:
+            cut = self.cut(picture.convert("RGB"), rng)
+        caption = self.caption_of(klass, rng) if caption is None else caption
+        image = np.asarray(cut).transpose(2, 0, 1).copy()  # (3, S, S)
+        return {"image": image, "caption": caption, "label": klass if self.test else klass + 1, "sample_id": name}
+
+    def name(self, index: int) -> str:
+        """Name of a sample that could not be read."""
+        return str(index)
+
+
+@DATASETS.register_module(name="caption_list")
+class CaptionList(Pairs):
+    """Images and captions of CSV, TSV or JSON-lines files.
+
+    Args:
+        files: one or several lists; `.csv` and `.tsv` with a head line, `.jsonl` with an object a line.
+        root: folder that image paths start from; default: that of each list.
+        image_key: column of the path.
+        caption_key: column of the caption.
+        size: pixels of the squares.
+        crop: see `Pairs`.
+        test: see `Pairs`.
+        seed: see `Pairs`.
+
+    Raises:
+        ValueError: a list of another kind, a line without the columns, or no line at all.
+    """
+
+    def __init__(
+        self,
+        files: str | Sequence[str],
+        root: str | None = None,
+        image_key: str = "image",
+        caption_key: str = "caption",
+        size: int = 224,
+        crop: Any = None,
+        test: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(size, crop, test, seed)
+        self.rows: list[tuple[Path, str]] = []
+        for file in [files] if isinstance(files, str) else files:
+            base = Path(root) if root else Path(file).parent
+            for number, row in enumerate(read_rows(Path(file)), 1):
+                if image_key not in row or caption_key not in row:
+                    raise ValueError(f"{file}, sample {number}: no {image_key!r} or {caption_key!r} in {sorted(row)}")
+                self.rows.append((base / str(row[image_key]), str(row[caption_key])))
+        if not self.rows:
+            raise ValueError(f"no caption in {files}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
+        """See `Pairs`."""
+        path, caption = self.rows[index]
+        return path.read_bytes(), caption, -1, str(path)
+
+    def name(self, index: int) -> str:
+        """Path of a sample."""
+        return str(self.rows[index][0])
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a list as dicts.
+
+    Raises:
+        ValueError: a file of another kind, or a broken line.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        if path.suffix in (".csv", ".tsv"):
+            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        elif path.suffix in (".jsonl", ".json"):
+            for number, line in enumerate(file, 1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}:{number}: not a JSON object a line ({error})") from error
+        else:
+            raise ValueError(f"{path}: lists are .csv, .tsv or .jsonl")
+
+
+@DATASETS.register_module(name="labelled_folder")
+class LabelledFolder(Pairs):
+    """Images in one folder a class; a caption is a random template around the class's name.
+
+    Args:
+        root: holds the folders.
+        class_names: name of every class, in the order of the sorted folders; default: the folders' names.
+        templates: sentences with `{}`.
+        size: pixels of the squares.
+        crop: see `Pairs`.
+        test: see `Pairs`.
+        seed: see `Pairs`.
+
+    Raises:
+        ValueError: no folder with images, another number of names than folders, or a template without `{}`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] = ("a photo of a {}.",),
+        size: int = 224,
+        crop: Any = None,
+        test: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(size, crop, test, seed)
+        folders = sorted(p for p in Path(root).iterdir() if p.is_dir())
+        self.files = [(f, n) for n, d in enumerate(folders) for f in sorted(d.rglob("*")) if f.suffix.lower() in IMAGES]
+        if not self.files:
+            raise ValueError(f"{root} holds no folder with images ({', '.join(IMAGES)})")
+        self.classes = [f.name.replace("_", " ") for f in folders] if class_names is None else list(class_names)
+        if len(self.classes) != len(folders):
+            raise ValueError(f"{len(self.classes)} class_names for {len(folders)} folders in {root}")
+        if any("{}" not in t for t in templates):
+            raise ValueError(f"templates {list(templates)}: each needs a place {{}} for the class name")
+        self.templates = list(templates)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
+        """See `Pairs`."""
+        path, klass = self.files[index]
+        return path.read_bytes(), None, klass, str(path)
+
+    def caption_of(self, klass: int, rng: np.random.Generator) -> str:
+        """A random template around a class's name."""
+        template = self.templates[0 if self.test else int(rng.integers(len(self.templates)))]
+        return template.format(self.classes[klass])  # type: ignore[index]
+
+    def name(self, index: int) -> str:
+        """Path of a sample."""
+        return str(self.files[index][0])
+
+
+@DATASETS.register_module(name="tar_shards")
+class TarShards(Pairs):
+    """Images and captions of tar shards in webdataset's layout: members of one stem are one sample.
+
+    Heads are read once, so that any sample can be reached (and a run resumed) without unpacking.
+
+    Args:
+        shards: paths, or patterns such as `data/shard-*.tar`.
+        size: pixels of the squares.
+        crop: see `Pairs`.
+        test: see `Pairs`.
+        seed: see `Pairs`.
+
+    Raises:
+        ValueError: no sample with an image and a caption (`.txt`, or `.json` with `caption`).
+    """
+
+    def __init__(
+        self, shards: str | Sequence[str], size: int = 224, crop: Any = None, test: bool = False, seed: int = 0
+    ):
+        super().__init__(size, crop, test, seed)
+        self.parts: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []
+        for pattern in [shards] if isinstance(shards, str) else shards:
+            base = Path(pattern)
+            for path in sorted(base.parent.glob(base.name)):
+                self.parts += [(path, *found) for found in index_shard(path)]
+        if not self.parts:
+            raise ValueError(f"no image with a caption in {shards}")
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
+        """See `Pairs`."""
+        path, stem, spans = self.parts[index]
+        with open(path, "rb") as file:
+            member = lambda suffix: (file.seek(spans[suffix][0]), file.read(spans[suffix][1]))[1]  # noqa: E731
+            data = member(next(s for s in spans if s in IMAGES))
+            caption = member(".txt").decode() if ".txt" in spans else json.loads(member(".json"))["caption"]
+        return data, caption.strip(), -1, f"{path.name}/{stem}"
+
+    def name(self, index: int) -> str:
+        """Shard and stem of a sample."""
+        return f"{self.parts[index][0].name}/{self.parts[index][1]}"
+
+
+def index_shard(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Stems of a shard that have an image and a caption, with offset and size of each member."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    with tarfile.open(path) as shard:
+        for member in shard:
+            folder, _, name = member.name.rpartition("/")
+            stem, dot, suffix = name.partition(".")
+            if member.isfile():
+                found.setdefault(f"{folder}/{stem}", {})[(dot + suffix).lower()] = (member.offset_data, member.size)
+    for stem, spans in found.items():
+        if {".txt", ".json"} & set(spans) and set(IMAGES) & set(spans):
+            yield stem.lstrip("/"), spans
+
+
+@DATASETS.register_module(name="mixed_pairs")
+class MixedPairs(Dataset):
+    """Several sets one behind the other; classes of the same name are one class.
+
+    Args:
+        datasets: sets of this file, or their configs.
+        seed: of those that do not set their own.
+    """
+
+    def __init__(self, datasets: Sequence[Any], seed: int = 0):
+        self.datasets = [
+            build({**cfg, "seed": cfg.get("seed", seed)} if isinstance(cfg, dict) else cfg, DATASETS)
+            for cfg in datasets
+        ]
+        names = [name for d in self.datasets for name in d.classes or ()]
+        self.classes = list(dict.fromkeys(names)) or None
+        self.numbers: list[Callable[[int], int]] = []
+        for part in self.datasets:
+            own = (
+                [0, *(1 + self.classes.index(name) for name in part.classes)] if part.classes and self.classes else [0]
+            )
+            self.numbers.append(own.__getitem__)
+        self.ends = np.cumsum([len(d) for d in self.datasets])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        first = int(self.ends[which - 1]) if which else 0
+        sample = self.datasets[which][(epoch, index - first)]
+        return sample if "skipped" in sample else {**sample, "label": self.numbers[which](sample["label"])}
