@@ -4,6 +4,7 @@ Names of weights are 3DETR's.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class PointMLP(nn.Module):
     ):
         super().__init__()
         layers: list[nn.Module] = []
-        for i, (one, two) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+        for i, (one, two) in enumerate(pairwise(dims)):
             hidden = i < len(dims) - 2
             layers.append(nn.Conv1d(one, two, 1, bias=not norm if hidden else output_bias))
             if (norm and hidden) or (norm_output and not hidden):
@@ -162,7 +163,9 @@ class BoxDecoder(nn.Module):
             "angle_cls_head": num_angle_bins,
             "angle_residual_head": num_angle_bins,
         }
-        self.mlp_heads = nn.ModuleDict({k: PointMLP([dim, dim, dim, w], dropout=mlp_dropout) for k, w in widths.items()})
+        self.mlp_heads = nn.ModuleDict(
+            {k: PointMLP([dim, dim, dim, w], dropout=mlp_dropout) for k, w in widths.items()}
+        )
         for module in self.decoder.parameters():
             if module.ndim > 1:
                 nn.init.xavier_uniform_(module)

@@ -93,7 +93,9 @@ class EPCLClassifier(nn.Module):
         strongest = self.norm(x[:, self.epcl.num_prefix :]).amax(dim=1)  # (B, D), task tokens included
         return self.proj2emb(torch.cat([feature, strongest], dim=1))
 
-    def forward(self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Classify clouds.
 
         Args:

@@ -123,7 +123,9 @@ class EPCLSegmenter(nn.Module):
             levels.append((coord, x, sizes))
         return levels, near
 
-    def flat(self, coord: Tensor, feat: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None, list[int]]:
+    def flat(
+        self, coord: Tensor, feat: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, list[int]]:
         """Padded clouds (B, P, C) as packed ones."""
         sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
         return pack(coord, sizes), None if feat is None else pack(feat, sizes), sizes
@@ -143,7 +145,12 @@ class EPCLSegmenter(nn.Module):
     def predict(
         self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None
     ) -> list[dict[str, Tensor]]:
-        """One dict a cloud with `logits` (P, K) and `segment` (P,)."""
-        packed = self.flat(coord, feat, lengths)
-        logits = self(*packed).float().cpu().split(packed[2])
+        """One dict a cloud with `logits` (P, K) and `segment` (P,).
+
+        Clouds go through one by one: the deepest stage keeps as many points of each as of the smallest in its batch.
+        """
+        points, feats, sizes = self.flat(coord, feat, lengths)
+        features = [None] * len(sizes) if feats is None else feats.split(sizes)
+        clouds = zip(points.split(sizes), features, sizes, strict=True)
+        logits = [self(p, f, [n]).float().cpu() for p, f, n in clouds]
         return [{"logits": x, "segment": x.argmax(1)} for x in logits]

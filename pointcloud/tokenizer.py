@@ -78,7 +78,9 @@ class PointTokenizer(nn.Module):
             coord, self.num_groups, self.group_size, lengths, skip_near_origin=self.skip_near_origin
         )
 
-    def forward(self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Make tokens.
 
         Args:

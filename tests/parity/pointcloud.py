@@ -174,7 +174,10 @@ def whole_path(case: Case) -> dict[str, Any]:
 def tower_of(state: Mapping[str, torch.Tensor], prefix: str, dim: int, heads: int, proj: int | None = None) -> Any:
     """A frozen CLIP tower from the `resblocks` (and what else a case has of it) under `prefix`."""
     blocks = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    own = {(k if k.startswith("transformer.") else f"transformer.{k}") if "resblocks" in k else k: v for k, v in blocks.items()}
+    own = {
+        (k if k.startswith("transformer.") else f"transformer.{k}") if "resblocks" in k else k: v
+        for k, v in blocks.items()
+    }
     depth = 1 + max(int(k.split(".")[2]) for k in own if "resblocks" in k)
     patch = own["conv1.weight"].shape[-1] if "conv1.weight" in own else 1
     rows = own["positional_embedding"].shape[0] if "positional_embedding" in own else 2
