@@ -107,7 +107,8 @@ class ShortSideJitter:
     def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
         """Resize the clip."""
         side = int(rng.integers(self.low, self.high, endpoint=True))
-        return to_bytes(resize(clip, short_side_size(*clip.shape[-2:], side), self.interpolation)), label
+        height, width = clip.shape[-2:]
+        return to_bytes(resize(clip, short_side_size(height, width, side), self.interpolation)), label
 
 
 @TRANSFORMS.register_module(name="random_crop")
@@ -161,7 +162,7 @@ class RandomResizedCrop:
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw top, left, height and width of a box; after ten misses the largest centre box of allowed shape."""
         for _ in range(10):
-            area = rng.uniform(*self.area) * height * width
+            area = rng.uniform(self.area[0], self.area[1]) * height * width
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
@@ -173,7 +174,8 @@ class RandomResizedCrop:
 
     def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
         """Crop and resize the clip."""
-        top, left, h, w = self.box(*clip.shape[-2:], rng)
+        height, width = clip.shape[-2:]
+        top, left, h, w = self.box(height, width, rng)
         clip = clip[..., top : top + h, left : left + w]
         return to_bytes(resize(clip, (self.size, self.size), self.interpolation)), label
 
@@ -233,7 +235,8 @@ class RandomErasing:
         if rng.random() >= self.prob:
             return clip, label
         limits = (self.ratio, 1 / self.ratio)
-        top, left, h, w = RandomResizedCrop(1, self.area, limits).box(*clip.shape[-2:], rng)
+        height, width = clip.shape[-2:]
+        top, left, h, w = RandomResizedCrop(1, self.area, limits).box(height, width, rng)
         noise = rng.standard_normal((len(clip), 3, h, w), np.float32) * (self.std if self.mode == "noise" else 0)
         clip = clip.clone()
         clip[..., top : top + h, left : left + w] = to_bytes(torch.from_numpy(noise + self.mean))
