@@ -1,0 +1,105 @@
+"""CLIP's linear probe: logistic regression on features, its strength chosen on a validation set.
+
+Paper: CLIP (arXiv 2103.00020), as CoOp (2109.01134) runs it: a coarse grid of C, then eight steps of halving.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted classifier.
+
+    Args:
+        weight: (K, D).
+        bias: (K,).
+        strength: C, the inverse of the penalty.
+        trace: (C, validation accuracy in percent) of everything tried.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    strength: float = 1.0
+    trace: tuple[tuple[float, float], ...] = ()
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        """Logits (B, K) of features (B, D)."""
+        return feature.to(self.weight) @ self.weight.t() + self.bias
+
+    def accuracy(self, feature: Tensor, label: Tensor) -> float:
+        """Top-1 in percent."""
+        return float((self(feature).argmax(1) == label).float().mean() * 100)
+
+
+def fit_logistic(
+    feature: Tensor, label: Tensor, num_classes: int, strength: float, max_iter: int = 1000, start: Probe | None = None
+) -> Probe:
+    """Minimise 0.5 |W|^2 + C * sum of cross-entropies with L-BFGS, the bias free.
+
+    Args:
+        feature: (N, D).
+        label: (N,).
+        num_classes: K.
+        strength: C.
+        max_iter: iterations at most.
+        start: where to start; zeros where none is given.
+    """
+    x, y = feature.double(), label.long()
+    rows, width = torch.arange(len(y)), x.shape[1]
+
+    def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w = torch.from_numpy(flat).view(num_classes, width + 1)
+        weight, bias = w[:, :-1], w[:, -1]
+        log = (x @ weight.t() + bias).log_softmax(1)
+        error = log.exp()
+        error[rows, y] -= 1
+        grad = torch.cat([strength * error.t() @ x + weight, strength * error.sum(0)[:, None]], 1)
+        value = 0.5 * (weight**2).sum() - strength * log[rows, y].sum()
+        return float(value), grad.flatten().numpy()
+
+    first = torch.zeros(num_classes, width + 1, dtype=torch.float64)
+    if start is not None:
+        first = torch.cat([start.weight, start.bias[:, None]], 1).double()
+    found = minimize(cost, first.flatten().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": max_iter})
+    w = torch.from_numpy(found.x).view(num_classes, width + 1).float()
+    return Probe(w[:, :-1], w[:, -1], strength)
+
+
+def search_probe(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int, steps: int = 8) -> Probe:
+    """Fit with the C that is best on validation features: a coarse grid, then halvings of log10 C around its peak.
+
+    Args:
+        train: features (N, D) and labels (N,).
+        val: the same of the validation set.
+        num_classes: K.
+        steps: halvings.
+    """
+    trace: list[tuple[float, float]] = []
+    fitted: list[Probe] = []
+
+    def attempt(strength: float) -> tuple[float, Probe]:
+        near = min(fitted, key=lambda p: abs(math.log10(p.strength / strength)), default=None)
+        fitted.append(fit_logistic(*train, num_classes, strength, start=near))
+        trace.append((strength, fitted[-1].accuracy(*val)))
+        return trace[-1][1], fitted[-1]
+
+    scores = [attempt(c)[0] for c in COARSE[::-1]][::-1]  # each starts from the weaker one before it
+    peak = COARSE[int(np.argmax(scores))]
+    low, high = math.log10(peak) - 1, math.log10(peak) + 1
+    best = attempt(10**low), attempt(10**high)
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if best[0][0] < best[1][0]:
+            low, best = middle, (attempt(10**middle), best[1])
+        else:
+            high, best = middle, (best[0], attempt(10**middle))
+    chosen = best[1][1] if best[0][0] < best[1][0] else best[0][1]
+    return Probe(chosen.weight, chosen.bias, chosen.strength, tuple(trace))

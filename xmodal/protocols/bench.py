@@ -1,0 +1,207 @@
+"""What the runs of a few-shot grid share: the frozen encoders, the data sets, and features that are computed once."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.data.collate import collate
+from xmodal.encoders.frozen import fingerprint
+from xmodal.model import TransferModel
+from xmodal.protocols.items import split_hash
+from xmodal.protocols.plans import Labelled, Part
+from xmodal.registry import DATASETS, ENCODERS, build, did_you_mean
+
+log = logging.getLogger("xmodal.fewshot")
+TEMPLATES = ("a photo of a {}.",)
+
+
+@dataclass
+class Source:
+    """The data sets of one task.
+
+    Args:
+        name: in result files.
+        train: training views, other ones in every epoch; has `labels`, `classes` and items by (epoch, index).
+        plain: the same samples as test views; default `train`.
+        val: test views; None where there is no validation split.
+        test: test views; default `val`.
+        templates: sentences of the zero-shot classifier.
+    """
+
+    name: str
+    train: Any
+    plain: Any = None
+    val: Any = None
+    test: Any = None
+    templates: Sequence[str] = TEMPLATES
+
+    def __post_init__(self) -> None:
+        for part in ("train", "plain", "val", "test"):
+            setattr(self, part, build(getattr(self, part), DATASETS))
+        self.plain = self.plain if self.plain is not None else self.train
+        self.test = self.test if self.test is not None else self.val
+        if isinstance(self.templates, str):
+            self.templates = (self.templates,)
+
+    def labelled(self) -> Labelled:
+        """Labels and class names."""
+        empty: list[int] = []
+        val, test = (empty if d is None else d.labels for d in (self.val, self.test))
+        return Labelled(self.name, list(self.train.classes), self.train.labels, val, test)
+
+    def view(self, split: str, augment: bool) -> Any:
+        """The data set behind a split."""
+        if split == "train":
+            return self.train if augment else self.plain
+        return getattr(self, split)
+
+    def hash(self) -> str:
+        """sha256 (16 digits) over the samples of all splits in order."""
+        parts = {}
+        for split in ("train", "val", "test"):
+            data = getattr(self, split)
+            if data is not None:
+                parts[split] = list(zip(names_of(data), data.labels, strict=True))
+        return split_hash(parts)
+
+
+def names_of(data: Any) -> list[str]:
+    """Names of a data set's samples, without reading any."""
+    if hasattr(data, "ids"):
+        return list(data.ids)
+    return [str(s.sample_id) for s in data.samples]
+
+
+@dataclass
+class Bench:
+    """Encoders, sources, and features that were computed already.
+
+    Args:
+        clip: a `CLIP` or its config.
+        sources: the first one trains, the others are targets or domains.
+        second: a further encoder or its config (CaFo).
+        adapters: what edits the image tower, trained already; see `weights`.
+        weights: checkpoint of the adapters.
+        views: training views that epochs share in turn: with 10, epoch 10 sees epoch 0's again.
+        batch_size: of the encoder.
+        device: where everything runs.
+        cache: folder that keeps features between runs; None keeps them in memory.
+
+    Raises:
+        ValueError: no source, or two of one name.
+    """
+
+    clip: Any
+    sources: Sequence[Any]
+    second: Any = None
+    adapters: Sequence[Any] = ()
+    weights: str | None = None
+    views: int = 10
+    batch_size: int = 128
+    device: str = "cpu"
+    cache: str | Path | None = None
+    models: dict[str, TransferModel] = field(init=False, default_factory=dict)
+    kept: dict[tuple[str, ...], dict[int, Tensor]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clip = build(self.clip, ENCODERS).to(self.device).eval()
+        self.sources = [s if isinstance(s, Source) else Source(**s) for s in self.sources]
+        names = [s.name for s in self.sources]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"a bench needs sources of different names, got {names}")
+        self.models["clip"] = TransferModel(self.clip.visual, nn.Identity(), self.adapters).to(self.device).eval()
+        if self.weights:
+            from xmodal.engine.checkpoint import load_own_state, read
+
+            load_own_state(self.models["clip"], read(self.weights)["state_dict"], self.weights)
+        if self.second is not None:
+            self.models["second"] = TransferModel(self.second, nn.Identity()).to(self.device).eval()
+
+    @property
+    def width(self) -> int:
+        """Width of CLIP's feature."""
+        return self.clip.out_dim
+
+    def source(self, name: str) -> Source:
+        """The source called `name`.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise ValueError(f"no source is called {name!r}; {did_you_mean(name, [s.name for s in self.sources])}")
+
+    def about(self) -> dict[str, Any]:
+        """Encoder and data for the result file."""
+        prints = {k: {"name": m.encoder.name, "sha256": fingerprint(m.encoder)} for k, m in self.models.items()}
+        return {
+            "encoders": {**prints, "text": {"name": self.clip.text.name, "sha256": fingerprint(self.clip.text)}},
+            "splits": {s.name: s.hash() for s in self.sources},
+            "templates": {s.name: list(s.templates) for s in self.sources},
+            "views": self.views,
+        }
+
+    def features(self, part: Part, epoch: int | None = None, encoder: str = "clip") -> Tensor:
+        """Features (N, D), not normalised, of a part's samples.
+
+        Args:
+            part: which samples.
+            epoch: of the training view; None for the test view.
+            encoder: `clip` or `second`.
+        """
+        turn = None if epoch is None else epoch % self.views
+        key = (encoder, part.source, part.split, "plain" if turn is None else f"view{turn}")
+        kept = self.load(key)
+        missing = sorted(set(part.indices) - set(kept))
+        if missing:
+            data = self.source(part.source).view(part.split, turn is not None)
+            for rows in torch.tensor(missing).split(self.batch_size):
+                kept.update(self.run(self.models[encoder], data, rows.tolist(), turn))
+            self.save(key, kept)
+        return torch.stack([kept[i] for i in part.indices]).to(self.device)
+
+    @torch.no_grad()
+    def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> dict[int, Tensor]:
+        """Features of some samples by index."""
+        batch = collate([data[i] if turn is None else data[(turn, i)] for i in rows])
+        if "skipped" in batch:
+            raise ValueError(f"cannot read {batch['skipped'][0]}: leave it out of the split file, or restore it")
+        batch = model.data_preprocessor(batch)
+        views = batch["clips"].shape[1] if "clips" in batch else 1
+        inputs = {k: v for k, v in batch.items() if k in ("clips", "image")}
+        feature = model.features(**inputs).unflatten(0, (-1, views)).mean(1).cpu()
+        return dict(zip(rows, feature, strict=True))
+
+    def file(self, key: tuple[str, ...]) -> Path | None:
+        """Where features are kept; the name holds what they depend on."""
+        if self.cache is None:
+            return None
+        stamp = fingerprint(self.models[key[0]].encoder)[:12] + self.source(key[1]).hash()[:8]
+        return Path(self.cache) / f"{'_'.join(key)}_{stamp}.pt"
+
+    def load(self, key: tuple[str, ...]) -> dict[int, Tensor]:
+        """Features kept under a key."""
+        if key not in self.kept:
+            path = self.file(key)
+            content = torch.load(path, weights_only=True) if path and path.exists() else None
+            self.kept[key] = (
+                {} if content is None else dict(zip(content["index"].tolist(), content["feature"], strict=True))
+            )
+        return self.kept[key]
+
+    def save(self, key: tuple[str, ...], kept: Mapping[int, Tensor]) -> None:
+        """Keep features on disk where a cache is wanted."""
+        path = self.file(key)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"index": torch.tensor(sorted(kept)), "feature": torch.stack([kept[i] for i in sorted(kept)])}
+        torch.save(content, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
