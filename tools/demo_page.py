@@ -16,7 +16,7 @@ table { border-collapse: collapse; } td, th { padding: .3rem .7rem; text-align: 
 .confusion td, .confusion th { padding: 0; font-size: .72rem; font-weight: normal; }
 .confusion td { width: 2rem; height: 2rem; text-align: center; }
 .confusion th.row { text-align: right; padding-right: .5rem; white-space: nowrap; }
-.confusion th.col { writing-mode: vertical-rl; transform: rotate(200deg); height: 7rem; }
+.confusion th.col { writing-mode: vertical-rl; transform: rotate(180deg); height: 7rem; }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 1rem; }
 .clips video { width: 100%; image-rendering: pixelated; border-radius: 6px; background: #000; }
 figure { margin: 0; } figcaption { font-size: .8rem; } .no { opacity: .65; } code { font-size: .8rem; }
