@@ -215,6 +215,7 @@ def torchscript(model, path):
     return str(path)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_openai_torchscript_file(openai, tmp_path):
     reference = copy.deepcopy(openai)
     path = torchscript(openai, tmp_path / "ViT-X-16.pt")

@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ def load_exactly(tower: Tower, state: Mapping[str, Tensor], source: str) -> Towe
     return tower.eval()
 
 
-def fit_positions(state: State, prefix: str, tower: nn.Module) -> None:
+def fit_positions(state: State, prefix: str, tower: Any) -> None:
     """Resize `pos_embed` in `state` to the tower's grid (bicubic, antialiased, as timm and open_clip do)."""
     key, side = f"{prefix}pos_embed", tower.image_size // tower.patch_size
     skip = tower.num_prefix if tower.embed_prefix else 0

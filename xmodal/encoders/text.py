@@ -5,6 +5,8 @@ looks tokens up, a method splices its context vectors in, `forward_blocks` adds 
 reads it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +81,7 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
         residual = self.dim**-0.5 * (2 * self.depth) ** -0.5
+        block: Any
         for block in self.blocks:
             for linear, std in (
                 (block.attn.qkv, self.dim**-0.5),

@@ -7,6 +7,7 @@ else is refused by name.
 import fnmatch
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -68,14 +69,14 @@ def timm_encoder(
     return load_exactly(unfilled(lambda: VisionTransformer(**spec)), from_timm_state(state), str(weights))
 
 
-def from_timm(model: nn.Module, image_size: int | None = None, drop_path: float = 0.0) -> VisionTransformer:
+def from_timm(model: Any, image_size: int | None = None, drop_path: float = 0.0) -> VisionTransformer:
     """The same tower as a live timm model, at its own resolution or another."""
     spec = describe(model, getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
     spec.update(drop_path=drop_path, image_size=image_size or spec["image_size"])
     return load_exactly(VisionTransformer(**spec), from_timm_state(model.state_dict()), str(spec["name"]))
 
 
-def create(name: str, image_size: int | None, arch: dict, **more: object) -> nn.Module:
+def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
     """A timm model without class head.
 
     Raises:
@@ -89,7 +90,7 @@ def create(name: str, image_size: int | None, arch: dict, **more: object) -> nn.
         raise ValueError(f"timm has no model {plain!r}; {near if near.startswith('did') else SUPPORTED}")
     if not any(fnmatch.fnmatch(plain, family) for family in FAMILIES):
         raise ValueError(f"{plain!r} is no plain vision transformer of timm; supported are {SUPPORTED}")
-    size = {} if image_size is None else {"img_size": image_size}
+    size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
         model = timm.create_model(name, num_classes=0, **size, **arch, **more)
     except (TypeError, AssertionError) as error:
@@ -133,7 +134,7 @@ def fetch(name: str, image_size: int | None, arch: dict) -> dict[str, Tensor]:
         raise missing_weights(name, hub, "weights", error) from error
 
 
-def read_for(model: nn.Module, path: Path, make: Callable[[], nn.Module]) -> dict[str, Tensor]:
+def read_for(model: Any, path: Path, make: Callable[[], Any]) -> dict[str, Tensor]:
     """Weights of a local file under timm's names, by timm's own converters of official layouts.
 
     Args:
@@ -161,7 +162,7 @@ def read_for(model: nn.Module, path: Path, make: Callable[[], nn.Module]) -> dic
     return {key: value for key, value in found.items() if key in own or not key.startswith(LEFT_IN_FILES)}
 
 
-def describe(model: nn.Module, name: str) -> dict:
+def describe(model: Any, name: str) -> dict:
     """The arguments of a `VisionTransformer` that equals a live timm model.
 
     Raises:
@@ -208,7 +209,7 @@ def exact_ratio(hidden: int, dim: int) -> float:
     return ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
 
 
-def check_parts(model: nn.Module, name: str) -> None:
+def check_parts(model: Any, name: str) -> None:
     """Refuse, by name, every part of a timm model that the house's tower does not have."""
     block = model.blocks[0]
     if type(block).__name__ != "Block":
