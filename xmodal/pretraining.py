@@ -5,6 +5,7 @@ Papers: CLIP (arXiv 2103.00020), UniCL (2204.03610), MS-CLIP (2207.12661); Flore
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class ContrastiveModel(BaseModel):
         clip: the towers (`CLIP`, `MSCLIP`, `unicl`, ...), or their config.
         loss: `unicl` reads labels (0 for a caption, a class number above 0 else), `clip` takes every text as a caption.
         tokenizer: of the text tower, or its config, where the towers bring none.
-        classes: names of the classes that validation images are sorted into.
+        classes: names of the classes that validation images are sorted into, or a file with one a line.
         templates: sentences of the zero-shot classifier.
         chunk: samples that a tower takes at a time; activations are recomputed in the backward pass, so that a batch of
             any size fits with the very same loss. (Adding gradients of small batches would change a contrastive loss.)
@@ -44,7 +45,7 @@ class ContrastiveModel(BaseModel):
         clip: Any,
         loss: str = "unicl",
         tokenizer: Any = None,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | str | None = None,
         templates: Sequence[str] = ("a photo of a {}.",),
         chunk: int | None = None,
         max_scale: float = 100.0,
@@ -60,7 +61,8 @@ class ContrastiveModel(BaseModel):
             clip.tokenizer = build(tokenizer, TRANSFORMS)
         clip.requires_grad_(True)
         self.criterion, self.chunk, self.max_scale = LOSSES[loss], chunk, max_scale
-        self.classes, self.templates = list(classes or ()), list(templates)
+        self.class_file = Path(classes) if isinstance(classes, str) else None
+        self.classes, self.templates = [] if self.class_file else list(classes or ()), list(templates)
         self._classifier: Tensor | None = None
 
     def init_weights(self) -> None:
@@ -127,7 +129,9 @@ class ContrastiveModel(BaseModel):
             return text
         if caption is None:
             raise ValueError("contrastive training needs a `caption` (or token ids `text`) with every image")
-        return self.clip.tokenize(list(caption))
+        if self.clip.tokenizer is None:
+            raise ValueError("these towers bring no tokenizer: set `tokenizer` of the model")
+        return self.clip.tokenizer(list(caption), truncate=True).to(self.clip.logit_scale.device)
 
     def loss(self, image: Any, ids: Tensor, label: Any) -> dict[str, Tensor]:
         """The loss over the batches of all processes."""
@@ -141,6 +145,9 @@ class ContrastiveModel(BaseModel):
 
     def classifier(self) -> Tensor:
         """Zero-shot weights (K, D) of the classes, made once an evaluation."""
+        if self.class_file and not self.classes:
+            lines = self.class_file.read_text(encoding="utf-8").splitlines()
+            self.classes = [line.strip() for line in lines if line.strip()]
         if not self.classes:
             raise ValueError("zero-shot evaluation sorts images into classes: set `classes` of the model")
         if self._classifier is None or self._classifier.device != self.clip.logit_scale.device:

@@ -1,0 +1,189 @@
+"""Contrastive training: readers, exact chunks, zero-shot evaluation, learning, and every recipe."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xmodal.data.captions import CaptionList, LabelledFolder, MixedPairs, RandomCrop, TarShards
+from xmodal.data.collate import collate
+from xmodal.data.shape_captions import CLASSES, ShapeCaptions, shape_tokenizer
+from xmodal.encoders.tiny import tiny_clip
+from xmodal.pretraining import ContrastiveModel, retrieval
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "pretrain").glob("*.py"))
+
+
+def png(color, size=(40, 30)):
+    data = io.BytesIO()
+    Image.new("RGB", size, color).save(data, "png")
+    return data.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, color in (("red_thing", "red"), ("sky", "blue")):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "classes" / name / f"{i}.png").write_bytes(png(color))
+    (tmp_path / "a.png").write_bytes(png("green"))
+    (tmp_path / "list.csv").write_text('image,caption\na.png,"green, all over"\n')
+    (tmp_path / "list.jsonl").write_text(json.dumps({"file": "a.png", "text": "green"}) + "\n")
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as shard:
+        for name, data in (("x/1.png", png("white")), ("x/1.txt", b"white\n"), ("2.png", png("black"))):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+        for name, data in (("2.json", json.dumps({"caption": "black"}).encode()), ("3.png", png("black"))):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+    return tmp_path
+
+
+def test_readers(folder):
+    lines = CaptionList(str(folder / "list.csv"), size=16)
+    sample = lines[(0, 0)]
+    assert (sample["caption"], sample["label"], sample["image"].shape) == ("green, all over", 0, (3, 16, 16))
+    assert sample["image"].reshape(3, -1).mean(1).tolist() == [0, 128, 0]
+    lines = CaptionList([str(folder / "list.jsonl")], image_key="file", caption_key="text", size=16)
+    assert lines[0]["caption"] == "green"
+    shards = TarShards(str(folder / "shard-*.tar"), size=16)
+    assert [(shards[i]["caption"], int(shards[i]["image"].max())) for i in range(2)] == [("white", 255), ("black", 0)]
+    assert shards[0]["sample_id"] == "shard-0.tar/x/1"
+    with pytest.raises(ValueError, match="no 'picture'"):
+        CaptionList(str(folder / "list.csv"), image_key="picture")
+    with pytest.raises(ValueError, match=r"are \.csv"):
+        CaptionList(str(folder / "a.png"))
+    with pytest.raises(ValueError, match="no image with a caption"):
+        TarShards(str(folder / "none-*.tar"))
+
+
+def test_folders_label_from_one_and_mix_by_name(folder):
+    labelled = LabelledFolder(str(folder / "classes"), templates=["a {}", "the {}"], size=16, seed=3)
+    assert [labelled[(0, i)]["label"] for i in (0, 3)] == [1, 2]
+    texts = {labelled[(epoch, 0)]["caption"] for epoch in range(12)}
+    assert texts == {"a red thing", "the red thing"}
+    assert labelled[(5, 0)]["caption"] == labelled[(5, 0)]["caption"]
+    assert LabelledFolder(str(folder / "classes"), size=16, test=True)[4]["label"] == 1
+    other = LabelledFolder(str(folder / "classes"), class_names=["sky", "sea"], size=16)
+    mixed = MixedPairs([CaptionList(str(folder / "list.csv"), size=16), labelled, other])
+    assert len(mixed) == 13
+    assert mixed.classes == ["red thing", "sky", "sea"]
+    assert [mixed[(0, i)]["label"] for i in (0, 1, 4, 7, 10)] == [0, 1, 2, 2, 3]
+
+
+def test_unreadable_samples_are_replaced_in_training_and_named_in_tests(folder):
+    (folder / "classes" / "sky" / "0.png").write_bytes(b"no picture")
+    train = LabelledFolder(str(folder / "classes"), size=16)
+    sample = train[(0, 3)]
+    assert "sky/0.png" in sample["replaced"][0]["sample_id"]
+    assert train[(0, 3)]["sample_id"] == sample["sample_id"]
+    batch = collate([LabelledFolder(str(folder / "classes"), size=16, test=True)[3], *[train[(0, i)] for i in (0, 4)]])
+    assert len(batch["skipped"]) == 1
+    for path in (folder / "classes" / "red_thing").glob("*.png"):
+        path.write_bytes(b"")
+    for path in (folder / "classes" / "sky").glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        train[(1, 0)]
+
+
+def test_crops_stay_inside_and_repeat():
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
+    picture, crop = Image.fromarray(pixels), RandomCrop(16, scale=(0.1, 1.0), flip=True)
+    one, two = (np.asarray(crop(picture, np.random.default_rng(s))) for s in (1, 1))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, np.asarray(crop(picture, np.random.default_rng(2))))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return ShapeCaptions(48, labelled=0.5, seed=1)
+
+
+def model(**options):
+    return ContrastiveModel(tiny_clip("random"), classes=CLASSES, templates=["a photo of a {}"], **options)
+
+
+def batch_of(net, world, keys):
+    return net.data_preprocessor(collate([world[(0, i)] for i in keys]))
+
+
+def test_world_is_a_function_of_seed_and_epoch(world):
+    again = ShapeCaptions(48, labelled=0.5, seed=1)
+    assert np.array_equal(world.images, again.images)
+    assert all(world[(3, i)]["caption"] == again[(3, i)]["caption"] for i in range(48))
+    assert 0 < (world.labels > 0).sum() < 48
+    alone = ShapeCaptions(5, world=2, alone=True)
+    assert all(0 <= alone[i]["label"] < 64 for i in range(5))
+
+
+def test_chunks_give_the_same_loss_and_gradients(world):
+    whole, parts = model(), model(chunk=5)
+    parts.load_state_dict(whole.state_dict())
+    grads = []
+    for net in (whole, parts):
+        net.train()
+        net(mode="loss", **batch_of(net, world, range(16)))["loss"].backward()
+        grads.append([p.grad for p in net.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+
+
+def test_a_step_lowers_the_loss_and_the_classifier_is_made_anew(world):
+    torch.manual_seed(0)
+    net = model().train()
+    batch = batch_of(net, world, range(32))
+    optimizer, losses = torch.optim.AdamW(net.parameters(), 1e-3), []
+    for _ in range(6):
+        losses.append(net(mode="loss", **batch)["loss"])
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.1
+    net.eval()
+    with torch.no_grad():
+        predictions = net(mode="predict", **batch_of(net, world, range(4)))
+    assert predictions[0]["scores"].shape == (64,)
+    assert predictions[0]["scores"].sum() == pytest.approx(1, abs=1e-4)
+    before = net.classifier()
+    net.train().eval()
+    assert net._classifier is None
+    assert torch.equal(before, net.classifier())
+
+
+def test_mistakes_are_named(world):
+    with pytest.raises(ValueError, match="did you mean 'unicl'"):
+        model(loss="unicle")
+    with pytest.raises(ValueError, match="chunk=1"):
+        model(chunk=1)
+    with pytest.raises(ValueError, match="caption"):
+        model()(mode="loss", image=torch.zeros(1, 3, 48, 48))
+    with pytest.raises(ValueError, match="`classes`"):
+        ContrastiveModel(tiny_clip("random"), tokenizer=shape_tokenizer()).classifier()
+
+
+def test_retrieval_by_hand():
+    image = torch.eye(3)
+    text = torch.eye(3)[[0, 2, 1]]
+    assert retrieval(image, text, at=(1,)) == {"i2t_r1": pytest.approx(100 / 3), "t2i_r1": pytest.approx(100 / 3)}
+    same = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
+    assert retrieval(image, text, same, at=(1,)) == {"i2t_r1": 100.0, "t2i_r1": 100.0}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_recipes_build(path):
+    from mmengine.config import Config
+
+    from xmodal.registry import MODELS, build
+
+    cfg = Config.fromfile(path)
+    with torch.device("meta"):
+        net = build(cfg.model, MODELS)
+    assert all(p.requires_grad for p in net.parameters())
+    assert cfg.train_dataloader.batch_size > 1

@@ -1,0 +1,114 @@
+"""Train pretraining recipes side by side at equal steps, several seeds, and tabulate zero-shot and retrieval figures.
+
+python tools/compare_pretraining.py OUT [--seeds 0 1 2] [--pictures 6000] [--epochs 12]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+RECIPES = (
+    "clip_tiny-clip_48_shapes",
+    "unicl_tiny-clip_48_shapes",
+    "msclip_tiny_48_shapes_shared",
+    "msclip_tiny_48_shapes_unshared",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("out", type=Path, help="folder of the runs and of comparison.json, comparison.md")
+    p.add_argument("--recipes", nargs="+", default=list(RECIPES), help="names of configs/pretrain")
+    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    p.add_argument("--pictures", type=int, default=6000)
+    p.add_argument("--epochs", type=int, default=12)
+    p.add_argument("--unseen", type=int, default=1000, help="pictures of another world that figures are of")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is not finished, then write the table."""
+    args = parser().parse_args(argv)
+    from xmodal.data.shape_captions import ShapeCaptions
+
+    alone = ShapeCaptions(args.unseen, world=8, alone=True)
+    scenes = ShapeCaptions(args.unseen, labelled=0.0, world=9)
+    rows = []
+    for recipe in args.recipes:
+        for seed in args.seeds:
+            path = args.out / f"{recipe}-seed{seed}" / "figures.json"
+            if not path.exists():
+                figures = run(recipe, seed, args, alone, scenes)
+                path.write_text(json.dumps(figures, indent=1) + "\n")
+            rows.append({"recipe": recipe, "seed": seed, **json.loads(path.read_text())})
+            print(rows[-1], flush=True)
+    (args.out / "comparison.json").write_text(json.dumps(rows, indent=1) + "\n")
+    text = table(rows)
+    (args.out / "comparison.md").write_text(text + "\n")
+    print(text)
+    return 0
+
+
+def run(recipe: str, seed: int, args: argparse.Namespace, alone, scenes) -> dict:
+    """Train one recipe and measure it."""
+    import torch
+
+    from xmodal.engine.launch import prepare, train
+
+    torch.manual_seed(seed)
+    options = [f"train_dataloader.dataset.count={args.pictures}", f"train_cfg.max_epochs={args.epochs}"]
+    options += [f"train_cfg.val_interval={args.epochs}"]
+    cfg = prepare(str(ROOT / f"configs/pretrain/{recipe}.py"), str(args.out / f"{recipe}-seed{seed}"), options, seed)
+    return measure(train(cfg).model, alone, scenes)
+
+
+def measure(model, alone, scenes) -> dict:
+    """Zero-shot top-1 of 64 classes, its shape and colour parts, and retrieval among all captions."""
+    import torch
+
+    from xmodal.data.shape_captions import TEMPLATES
+    from xmodal.data.shapes import SHAPES
+    from xmodal.encoders.clip import zero_shot_weights
+    from xmodal.pretraining import retrieval
+
+    model.eval()
+
+    def features(dataset):
+        with torch.no_grad():
+            parts = torch.from_numpy(dataset.images).split(250)
+            return torch.cat([model(mode="tensor", **model.data_preprocessor({"image": part})) for part in parts])
+
+    best = (features(alone) @ zero_shot_weights(model.clip, alone.classes, TEMPLATES).t()).argmax(1)
+    label = torch.from_numpy(alone.labels) - 1
+    percent = lambda hits: 100 * hits.float().mean().item()  # noqa: E731
+    figures = {"zero_shot": percent(best == label)}
+    figures["shape"] = percent(best % len(SHAPES) == label % len(SHAPES))
+    figures["color"] = percent(best // len(SHAPES) == label // len(SHAPES))
+    ids = model.clip.tokenize(scenes.texts)
+    with torch.no_grad():
+        text = torch.cat([model.clip.encode_text(part, normalize=True) for part in ids.split(500)])
+    same = (ids[:, None] == ids[None]).all(-1)
+    figures |= retrieval(features(scenes), text, same)
+    figures["weights"] = sum(p.numel() for p in model.parameters())
+    return figures
+
+
+def table(rows: list[dict]) -> str:
+    """Means and standard deviations over seeds, markdown."""
+    import numpy as np
+
+    keys = ("zero_shot", "shape", "color", "i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10")
+    lines = ["| recipe | weights | seeds | " + " | ".join(keys) + " |", "|" + "---|" * (len(keys) + 3)]
+    for recipe in dict.fromkeys(r["recipe"] for r in rows):
+        own = [r for r in rows if r["recipe"] == recipe]
+        cells = [f"{np.mean([r[k] for r in own]):.1f} ± {np.std([r[k] for r in own]):.1f}" for k in keys]
+        lines.append(f"| {recipe} | {own[0]['weights']:,} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
