@@ -6,7 +6,9 @@ import sys
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description="Classify files with a trained checkpoint, read as the config's test data are.")
+    p = argparse.ArgumentParser(
+        description="Classify files with a trained checkpoint, read as the config's test data are."
+    )
     p.add_argument("config", help="a config file")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
     p.add_argument("files", nargs="+", metavar="FILE", help="such as a video")

@@ -13,7 +13,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--views", metavar="TEMPORALxSPATIAL", help="views of a video, such as 3x1; default: the config's")
     p.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision (fp16 needs a GPU)")
     p.add_argument("--work-dir", help="default: the folder of the checkpoint")
-    p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as test_dataloader.batch_size=1")
+    p.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as test_dataloader.batch_size=1"
+    )
     p.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="pytorch under torchrun")
     return p
 
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from pathlib import Path
 
-    from xmodal.engine.launch import prepare, run, test
+    from xmodal.engine.launch import evaluate, prepare, run
 
     def job() -> None:
         options = list(args.cfg_options)
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         cfg = prepare(args.config, work_dir, options, None, args.amp, args.launcher)
         if args.dump:
             cfg.test_evaluator.dump = args.dump
-        test(cfg, args.checkpoint)
+        evaluate(cfg, args.checkpoint)
 
     return run(job)
 

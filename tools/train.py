@@ -6,7 +6,9 @@ import sys
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description="Train a config. Checkpoints, report.json and logs go to the work directory.")
+    p = argparse.ArgumentParser(
+        description="Train a config. Checkpoints, report.json and logs go to the work directory."
+    )
     p.add_argument("config", help="a config file")
     p.add_argument("--work-dir", help="default: work_dirs/<name of the config>")
     p.add_argument(

@@ -144,7 +144,7 @@ class Accuracy(BaseMetric):
 
 
 def write_predictions(path: str | Path, predictions: list[dict[str, Any]]) -> None:
-    """Write predictions, sorted by sample: `.npz` with arrays sample_id (N,), scores (N, K), label (N,; -1 = none), or `.json`."""
+    """Write predictions by sample: `.npz` with sample_id (N,), scores (N, K), label (N,; -1 = none), or `.json`."""
     predictions = sorted(predictions, key=lambda p: str(p["sample_id"]))
     names = [str(p["sample_id"]) for p in predictions]
     labels = [-1 if p.get("label") is None else int(p["label"]) for p in predictions]

@@ -114,7 +114,12 @@ def test_random_states_round_trip():
 def test_same_config_text_style(tmp_path):
     """A config of registered names, without imports, in mmengine's older style."""
     text = CONFIG.split("\n\n", 1)[1]
-    for name, short in {"ToyModel": "'toy'", "ToyData": "'toy_data'", "AdamW": "'AdamW'", "CosineSchedule": "'cosine'"}.items():
+    for name, short in {
+        "ToyModel": "'toy'",
+        "ToyData": "'toy_data'",
+        "AdamW": "'AdamW'",
+        "CosineSchedule": "'cosine'",
+    }.items():
         text = text.replace(f"type={name}", f"type={short}")
     runner = launch.train(launch.prepare(write_config(tmp_path, text), str(tmp_path / "w")))
     assert runner.iter == 20

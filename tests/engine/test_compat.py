@@ -1,4 +1,4 @@
-"""Each bend of mmengine: that stock mmengine still needs it (when one of these fails, drop the bend), and that ours works."""
+"""Each bend of mmengine: that stock mmengine still needs it (when that fails, drop the bend), and that ours works."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def sgd(module, lr=0.1):
 
 def test_stock_checkpoints_still_do_not_open(tmp_path):
     torch.save({"message_hub": HistoryBuffer([1.0], [1]), "x": np.float64(1)}, tmp_path / "stock.pth")
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         torch.load(tmp_path / "stock.pth", weights_only=True)
 
 
@@ -60,9 +60,15 @@ def test_fp16_on_a_cpu_is_refused():
 def test_stock_init_dist_still_wants_a_driver(monkeypatch):
     from mmengine.dist import init_dist
 
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises((RuntimeError, AssertionError), match="NVIDIA|CUDA|cuda"):
+    with pytest.raises((RuntimeError, AssertionError), match=r"NVIDIA|CUDA|cuda"):
         init_dist("pytorch", backend="gloo")
 
 

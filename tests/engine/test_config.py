@@ -61,7 +61,12 @@ def test_options_that_are_not_there(tmp_path, option, message):
 
 
 def test_options_set_what_is_there_and_what_the_type_takes(tmp_path):
-    options = ["model.dim=9", "model.num_classes=4", "train_cfg.batch_split=2", "optim_wrapper.optimizer.betas=(0.8, 0.9)"]
+    options = [
+        "model.dim=9",
+        "model.num_classes=4",
+        "train_cfg.batch_split=2",
+        "optim_wrapper.optimizer.betas=(0.8, 0.9)",
+    ]
     cfg = load_config(write_config(tmp_path), [*options, "default_hooks.checkpoint.every_steps=7"])
     assert (cfg.model.dim, cfg.model.num_classes, cfg.train_cfg.batch_split) == (9, 4, 2)
     assert cfg.optim_wrapper.optimizer.betas == (0.8, 0.9)
@@ -79,7 +84,15 @@ def test_options_reach_into_lists(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3", 3), ("1e-3", 1e-3), ("true", True), ("none", None), ("[1,2]", [1, 2]), ("a/b.txt", "a/b.txt"), ("8x16", "8x16")],
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("none", None),
+        ("[1,2]", [1, 2]),
+        ("a/b.txt", "a/b.txt"),
+        ("8x16", "8x16"),
+    ],
 )
 def test_values(text, value):
     assert parse_value(text) == value

@@ -1,4 +1,4 @@
-"""Killed anywhere, a run goes on and has the same losses; nothing frozen moves; nothing skipped is read again."""
+"""KilledError anywhere, a run goes on and has the same losses; nothing frozen moves; nothing skipped is read again."""
 
 import json
 import shutil
@@ -11,7 +11,9 @@ from xmodal.engine import launch
 from xmodal.engine.checkpoint import LAST, read
 from xmodal.engine.loops import Interrupted
 
-STEPS = CONFIG.replace("max_epochs=4, val_interval=2", "max_steps=17, val_interval=6").replace("warmup_epochs=1", "warmup_steps=3")
+STEPS = CONFIG.replace("max_epochs=4, val_interval=2", "max_steps=17, val_interval=6").replace(
+    "warmup_epochs=1", "warmup_steps=3"
+)
 
 
 def run(folder, text, work, resume=None, options=(), stop_at=None):
@@ -20,12 +22,12 @@ def run(folder, text, work, resume=None, options=(), stop_at=None):
     if stop_at is None:
         return launch.train(cfg, resume)
     cfg.custom_hooks = [dict(type="tests.engine.test_resume.Kill", step=stop_at)]
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         launch.train(cfg, resume)
     return None
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -42,7 +44,7 @@ class Kill:
 
             def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
                 if runner.iter + 1 == step:
-                    raise Killed
+                    raise KilledError
 
         return _Kill()
 
@@ -103,11 +105,12 @@ def test_killed_while_validating_validates_again(tmp_path, monkeypatch):
     run(tmp_path, CONFIG, "whole")
 
     def die(self, batch):
-        raise Killed
+        raise KilledError
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(loops._EvalLoop, "predict", die)
-        run(tmp_path, CONFIG, "parts")
+        with pytest.raises(KilledError):
+            run(tmp_path, CONFIG, "parts")
     assert not read(tmp_path / "parts" / LAST)["meta"]["validated"]
     run(tmp_path, CONFIG, "parts", resume="auto")
     assert_same(tmp_path, "whole", "parts")

@@ -62,7 +62,9 @@ class ToyModel(BaseModel):
 class ToyData:
     """Noisy points in classes. `log`: a file that records every key asked; `broken`: indices that cannot be read."""
 
-    def __init__(self, size: int = 24, num_classes: int = 3, seed: int = 0, log: str | None = None, broken=(), test=False):
+    def __init__(
+        self, size: int = 24, num_classes: int = 3, seed: int = 0, log: str | None = None, broken=(), test=False
+    ):
         self.size, self.seed, self.log, self.broken, self.test = size, seed, log, set(broken), test
         self.classes = [f"class {i}" for i in range(num_classes)]
 
@@ -81,7 +83,11 @@ class ToyData:
             return {**sample, "replaced": {"sample_id": f"s{index}", "reason": "broken"}}
         label = index % len(self.classes)
         noise = np.random.default_rng([self.seed, epoch, index]).normal(size=4).astype(np.float32)
-        return {"x": torch.from_numpy(noise + 2 * np.eye(4, dtype=np.float32)[label]), "label": label, "sample_id": f"s{index}"}
+        return {
+            "x": torch.from_numpy(noise + 2 * np.eye(4, dtype=np.float32)[label]),
+            "label": label,
+            "sample_id": f"s{index}",
+        }
 
 
 @DATASETS.register_module(name="toy_files", force=True)
@@ -103,7 +109,7 @@ class ToyFiles:
         return {"x": torch.full((4,), value), "label": 0, "sample_id": self.paths[index]}
 
 
-CONFIG = '''
+CONFIG = """
 from torch.optim import AdamW
 from xmodal.engine.schedule import CosineSchedule
 from tests.engine.toy import ToyData, ToyModel
@@ -116,7 +122,7 @@ optim_wrapper = dict(optimizer=dict(type=AdamW, lr=1e-2, weight_decay=1e-2), par
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
 train_cfg = dict(max_epochs=4, val_interval=2)
 default_hooks = dict(progress=dict(type="progress", interval=1))
-'''
+"""
 
 
 def write_config(folder: Path, text: str = CONFIG, name: str = "toy.py") -> str:

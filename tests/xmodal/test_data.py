@@ -1,5 +1,7 @@
 """Samplers, collate, loader."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ def test_ranks_share_an_epoch_and_have_equally_many():
     ranks = [EpochSampler(10, seed=1, rank=r, world=4) for r in range(4)]
     parts = [[i for _, i in sampler] for sampler in ranks]
     assert [len(p) for p in parts] == [3] * 4 == [len(s) for s in ranks]
-    assert set(sum(parts, [])) == set(range(10))
+    assert set(itertools.chain(*parts)) == set(range(10))
     whole = [i for _, i in EpochSampler(10, seed=1)]
     joint = [parts[j % 4][j // 4] for j in range(12)]
     assert joint[:10] == whole  # batch k of the ranks together is batch k of one process
@@ -56,7 +58,7 @@ def test_stream_concatenates_orders_and_crosses_their_borders():
 
 def test_evaluation_counts_every_sample_once():
     parts = [list(EvalSampler(10, r, 4)) for r in range(4)]
-    assert sorted(sum(parts, [])) == list(range(10))
+    assert sorted(itertools.chain(*parts)) == list(range(10))
     assert [len(p) for p in parts] == [3, 3, 2, 2]
 
 
@@ -70,7 +72,9 @@ def item(i, **more):
 
 
 def test_collate_stacks_lists_and_sets_aside():
-    batch = collate([item(0), {"skipped": "bad", "reason": "empty"}, item(2, replaced={"sample_id": "s9", "reason": "x"})])
+    batch = collate(
+        [item(0), {"skipped": "bad", "reason": "empty"}, item(2, replaced={"sample_id": "s9", "reason": "x"})]
+    )
     assert batch["clips"].shape == (2, 1, 2)
     assert batch["feat"].dtype == torch.float32
     assert batch["label"].tolist() == [0, 2]

@@ -65,7 +65,9 @@ def test_wrong_labels_are_named():
 
 
 def predictions(scores, labels):
-    return [{"sample_id": f"s{i}", "scores": s, "label": y} for i, (s, y) in enumerate(zip(scores, labels, strict=True))]
+    return [
+        {"sample_id": f"s{i}", "scores": s, "label": y} for i, (s, y) in enumerate(zip(scores, labels, strict=True))
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".json"])

@@ -1,6 +1,7 @@
 """From samples to one flat batch."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def split(batch: dict[str, Any], parts: int) -> list[tuple[dict[str, Any], float
     size = batch_size(batch)
     cuts = np.linspace(0, size, min(parts, size) + 1).round().astype(int)
     pieces = []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         piece = {}
         for key, value in batch.items():
             per_sample = isinstance(value, torch.Tensor | list) and key not in ("skipped", "replaced")

@@ -1,4 +1,4 @@
-"""Which samples come when: a pure function of the seed, the epoch and the position, so that a run can go on anywhere."""
+"""Which samples come when: a pure function of the seed, the epoch and the position, so a run can go on anywhere."""
 
 from collections.abc import Iterator
 

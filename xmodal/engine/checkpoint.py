@@ -23,11 +23,11 @@ LAST, BEST = "last.pth", "best.pth"
 
 def bare(model: nn.Module) -> nn.Module:
     """The model inside a DDP wrapper."""
-    return model.module if is_model_wrapper(model) else model
+    return model.module if is_model_wrapper(model) else model  # type: ignore[return-value]
 
 
 def own_keys(model: nn.Module) -> set[str]:
-    """Keys of the state dict that a checkpoint holds: trained weights, buffers that move with them, what the model adds.
+    """Keys of the state dict that a checkpoint holds: trained weights, buffers that move with them, the model's extras.
 
     Args:
         model: its `saved_keys()`, if it has one, names further tensors (such as kept but untrained ones).

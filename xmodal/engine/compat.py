@@ -1,4 +1,4 @@
-"""Every bend of mmengine 0.10.7, each with its reason. tests/engine/test_compat.py says when one is no longer needed."""
+"""Every bend of mmengine 0.10.7 and its reason. tests/engine/test_compat.py says when one is no longer needed."""
 
 import itertools
 import os
@@ -49,12 +49,12 @@ def check_amp(amp: str | None, device: str) -> None:
 
 
 def autocast(device: torch.device, amp: str | None) -> Any:
-    """The autocast context of a precision. Why: mmengine's takes CUDA only in training. Until: AmpOptimWrapper runs on CPU."""
+    """The autocast context of a precision. Why: mmengine's trains on CUDA only. Until: AmpOptimWrapper takes a CPU."""
     return torch.autocast(device.type, dtype=DTYPES.get(amp or ""), enabled=amp is not None)
 
 
 def init_distributed(launcher: str) -> None:
-    """Join the process group on a machine without a GPU. Why: mmengine's init_dist calls torch.cuda.set_device always.
+    """Join the process group on a machine without a GPU. Why: mmengine's init_dist calls torch.cuda.set_device.
 
     Until: `init_dist("pytorch", backend="gloo")` works without a driver.
     """
@@ -75,8 +75,8 @@ def init_distributed(launcher: str) -> None:
 class OptimWrapper(StockOptimWrapper):
     """Backward and step in any precision on any device, over a batch that may come in parts.
 
-    Why: mmengine's AmpOptimWrapper asserts a GPU and scales bf16 losses; its accumulation counts loader iterations, which
-    schedules, checkpoints and logs then count too. Until: both change.
+    Why: mmengine's AmpOptimWrapper asserts a GPU and scales bf16 losses; its accumulation counts loader iterations,
+    which schedules, checkpoints and logs then count too. Until: both change.
 
     Args:
         optimizer: the optimizer.
@@ -171,14 +171,14 @@ def _checked_loop(loop: Any) -> Any:
 class Runner(StockRunner):
     """mmengine's Runner with the bends of this suite.
 
-    Its hook list has ours by default instead of mmengine's: theirs call `.item()` on every scalar of every iteration and
-    keep them in HistoryBuffers, which grow by O(n) an iteration and end up in the checkpoints (until update_scalar is O(1)).
+    Its hook list has ours instead of mmengine's: theirs call `.item()` on every scalar of every iteration and keep them
+    in HistoryBuffers, which cost O(n) an iteration and end up in the checkpoints (until update_scalar is O(1)).
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.stop_requested = False
         self.training = False
-        # Why: runners that start within one second share logger and visualizer by name. Until: names are not timestamps
+        # Why: runners started within one second share logger and visualizer by name. Until: names are not timestamps
         name = kwargs.get("experiment_name") or Path(getattr(kwargs.get("cfg"), "filename", None) or "run").stem
         kwargs["experiment_name"] = f"{name}_{next(RUNS)}"
         super().__init__(*args, **kwargs)
@@ -201,7 +201,7 @@ class Runner(StockRunner):
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         """Wrap for DDP. Why: mmengine passes device_ids for modules on the CPU too. Until: it does not.
 
-        Afterwards each process draws its own random numbers (dropout, mixing) while all have started from equal weights.
+        Afterwards each process draws its own random numbers (dropout, mixing); all have started from equal weights.
         """
         if model_wrapper_cfg is not None:
             return super().wrap_model(model_wrapper_cfg, model)
@@ -216,16 +216,16 @@ class Runner(StockRunner):
         return wrapped
 
     def _init_model_weights(self) -> None:
-        """Do nothing. Why: mmengine re-initialises pretrained weights wherever a child has init_weights, as timm models do.
+        """Do nothing. Why: mmengine re-initialises weights where a child has init_weights, as timm models do.
 
         Until: it leaves weights alone that were loaded.
         """
 
     def _maybe_compile(self, target: str) -> None:
-        """Do nothing. Why: mmengine compiles the whole train step, optimizer included. Ours: TransferModel(compile_blocks)."""
+        """Do nothing. Why: mmengine compiles the whole step. Ours: TransferModel(compile_blocks=True)."""
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build with our constructor unless the config names one (mmengine's make one group a weight, or one of frozen ones)."""
+        """Build with our constructor unless the config names one. Why: mmengine's makes one group a weight."""
         if isinstance(optim_wrapper, dict) and "constructor" not in optim_wrapper:
             from xmodal.engine.optim import TrainedGroups
 
@@ -293,11 +293,11 @@ class Runner(StockRunner):
         super().register_hook(hook, priority)
 
     def load_or_resume(self) -> None:
-        """Resume or load with our checkpoints. Why: mmengine's do not open with torch >= 2.6. Until: weights_only=True can.
+        """Resume or load our checkpoints. Why: mmengine's do not open with torch >= 2.6. Until: weights_only=True can.
 
         `resume` without `load_from` takes `last.pth` of the work directory if there is one.
         """
-        if self._has_loaded:
+        if self._has_loaded:  # type: ignore[has-type]
             return
         self._has_loaded = True
         last = os.path.join(self.work_dir, checkpoints.LAST)
@@ -312,7 +312,7 @@ class Runner(StockRunner):
     def train(self) -> nn.Module:
         """Train."""
         if self.cfg.get("activation_checkpointing") is not None:
-            # Why: mmengine's is re-entrant, and adapters behind a frozen trunk then get no gradient. Until: use_reentrant=False
+            # Why: mmengine's is re-entrant: adapters behind a frozen trunk get no gradient. Until: use_reentrant=False
             raise ValueError("activation_checkpointing loses gradients behind a frozen trunk; use model.recompute=True")
         self.training = True
         try:
@@ -321,7 +321,7 @@ class Runner(StockRunner):
             self.training = False
 
     def _log_env(self, env_cfg: dict) -> None:
-        """Say little. Why: mmengine prints a hundred lines and takes seconds to collect them; report.json has the versions."""
+        """Say little. Why: mmengine prints a hundred lines that take seconds to collect; see report.json."""
 
     def get_hooks_info(self) -> str:
         """Names of the hooks in one line."""

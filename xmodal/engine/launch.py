@@ -64,7 +64,7 @@ def train(cfg: Config, resume: str | None = None) -> Runner:
     return runner
 
 
-def test(cfg: Config, checkpoint: str | None, report: str = "test.json") -> dict[str, Any]:
+def evaluate(cfg: Config, checkpoint: str | None, report: str = "test.json") -> dict[str, Any]:
     """Test a checkpoint (None: the model as built); returns the metrics."""
     if "test_dataloader" not in cfg:
         raise ValueError("the config defines no test_dataloader")

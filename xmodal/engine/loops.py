@@ -19,11 +19,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 class TrainLoop(BaseLoop):
-    """Train for `max_epochs` (every sample once an epoch, the last batch may be short) or for `max_steps` (full batches
-    over seeded orders one after the other).
+    """Train for `max_epochs` or for `max_steps`.
 
-    An iteration is one optimizer step on one batch of the loader. `batch_split` cuts that batch into parts whose gradients
-    are added, with the same result and less memory; rates, logs and checkpoints count steps and never see it.
+    In epochs every sample comes once an epoch and the last batch may be short; in steps all batches are full, drawn
+    from seeded orders one after the other. An iteration is one optimizer step on one batch of the loader. `batch_split`
+    cuts that batch into parts whose gradients are added, with the same result and less memory; rates, logs and
+    checkpoints count steps and never see it.
 
     Args:
         runner: the runner.

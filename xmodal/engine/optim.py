@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
+from xmodal.engine.checkpoint import bare
 from xmodal.engine.compat import OptimWrapper
 from xmodal.registry import build, check_arguments, did_you_mean, resolve
 
@@ -102,8 +102,7 @@ class TrainedGroups:
         check_arguments(kind, cfg)
         if "lr" not in cfg:
             raise ValueError("optim_wrapper.optimizer needs lr")
-        model = model.module if is_model_wrapper(model) else model
-        groups = param_groups(model, cfg["lr"], cfg.get("weight_decay", 0.0), **self.rules)
+        groups = param_groups(bare(model), cfg["lr"], cfg.get("weight_decay", 0.0), **self.rules)
         print_log("Optimizer groups\n" + table(groups), logger="current")
         wrapper = {"type": OptimWrapper, **self.cfg}
         return build(wrapper, OPTIMIZERS, optimizer=kind(groups, **cfg))

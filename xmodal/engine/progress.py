@@ -138,7 +138,8 @@ class ProgressHook(Hook):
         runner.visualizer.add_scalars({k: v for k, v in numbers.items() if math.isfinite(v)}, step=step)
         eta = datetime.timedelta(seconds=int(per_step * (loop.max_iters - step)))
         text = "  ".join(f"{k} {v:.4f}" if "loss" in k else f"{k} {v:.2f}" for k, v in values.items())
-        text += f"  lr {numbers['lr']:.2e}  data {numbers['data_time']:.3f}s  {numbers['per_second']:.1f} {self.unit}/s  eta {eta}"
+        speed = f"{numbers['per_second']:.1f} {self.unit}/s"
+        text += f"  lr {numbers['lr']:.2e}  data {numbers['data_time']:.3f}s  {speed}  eta {eta}"
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
         elif runner.rank == 0:

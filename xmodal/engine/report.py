@@ -64,9 +64,9 @@ class ReportHook(Hook):
     """Keep `report.json` in the work directory up to date.
 
     Keys: config, command, seed, device, processes, encoder, trained_parameters, total_parameters, versions, status
-    (running, finished, stopped), step, seconds, `history` (a list of step, loss, top1, lr, speed, every logging interval),
-    `epochs` (a list of step, epoch, train, val), best, skipped (unreadable samples seen in evaluation, or replaced in
-    training), test.
+    (running, finished, stopped), step, seconds, `history` (a list of step, loss, top1, lr, speed, one a logging
+    interval), `epochs` (a list of step, epoch, train, val), best, skipped (unreadable samples seen in evaluation, or
+    replaced in training), test.
     """
 
     priority = "LOWEST"
@@ -109,7 +109,10 @@ class ReportHook(Hook):
     def note(self, entries: list[dict]) -> None:
         """Remember unreadable samples once."""
         known = {entry["sample_id"] for entry in self.report["skipped"]}
-        self.report["skipped"] += [e for e in entries if e["sample_id"] not in known and not known.add(e["sample_id"])]
+        for entry in entries:
+            if entry["sample_id"] not in known:
+                known.add(entry["sample_id"])
+                self.report["skipped"].append(entry)
 
     def after_log(self, runner: Any, step: int, values: dict[str, float]) -> None:
         """Add a point of the curves."""
@@ -125,7 +128,9 @@ class ReportHook(Hook):
     def after_log_epoch(self, runner: Any, step: int, values: dict[str, float]) -> None:
         """Add the means of an epoch, and the files that its data set found unreadable."""
         broken = getattr(runner.train_dataloader.dataset, "broken", None) or []
-        self.note([{"sample_id": str(path), "reason": "replaced in training"} for path in broken if isinstance(path, str)])
+        self.note(
+            [{"sample_id": str(path), "reason": "replaced in training"} for path in broken if isinstance(path, str)]
+        )
         self.epoch_entry(runner)["train"] = values
         self.save(runner)
 
