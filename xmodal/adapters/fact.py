@@ -56,7 +56,8 @@ class FacT(nn.Module):
 
     def __init__(self, factors: Factors, outs: int, ins: int, scale: float = 1.0, dropout: float = 0.1):
         super().__init__()
-        self.factors, self.outs, self.ins, self.scale = factors, outs, ins, scale
+        self.shared = (factors,)  # in a tuple: known, not owned
+        self.outs, self.ins, self.scale = outs, ins, scale
         self.dropout = nn.Dropout(dropout)
 
     def sigma(self) -> Tensor:
@@ -65,13 +66,14 @@ class FacT(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Add the update of the layer's input x (..., ins*D) to its output y (..., outs*D)."""
-        code = F.linear(x.unflatten(-1, (self.ins, -1)), self.factors.u).flatten(-2)  # (..., ins*r)
+        factors = self.shared[0]
+        code = F.linear(x.unflatten(-1, (self.ins, -1)), factors.u).flatten(-2)  # (..., ins*r)
         code = self.dropout(F.linear(code, self.sigma())).unflatten(-1, (self.outs, -1))
-        return y + F.linear(code, self.factors.v).flatten(-2) * self.scale
+        return y + F.linear(code, factors.v).flatten(-2) * self.scale
 
     def delta(self) -> Tensor:
         """The weight update (outs*D, ins*D)."""
-        u, v = self.factors.u, self.factors.v
+        u, v = self.shared[0].u, self.shared[0].v
         sigma = self.sigma().reshape(self.outs, u.shape[0], self.ins, u.shape[0])
         delta = torch.einsum("dr,orip,pe->odie", v, sigma, u)
         return self.scale * delta.flatten(2).flatten(0, 1)
@@ -113,7 +115,7 @@ class FacTTK(FacT):
     def sigma(self) -> Tensor:
         """C times its columns of P."""
         columns = max(self.outs, self.ins)
-        mixed = self.factors.c @ self.factors.p[:, self.start : self.start + columns]  # (r, r, columns)
+        mixed = self.shared[0].c @ self.shared[0].p[:, self.start : self.start + columns]  # (r, r, columns)
         if self.split:  # q, k, v: a map each
             return mixed.permute(2, 1, 0).flatten(0, 1)  # (columns*r, r)
         table = mixed.flatten(1)  # (r, r*columns), the slice index runs fastest
@@ -166,6 +168,7 @@ def fact(
             update = FacTTK(factors, outs, ins, scale, dropout, start, split=site.startswith("attn"))
         start += max(outs, ins)
         modules.append(place(block, site, name, update))
+    modules[0].factors = factors  # the first update owns what all share
     return modules
 
 

@@ -40,14 +40,15 @@ class Kronecker(nn.Module):
     def __init__(self, slow: Slow, in_features: int, out_features: int):
         super().__init__()
         terms, _, rank = slow.left.shape
-        self.slow = slow
+        self.shared = (slow,)  # in a tuple: known, not owned
         self.left = nn.Parameter(torch.randn(terms, in_features // terms, rank) / math.sqrt(in_features // terms))
         self.right = nn.Parameter(torch.zeros(terms, rank, out_features // terms))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """H = P Q^T as P (in, t*k*k) and Q (out, t*k*k)."""
-        p = torch.einsum("iak,ibl->abikl", self.slow.left, self.left).flatten(2).flatten(0, 1)
-        q = torch.einsum("ikc,ild->cdikl", self.slow.right, self.right).flatten(2).flatten(0, 1)
+        slow = self.shared[0]
+        p = torch.einsum("iak,ibl->abikl", slow.left, self.left).flatten(2).flatten(0, 1)
+        q = torch.einsum("ikc,ild->cdikl", slow.right, self.right).flatten(2).flatten(0, 1)
         return p, q
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,13 +154,17 @@ def kadaptation(
     parts = [t for t in targets if t in PARTS]
     groups = {"attn.qkv": parts} if parts else {}
     groups |= {LAYERS[t]: [t] for t in targets if t in LAYERS}
-    modules = []
+    modules: list[nn.Module] = []
     for block in choose_blocks(encoder, blocks):
         for site, group in groups.items():
             layer = block.get_submodule(site)
             width = layer.out_features // (3 if site == "attn.qkv" else 1)
             updates = {(t if t in PARTS else "whole"): Kronecker(slow[t], layer.in_features, width) for t in group}
             modules.append(place(block, site, name, KAdaptation(updates, width, scale, dropout)))
+    for target, factors in slow.items():  # the first update of a target owns what all share
+        part = target if target in PARTS else "whole"
+        first = modules[list(groups).index("attn.qkv" if target in PARTS else LAYERS[target])]
+        first.parts[part].slow = factors
     return modules
 
 

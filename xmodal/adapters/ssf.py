@@ -51,7 +51,6 @@ class ScaleShift(nn.Module):
     paper="Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning (arXiv 2210.08823)",
     params="2*11*D*L + 4*D",
     parity=("ssf",),
-    families=("vit", "swin"),
 )
 def ssf(encoder: nn.Module, blocks: int | Iterable[int] | None = None, name: str = "ssf") -> list[nn.Module]:
     """Place a scale and a shift behind every operation of an encoder.

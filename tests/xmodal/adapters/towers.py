@@ -1,0 +1,73 @@
+"""Small towers of every family, frozen and filled."""
+
+import copy
+import functools
+
+import timm
+import torch
+from torch import nn
+
+from xmodal.encoders.convnet import ConvNet
+from xmodal.encoders.frozen import freeze
+from xmodal.encoders.vit import VisionTransformer
+
+
+def vit(**kwargs):
+    given = dict(image_size=16, patch_size=8, dim=24, depth=3, num_heads=3) | kwargs
+    return VisionTransformer(**given)
+
+
+def swin():
+    options = dict(img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))
+    return ConvNet(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, **options), 32)
+
+
+def resnet():
+    return ConvNet(
+        timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=0, channels=(8, 8, 8, 16)),
+        32,
+    )
+
+
+def convnext():
+    return ConvNet(timm.models.convnext.ConvNeXt(num_classes=0, depths=(1, 1, 1, 1), dims=(8, 16, 16, 24)), 32)
+
+
+def efficientnet():
+    return ConvNet(timm.create_model("efficientnet_lite0", num_classes=0), 32)
+
+
+TOWERS = {
+    "vit": {
+        "token": vit,
+        "average": lambda: vit(pool="avg", fc_norm=True, num_registers=2, init_values=1.0),
+        "clip": lambda: vit(pre_norm=True, act="quick_gelu", out_dim=10, patch_bias=False),
+    },
+    "swin": {"swin": swin},
+    "convnet": {"resnet": resnet, "convnext": convnext},
+}
+
+
+def build(make):
+    """A frozen tower in evaluation mode whose weights are all of ordinary size."""
+    torch.manual_seed(0)
+    return copy.deepcopy(first(make))
+
+
+@functools.cache
+def first(make):
+    """The tower that the others are copies of."""
+    tower = make()
+    refill(tower, 0.2)
+    for module in tower.modules():
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    return freeze(tower)
+
+
+def refill(module, std=0.3, only=lambda p: True):
+    """Random weights."""
+    for p in module.parameters():
+        if only(p):
+            nn.init.normal_(p, std=std)
+    return module
