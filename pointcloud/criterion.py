@@ -44,8 +44,8 @@ class Criterion(nn.Module):
     """Loss of a list of decoder outputs.
 
     Targets are a dict of padded tensors: `boxes` (B, N, 7), `box_label` (B, N), `box_mask` (B, N) with the true boxes
-    in the first rows; `angle_class`, `angle_residual` (B, N); `center_normalized`, `size_normalized` (B, N, 3) as shares
-    of the scene. `targets_of` makes it from boxes and labels.
+    in the first rows; `angle_class`, `angle_residual` (B, N); `center_normalized`, `size_normalized` (B, N, 3) as
+    shares of the scene. `targets_of` makes it from boxes and labels.
 
     Args:
         num_classes: C; the background is class C.

@@ -1,0 +1,233 @@
+"""What every set of clouds shares: seeded randomness, broken files, fixed shapes.
+
+A cloud is a dict: `coord` (P, 3) float32 in metres, z up; `feat` (P, C) float32 (colours in 0..1, normals,
+intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P,) int64; `label`, an int; `boxes`
+(K, 7) float32 and `box_label` (K,) int64. Readers make clouds, transforms map cloud and generator to cloud.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from xmodal.registry import TRANSFORMS, build
+
+log = logging.getLogger("xmodal.pointcloud")
+Cloud = dict[str, Any]
+PER_POINT = ("coord", "feat", "segment", "instance")
+_ALWAYS_ALLOWED = 5  # broken files, however small the set
+_ATTEMPTS = 50  # replacements tried for one training sample
+
+
+class CloudError(RuntimeError):
+    """A cloud that cannot be used, and why."""
+
+
+class TooManyBrokenFilesError(RuntimeError):
+    """More clouds of a set are unreadable than its `max_broken` allows."""
+
+
+def check_cloud(cloud: Cloud, num_classes: int | None = None) -> Cloud:
+    """Refuse a cloud that would spoil a run.
+
+    Raises:
+        CloudError: no points, coordinates that are no numbers, columns of different lengths, labels out of range, boxes
+            without extent.
+    """
+    coord = cloud["coord"]
+    if coord.ndim != 2 or coord.shape[1] != 3:
+        raise CloudError(f"coordinates have shape {coord.shape}, expected (P, 3)")
+    if not len(coord):
+        raise CloudError("no points")
+    bad = ~np.isfinite(coord).all(1)
+    if bad.any():
+        raise CloudError(f"{int(bad.sum())} of {len(coord)} points have coordinates that are not finite")
+    for key in PER_POINT:
+        if key in cloud and len(cloud[key]) != len(coord):
+            raise CloudError(f"{len(cloud[key])} rows of {key} for {len(coord)} points")
+    if num_classes is not None:
+        check_labels(cloud, num_classes)
+    boxes = cloud.get("boxes", np.ones((0, 7)))
+    if not np.isfinite(boxes).all() or (boxes[:, 3:6] <= 0).any():
+        raise CloudError("a box without extent, or with numbers that are not finite")
+    return cloud
+
+
+def check_labels(cloud: Cloud, num_classes: int) -> None:
+    """Refuse labels that are no classes.
+
+    Raises:
+        CloudError: naming the range found.
+    """
+    for key, low in (("segment", -1), ("box_label", 0), ("label", 0)):
+        values = np.atleast_1d(cloud.get(key, []))
+        if len(values) and not low <= values.min() <= values.max() < num_classes:
+            raise CloudError(f"{key} {values.min()}..{values.max()} is outside 0..{num_classes - 1}")
+
+
+def select(cloud: Cloud, index: np.ndarray) -> Cloud:
+    """The cloud with these points (indices or mask) only."""
+    return {k: v[index] if k in PER_POINT else v for k, v in cloud.items()}
+
+
+class CloudDataset(Dataset):
+    """Labelled clouds in files; subclasses list and read them.
+
+    A file that cannot be read never stops a run by itself: it is logged once with its reason; in training another
+    cloud, drawn from (seed, epoch, index), takes its place; in testing the item says that it was skipped. Past
+    `max_broken` the run stops.
+
+    Args:
+        sample_ids: names of the clouds.
+        classes: class names by index, or None.
+        transforms: in order; each has `type` and its arguments.
+        test_mode: skip broken clouds instead of replacing them.
+        pad_to: pad clouds with fewer points to this many and say how many there are in `lengths`; clouds with more are
+            an error of the recipe. None leaves them as they are (batches of one, or transforms that fix the number).
+        max_boxes: pad boxes to this many and mark them in `box_mask`.
+        seed: of everything random.
+        max_broken: share of unreadable files that stops a run; five files are always allowed.
+
+    Returns:
+        Items: the cloud's arrays as tensors, `sample_id`, `coord_min` and `coord_max` (3,). Or, in testing, `skipped`
+        and `reason`.
+    """
+
+    def __init__(
+        self,
+        sample_ids: Sequence[str],
+        classes: Sequence[str] | None,
+        transforms: Sequence[Any] = (),
+        test_mode: bool = False,
+        pad_to: int | None = None,
+        max_boxes: int | None = None,
+        seed: int = 0,
+        max_broken: float = 0.01,
+    ):
+        if not sample_ids:
+            raise ValueError(f"{type(self).__name__}: the list of clouds is empty")
+        self.sample_ids, self.classes = list(sample_ids), list(classes) if classes is not None else None
+        self.transforms: list[Callable] = [build(t, TRANSFORMS) for t in transforms]
+        self.test_mode, self.pad_to, self.max_boxes = test_mode, pad_to, max_boxes
+        self.seed, self.max_broken = seed, max_broken
+        # One flag per cloud, seen by all workers of all epochs: idempotent, so no lock is needed.
+        self._broken = torch.zeros(len(self.sample_ids), dtype=torch.bool).share_memory_()
+
+    def load(self, index: int) -> Cloud:
+        """Read one cloud.
+
+        Raises:
+            CloudError: it cannot be used.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes there are, None when the data do not say."""
+        return None if self.classes is None else len(self.classes)
+
+    @property
+    def broken(self) -> list[str]:
+        """Clouds found unreadable so far, by any worker."""
+        return [self.sample_ids[i] for i in self._broken.nonzero().flatten().tolist()]
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """The item of an index, or of an (epoch, index): the epoch moves everything random."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"clouds 0 to {len(self) - 1}, asked for {index}")
+        if self.test_mode:
+            try:
+                return self.item(index, np.random.default_rng([self.seed, 0, index]))
+            except CloudError as error:
+                self._note(index, error)
+                return {"skipped": self.sample_ids[index], "reason": str(error)}
+        return self._train_item(epoch, index)
+
+    def _train_item(self, epoch: int, index: int) -> dict[str, Any]:
+        replacements = np.random.default_rng([self.seed, epoch, index, 1])
+        wanted = index
+        for _ in range(_ATTEMPTS):
+            if not self._broken[index]:
+                try:
+                    return self.item(index, np.random.default_rng([self.seed, epoch, wanted]))
+                except CloudError as error:
+                    self._note(index, error)
+            index = int(replacements.integers(len(self)))
+        raise TooManyBrokenFilesError(f"{_ATTEMPTS} clouds drawn in a row cannot be read")
+
+    def read(self, index: int) -> Cloud:
+        """Read and check one cloud; whatever goes wrong in a file is a `CloudError`."""
+        try:
+            return check_cloud(self.load(index), self.num_classes)
+        except CloudError:
+            raise
+        except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+            raise CloudError(f"{type(error).__name__}: {error}") from error
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One finished sample."""
+        cloud = self.read(index)
+        for transform in self.transforms:
+            cloud = transform(cloud, rng)
+        return finish(cloud, self.sample_ids[index], self.pad_to, self.max_boxes)
+
+    def _note(self, index: int, error: CloudError) -> None:
+        if not self._broken[index]:
+            log.warning("unreadable cloud %s: %s", self.sample_ids[index], error)
+        self._broken[index] = True
+        count, allowed = int(self._broken.sum()), max(self.max_broken * len(self), _ALWAYS_ALLOWED)
+        if count > allowed:
+            raise TooManyBrokenFilesError(
+                f"{count} of {len(self)} clouds cannot be read, the last is {self.sample_ids[index]}: {error}; "
+                f"max_broken={self.max_broken:g} allows {int(allowed)}"
+            )
+
+
+def finish(cloud: Cloud, sample_id: str, pad_to: int | None, max_boxes: int | None) -> dict[str, Any]:
+    """A cloud as tensors of fixed shape.
+
+    Raises:
+        ValueError: more points or boxes than there is room for.
+    """
+    count = len(cloud["coord"])
+    if pad_to is not None and count > pad_to:
+        raise ValueError(f"{sample_id} has {count} points, more than pad_to={pad_to}: crop or sample in the transforms")
+    item: dict[str, Any] = {
+        "sample_id": sample_id,
+        "coord_min": torch.from_numpy(cloud["coord"].min(0)),
+        "coord_max": torch.from_numpy(cloud["coord"].max(0)),
+    }
+    for key in PER_POINT:
+        if key in cloud and key != "instance":
+            array = np.ascontiguousarray(cloud[key])
+            if pad_to is not None:
+                fill = -1 if key == "segment" else 0
+                array = np.pad(array, [(0, pad_to - count)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)
+            item[key] = torch.from_numpy(array)
+    if pad_to is not None:
+        item["lengths"] = count
+    if "label" in cloud:
+        item["label"] = int(cloud["label"])
+    if "boxes" in cloud:
+        item |= padded_boxes(cloud["boxes"], cloud["box_label"], max_boxes, sample_id)
+    return item
+
+
+def padded_boxes(boxes: np.ndarray, label: np.ndarray, room: int | None, sample_id: str) -> dict[str, torch.Tensor]:
+    """Boxes (N, 7), labels (N,) and the mask (N,) of those that are real."""
+    count = len(boxes)
+    room = count if room is None else room
+    if count > room:
+        raise ValueError(f"{sample_id} has {count} boxes, more than max_boxes={room}")
+    return {
+        "boxes": torch.from_numpy(np.pad(boxes.astype(np.float32), [(0, room - count), (0, 0)])),
+        "box_label": torch.from_numpy(np.pad(label.astype(np.int64), (0, room - count))),
+        "box_mask": torch.arange(room) < count,
+    }

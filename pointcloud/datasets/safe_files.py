@@ -1,0 +1,126 @@
+"""Reading the files of released data sets without running what may be pickled in them, and writing atomically."""
+
+import hashlib
+import io
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+}
+
+
+class ArraysOnly(pickle.Unpickler):
+    """An unpickler that knows numpy arrays and plain containers, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what arrays are made of.
+
+        Raises:
+            ValueError: the file asks for anything else.
+        """
+        if (module, name) not in _ALLOWED:
+            raise ValueError(f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read")
+        return super().find_class(module, name)
+
+
+def load_pickle(path: str | Path) -> Any:
+    """Arrays and plain containers from a pickle, Python 2's included.
+
+    Raises:
+        ValueError: the file holds something else, or is no pickle.
+    """
+    with open(path, "rb") as file:
+        try:
+            return ArraysOnly(file, encoding="latin1").load()
+        except (pickle.UnpicklingError, EOFError, AttributeError) as error:
+            raise ValueError(f"{path} is not a readable pickle: {error}") from error
+
+
+def load_pth(path: str | Path) -> Any:
+    """Tensors and arrays from a `.pth` file, as numpy arrays where they were.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    import torch
+
+    core = getattr(np, "_core", None) or np.core
+    types = [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.int32, np.int16, np.uint8, np.bool_)]
+    known = [core.multiarray._reconstruct, np.ndarray, np.dtype, *types]
+    try:
+        with torch.serialization.safe_globals(known):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than arrays: {str(error).splitlines()[0]}") from error
+
+
+def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], None]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)  # type: ignore[arg-type]
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save_arrays(path: str | Path, **arrays: Any) -> None:
+    """Write an `.npz` atomically."""
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def content_key(source: str | Path, *more: Any) -> str:
+    """A name for what a file holds and how it is processed; another content, another name."""
+    digest = hashlib.sha256(repr(more).encode())
+    with open(source, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cached(
+    folder: str | Path | None, source: str | Path, make: Callable[[], dict], *more: Any
+) -> dict[str, np.ndarray]:
+    """What `make` returns for a file, kept in a folder under the file's content.
+
+    Args:
+        folder: of the cache; None makes it anew every time.
+        source: the file that it is made of.
+        make: returns arrays by name.
+        *more: whatever else the result depends on.
+
+    Returns:
+        The arrays; a damaged cache file is made again.
+    """
+    if folder is None:
+        return make()
+    path = Path(folder) / f"{content_key(source, *more)[:32]}.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                return dict(found)
+        except (ValueError, OSError, EOFError, KeyError):
+            path.unlink(missing_ok=True)
+    made = make()
+    save_arrays(path, **made)
+    return made

@@ -1,0 +1,172 @@
+"""ScanNet v2: segmentation (`.pth` per scene) and detection (VoteNet's export, or mmdet3d's info files)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
+from pointcloud.datasets.objects import choose, read_lines
+from pointcloud.datasets.safe_files import load_pickle, load_pth
+from xmodal.registry import DATASETS
+
+SCANNET_CLASSES = (
+    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
+    "desk", "curtain", "refrigerator", "shower curtain", "toilet", "sink", "bathtub", "otherfurniture",
+)  # fmt: skip
+SCANNET_NYU = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39)
+DETECTION_CLASSES = (
+    "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "desk", "curtain",
+    "refrigerator", "showercurtrain", "toilet", "sink", "bathtub", "garbagebin",
+)  # fmt: skip
+DETECTION_NYU = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39)
+
+
+@DATASETS.register_module(name="scannet_segmentation")
+class ScanNetSegmentation(CloudDataset):
+    """Scenes as `<root>/{train,val}/scene*_inst_nostuff.pth`: coordinates, colours in [-1, 1], labels, ...
+
+    Args:
+        root: folder of the data set.
+        split: `train`, `val` or `test`.
+        nyu_labels: the files carry NYU40 ids (they are mapped); otherwise labels 0..19 and -100 or 255 for the rest.
+        repeat: how often a scene comes in one epoch.
+        **options: see `CloudDataset`.
+    """
+
+    def __init__(self, root: str, split: str, nyu_labels: bool = False, repeat: int = 1, **options: Any):
+        self.files = sorted((Path(root) / split).glob("scene*.pth")) * repeat
+        if not self.files:
+            raise ValueError(f"no scene*.pth below {Path(root) / split}")
+        self.nyu_labels = nyu_labels
+        super().__init__([p.stem.removesuffix("_inst_nostuff") for p in self.files], SCANNET_CLASSES, **options)
+
+    def load(self, index: int) -> Cloud:
+        """Read one scene."""
+        parts = [np.asarray(x) for x in load_pth(self.files[index])]
+        if len(parts) < 2:
+            raise CloudError(f"{self.files[index].name} holds {len(parts)} arrays, expected coordinates and colours")
+        cloud = {"coord": parts[0].astype(np.float32), "feat": (parts[1].astype(np.float32) + 1) / 2}
+        if len(parts) > 2:
+            label = parts[2].reshape(-1).astype(np.int64)
+            if self.nyu_labels:
+                label = map_ids(label, SCANNET_NYU)
+            cloud["segment"] = np.where((label == -100) | (label == 255), -1, label)
+        return cloud
+
+
+def map_ids(ids: np.ndarray, known: tuple[int, ...]) -> np.ndarray:
+    """Positions of ids in `known`, -1 for the rest."""
+    table = np.full(max(int(ids.max(initial=0)), *known) + 1, -1, np.int64)
+    table[list(known)] = np.arange(len(known))
+    return table[ids.clip(min=0)]
+
+
+@DATASETS.register_module(name="scannet_detection")
+class ScanNetDetection(CloudDataset):
+    """Scenes as VoteNet exports them: `<scene>_{vert,ins_label,sem_label,bbox}.npy`, axis-aligned.
+
+    Args:
+        root: folder of the exported arrays.
+        split_file: list of scenes (`scannetv2_train.txt`); scenes without exported points are left out and counted in
+            `missing`.
+        colour: give colours (0..1) as features.
+        height: give the height above the floor as a feature.
+        **options: see `CloudDataset`.
+    """
+
+    def __init__(self, root: str, split_file: str, colour: bool = False, height: bool = False, **options: Any):
+        self.root, self.colour, self.height = Path(root), colour, height
+        scenes = read_lines(split_file)
+        there = [s for s in scenes if (self.root / f"{s}_vert.npy").is_file()]
+        self.missing = sorted(set(scenes) - set(there))
+        if not there:
+            raise ValueError(f"none of the {len(scenes)} scenes of {split_file} has a <scene>_vert.npy below {root}")
+        super().__init__(there, DETECTION_CLASSES, **options)
+
+    def load(self, index: int) -> Cloud:
+        """Read one scene."""
+        name = self.root / self.sample_ids[index]
+        points = np.load(f"{name}_vert.npy", allow_pickle=False)
+        boxes = np.load(f"{name}_bbox.npy", allow_pickle=False)
+        if points.ndim != 2 or points.shape[1] < 6 or boxes.ndim != 2 or boxes.shape[1] < 7:
+            raise CloudError(f"points {points.shape} and boxes {boxes.shape}, expected (P, 6+) and (K, 7+)")
+        label = map_ids(boxes[:, -1].astype(np.int64), DETECTION_NYU)
+        boxes = np.concatenate([boxes[:, :6], np.zeros_like(boxes[:, :1])], axis=1).astype(np.float32)
+        keep = label >= 0
+        cloud: Cloud = {"coord": points[:, :3].astype(np.float32), "boxes": boxes[keep], "box_label": label[keep]}
+        return with_features(cloud, points[:, 3:6] / 255 if self.colour else None, self.height)
+
+
+def with_features(cloud: Cloud, colour: np.ndarray | None, height: bool) -> Cloud:
+    """Add colours and the height above the (nearly) lowest point as features."""
+    parts = [] if colour is None else [colour.astype(np.float32)]
+    if height:
+        z = cloud["coord"][:, 2:]
+        parts.append(z - np.percentile(z, 0.99).astype(np.float32))
+    return {**cloud, "feat": np.concatenate(parts, axis=1)} if parts else cloud
+
+
+@DATASETS.register_module(name="mmdet3d_indoor")
+class MMDet3DIndoor(CloudDataset):
+    """Scenes listed in an mmdet3d info file: `points/*.bin` float32, `gt_boxes_upright_depth` with or without yaw.
+
+    Args:
+        root: folder of the data set.
+        info_file: `scannet_infos_train.pkl` and the like, below the root.
+        classes: names by index; None for ScanNet's 18.
+        align: turn points by the scene's `axis_align_matrix`.
+        colour: give colours (0..1) as features.
+        height: give the height above the floor as a feature.
+        **options: see `CloudDataset`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        info_file: str,
+        classes: tuple[str, ...] | None = None,
+        align: bool = True,
+        colour: bool = True,
+        height: bool = False,
+        **options: Any,
+    ):
+        self.root, self.align, self.colour, self.height = Path(root), align, colour, height
+        infos = load_pickle(self.root / info_file)
+        if not isinstance(infos, list) or not all("annos" in i and "point_cloud" in i for i in infos):
+            raise ValueError(f"{info_file} is no list of scenes with point_cloud and annos")
+        self.infos = infos
+        names = [str(i["point_cloud"].get("lidar_idx", n)) for n, i in enumerate(infos)]
+        super().__init__(names, classes or DETECTION_CLASSES, **options)
+
+    def load(self, index: int) -> Cloud:
+        """Read one scene."""
+        info = self.infos[index]
+        columns = int(info["point_cloud"].get("num_features", 6))
+        raw = np.fromfile(self.root / info["pts_path"], dtype=np.float32)
+        if len(raw) % columns:
+            raise CloudError(f"{info['pts_path']} holds {len(raw)} numbers, no multiple of {columns} columns")
+        points, annos = raw.reshape(-1, columns), info["annos"]
+        coord = points[:, :3].copy()
+        if self.align and annos.get("axis_align_matrix") is not None:
+            coord = axis_align(coord, annos["axis_align_matrix"])
+        count = int(annos["gt_num"])
+        boxes = np.zeros((count, 7), np.float32)
+        if count:
+            given = np.asarray(annos["gt_boxes_upright_depth"], np.float32)
+            boxes[:, : given.shape[1]] = given
+        label = np.asarray(annos["class"], np.int64) if count else np.zeros(0, np.int64)
+        cloud: Cloud = {"coord": coord, "boxes": boxes, "box_label": label}
+        colour = points[:, 3:6] / 255 if self.colour and columns >= 6 else None
+        return with_features(cloud, colour, self.height)
+
+
+def axis_align(coord: np.ndarray, matrix: Any) -> np.ndarray:
+    """Points (P, 3) turned by a 4 x 4 matrix."""
+    matrix = np.asarray(matrix, np.float64)
+    return (coord @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32)
+
+
+def split_of(split: str) -> str:
+    """A checked name of a split."""
+    return choose("split", split, ("train", "val", "test"))

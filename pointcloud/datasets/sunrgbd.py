@@ -1,0 +1,52 @@
+"""SUN RGB-D detection in VoteNet's layout: `<root>_{train,val}/000123_{pc.npz,bbox.npy}`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
+from pointcloud.datasets.objects import choose
+from pointcloud.datasets.scannet import with_features
+from xmodal.registry import DATASETS
+
+SUNRGBD_CLASSES = (
+    "bed", "table", "sofa", "chair", "toilet", "desk", "dresser", "night_stand", "bookshelf", "bathtub",
+)  # fmt: skip
+
+
+@DATASETS.register_module(name="sunrgbd")
+class SUNRGBD(CloudDataset):
+    """Single views with oriented boxes. The files hold HALF sizes; boxes here have full ones.
+
+    Args:
+        root: path of the folders without `_train` or `_val`.
+        split: `train` or `val`.
+        colour: give colours (0..1) as features.
+        height: give the height above the floor as a feature.
+        **options: see `CloudDataset`.
+    """
+
+    def __init__(self, root: str, split: str, colour: bool = False, height: bool = False, **options: Any):
+        self.folder = Path(f"{root}_{choose('split', split, ('train', 'val'))}")
+        scans = sorted(p.name.removesuffix("_pc.npz") for p in self.folder.glob("*_pc.npz"))
+        if not scans:
+            raise ValueError(f"no *_pc.npz below {self.folder}")
+        self.colour, self.height = colour, height
+        super().__init__(scans, SUNRGBD_CLASSES, **options)
+
+    def load(self, index: int) -> Cloud:
+        """Read one view."""
+        name = self.sample_ids[index]
+        with np.load(self.folder / f"{name}_pc.npz", allow_pickle=False) as file:
+            points = file["pc"]
+        rows = np.load(self.folder / f"{name}_bbox.npy", allow_pickle=False).reshape(-1, 8)
+        if points.ndim != 2 or points.shape[1] < 3:
+            raise CloudError(f"points have shape {points.shape}, expected (P, 3) or (P, 6)")
+        boxes = np.concatenate([rows[:, :3], 2 * rows[:, 3:6], rows[:, 6:7]], axis=1).astype(np.float32)
+        cloud: Cloud = {
+            "coord": points[:, :3].astype(np.float32),
+            "boxes": boxes,
+            "box_label": rows[:, 7].astype(np.int64),
+        }
+        return with_features(cloud, points[:, 3:6] if self.colour else None, self.height)

@@ -1,0 +1,374 @@
+"""Augmentations and samplings of the recipes: `transform(cloud, rng) -> cloud`, see `datasets/base.py` for clouds.
+
+Nothing is changed in place, and everything random comes from the generator.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pointcloud import ops
+from pointcloud.datasets.base import Cloud, CloudError, select
+from xmodal.registry import TRANSFORMS
+
+
+def rotate_up(coord: np.ndarray, angle: float) -> np.ndarray:
+    """Points (P, 3) turned counter-clockwise around z."""
+    c, s = np.cos(angle), np.sin(angle)
+    return (coord @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])).astype(np.float32)
+
+
+@TRANSFORMS.register_module(name="unit_ball")
+class UnitBall:
+    """Centre on the mean and scale to unit radius."""
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Normalise."""
+        coord = cloud["coord"] - cloud["coord"].mean(0)
+        return {**cloud, "coord": (coord / max(np.linalg.norm(coord, axis=1).max(), 1e-9)).astype(np.float32)}
+
+
+@TRANSFORMS.register_module(name="farthest_points")
+class FarthestPoints:
+    """Keep `num_points` points that are far from each other; all when there are fewer."""
+
+    def __init__(self, num_points: int):
+        self.num_points = num_points
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Sample."""
+        if len(cloud["coord"]) <= self.num_points:
+            return cloud
+        return select(
+            cloud, ops.farthest_point_sample(torch.from_numpy(cloud["coord"])[None], self.num_points)[0].numpy()
+        )
+
+
+@TRANSFORMS.register_module(name="random_points")
+class RandomPoints:
+    """Keep `num_points` random points; with fewer, each at least once and some again."""
+
+    def __init__(self, num_points: int):
+        self.num_points = num_points
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Sample."""
+        count = len(cloud["coord"])
+        index = rng.permutation(count)[: self.num_points]
+        if count < self.num_points:
+            index = np.concatenate([index, rng.integers(count, size=self.num_points - count)])
+        return select(cloud, index)
+
+
+@TRANSFORMS.register_module(name="scale_shift")
+class ScaleShift:
+    """Scale every axis by its own factor, then shift (EPCL's classification recipe).
+
+    Args:
+        scale: range of the factors.
+        shift: largest shift.
+    """
+
+    def __init__(self, scale: Sequence[float] = (2 / 3, 3 / 2), shift: float = 0.2):
+        self.scale, self.shift = tuple(scale), shift
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Augment coordinates."""
+        coord = cloud["coord"] * rng.uniform(*self.scale, 3) + rng.uniform(-self.shift, self.shift, 3)
+        return {**cloud, "coord": coord.astype(np.float32)}
+
+
+@TRANSFORMS.register_module(name="jitter")
+class Jitter:
+    """Gaussian noise on coordinates, cut at `clip`."""
+
+    def __init__(self, std: float = 0.01, clip: float = 0.05):
+        self.std, self.clip = std, clip
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Augment coordinates."""
+        noise = rng.normal(0, self.std, cloud["coord"].shape).clip(-self.clip, self.clip)
+        return {**cloud, "coord": (cloud["coord"] + noise).astype(np.float32)}
+
+
+@TRANSFORMS.register_module(name="random_scale")
+class RandomScale:
+    """Scale the whole scene, boxes included.
+
+    Args:
+        low: smallest factor.
+        high: largest factor.
+    """
+
+    def __init__(self, low: float = 0.9, high: float = 1.1):
+        self.low, self.high = low, high
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Augment coordinates and boxes."""
+        factor = np.float32(rng.uniform(self.low, self.high))
+        out = {**cloud, "coord": cloud["coord"] * factor}
+        if "boxes" in cloud:
+            out["boxes"] = np.concatenate([cloud["boxes"][:, :6] * factor, cloud["boxes"][:, 6:]], axis=1)
+        return out
+
+
+@TRANSFORMS.register_module(name="random_flip")
+class RandomFlip:
+    """Mirror the scene, boxes included.
+
+    Args:
+        axes: of `x` and `y`; each is mirrored by itself.
+        prob: of each.
+    """
+
+    def __init__(self, axes: str = "xy", prob: float = 0.5):
+        if not set(axes) <= set("xy"):
+            raise ValueError(f"axes {axes!r}: choose x, y or xy")
+        self.axes, self.prob = ["xyz".index(a) for a in axes], prob
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Augment coordinates and boxes."""
+        out = dict(cloud)
+        for axis in self.axes:
+            if rng.random() >= self.prob:
+                continue
+            mirror = np.ones(3, np.float32)
+            mirror[axis] = -1
+            out["coord"] = out["coord"] * mirror
+            if "boxes" in out:
+                boxes = out["boxes"].copy()
+                boxes[:, axis] *= -1
+                # mirroring x turns yaw into pi - yaw, mirroring y into -yaw; a box is the same after half a turn
+                boxes[:, 6] = wrap(np.pi - boxes[:, 6]) if axis == 0 else -boxes[:, 6]
+                out["boxes"] = boxes
+        return out
+
+
+def wrap(angle: np.ndarray) -> np.ndarray:
+    """Angles in (-pi, pi]."""
+    return np.pi - (np.pi - angle) % (2 * np.pi)
+
+
+@TRANSFORMS.register_module(name="random_rotation")
+class RandomRotation:
+    """Turn the scene around z, boxes included.
+
+    Args:
+        degrees: largest angle either way; 180 for any.
+        rebox: boxes stay axis-aligned and grow to hold what they held (ScanNet); otherwise their yaw turns.
+    """
+
+    def __init__(self, degrees: float = 5, rebox: bool = False):
+        self.degrees, self.rebox = degrees, rebox
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Augment coordinates and boxes."""
+        angle = np.deg2rad(rng.uniform(-self.degrees, self.degrees))
+        out = {**cloud, "coord": rotate_up(cloud["coord"], angle)}
+        if "boxes" in cloud:
+            boxes = cloud["boxes"].copy()
+            boxes[:, :3] = rotate_up(boxes[:, :3], angle)
+            if self.rebox:
+                c, s = abs(np.cos(angle)), abs(np.sin(angle))
+                boxes[:, 3], boxes[:, 4] = c * boxes[:, 3] + s * boxes[:, 4], s * boxes[:, 3] + c * boxes[:, 4]
+            else:
+                boxes[:, 6] = wrap(boxes[:, 6] - angle)  # yaw runs clockwise
+            out["boxes"] = boxes.astype(np.float32)
+        return out
+
+
+@TRANSFORMS.register_module(name="cuboid_crop")
+class CuboidCrop:
+    """Cut a random box out of the scene (3DETR's recipe); objects whose centre is outside go.
+
+    Args:
+        min_points: a crop with fewer points is drawn again.
+        aspect: smallest ratio of the crop's sides, as shares of the scene.
+        min_side: smallest share of a side.
+        max_side: largest share of a side.
+        tries: crops drawn before the scene is left whole.
+    """
+
+    def __init__(
+        self,
+        min_points: int = 30_000,
+        aspect: float = 0.8,
+        min_side: float = 0.5,
+        max_side: float = 1.0,
+        tries: int = 100,
+    ):
+        self.min_points, self.aspect, self.tries = min_points, aspect, tries
+        self.min_side, self.max_side = min_side, max_side
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Crop."""
+        coord = cloud["coord"]
+        extent = coord.max(0) - coord.min(0)
+        for _ in range(self.tries):
+            share = rng.uniform(self.min_side, self.max_side, 3)
+            if share.min() / share.max() < self.aspect:
+                continue
+            centre, half = coord[rng.integers(len(coord))], extent * share / 2
+            keep = (np.abs(coord - centre) <= half).all(1)
+            inside = (np.abs(cloud["boxes"][:, :3] - centre) <= half).all(1) if "boxes" in cloud else None
+            if keep.sum() < self.min_points or (inside is not None and len(inside) and not inside.any()):
+                continue
+            out = select(cloud, keep)
+            if inside is not None:
+                out["boxes"], out["box_label"] = cloud["boxes"][inside], cloud["box_label"][inside]
+            return out
+        return cloud
+
+
+def voxel_groups(coord: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points sorted by voxel and the number of points in each voxel.
+
+    Args:
+        coord: (P, 3).
+        size: edge of a voxel.
+
+    Returns:
+        Indices of the points (P,), voxel after voxel, and counts (V,).
+    """
+    cells = np.floor((coord - coord.min(0)) / size).astype(np.int64)
+    shape = cells.max(0) + 1
+    keys = (cells[:, 0] * shape[1] + cells[:, 1]) * shape[2] + cells[:, 2]
+    _, counts = np.unique(keys, return_counts=True)
+    return np.argsort(keys, kind="stable"), counts
+
+
+@TRANSFORMS.register_module(name="voxel_points")
+class VoxelPoints:
+    """Keep one random point of every occupied voxel."""
+
+    def __init__(self, size: float = 0.04):
+        if size <= 0:
+            raise ValueError(f"voxel size must be positive, got {size}")
+        self.size = size
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Sample."""
+        order, counts = voxel_groups(cloud["coord"], self.size)
+        start = np.concatenate([[0], counts.cumsum()[:-1]])
+        return select(cloud, order[start + rng.integers(0, counts)])
+
+
+@TRANSFORMS.register_module(name="sphere_crop")
+class SphereCrop:
+    """Keep the `max_points` points nearest to a random one, in random order; the scene when it has fewer."""
+
+    def __init__(self, max_points: int = 40_000):
+        self.max_points = max_points
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Crop."""
+        coord = cloud["coord"]
+        index = np.arange(len(coord))
+        if len(coord) > self.max_points:
+            gap = ((coord - coord[rng.integers(len(coord))]) ** 2).sum(1)
+            index = np.argpartition(gap, self.max_points)[: self.max_points]
+        return select(cloud, rng.permutation(index))
+
+
+@TRANSFORMS.register_module(name="centre_floor")
+class CentreFloor:
+    """Move the scene: x and y to the middle, z to the floor; boxes move along."""
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Shift."""
+        low, high = cloud["coord"].min(0), cloud["coord"].max(0)
+        shift = np.array([*(low + high)[:2] / 2, low[2]], np.float32)
+        out = {**cloud, "coord": cloud["coord"] - shift}
+        if "boxes" in cloud:
+            out["boxes"] = np.concatenate([cloud["boxes"][:, :3] - shift, cloud["boxes"][:, 3:]], axis=1)
+        return out
+
+
+class ColourTransform:
+    """A transform of the colours (the first three features, 0..1), done with probability `prob`."""
+
+    def __init__(self, prob: float):
+        self.prob = prob
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Change colours.
+
+        Raises:
+            CloudError: the cloud has none.
+        """
+        if rng.random() >= self.prob:
+            return cloud
+        feat = cloud.get("feat")
+        if feat is None or feat.shape[1] < 3:
+            raise CloudError(f"{type(self).__name__} needs colours, and this cloud has none: remove it from the recipe")
+        colour = self.change(feat[:, :3], rng).clip(0, 1)
+        return {**cloud, "feat": np.concatenate([colour, feat[:, 3:]], axis=1).astype(np.float32)}
+
+    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Map colours (P, 3) to colours."""
+        raise NotImplementedError
+
+
+@TRANSFORMS.register_module(name="colour_contrast")
+class ColourContrast(ColourTransform):
+    """Stretch every channel to the full range, blended with what was there by a random share."""
+
+    def __init__(self, prob: float = 0.2):
+        super().__init__(prob)
+
+    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Stretch."""
+        low, high = colour.min(0, keepdims=True), colour.max(0, keepdims=True)
+        share = rng.random()
+        return (1 - share) * colour + share * (colour - low) / np.maximum(high - low, 1e-6)
+
+
+@TRANSFORMS.register_module(name="colour_shift")
+class ColourShift(ColourTransform):
+    """Add one random colour, up to `ratio` each way."""
+
+    def __init__(self, prob: float = 0.95, ratio: float = 0.05):
+        super().__init__(prob)
+        self.ratio = ratio
+
+    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Shift."""
+        return colour + rng.uniform(-self.ratio, self.ratio, (1, 3))
+
+
+@TRANSFORMS.register_module(name="colour_jitter")
+class ColourJitter(ColourTransform):
+    """Gaussian noise on every colour."""
+
+    def __init__(self, prob: float = 0.95, std: float = 0.005):
+        super().__init__(prob)
+        self.std = std
+
+    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Add noise."""
+        return colour + rng.normal(0, self.std, colour.shape)
+
+
+@TRANSFORMS.register_module(name="hue_saturation")
+class HueSaturation(ColourTransform):
+    """Turn the hue and scale the saturation, the same for all points.
+
+    Args:
+        hue: largest turn, in turns.
+        saturation: largest relative change.
+        prob: of doing so.
+    """
+
+    def __init__(self, hue: float = 0.5, saturation: float = 0.2, prob: float = 1.0):
+        super().__init__(prob)
+        self.hue, self.saturation = hue, saturation
+
+    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Turn and scale."""
+        from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
+
+        hsv = rgb_to_hsv(colour.clip(0, 1))
+        hsv[:, 0] = (hsv[:, 0] + rng.uniform(-self.hue, self.hue)) % 1
+        hsv[:, 1] = (hsv[:, 1] * (1 + rng.uniform(-self.saturation, self.saturation))).clip(0, 1)
+        return hsv_to_rgb(hsv)
