@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     results = {name: run_method(METHODS[name], out, args.seed, args.cfg_options) for name in args.methods}
     from tools.demo_page import write_page
 
-    page = write_page(out / "index.html", results, ROOT / "demo_out" / "actions8", (time.time() - start) / 60)
+    page = write_page(out / "report.html", results, ROOT / "demo_out" / "actions8", (time.time() - start) / 60)
     print("\n" + table(results))
     print(
         "Each class comes with its reverse in time: a method that is blind to order can at best be right half the time."
