@@ -261,7 +261,9 @@ def check(root: str | Path, name: str, archives: bool = True) -> dict[str, Any]:
 
 def missing_files(folder: Path, entries: Sequence[Entry]) -> list[str]:
     """Archives, files in archives and loose files that an index names and that are not there."""
-    problems, absent, contents = [], [], {}
+    problems: list[str] = []
+    absent: list[str] = []
+    contents: dict[str, set[str] | None] = {}
     for entry in entries:
         archive, at, inner = entry.path.rpartition("@")
         if not at:
@@ -274,7 +276,8 @@ def missing_files(folder: Path, entries: Sequence[Entry]) -> list[str]:
             except (OSError, zipfile.BadZipFile) as error:
                 contents[archive] = None
                 problems.append(f"archive {archive}: {error}")
-        if contents[archive] is not None and inner not in contents[archive]:
+        inside = contents[archive]
+        if inside is not None and inner not in inside:
             absent.append(entry.path)
     if absent:
         problems.append(f"{len(absent)} images that the index names are missing, such as {absent[0]}")

@@ -38,7 +38,7 @@ class Subject:
     @property
     def image_size(self) -> int:
         """Pixels of the images it reads."""
-        return self.visual.image_size
+        return self.visual.image_size  # type: ignore[return-value]
 
     @torch.no_grad()
     def text_weights(self, sentences: Sequence[Sequence[str]], batch_size: int = 256) -> Tensor:

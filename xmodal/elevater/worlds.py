@@ -64,7 +64,7 @@ def draw_digit(rng: np.random.Generator, size: int) -> Drawn:
     (w, h), _ = cv2.getTextSize(str(digit), font, 2.4, width)
     cv2.putText(sheet, str(digit), ((96 - w) // 2, (96 + h) // 2), font, 2.4, 255, width, cv2.LINE_AA)
     turn = cv2.getRotationMatrix2D((48, 48), float(rng.uniform(-20, 20)), float(rng.uniform(0.7, 1.15)))
-    turn[:, 2] += rng.uniform(-8, 8, 2)
+    turn[:, 2] += rng.uniform(-8, 8, 2)  # type: ignore[arg-type]
     alpha = cv2.resize(cv2.warpAffine(sheet, turn, (96, 96)), (size, size), interpolation=cv2.INTER_AREA) / 255.0
     back = texture(rng, size).astype(np.float64).reshape(size, size, -1) * 0.4
     ink = rng.uniform(170, 255, 3)

@@ -86,7 +86,7 @@ class MSCLIPTower(VisionTransformer):
             pre_norm=True, norm_eps=norm_eps, patch_bias=False, out_dim=out_dim, name=name,
         )  # fmt: skip
         if early_conv:
-            self.patch_embed = StemEmbed(EarlyConv(dim, patch_size, stem_blocks, stem_kernel))
+            self.patch_embed = StemEmbed(EarlyConv(dim, patch_size, stem_blocks, stem_kernel))  # type: ignore[assignment]
         self.lateral_layers = tuple(int(n) for n in lateral_layers)
         outside = [n for n in self.lateral_layers if not self.first_layer <= n < depth]
         if outside:
@@ -119,7 +119,13 @@ class MSCLIPTower(VisionTransformer):
         return tokens, grid
 
     def forward_blocks(
-        self, tokens: Tensor, grid: Grid | None = None, read: str = "all", taps: Taps | None = None
+        self,
+        tokens: Tensor,
+        grid: Grid | None = None,
+        read: str = "all",
+        taps: Taps | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Tensor:
         """Run the blocks, each of the lateral layers behind its fusion; see `VisionTransformer.forward_blocks`.
 
@@ -128,13 +134,15 @@ class MSCLIPTower(VisionTransformer):
         """
         if self.branch is not None and not isinstance(grid, LateralGrid):
             raise ValueError(f"{self.name} fuses the image into its blocks: its tokens come from its own `embed`")
-        tokens = self.pre_blocks(tokens, grid)
+        if start == 0:
+            tokens = self.pre_blocks(tokens, grid)
         last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
+        for i, block in list(enumerate(self.blocks))[start:stop]:
             if i + self.first_layer in self.lateral_layers:
-                tokens = self.fuse(self.lateral_layers.index(i + self.first_layer), tokens, grid)
+                tokens = self.fuse(self.lateral_layers.index(i + self.first_layer), tokens, grid)  # type: ignore[arg-type]
+            recompute = self.recompute is True or i < int(self.recompute)
             rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
-            tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, self.recompute)
+            tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, recompute)
         return tokens
 
     def fuse(self, stage: int, tokens: Tensor, grid: LateralGrid) -> Tensor:

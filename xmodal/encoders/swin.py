@@ -4,12 +4,12 @@ Papers: Swin (arXiv 2103.14030), CvT's convolutional embeddings (2103.15808), wh
 and calls CoSwin. Nothing of Florence was released: the convolutional variant is built after its text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xmodal.registry import ENCODERS
 from xmodal.structures import Grid
@@ -114,9 +114,10 @@ class SwinEncoder(nn.Module):
             window_size=window_size,
             mlp_ratio=mlp_ratio,
             drop_path_rate=drop_path,
-            norm_layer=partial(nn.LayerNorm, eps=norm_eps),
+            norm_layer=partial(nn.LayerNorm, eps=norm_eps),  # type: ignore[arg-type]
         )
-        self.patch_embed, self.stages, self.norm = swin.patch_embed, swin.layers, GridNorm(swin.norm)
+        self.patch_embed: nn.Module = swin.patch_embed
+        self.stages, self.norm = swin.layers, GridNorm(swin.norm)  # type: ignore[arg-type]
         if not patch_norm:
             self.patch_embed.norm = nn.Identity()
         if stem == "conv":
@@ -126,13 +127,13 @@ class SwinEncoder(nn.Module):
                 self.stages[i].downsample = ConvEmbed(dim * 2 ** (i - 1), dim * 2**i, 3, 2, norm_eps)
         self.proj = nn.Linear(self.dim, out_dim, bias=False) if out_dim else nn.Identity()
         if out_dim:
-            nn.init.trunc_normal_(self.proj.weight, std=0.02)
+            nn.init.trunc_normal_(self.proj.weight, std=0.02)  # type: ignore[arg-type]
         self.out_dim = out_dim or self.dim
 
     @property
     def blocks(self) -> list[nn.Module]:
         """The blocks of all stages in order."""
-        return [block for stage in self.stages for block in stage.blocks]
+        return [block for stage in self.stages for block in stage.blocks]  # type: ignore[union-attr]
 
     def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
         """Make tokens of images.
@@ -154,18 +155,32 @@ class SwinEncoder(nn.Module):
         grid = Grid(num_frames, tokens.shape[1], tokens.shape[2], prefix=0)
         return tokens.flatten(1, 2), grid
 
-    def forward_blocks(self, tokens: Tensor, grid: Grid, read: str = "all", taps: None = None) -> Tensor:
-        """Run all stages: tokens (B, h*w, D1) to (B, h'*w', D) of the last one. There are no taps inside.
+    def forward_blocks(
+        self, tokens: Tensor, grid: Grid, read: str = "all", taps: None = None, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Run the blocks of all stages: tokens (B, h*w, D1) to (B, h'*w', D) of the last one. There are no taps inside.
+
+        Args:
+            tokens: of the first stage, or the input of block `start`.
+            grid: of the first stage.
+            read: not looked at: every token of the last stage counts.
+            taps: must be None.
+            start: first block run.
+            stop: run only the blocks before this one.
 
         Raises:
             ValueError: taps were asked for.
         """
         if taps is not None:
             raise ValueError(f"{self.name} has no taps: its stages are timm's; choose a reader that reads tokens")
-        x = tokens.unflatten(1, (grid.h, grid.w))  # (B, h, w, D1)
-        for stage in self.stages:
-            x = run_stage(stage, x, self.recompute)
-        return x.flatten(1, 2)  # (B, h'*w', D)
+        x = tokens
+        for i, (stage, block, first) in list(enumerate(by_stage(self.stages)))[start:stop]:
+            h, w = grid.h >> (stage - first), grid.w >> (stage - first)
+            x = x.unflatten(1, (h, w))  # (B, h, w, C)
+            x = self.stages[stage].downsample(x) if first else x
+            recompute = self.recompute is True or i < int(self.recompute)
+            x = (checkpoint(block, x, use_reentrant=False) if recompute else block(x)).flatten(1, 2)
+        return x  # (B, h'*w', D)
 
     def forward_tokens(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Stages, then the final norm."""
@@ -192,11 +207,11 @@ class GridNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    """Run one stage, recomputing its activations in the backward pass when asked."""
-    if recompute and torch.is_grad_enabled():
-        return torch.utils.checkpoint.checkpoint(stage, x, use_reentrant=False)
-    return stage(x)
+def by_stage(stages: nn.Module) -> Iterator[tuple[int, nn.Module, bool]]:
+    """Number of its stage, block, and whether it is the stage's first behind a downsampling, for every block."""
+    for number, stage in enumerate(stages):  # type: ignore[arg-type, var-annotated]
+        for i, block in enumerate(stage.blocks):
+            yield number, block, i == 0 and number > 0
 
 
 def check_grids(image_size: int, patch_size: int, window_size: int, stages: int) -> None:

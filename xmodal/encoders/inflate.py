@@ -1,0 +1,330 @@
+"""Inflation: an image encoder that reads films, and reads a static film exactly as it reads the image.
+
+Papers: I3D (arXiv 1705.07750) for repeated weights, Video Swin (2106.13230) for windows in time, Florence (2111.11432),
+which adapts its image encoder to video so. Everything trains unless it is frozen afterwards.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.encoders.swin import SwinEncoder, by_stage
+from xmodal.encoders.taps import Taps
+from xmodal.encoders.vit import VisionTransformer
+from xmodal.registry import ENCODERS, build
+from xmodal.structures import Grid
+
+
+@ENCODERS.register_module(name="inflated")
+def inflate(
+    encoder: Any,
+    num_frames: int = 8,
+    tubelet: int = 1,
+    temporal_window: int = 8,
+    init: str = "average",
+    attention: str = "joint",
+) -> nn.Module:
+    """Make an encoder of films out of one of images.
+
+    At start: a film of equal frames gives the feature of the image.
+    Trains: everything, such as in `TransferModel(..., freeze_encoder=False)`.
+
+    Args:
+        encoder: a house ViT or Swin, or its config; copied.
+        num_frames: frames of the films it will read mostly (positions in time are resized for others).
+        tubelet: frames that one patch spans; frames must divide by it.
+        temporal_window: steps in time that a window of a Swin spans.
+        init: of the patch's kernel in time: `average` repeats the weights over time and divides, `centre` puts them on
+            the middle frame and 0 elsewhere.
+        attention: of a ViT: `joint` over space and time, or `space` frame by frame.
+
+    Raises:
+        ValueError: an option that does not exist, an encoder that cannot be inflated, frames that do not divide.
+    """
+    encoder = build(encoder, ENCODERS)
+    if init not in ("average", "centre"):
+        raise ValueError(f"init={init!r}: choose average or centre")
+    if attention not in ("joint", "space"):
+        raise ValueError(f"attention={attention!r}: choose joint or space")
+    if tubelet < 1 or num_frames % tubelet:
+        raise ValueError(f"num_frames={num_frames} does not divide into tubelets of {tubelet} frames")
+    if isinstance(encoder, VisionTransformer):
+        return InflatedViT(copy.deepcopy(encoder), num_frames // tubelet, tubelet, init, attention)
+    if isinstance(encoder, SwinEncoder):
+        return InflatedSwin(copy.deepcopy(encoder), tubelet, temporal_window, init)
+    raise ValueError(f"{type(encoder).__name__} cannot be inflated: the house's vit and swin can")
+
+
+class TubeletConv(nn.Conv3d):
+    """A patch convolution over `tubelet` consecutive images of a batch, made of a convolution of one image."""
+
+    def __init__(self, conv: nn.Conv2d, tubelet: int, init: str):
+        (kh, kw), stride, padding = conv.kernel_size, conv.stride, conv.padding
+        super().__init__(
+            conv.in_channels, conv.out_channels, (tubelet, kh, kw), (tubelet, *stride), (0, *padding),  # type: ignore[arg-type,misc]
+            bias=conv.bias is not None,
+        )  # fmt: skip
+        with torch.no_grad():
+            self.weight.zero_()
+            if init == "average":
+                self.weight.copy_(conv.weight[:, :, None].expand_as(self.weight) / tubelet)
+            else:
+                self.weight[:, :, tubelet // 2] = conv.weight
+            if conv.bias is not None:
+                self.bias.copy_(conv.bias)  # type: ignore[union-attr]
+        self.tubelet = tubelet
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B*T, 3, H, W) to (B*T/tubelet, D, h, w)."""
+        clips = images.unflatten(0, (-1, self.tubelet)).transpose(1, 2)  # (B*T', 3, tubelet, H, W)
+        return super().forward(clips)[:, :, 0]
+
+
+class Inflated(nn.Module):
+    """What both inflated towers share: the verbs of an encoder, in front of the tower they were made of."""
+
+    def __init__(self, tower: Any, tubelet: int):
+        super().__init__()
+        self.tower, self.tubelet = tower, tubelet
+        self.name = f"{tower.name}-inflated"
+        self.dim, self.depth, self.num_heads, self.out_dim = tower.dim, tower.depth, tower.num_heads, tower.out_dim
+        self.image_size, self.patch_size, self.pool_type = tower.image_size, tower.patch_size, tower.pool_type
+        self.pixel_mean, self.pixel_std = tower.pixel_mean, tower.pixel_std
+        self.recompute = False
+
+    @property
+    def blocks(self) -> Any:
+        """The blocks in order."""
+        return self.tower.blocks
+
+    @property
+    def norm(self) -> nn.Module:
+        """The final norm."""
+        return self.tower.norm
+
+    def to_tubelets(self, images: Tensor, num_frames: int) -> tuple[Tensor, int]:
+        """Frames that divide into tubelets, and how many those make; an image is a film of equal frames.
+
+        Raises:
+            ValueError: a number of frames that does not divide.
+        """
+        if num_frames == 1:
+            return images.repeat_interleave(self.tubelet, 0), 1
+        if num_frames % self.tubelet:
+            raise ValueError(
+                f"{num_frames} frames do not divide into tubelets of {self.tubelet}: sample another number"
+            )
+        return images, num_frames // self.tubelet
+
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+        """Make tokens of frames (B*T, 3, H, W): (B*T', N, D) with T' = T / tubelet steps in time, and their grid."""
+        images, steps = self.to_tubelets(images, num_frames)
+        return self.tower.embed(images, steps)
+
+    def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """Pool normed tokens (B*T', N, D) to a feature a step in time."""
+        return self.tower.pool(tokens, grid)
+
+    def forward_blocks(
+        self,
+        tokens: Tensor,
+        grid: Grid,
+        read: str = "all",
+        taps: Taps | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Run the blocks from `start` up to `stop` on tokens (B*T', N, D)."""
+        raise NotImplementedError
+
+    def forward_tokens(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Blocks, then the final norm."""
+        return self.norm(self.forward_blocks(tokens, grid), grid)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to features (B, D_out)."""
+        tokens, grid = self.embed(images)
+        return self.pool(self.forward_tokens(tokens, grid), grid)
+
+
+class InflatedViT(Inflated):
+    """A ViT over space and time; every step in time keeps its own class token, so that equal steps change nothing.
+
+    Args:
+        tower: taken over.
+        steps: rows of the position table in time, which starts at 0.
+        tubelet: frames a patch spans.
+        init: see `inflate`.
+        attention: see `inflate`.
+    """
+
+    def __init__(self, tower: VisionTransformer, steps: int, tubelet: int, init: str, attention: str):
+        super().__init__(tower, tubelet)
+        self.joint = attention == "joint"
+        if tubelet > 1:
+            tower.patch_embed.proj = TubeletConv(tower.patch_embed.proj, tubelet, init)  # type: ignore[assignment]
+        self.time_embed = nn.Parameter(torch.zeros(1, steps, 1, tower.dim))
+
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+        """See `Inflated.embed`; positions in time are added."""
+        tokens, grid = super().embed(images, num_frames)
+        steps = tokens.unflatten(0, (-1, grid.t)) + self.times(grid.t)  # (B, T', N, D)
+        return steps.flatten(0, 1), grid
+
+    def times(self, steps: int) -> Tensor:
+        """Positions in time (1, steps, 1, D), resized when there are others than the table's; the mean for an image."""
+        if steps == self.time_embed.shape[1]:
+            return self.time_embed
+        table = self.time_embed[:, :, 0].transpose(1, 2)  # (1, D, T')
+        table = F.interpolate(table, size=steps, mode="linear") if steps > 1 else table.mean(2, keepdim=True)
+        return table.transpose(1, 2)[:, :, None]
+
+    def forward_blocks(
+        self,
+        tokens: Tensor,
+        grid: Grid,
+        read: str = "all",
+        taps: Taps | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Run the blocks on tokens (B*T', N, D), all steps of a film in one sequence with `joint` attention."""
+        self.tower.recompute = self.recompute
+        if not self.joint:
+            return self.tower.forward_blocks(tokens, grid, read, taps, start, stop)
+        x = tokens.unflatten(0, (-1, grid.t)).flatten(1, 2)  # (B, T'*N, D)
+        x = self.tower.forward_blocks(x, None, "all", taps, start, stop)
+        return x.unflatten(1, (grid.t, -1)).flatten(0, 1)  # (B*T', N, D)
+
+
+class InflatedSwin(Inflated):
+    """A Swin whose windows reach in time, and shift in time where they shift in space.
+
+    Args:
+        tower: taken over.
+        tubelet: frames a patch spans.
+        window: steps in time of a window; fewer when a film has fewer.
+        init: see `inflate`.
+    """
+
+    def __init__(self, tower: SwinEncoder, tubelet: int, window: int, init: str):
+        super().__init__(tower, tubelet)
+        if tubelet > 1:
+            embed: Any = tower.patch_embed
+            embed.proj = TubeletConv(embed.proj, tubelet, init)
+        for stage in tower.stages:
+            stage.blocks = nn.ModuleList(  # type: ignore[assignment]
+                SpaceTimeBlock(block, window, shifts=bool(i % 2))
+                for i, block in enumerate(stage.blocks)  # type: ignore[arg-type]
+            )
+
+    def forward_blocks(
+        self,
+        tokens: Tensor,
+        grid: Grid,
+        read: str = "all",
+        taps: Taps | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Run all stages: tokens (B*T', h*w, D1) to (B*T', h'*w', D).
+
+        Raises:
+            ValueError: taps were asked for.
+        """
+        if taps is not None:
+            raise ValueError(f"{self.name} has no taps: choose a reader that reads tokens")
+        x = tokens
+        for stage, block, first in list(by_stage(self.tower.stages))[start:stop]:
+            h, w = grid.h >> (stage - first), grid.w >> (stage - first)
+            x = x.unflatten(1, (h, w))
+            x = self.tower.stages[stage].downsample(x) if first else x
+            x = block(x, grid.t).flatten(1, 2)
+        return x
+
+
+class SpaceTimeBlock(nn.Module):
+    """timm's Swin block with windows of `window` steps in time; its position table is repeated in time."""
+
+    def __init__(self, block: Any, window: int, shifts: bool):
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2
+        self.qkv, self.proj, self.num_heads = block.attn.qkv, block.attn.proj, block.attn.num_heads
+        self.size, self.shift = tuple(block.window_size), tuple(block.shift_size)
+        self.window, self.shifts = window, shifts
+        table = block.attn.relative_position_bias_table.detach()  # (S, heads)
+        self.bias_table = nn.Parameter(table[None].repeat(2 * window - 1, 1, 1))  # (2*window-1, S, heads)
+        self.register_buffer("space_index", block.attn.relative_position_index.clone(), persistent=False)
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """Map (B*T', h, w, C) to the same."""
+        x = x + self.drop_path1(self.attend(self.norm1(x), steps))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def attend(self, x: Tensor, steps: int) -> Tensor:
+        """Attention within windows of space and time.
+
+        Raises:
+            ValueError: steps in time that windows do not divide.
+        """
+        deep = min(self.window, steps)
+        if steps % deep:
+            raise ValueError(
+                f"{steps} steps in time do not divide into windows of {deep}: choose another temporal_window"
+            )
+        x = x.unflatten(0, (-1, steps))  # (B, T', h, w, C)
+        size = (deep, *self.size)
+        shift = (deep // 2 if self.shifts and steps > deep else 0, *self.shift)
+        dims = (1, 2, 3)
+        if any(shift):
+            x = x.roll([-s for s in shift], dims)
+        windows = to_windows(x, size)  # (B*nW, n, C)
+        q, k, v = (p.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in self.qkv(windows).chunk(3, -1))
+        bias = self.bias(deep)[None]  # (1, heads, n, n)
+        if any(shift):
+            mask = shift_mask(x.shape[1:4], size, shift).to(bias)  # (nW, n, n)
+            bias = (bias + mask[:, None]).repeat(len(x), 1, 1, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        y = from_windows(self.proj(y.transpose(1, 2).flatten(2)), size, x.shape)
+        y = y.roll(shift, dims) if any(shift) else y
+        return y.flatten(0, 1)
+
+    def bias(self, deep: int) -> Tensor:
+        """Position bias (heads, n, n) of windows of `deep` steps."""
+        index, n = self.space_index, self.size[0] * self.size[1]
+        step = torch.arange(deep, device=index.device)  # type: ignore[arg-type]
+        rows = step[:, None] - step[None] + self.window - 1  # (deep, deep)
+        found = self.bias_table[rows[:, None, :, None], index.view(n, n)[None, :, None]]  # type: ignore[operator]  # (deep, n, deep, n, heads)
+        return found.reshape(deep * n, deep * n, -1).permute(2, 0, 1)
+
+
+def to_windows(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Cut (B, T, h, w, C) into windows (B*nW, t*a*b, C)."""
+    (b, t, h, w, c), (dt, dh, dw) = x.shape, size
+    x = x.view(b, t // dt, dt, h // dh, dh, w // dw, dw, c)
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, dt * dh * dw, c)
+
+
+def from_windows(windows: Tensor, size: tuple[int, ...], shape: torch.Size) -> Tensor:
+    """Put windows (B*nW, t*a*b, C) together again: (B, T, h, w, C)."""
+    (b, t, h, w, c), (dt, dh, dw) = shape, size
+    x = windows.view(b, t // dt, h // dh, w // dw, dt, dh, dw, c)
+    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(shape)
+
+
+def shift_mask(shape: Any, size: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
+    """(nW, n, n): -100 between tokens that shifting brought into one window from opposite edges, else 0."""
+    region = torch.zeros(1, *shape, 1)
+    for axis, (length, edge, by) in enumerate(zip(shape, size, shift, strict=True)):
+        part = torch.zeros(length)
+        if by:
+            part[length - edge :], part[length - by :] = 1, 2
+        view = [1] * 5
+        view[axis + 1] = length
+        region = region * 3 + part.view(view)
+    own = to_windows(region, size)[..., 0]  # (nW, n)
+    return (own[:, None] != own[:, :, None]).float() * -100
