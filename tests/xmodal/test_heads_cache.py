@@ -1,0 +1,178 @@
+"""Caches: the search against the released nested loop, fusion against plain code, training of keys, the probe."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from xmodal.heads.cache import build_cache, search_grid, winner
+from xmodal.heads.cafo import CaFoHead, fuse, read_sentences
+from xmodal.heads.key_training import fit_keys
+from xmodal.heads.linear_probe import fit_logistic, search_probe
+from xmodal.heads.tip_adapter import TipAdapterHead
+
+
+def data(classes=4, per=6, dim=12, seed=0, noise=1.2):
+    g = torch.Generator().manual_seed(seed)
+    centers = torch.randn(classes, dim, generator=torch.Generator().manual_seed(9))
+    label = torch.arange(classes).repeat_interleave(per)
+    return centers[label] + noise * torch.randn(len(label), dim, generator=g), label, F.normalize(centers, dim=-1)
+
+
+@pytest.fixture
+def head():
+    x, y, text = data()
+    return TipAdapterHead.from_shots(torch.stack([x, x + 0.1]), y, text, list("abcd"), alpha=2.0, beta=3.0)
+
+
+def test_logits_by_the_papers_formula(head):
+    f = torch.randn(3, 12)
+    unit = F.normalize(f, dim=-1)
+    a = unit @ head.keys.t()
+    want = 100 * unit @ head.text_features.t() + 2.0 * torch.exp(-3.0 * (1 - a)) @ head.values
+    assert torch.allclose(head(f), want, rtol=1e-5, atol=1e-4)
+    assert torch.allclose(head.keys.norm(dim=-1), torch.ones(24))
+    assert not head.keys.requires_grad
+
+
+def test_search_finds_what_the_nested_loop_finds(head):
+    x, y, _ = data(seed=3, noise=2.5)
+    found = head.search(x, y, (7, 3), (30, 8))
+    best, pair, trace = 0.0, None, []
+    for beta in [i * (7 - 0.1) / 30 + 0.1 for i in range(30)]:
+        for alpha in [j * (3 - 0.1) / 8 + 0.1 for j in range(8)]:
+            head.alpha, head.beta = alpha, beta
+            accuracy = float((head(x).argmax(1) == y).float().mean() * 100)
+            if accuracy > best:
+                best, pair = accuracy, (beta, alpha)
+                trace.append((beta, alpha))
+    assert (found.beta, found.alpha) == pair
+    assert found.accuracy == pytest.approx(best)
+    assert [t[:2] for t in found.trace] == trace
+    assert len(trace) > 1
+
+
+def test_ties_keep_the_first_winner():
+    found = winner(torch.tensor([[10.0, 30.0], [30.0, 20.0]]), [0.1, 0.2], [1.0, 2.0])
+    assert (found.beta, found.alpha) == (0.1, 2.0)
+
+
+def test_grids_never_reach_their_upper_end():
+    betas, alphas = search_grid((7, 3), (200, 20))
+    assert (len(betas), len(alphas)) == (200, 20)
+    assert betas[0] == alphas[0] == 0.1
+    assert max(betas) < 7
+    with pytest.raises(ValueError, match="give two of each"):
+        search_grid((7,), (200, 20))
+
+
+def test_four_thousand_points_in_under_a_second():
+    x, y, text = data(classes=16, per=16, dim=96)
+    head = TipAdapterHead.from_shots(x, y, text, [str(i) for i in range(16)])
+    queries, label, _ = data(classes=16, per=4, dim=96, seed=1)
+    start = time.process_time()
+    assert head.search(queries, label, (7, 3)).grid.numel() == 4000
+    assert time.process_time() - start < 1.0
+
+
+def test_training_keeps_the_best_keys_and_leaves_the_cache_alone(head):
+    x, y, _ = data()
+    val, label, _ = data(seed=5)
+    before = head.keys.detach().clone()
+    twin = TipAdapterHead(12, list("abcd"), head.text_features, before, head.values, alpha=2.0, beta=3.0)
+    accuracies = []
+
+    def score():
+        accuracies.append(float((twin(val).argmax(1) == label).float().mean()))
+        return accuracies[-1]
+
+    done = fit_keys(twin, [twin.keys], lambda e: [(x, y)], epochs=4, lr=0.05, score=score)
+    assert done.best_epoch == int(np.argmax(accuracies))
+    assert not twin.keys.requires_grad
+    assert torch.equal(head.keys, before)
+    assert not torch.equal(done.last[0], before)
+
+
+def test_cosine_ends_at_zero_unless_its_period_is_too_short(head):
+    x, y, _ = data()
+    moved = {}
+    for period in (None, 3):
+        keys = []
+        twin = TipAdapterHead(12, list("abcd"), head.text_features, head.keys, head.values)
+        fit_keys(
+            twin,
+            [twin.keys],
+            lambda e: [(x, y)] * 2,
+            3,
+            watch=lambda t=twin, k=keys: k.append(t.keys.clone()),
+            period=period,
+        )
+        moved[period] = float((keys[2] - keys[1]).norm())
+    assert moved[3] > 1.5 * moved[None], "CaFo's release lets the rate rise again"
+
+
+@pytest.mark.parametrize("mode", ["mean", "softmax", "linear"])
+def test_fusion_weighs_by_agreement(mode):
+    zero, a, b = torch.randn(3, 5, 7).unbind(0)
+    kept = zero.clone()
+    out = fuse(zero, [a, b], mode)
+    assert torch.equal(zero, kept)
+    for i in range(5):
+        norm = {
+            "mean": lambda r: (r - r.mean()) / r.std(),
+            "softmax": lambda r: r.softmax(0),
+            "linear": lambda r: r / r.norm(),
+        }[mode]
+        rows = [norm(a[i]), norm(b[i])]
+        weight = torch.stack([(r * norm(zero[i])).sum() for r in rows]).softmax(0)
+        assert torch.allclose(out[i], weight[0] * rows[0] + weight[1] * rows[1], atol=1e-5)
+
+
+def test_cafo_trains_both_caches_and_searches_with_what_it_holds():
+    x, y, text = data()
+    second = torch.randn(24, 5)
+    keys, values = build_cache(x, y, 4)
+    head = CaFoHead(12, list("abcd"), text, keys, F.normalize(second, dim=-1), values, alpha=1.5)
+    before = head.search((x, second), y, (5, 3), (10, 4)).grid
+    fit_keys(head, [head.keys, head.second_keys], lambda e: [((x, second), y)], 3, lr=0.3)
+    assert not torch.allclose(head.keys, keys)
+    assert not torch.equal(head.search((x, second), y, (5, 3), (10, 4)).grid, before)
+
+
+def test_sentences_of_a_language_model(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text('{"Old_Cat": ["It meows.", "It naps."], "dog": ["It barks."]}')
+    assert read_sentences(path, ["old cat", "dog"]) == [["It meows.", "It naps."], ["It barks."]]
+    with pytest.raises(ValueError, match="did you mean 'dog'"):
+        read_sentences(path, ["dogg"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(dict(fusion="meen"), "did you mean 'mean'"), (dict(second_keys=torch.ones(3, 5)), "do not fit")],
+)
+def test_mistakes_are_named(change, message):
+    x, y, text = data()
+    keys, values = build_cache(x, y, 4)
+    with pytest.raises(ValueError, match=message):
+        CaFoHead(12, list("abcd"), text, **{**dict(keys=keys, second_keys=torch.ones(24, 5), values=values), **change})
+
+
+def test_probe_is_at_its_optimum():
+    x, y, _ = data()
+    probe = fit_logistic(x, y, 4, strength=0.3)
+    w, b = probe.weight.double().requires_grad_(), probe.bias.double().requires_grad_()
+    cost = 0.5 * (w**2).sum() + 0.3 * F.cross_entropy(x.double() @ w.t() + b, y, reduction="sum")
+    grads = torch.autograd.grad(cost, [w, b])
+    assert max(float(g.abs().max()) for g in grads) < 0.02
+    assert float(cost) < 0.3 * len(y) * np.log(4)
+
+
+def test_probe_chooses_its_strength_on_the_validation_set():
+    x, y, _ = data(noise=2.0)
+    val = data(seed=2, noise=2.0)[:2]
+    probe = search_probe((x, y), val, 4)
+    assert len(probe.trace) == 7 + 2 + 8
+    assert probe.accuracy(*val) >= max(a for c, a in probe.trace[:7]) - 5

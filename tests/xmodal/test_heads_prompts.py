@@ -1,0 +1,199 @@
+"""Prompt heads: the splice against plain lists, chunking, zero-shot at the start, traps of the released code."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.xmodal.clips import NAMES, small_clip
+from xmodal.heads.cocoop import CoCoOpHead
+from xmodal.heads.coop import CoOpHead
+from xmodal.heads.dplclip import DPLCLIPHead
+from xmodal.heads.text_side import PromptTokens, TextSide, make_prompt_ids
+from xmodal.heads.zero_shot import ZeroShotHead
+from xmodal.model import TransferModel
+
+
+@pytest.fixture
+def clip():
+    return small_clip()
+
+
+def spliced_by_hand(clip, name, ctx, position):
+    """[start][...][end] of one class, built token by token."""
+    table = clip.text.token_embedding.weight
+    words, half = table[torch.tensor(clip.tokenizer.encode(name))], len(ctx) // 2
+    order = {"end": [ctx, words], "middle": [ctx[:half], words, ctx[half:]], "front": [words, ctx]}[position]
+    start, end = table[[clip.tokenizer.sot]], table[[clip.tokenizer.eot]]
+    x = torch.cat([start, *order, end])[None]
+    return clip.text.pool(clip.text.forward_blocks(x), torch.tensor([x.shape[1] - 1]))
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_coop_equals_prompts_put_together_by_hand(clip, position, class_specific):
+    head = CoOpHead(16, NAMES, clip, n_ctx=5, position=position, class_specific=class_specific)
+    ctx = head.ctx if class_specific else head.ctx.expand(3, -1, -1)
+    want = torch.cat([spliced_by_hand(clip, n, c, position) for n, c in zip(NAMES, ctx, strict=True)])
+    assert torch.allclose(head.text_features(), want, atol=1e-5)
+    feature = torch.randn(4, 16)
+    logits = clip.logit_scale.exp() * F.normalize(feature, dim=-1) @ F.normalize(want, dim=-1).t()
+    assert torch.allclose(head(feature), logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("head_type", [CoOpHead, CoCoOpHead])
+def test_words_count_in_tokens_and_start_from_zero_shot(clip, head_type):
+    head = head_type(16, NAMES, clip, init_words="a photo of the")
+    assert head.ctx.shape == (4, 20)
+    zero_shot = ZeroShotHead(16, NAMES, clip, ["a photo of the {}."])
+    feature = torch.randn(4, 16)
+    same = torch.allclose(head(feature), zero_shot(feature), atol=1e-4)
+    assert same == (head_type is CoOpHead), "CoCoOp's shift is a fresh network, so it does not start from zero-shot"
+
+
+class Halves:
+    """A tokenizer that makes two tokens of a long word, as byte pairs do."""
+
+    context_length, sot, eot = 14, 30, 31
+
+    def encode(self, text):
+        words = text.replace(".", " .").split()
+        return [1 + len(piece) for w in words for piece in ((w[:3], w[3:]) if len(w) > 3 else (w,))]
+
+
+def test_words_of_several_tokens_are_warned_of():
+    with pytest.warns(UserWarning, match="2 words and makes 3 tokens; the context has 3"):
+        ours = make_prompt_ids(Halves(), NAMES, 0, "a photo")
+    with pytest.warns(UserWarning, match="has 2 vectors"):
+        official = make_prompt_ids(Halves(), NAMES, 0, "a photo", official=True)
+    assert (ours.n_ctx, official.n_ctx) == (3, 2)
+    assert torch.equal(ours.ids, official.ids)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("make", [CoOpHead, CoCoOpHead, DPLCLIPHead])
+def test_chunks_change_neither_logits_nor_gradients(clip, make, chunk):
+    torch.manual_seed(1)
+    whole = make(16, NAMES, clip, n_ctx=3)
+    torch.manual_seed(1)
+    parts = make(16, NAMES, clip, n_ctx=3, chunk=chunk, truncate=False)
+    whole.eval(), parts.eval()
+    feature, label = torch.randn(4, 16), torch.tensor([0, 1, 2, 1])
+    for head in (whole, parts):
+        head.loss(feature, label)["loss"].backward()
+    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert p.grad.abs().max() > 0
+        assert torch.allclose(p.grad, q.grad, atol=1e-5)
+
+
+def test_text_features_are_kept_until_the_context_changes(clip, monkeypatch):
+    head, calls = CoOpHead(16, NAMES, clip, n_ctx=2), []
+    plain = head.text_features
+    monkeypatch.setattr(head, "text_features", lambda: calls.append(1) or plain())
+    with torch.no_grad():
+        first, again = head(torch.ones(1, 16)), head(torch.ones(1, 16))
+        assert len(calls) == 1
+        assert torch.equal(first, again)
+        head.ctx.add_(0.1)
+        assert not torch.allclose(head(torch.ones(1, 16)), first)
+    head(torch.ones(1, 16))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (lambda c: CoOpHead(16, NAMES, c, n_ctx=5), 5 * 20),
+        (lambda c: CoOpHead(16, NAMES, c, n_ctx=5, class_specific=True), 3 * 5 * 20),
+        (lambda c: CoCoOpHead(16, NAMES, c, n_ctx=5), 5 * 20 + 16 * 1 + 1 + 1 * 20 + 20),
+        (lambda c: DPLCLIPHead(16, NAMES, c, n_ctx=2, width=8), 16 * 8 + 8 + 8 * 8 + 8 + 8 * 40 + 40),
+    ],
+)
+def test_weights_by_the_papers_formula_and_nothing_else_saved(clip, make, count):
+    head = make(clip)
+    assert sum(p.numel() for p in head.parameters()) == count
+    assert sum(v.numel() for v in head.state_dict().values()) == count
+    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        assert torch.allclose(other.eval()(torch.ones(2, 16)), head.eval()(torch.ones(2, 16)))
+        assert other.text.tower is not head.text.tower
+
+
+def test_the_text_tower_moves_with_the_head(clip):
+    head = CoOpHead(16, NAMES, clip, n_ctx=2).double()
+    assert head.text.tower.token_embedding.weight.dtype == torch.float64
+    assert head(torch.ones(1, 16, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_cocoop_gives_each_image_its_own_prompts(clip):
+    head, feature = CoCoOpHead(16, NAMES, clip, n_ctx=2), torch.randn(5, 16)
+    rows = torch.cat([head(f[None]) for f in feature])
+    assert torch.allclose(head(feature), rows, atol=1e-4)
+
+
+def test_dplclip_depends_on_its_batch_and_classifies_each_domain_by_its_own_prompts(clip):
+    head = DPLCLIPHead(16, NAMES, clip, n_ctx=2, width=8).eval()
+    with torch.no_grad():
+        head.network.output.weight.mul_(30)
+    one, two = torch.randn(6, 16), 3 + torch.randn(6, 16)
+    label = torch.randint(0, 3, (6,))
+    assert not torch.allclose(head(one)[:3], head(one[:3]), atol=1e-3)
+    ours = head.loss_over_domains([one, two], [label, label])["loss"]
+    want = (F.cross_entropy(head(one), label) + F.cross_entropy(head(two), label)) / 2
+    assert torch.allclose(ours, want, atol=1e-5)
+    head.official = True
+    assert head.loss_over_domains([one, two], [label, label])["loss"] > ours, "the release has twice the classes"
+
+
+def test_a_transfer_model_trains_the_context_alone_and_saves_it_alone(clip):
+    model = TransferModel(clip.visual, dict(type="coop", class_names=NAMES, clip=clip, n_ctx=3))
+    assert model.saved_keys() == {"head.ctx"}
+    batch = dict(image=torch.randn(2, 3, 16, 16), label=torch.tensor([0, 2]))
+    model(mode="loss", **batch)["loss"].backward()
+    assert [n for n, p in model.named_parameters() if p.grad is not None] == ["head.ctx"]
+    scores = model.eval()(mode="predict", **batch)[0]["scores"]
+    assert torch.allclose(scores.sum(), torch.tensor(1.0))
+
+
+def test_ensembles_average_unit_features(clip):
+    side, templates = TextSide(clip), ["a photo of a {}.", "the {}."]
+    each = [side.encode_templates(NAMES, [t]) for t in templates]
+    assert torch.allclose(side.encode_templates(NAMES, templates), F.normalize(sum(each), dim=-1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda c: CoOpHead(16, NAMES, c, position="ende"), "choose one of end, middle, front"),
+        (lambda c: CoOpHead(16, ["cat " * 14, "dog"], c, n_ctx=2), "tokens, at most 14 fit"),
+        (lambda c: CoOpHead(16, ["cat"], c), "at least 2 classes"),
+        (lambda c: CoOpHead(16, NAMES, c, n_ctx=0), "at least 1 vector"),
+        (lambda c: CoOpHead(16, NAMES, c, chunk=0), "chunk=0"),
+        (lambda c: ZeroShotHead(16, NAMES, c, ["a photo"]), "no place {}"),
+        (lambda c: DPLCLIPHead(16, NAMES, c, depth=1), "depth=1"),
+        (lambda c: CoCoOpHead(8, NAMES, c), "at least 16"),
+    ],
+)
+def test_mistakes_are_named(clip, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(clip)
+
+
+def test_labels_out_of_range_and_missing_tokenizer(clip):
+    head = CoOpHead(16, NAMES, clip, n_ctx=2)
+    with pytest.raises(ValueError, match="label 3 is out of range"):
+        head.loss(torch.ones(1, 16), torch.tensor([3]))
+    clip.tokenizer = None
+    with pytest.raises(ValueError, match="no tokenizer"):
+        CoOpHead(16, NAMES, clip)
+
+
+def test_front_and_middle_leave_the_end_token_where_it_was(clip):
+    ids = make_prompt_ids(clip.tokenizer, NAMES, 4)
+    for position in ("front", "middle"):
+        x = PromptTokens(clip.text, ids, position)
+        marked = x.splice(torch.full((4, 20), 7.0), torch.arange(3))
+        assert (marked == 7).all(-1).sum(1).tolist() == [4, 4, 4]
+        end = clip.text.token_embedding.weight[clip.tokenizer.eot]
+        assert torch.equal(marked[torch.arange(3), x.end], end.expand(3, -1))
