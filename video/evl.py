@@ -210,12 +210,30 @@ class EVLDecoder(Reader):
         Raises:
             ValueError: clips of another length than `num_frames`.
         """
+        return self.from_frozen(self.frozen(tokens, grid, encoder, taps), grid, encoder)
+
+    def frozen(
+        self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None
+    ) -> dict[str, Tensor]:
+        """Block outputs (B*T, N, D) and, of their attention, the maps between frames (B, T-1, n, n)."""
+        kept = {}
+        for layer, i in zip(self.decoder, self.layers, strict=True):
+            frames, maps = self.seen(layer, i, need_grid(grid, "evl"), taps)  # type: ignore[arg-type]
+            kept[f"post.{i}"] = frames.flatten(0, 1)
+            if maps is not None:
+                kept[f"past.{i}"], kept[f"future.{i}"] = maps
+        return kept
+
+    def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: nn.Module) -> Tensor:
+        """Let the query read what `frozen` gave; returns (B, D)."""
         grid = need_grid(grid, "evl")
         if grid.t != self.num_frames:
             raise ValueError(f"evl was built for num_frames={self.num_frames}, this clip has {grid.t}")
-        x = self.query.expand(len(tokens) // grid.t, 1, -1)  # (B, 1, D)
+        x = self.query.expand(len(kept[f"post.{self.layers[0]}"]) // grid.t, 1, -1)  # (B, 1, D)
         for layer, i in zip(self.decoder, self.layers, strict=True):
-            x = layer(x, *self.seen(layer, i, grid, taps), grid)
+            frames = kept[f"post.{i}"].unflatten(0, (-1, grid.t))  # (B, T, N, D)
+            maps = (kept[f"past.{i}"], kept[f"future.{i}"]) if f"past.{i}" in kept else None
+            x = layer(x, frames, maps, grid)
         return x[:, 0]
 
     def seen(self, layer: nn.Module, i: int, grid: Grid, taps: Taps) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:

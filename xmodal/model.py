@@ -14,6 +14,14 @@ from xmodal.preprocessor import Preprocessor
 from xmodal.readers import PooledReader, Reader
 from xmodal.registry import ADAPTERS, ENCODERS, HEADS, MODELS, READERS, build
 
+CACHED = "cached/"
+
+
+def parameters_of(owner: nn.Module, name: str) -> list[nn.Parameter]:
+    """The weights of a submodule that may not be there."""
+    part = getattr(owner, name, None)
+    return list(part.parameters()) if isinstance(part, nn.Module) else []
+
 
 @MODELS.register_module(name="transfer")
 class TransferModel(BaseModel):
@@ -104,6 +112,43 @@ class TransferModel(BaseModel):
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader(tokens, grid, self.encoder, taps)
 
+    def boundary(self) -> int:
+        """Index of the first block with anything trained in it; the number of blocks when none has.
+
+        Raises:
+            ValueError: something in front of the blocks trains, so nothing is frozen that could be kept.
+        """
+        blocks = list(self.encoder.blocks)
+        inside = {id(p) for block in blocks for p in block.parameters()}
+        behind = {id(p) for name in ("norm", "fc_norm", "attn_pool", "proj") for p in parameters_of(self.encoder, name)}
+        if any(p.requires_grad and id(p) not in inside | behind for p in self.encoder.parameters()):
+            raise ValueError("something in front of the first block trains (prompts, positions): there is nothing to cache")
+        return next((i for i, block in enumerate(blocks) if block.trains), len(blocks))
+
+    @torch.no_grad()
+    def frozen_part(self, **inputs: Any) -> tuple[dict[str, Tensor], Any]:
+        """Everything up to the first trained weight, for a preprocessed batch.
+
+        Returns:
+            Named tensors whose first axis is a multiple of B*V, and the grid.
+        """
+        tokens, grid = self.embed(**inputs)
+        stop = self.boundary()
+        if stop < len(self.encoder.blocks):
+            return {"stream": self.encoder.forward_blocks(tokens, grid, stop=stop)}, grid
+        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
+        return self.reader.frozen(tokens, grid, self.encoder, taps), grid
+
+    def trained_part(self, kept: dict[str, Tensor], grid: Any) -> Tensor:
+        """Features (B*V, D) from what `frozen_part` gave."""
+        if "stream" not in kept:
+            return self.reader.from_frozen(kept, grid, self.encoder)
+        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        start = self.boundary()
+        tokens = self.encoder.forward_blocks(kept["stream"], grid, self.reader.reads, taps, start=start)
+        return self.reader(tokens, grid, self.encoder, taps)
+
     def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
         """Tokens of a batch and their grid."""
         if "clips" in inputs:
@@ -120,17 +165,23 @@ class TransferModel(BaseModel):
             mode: `tensor` for logits (B*V, K), `loss` for a dict of losses, `predict` for one dict a sample.
             label: (B,) or soft (B, K); may be None except for `loss`.
             sample_id: names of the samples.
-            **inputs: see `features`; `skipped` and `replaced` (unreadable samples) are ignored here.
+            **inputs: see `features`, or `cached/<name>` (B, V, rows, ...) and their `grid`; `skipped` and `replaced` (unreadable samples) are ignored here.
 
         Raises:
             ValueError: an unknown mode.
         """
         for aside in ("skipped", "replaced"):
             inputs.pop(aside, None)
-        views = inputs["clips"].shape[1] if "clips" in inputs else 1
-        if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
+        kept = {key.removeprefix(CACHED): inputs.pop(key) for key in list(inputs) if key.startswith(CACHED)}
+        views = next((v.shape[1] for v in (*kept.values(), inputs.get("clips")) if v is not None), 1)
+        if mode == "predict" and not any(len(v) for v in (*kept.values(), *inputs.values()) if isinstance(v, Tensor)):
             return []
-        feature = self.features(**inputs)
+        if kept:
+            grid = inputs.pop("grid", None)
+            grid = grid[0] if isinstance(grid, list) else grid  # one a sample, all alike
+            feature = self.trained_part({k: v.flatten(0, 2).float() for k, v in kept.items()}, grid)
+        else:
+            feature = self.features(**inputs)
         if mode == "tensor":
             return self.head(feature)
         if mode == "loss":

@@ -29,6 +29,25 @@ class Reader(nn.Module):
         """Map the raw residual stream (B*T, N, D) to features (B, out_dim)."""
         raise NotImplementedError
 
+    def frozen(
+        self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None
+    ) -> dict[str, Tensor]:
+        """What this reader needs of a frozen encoder, the smallest there is: this is what a cache keeps.
+
+        Returns:
+            Named tensors; the first axis of each is a multiple of B, rows ordered by sample.
+        """
+        kept = {} if self.reads == "taps" else {"tokens": tokens}
+        return kept | {f"{name}.{i}": taps[name, i] for name in self.taps for i in self.layers if taps is not None}
+
+    def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: nn.Module) -> Tensor:
+        """Features (B, out_dim) from what `frozen` gave."""
+        taps = Taps(*self.taps, layers=self.layers) if self.taps else None
+        for i in self.layers:
+            for name in self.taps:
+                taps.slots[i].write(name, kept[f"{name}.{i}"])  # type: ignore[union-attr]
+        return self(kept.get("tokens"), grid, encoder, taps)  # type: ignore[arg-type]
+
 
 @READERS.register_module(name="pooled")
 class PooledReader(Reader):

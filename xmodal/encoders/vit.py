@@ -167,7 +167,13 @@ class VisionTransformer(nn.Module):
         return resize_positions(self.pos_embed, self.num_prefix if self.embed_prefix else 0, h, w)
 
     def forward_blocks(
-        self, tokens: Tensor, grid: Grid | None = None, read: str = "all", taps: Taps | None = None
+        self,
+        tokens: Tensor,
+        grid: Grid | None = None,
+        read: str = "all",
+        taps: Taps | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Tensor:
         """Run the blocks.
 
@@ -177,13 +183,16 @@ class VisionTransformer(nn.Module):
             read: `all`, or `prefix` when only the class and register tokens of the result are looked at: then the last
                 block computes no others.
             taps: what to keep from inside.
+            start: first block run; `tokens` are its input.
+            stop: run only the blocks before this one.
 
         Returns:
             The raw residual stream, (B, N', D), or (B, prefix, D) for `read="prefix"`.
         """
-        tokens = self.pre_blocks(tokens, grid)
+        if start == 0:
+            tokens = self.pre_blocks(tokens, grid)
         last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
+        for i, block in list(enumerate(self.blocks))[start:stop]:
             rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
             recompute = self.recompute is True or i < int(self.recompute)
             tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, recompute)

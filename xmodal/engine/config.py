@@ -15,7 +15,7 @@ from mmengine.runner import Runner as StockRunner
 from xmodal.registry import check_arguments, did_you_mean
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
-KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about"}
+KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache"}
 
 
 def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:

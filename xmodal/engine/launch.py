@@ -13,6 +13,7 @@ from mmengine.device import get_device
 
 from xmodal.engine.compat import Runner, check_amp
 from xmodal.engine.config import load_config
+from xmodal.engine.features import use_cache
 from xmodal.engine.loops import Interrupted
 
 
@@ -58,7 +59,10 @@ def train(cfg: Config, resume: str | None = None) -> Runner:
     if resume not in (None, "auto"):
         cfg.load_from = resume
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
+    cache = cfg.pop("cache", None)
     runner = Runner.from_cfg(cfg)
+    if cache:
+        use_cache(runner, cache)
     with stop_gently(runner):
         runner.train()
     return runner

@@ -1,0 +1,116 @@
+"""The frozen-prefix cache: the same features, the same training, stale entries never used, killed and resumed."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from tests.xmodal.test_model import refill, tower
+from video.evl import EVLDecoder
+from video.readers import AttentionProbe, TimeMeanReader
+from video.st_adapter import st_adapter
+from xmodal.data.collate import collate
+from xmodal.engine.features import FrozenCache, pack, unpack
+from xmodal.heads.classification import ClassificationHead
+from xmodal.model import TransferModel
+
+HEAD = dict(type=ClassificationHead, num_classes=4)
+READERS = {
+    "evl": dict(reader=dict(type=EVLDecoder, num_frames=3, num_layers=2)),
+    "probe": dict(reader=dict(type=TimeMeanReader)),
+    "attention": dict(reader=dict(type=AttentionProbe, num_frames=3)),
+    "top block": dict(reader=dict(type=TimeMeanReader), adapters=[dict(type=st_adapter, bottleneck=4, blocks=[1])]),
+}
+
+
+class Clips(Dataset):
+    """Random clips that depend on (epoch, index); number 3 cannot be read."""
+
+    classes = list("abcd")
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, key):
+        epoch, index = key
+        if index == 3:
+            return {"skipped": "s3", "reason": "broken"}
+        rng = np.random.default_rng([epoch, index])
+        clips = torch.from_numpy(rng.integers(0, 256, (2, 3, 3, 16, 16), dtype=np.uint8))
+        return {"clips": clips, "label": index % 4, "sample_id": f"s{index}"}
+
+
+def model_of(kind, seed=0):
+    torch.manual_seed(seed)
+    model = TransferModel(encoder=refill(tower()), head=HEAD, **READERS[kind])
+    torch.manual_seed(1)
+    return refill(model)
+
+
+def cache_of(model, root, **kwargs):
+    return FrozenCache(model, Clips(), root, **({"shard": 3, "batch": 2, "dtype": "float32"} | kwargs))
+
+
+def losses(model, dataset, view):
+    items = [dataset[view, i] for i in (0, 1, 4, 6)]
+    batch = model.data_preprocessor(collate(items), True)
+    model.train()
+    out = model(mode="loss", **batch)["loss"]
+    out.backward()
+    return out.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_cached_training_equals_uncached(kind, tmp_path):
+    model = model_of(kind)
+    cache = cache_of(model, tmp_path, views=2)
+    cache.fill()
+    for view in (0, 1):
+        want = losses(model_of(kind), Clips(), view)
+        got = losses(model_of(kind), cache.read(), view)
+        torch.testing.assert_close(got[0], want[0], atol=1e-5, rtol=1e-4)
+        for a, b in zip(got[1], want[1], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    assert cache.read()[5, 0]["label"] == 0  # epoch 5 reads view 1
+    assert cache.read()[0, 3] == {"skipped": "s3", "reason": "broken"}
+    predictions = model.eval()(mode="predict", **collate([cache.read()[0, i] for i in (0, 1)]))
+    assert [p["sample_id"] for p in predictions] == ["s0", "s1"]
+
+
+def test_a_kill_loses_one_shard_and_ranks_share(tmp_path):
+    model = model_of("probe")
+    cache = cache_of(model, tmp_path, views=2)
+    assert len(cache.missing()) == 6
+    cache.fill(rank=0, world=2)
+    assert len(cache.missing()) == 3
+    with pytest.raises(ValueError, match="3 shards are missing"):
+        cache.read()
+    (cache.folder / "v0.s00001.tokens.123.tmp").write_bytes(b"half")
+    cache.fill()
+    assert cache.missing() == []
+    before = {p: p.stat().st_mtime_ns for p in cache.folder.iterdir()}
+    cache_of(model_of("probe"), tmp_path, views=2).fill()
+    assert before == {p: p.stat().st_mtime_ns for p in cache.folder.iterdir()}
+
+
+def test_stale_entries_are_never_used(tmp_path):
+    folder = cache_of(model_of("probe"), tmp_path).folder
+    assert cache_of(model_of("probe"), tmp_path).folder == folder
+    assert cache_of(model_of("probe", seed=5), tmp_path).folder != folder
+    assert cache_of(model_of("evl"), tmp_path).folder != folder
+    assert cache_of(model_of("probe"), tmp_path, dtype="int8").folder != folder
+    assert cache_of(model_of("probe"), tmp_path, config={"size": 16}).folder != folder
+
+
+def test_precision_and_limits(tmp_path):
+    value = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    assert np.array_equal(unpack(*pack(value, "float32")), value)
+    assert np.abs(unpack(*pack(value, "float16")) - value).max() < 2e-3
+    assert np.abs(unpack(*pack(value, "int8")) - value).max() <= np.abs(value).max() / 127
+    with pytest.raises(ValueError, match="max_gb"):
+        cache_of(model_of("probe"), tmp_path, max_gb=1e-9).fill()
+    with pytest.raises(ValueError, match="float16"):
+        cache_of(model_of("probe"), tmp_path, dtype="half")
+    trained = TransferModel(encoder=tower(), head=HEAD, freeze_encoder=False)
+    with pytest.raises(ValueError, match="nothing to cache"):
+        cache_of(trained, tmp_path)

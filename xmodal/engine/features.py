@@ -1,0 +1,333 @@
+"""The frozen-prefix cache: what a frozen encoder says of a sample is computed once and kept on disk.
+
+Kept are the activations at the border between frozen and trained parts, per sample and augmentation view, in
+memory-mapped shards. The folder's name is a hash of everything they depend on (weights, preprocessing, sampling, the
+files themselves), so stale entries are never read. No reference code of the field has this.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import barrier
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from xmodal.data.collate import collate
+from xmodal.data.loader import build_dataset
+from xmodal.encoders.frozen import fingerprint
+from xmodal.engine.checkpoint import bare
+from xmodal.model import CACHED
+from xmodal.registry import check_arguments
+from xmodal.structures import Grid
+
+DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
+SCALE = "#scale"
+
+
+class FrozenCache:
+    """Activations of a data set at the border of what trains.
+
+    Args:
+        model: a `TransferModel`, on the device that computes.
+        dataset: items by (epoch, index); view v of a sample is its item in epoch v.
+        root: folder of all caches.
+        views: augmentation views kept of each sample; epoch e of a cached run reads view e % views.
+        dtype: `float16`, `float32`, or `int8` (one scale per token).
+        shard: samples in a shard.
+        max_gb: refuse to fill more than this.
+        batch: samples computed at once.
+        workers: processes that read samples.
+        config: how the data set was made; part of the hash.
+
+    Raises:
+        ValueError: an unknown dtype, or nothing in front of the trained parts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Any,
+        root: str | Path = "work_dirs/cache",
+        views: int = 1,
+        dtype: str = "float16",
+        shard: int = 64,
+        max_gb: float = 100.0,
+        batch: int = 8,
+        workers: int = 0,
+        config: Any = None,
+    ):
+        if dtype not in DTYPES:
+            raise ValueError(f"cache dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        if views < 1:
+            raise ValueError(f"cache views must be at least 1, got {views}")
+        self.model, self.dataset, self.views, self.dtype = model, dataset, views, dtype
+        self.shard, self.max_gb, self.batch, self.workers = shard, max_gb, batch, workers
+        self.folder = Path(root) / key_of(model, dataset, config, dtype, shard)
+        self.error = 0.0  # largest relative error of what this process stored
+
+    def shards(self) -> list[tuple[int, int]]:
+        """All (view, shard number) pairs."""
+        count = -(-len(self.dataset) // self.shard)
+        return [(view, number) for view in range(self.views) for number in range(count)]
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Those not finished yet."""
+        return [s for s in self.shards() if not self.mark(*s).exists()]
+
+    def mark(self, view: int, number: int) -> Path:
+        """The file that says a shard is complete: its samples, written last."""
+        return self.folder / f"v{view}.s{number:05d}.json"
+
+    def compute(self, items: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], Grid | None]:
+        """Activations (B, V, rows, ...) of readable items and their grid."""
+        batch = self.model.data_preprocessor(collate(items), False)
+        batch = {k: v for k, v in batch.items() if k not in ("label", "sample_id", "view", "skipped", "replaced")}
+        views = batch["clips"].shape[1] if "clips" in batch else 1
+        kept, grid = self.model.frozen_part(**batch)
+        return {k: v.unflatten(0, (len(items), views, -1)).float().cpu().numpy() for k, v in kept.items()}, grid
+
+    def megabytes(self) -> float:
+        """Size of the missing part, from the first sample that can be read."""
+        todo = len(self.missing()) * self.shard
+        for index in range(len(self.dataset)):
+            item = self.dataset[0, index]
+            if "skipped" not in item:
+                one = sum(pack(v, self.dtype)[0].nbytes for v in self.compute([item])[0].values())
+                return one * min(todo, len(self.dataset) * self.views) / 2**20
+        raise ValueError("no sample of the data set can be read: there is nothing to cache")
+
+    def check_space(self) -> float:
+        """Megabytes that filling takes.
+
+        Raises:
+            ValueError: more than `max_gb`, or more than the disk has left.
+        """
+        size, root = self.megabytes(), self.folder.parent
+        root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(root).free / 2**20
+        if size > self.max_gb * 1024:
+            raise ValueError(f"the cache needs {size / 1024:.1f} GB, more than max_gb={self.max_gb:g}: fewer views, or int8")
+        if size > 0.95 * free:
+            raise ValueError(f"the cache needs {size / 1024:.1f} GB, the disk of {root} has {free / 1024:.1f} GB left")
+        return size
+
+    def fill(self, rank: int = 0, world: int = 1) -> None:
+        """Compute what is missing; several processes take every world-th shard. A kill loses one shard at most."""
+        todo = self.missing()[rank::world]
+        if not todo:
+            return
+        print_log(f"cache {self.folder}: {len(todo)} shards to fill, about {self.check_space():.0f} MB", logger="current")
+        training = self.model.training
+        self.model.eval()
+        for view, number in tqdm(todo, desc="cache", unit="shard", disable=None):
+            self.fill_shard(view, number)
+        self.model.train(training)
+        if self.dtype != "float32":
+            print_log(f"cache: largest relative error of {self.dtype} {self.error:.1e}", logger="current")
+
+    def fill_shard(self, view: int, number: int) -> None:
+        """Compute one shard and write it, its mark last."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows: dict[str, list[np.ndarray]] = {}
+        about: list[dict[str, Any]] = []
+        grid, waiting, row = None, [], 0
+        keys = [(view, i) for i in range(number * self.shard, min((number + 1) * self.shard, len(self.dataset)))]
+        items = DataLoader(self.dataset, batch_size=None, sampler=keys, num_workers=self.workers, collate_fn=same)
+        for item in items:
+            if "skipped" in item:
+                about.append({"skipped": item["skipped"], "reason": item.get("reason", "")})
+                continue
+            about.append({"row": row, **plain(item)})
+            row += 1
+            waiting.append(item)
+            if len(waiting) == self.batch:
+                grid = self.store(waiting, rows)
+                waiting = []
+        if waiting:
+            grid = self.store(waiting, rows)
+        for name, values_ in rows.items():
+            write_array(self.folder / f"v{view}.s{number:05d}.{name}.npy", np.concatenate(values_))
+        text = json.dumps({"samples": about, "names": list(rows), "grid": vars(grid) if grid else None})
+        unfinished = self.mark(view, number).with_suffix(f".{os.getpid()}.tmp")
+        unfinished.write_text(text)
+        unfinished.replace(self.mark(view, number))
+
+    def store(self, items: list[dict[str, Any]], rows: dict[str, list[np.ndarray]]) -> Grid | None:
+        """Compute some items and add what is to be written."""
+        values, grid = self.compute(items)
+        for name, value in values.items():
+            stored, scale = pack(value, self.dtype)
+            self.error = max(self.error, relative_error(value, unpack(stored, scale)))
+            rows.setdefault(name, []).append(stored)
+            if scale is not None:
+                rows.setdefault(name + SCALE, []).append(scale)
+        return grid
+
+    def read(self) -> "CachedDataset":
+        """The finished cache as a data set.
+
+        Raises:
+            ValueError: something is missing.
+        """
+        if self.missing():
+            raise ValueError(f"cache {self.folder}: {len(self.missing())} shards are missing; fill it first")
+        return CachedDataset(self)
+
+
+class CachedDataset(Dataset):
+    """Items of a finished cache: `cached/<name>` (V, rows, ...) float, `grid`, `label`, `sample_id`."""
+
+    def __init__(self, cache: FrozenCache):
+        self.folder, self.shard, self.views = cache.folder, cache.shard, cache.views
+        self.length = len(cache.dataset)
+        self.classes = getattr(cache.dataset, "classes", None)
+        self._marks: dict[tuple[int, int], dict] = {}
+        self._arrays: dict[tuple[int, int, str], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers open the files themselves."""
+        return {**self.__dict__, "_marks": {}, "_arrays": {}}
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """The item of an index, or of (epoch, index): epochs go through the views in turn."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        place = (epoch % self.views, index // self.shard)
+        if place not in self._marks:
+            text = (self.folder / f"v{place[0]}.s{place[1]:05d}.json").read_text()
+            self._marks[place] = json.loads(text)
+        mark = self._marks[place]
+        about = dict(mark["samples"][index % self.shard])
+        if "skipped" in about:
+            return about
+        row = about.pop("row")
+        for name in mark["names"]:
+            if not name.endswith(SCALE):
+                scale = self.array(place, name + SCALE)[row] if name + SCALE in mark["names"] else None
+                about[CACHED + name] = torch.from_numpy(unpack(self.array(place, name)[row], scale))
+        return {**about, "grid": Grid(**mark["grid"]) if mark["grid"] else None}
+
+    def array(self, place: tuple[int, int], name: str) -> np.ndarray:
+        """A memory-mapped shard."""
+        where = (*place, name)
+        if where not in self._arrays:
+            path = self.folder / f"v{place[0]}.s{place[1]:05d}.{name}.npy"
+            self._arrays[where] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return self._arrays[where]
+
+
+def pack(value: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Store a float array; int8 has one scale for each vector of the last axis."""
+    if dtype != "int8":
+        return value.astype(DTYPES[dtype]), None
+    scale = np.maximum(np.abs(value).max(-1, keepdims=True), 1e-12).astype(np.float32) / 127
+    return np.round(value / scale).astype(np.int8), scale
+
+
+def unpack(stored: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """The float array again: float32 of int8, else what was stored."""
+    return np.array(stored) if scale is None else stored.astype(np.float32) * scale
+
+
+def relative_error(value: np.ndarray, back: np.ndarray) -> float:
+    """Largest absolute error over the largest absolute value."""
+    return float(np.abs(value - back.astype(np.float32)).max() / max(float(np.abs(value).max()), 1e-12))
+
+
+def same(item: Any) -> Any:
+    """An item as it is."""
+    return item
+
+
+def use_cache(runner: Any, options: dict[str, Any]) -> None:
+    """Let a runner train and validate from caches, filled here where something is missing.
+
+    Args:
+        runner: built, not started.
+        options: arguments of `FrozenCache`; `views` is of the training set.
+    """
+    check_arguments(FrozenCache, options)
+    for stage in ("train", "val"):
+        loader = getattr(runner, f"_{stage}_dataloader", None)
+        if not isinstance(loader, dict):
+            continue
+        dataset = build_dataset(loader["dataset"], seed=runner.seed)
+        views = options.get("views", 1) if stage == "train" else 1
+        own = {**options, "views": views, "config": [loader["dataset"], runner.seed]}
+        cache = FrozenCache(bare(runner.model), dataset, **own)
+        cache.fill(runner.rank, runner.world_size)
+        barrier()
+        loader["dataset"] = cache.read()
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write beside and move there."""
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(unfinished, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    unfinished.replace(path)
+
+
+def plain(item: dict[str, Any]) -> dict[str, Any]:
+    """What of an item is no array: label, name."""
+    numbers = {k: v.item() if isinstance(v, Tensor | np.generic) else v for k, v in item.items() if k == "label"}
+    return {**numbers, "sample_id": item.get("sample_id")}
+
+
+def key_of(model: nn.Module, dataset: Any, config: Any, dtype: str, shard: int) -> str:
+    """Hash of all that cached activations depend on."""
+    frozen = nn.Module()
+    frozen.parts = nn.ModuleList([m for n, m in model.encoder.named_children() if n != "blocks"])
+    boundary = model.boundary()
+    frozen.blocks = nn.ModuleList(list(model.encoder.blocks)[:boundary])
+    tokens = {k: fingerprint_of(v) for k, v in model.encoder.named_parameters(recurse=False)}
+    pixels = model.data_preprocessor
+    parts = {
+        "weights": [fingerprint(frozen), tokens],
+        "pixels": [pixels.mean.tolist(), pixels.std.tolist()],
+        "boundary": boundary,
+        "reader": [type(model.reader).__name__, model.reader.reads, model.reader.taps, model.reader.layers],
+        "data": list(describe(config)),
+        "files": [identity(s) for s in getattr(dataset, "samples", ())],
+        "size": len(dataset),
+        "store": [dtype, shard],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint_of(value: Tensor) -> str:
+    """Hash of one tensor."""
+    return hashlib.sha256(value.detach().cpu().float().numpy().tobytes()).hexdigest()
+
+
+def identity(sample: Any) -> list[Any]:
+    """Path, size and time of change of a sample's file, and its label."""
+    path = getattr(sample, "path", None)
+    if path is None or not os.path.exists(path):
+        return [str(sample)]
+    info = os.stat(path)
+    return [str(path), info.st_size, info.st_mtime_ns, getattr(sample, "label", None)]
+
+
+def describe(node: Any, path: str = "") -> Iterator[str]:
+    """A config as lines, types by their full names."""
+    if isinstance(node, dict):
+        for key in sorted(node):
+            yield from describe(node[key], f"{path}.{key}")
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from describe(value, f"{path}.{i}")
+    else:
+        name = f"{node.__module__}.{node.__qualname__}" if hasattr(node, "__qualname__") else repr(node)
+        yield f"{path}={name}"
