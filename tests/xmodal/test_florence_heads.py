@@ -1,0 +1,93 @@
+"""Dynamic Head and co-attention: identity at the start, shapes, gradients, masks, mistakes."""
+
+import pytest
+import torch
+
+from xmodal.heads.co_attention import CoAttentionHead, CoAttentionLayer
+from xmodal.heads.dynamic_head import DynamicHead, DynamicReLU
+
+
+def pyramid(dims=(16, 16, 16), size=17):
+    torch.manual_seed(0)
+    sizes = [size, (size + 1) // 2, ((size + 1) // 2 + 1) // 2]
+    return [torch.randn(2, d, n, n) for d, n in zip(dims, sizes, strict=True)]
+
+
+def test_dynamic_head_starts_as_identity_and_trains():
+    head, levels = DynamicHead([16, 16, 16], dim=16, depth=2), pyramid()
+    assert all(torch.equal(a, b) for a, b in zip(head(levels), levels, strict=True))
+    for block in head.blocks:
+        block.gate.data.fill_(0.5)
+    out = head(levels)
+    assert [o.shape for o in out] == [x.shape for x in levels]
+    sum(o.square().sum() for o in out).backward()
+    still = [n for n, p in head.named_parameters() if p.grad is None]
+    assert not still
+    look = head.blocks[0].look.weight.grad
+    assert look.abs().sum() > 0
+
+
+def test_dynamic_head_lets_neighbouring_levels_see_each_other():
+    head, levels = DynamicHead([8, 16, 32], dim=16, depth=1), pyramid((8, 16, 32))
+    head.blocks[0].gate.data.fill_(1.0)
+    moved = [levels[0] + 1, *levels[1:]]
+    before, after = head(levels), head(moved)
+    assert not torch.allclose(before[1], after[1], atol=1e-5)
+    assert torch.allclose(before[2], after[2])  # two levels away
+    with pytest.raises(ValueError, match="halves"):
+        head([levels[0], levels[2], levels[2]])
+    with pytest.raises(ValueError, match="built for 3"):
+        head(levels[:2])
+
+
+def test_dynamic_relu_starts_as_relu():
+    x = torch.randn(2, 8, 3, 3)
+    assert torch.allclose(DynamicReLU(8)(x), x.relu(), atol=1e-6)
+
+
+def test_co_attention_starts_as_identity():
+    layer = CoAttentionLayer(16, 2)
+    x, seen = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
+    assert torch.equal(layer(x, seen), x)
+    head = CoAttentionHead(16, 16, vocab_size=30, dim=16, depth=2, num_heads=2)
+    image, text = head(x, seen)
+    assert torch.equal(image, x)
+    assert torch.equal(text, seen)
+
+
+def refilled():
+    torch.manual_seed(1)
+    head = CoAttentionHead(12, 10, vocab_size=30, dim=16, depth=2, num_heads=2)
+    for p in head.parameters():
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.3)
+    return head
+
+
+def test_co_attention_ignores_padding():
+    head, image, text = refilled(), torch.randn(2, 5, 12), torch.randn(2, 6, 10)
+    keep = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.bool)
+    one = head(image, text, keep)
+    changed = text.clone()
+    changed[0, 3:] = 9
+    two = head(image, changed, keep)
+    assert torch.allclose(one[0], two[0], atol=1e-5)
+    assert torch.allclose(one[1][0, :3], two[1][0, :3], atol=1e-5)
+
+
+def test_co_attention_losses_learn():
+    head, image, text = refilled(), torch.randn(4, 5, 12), torch.randn(4, 6, 10)
+    target = torch.full((4, 6), -100)
+    target[:, 2] = torch.tensor([3, 4, 5, 6])
+    masked = text.clone()
+    masked[:, 2] = 0
+    optimizer, sums = torch.optim.Adam(head.parameters(), 0.01), []
+    for _ in range(25):
+        losses = head.loss(image, text, masked, target)
+        sums.append(sum(losses.values()))
+        optimizer.zero_grad()
+        sums[-1].backward()
+        optimizer.step()
+    assert sums[-1] < 0.5 * sums[0]
+    with pytest.raises(ValueError, match="at least 2"):
+        head.loss(image[:1], text[:1], masked[:1], target[:1])
