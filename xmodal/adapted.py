@@ -1,0 +1,254 @@
+"""Adapters on a model somebody already has: `xmodal.adapt(model, "lora", rank=8)`.
+
+Several named adapters can live on one tower: `use` switches between them, and a batch may name one for each sample.
+"""
+
+import copy
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
+from xmodal.encoders.sites import Edits, Stream
+from xmodal.merge import merge_adapters
+from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
+
+WEIGHTS, NOTES = "adapter.safetensors", "adapter.json"
+
+
+class Adapted(nn.Module):
+    """A frozen tower, named adapters of which one is in use, and a head.
+
+    Args:
+        encoder: a tower of the suite; it is frozen.
+        head: from features to outputs; it trains.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module | None = None):
+        super().__init__()
+        self.encoder = freeze(encoder)
+        self.head = nn.Identity() if head is None else head
+        self.sha256 = fingerprint(encoder)
+        self.methods: dict[str, dict[str, Any]] = {}
+        self.active: str | None = None
+        self.parked = nn.ModuleDict()
+        self._sites: dict[str, list[Stream | Edits]] = {}
+
+    def add(self, method: str, name: str | None = None, **arguments: Any) -> "Adapted":
+        """Place a further adapter and use it.
+
+        Args:
+            method: a registered adapter, such as `lora`.
+            name: what to call it; default: the method's name.
+            **arguments: of the method.
+
+        Raises:
+            ValueError: an unknown method or argument, a name that is taken, or a method that changes weights of the
+                tower itself (BitFit, trained norms) beside others.
+        """
+        place, name = resolve(method, ADAPTERS), name or method
+        if name in self.methods:
+            raise ValueError(f"an adapter called {name!r} is there already; give this one another name")
+        check_arguments(place, arguments)
+        self.use(None)
+        base = [p for p in self.encoder.parameters() if not p.requires_grad]
+        named = {"name": name} if "name" in inspect.signature(place).parameters else {}
+        place(self.encoder, **arguments, **named)
+        if self.methods and any(p.requires_grad for p in base):
+            raise ValueError(f"{method} trains weights of the tower itself: it cannot live beside {list(self.methods)}")
+        self.methods[name] = {"method": method, "arguments": arguments}
+        self._sites[name] = [m for m in self.encoder.modules() if isinstance(m, Stream | Edits) and name in m]
+        self.active = name
+        return self
+
+    def use(self, name: str | None) -> "Adapted":
+        """Switch to an adapter, or to none.
+
+        Raises:
+            ValueError: no adapter of that name.
+        """
+        if name is not None and name not in self.methods:
+            raise ValueError(f"no adapter is called {name!r}; {did_you_mean(name, self.methods)}")
+        if name == self.active:
+            return self
+        if self.active is not None:
+            self.parked[self.active] = nn.ModuleList(site.pop(self.active) for site in self._sites[self.active])
+        if name is not None:
+            for site, module in zip(self._sites[name], self.parked.pop(name), strict=True):
+                site[name] = module
+        self.active = name
+        return self
+
+    def forward(self, images: Tensor, adapter: Sequence[str] | None = None) -> Tensor:
+        """Run normalised images (B, 3, H, W).
+
+        Args:
+            images: as the model wants them.
+            adapter: the adapter's name for each sample, to mix them in one batch; None for the one in use.
+
+        Raises:
+            ValueError: not one name a sample.
+        """
+        if adapter is None:
+            return self.head(self.encoder(images))
+        if len(adapter) != len(images):
+            raise ValueError(f"{len(adapter)} adapter names for {len(images)} images: give one for each")
+        before, out = self.active, None
+        for name in dict.fromkeys(adapter):
+            rows = torch.tensor([i for i, n in enumerate(adapter) if n == name], device=images.device)
+            part = self.use(name).head(self.encoder(images[rows]))
+            out = part.new_empty(len(images), *part.shape[1:]) if out is None else out
+            out = out.index_copy(0, rows, part)
+        self.use(before)
+        assert out is not None
+        return out
+
+    def train(self, mode: bool = True) -> "Adapted":
+        """Set the mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            keep_frozen_in_eval(self.encoder)
+        return self
+
+    def trained(self) -> dict[str, Tensor]:
+        """Trained weights of the adapter in use and of the head."""
+        parts = {"encoder": self.encoder, "head": self.head}
+        return {f"{k}.{n}": p for k, m in parts.items() for n, p in m.named_parameters() if p.requires_grad}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the adapter in use and the head: `adapter.safetensors` and `adapter.json`.
+
+        Raises:
+            ValueError: none is in use.
+        """
+        if self.active is None:
+            raise ValueError("no adapter is in use: call use(name) first")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {k: p.detach().cpu().contiguous() for k, p in self.trained().items()}
+        safetensors.torch.save_file(tensors, folder / WEIGHTS)
+        notes = {"name": self.active, **self.methods[self.active], "encoder": self.encoder.name, "sha256": self.sha256}
+        (folder / NOTES).write_text(json.dumps(notes, indent=1) + "\n")
+        return folder
+
+    def load(self, folder: str | Path, name: str | None = None) -> "Adapted":
+        """Add an adapter that `save` wrote, and use it; the head becomes that file's.
+
+        Raises:
+            FileNotFoundError: nothing there.
+            ValueError: it was trained on another tower, or its tensors do not fit.
+        """
+        folder = Path(folder)
+        notes = json.loads((folder / NOTES).read_text())
+        if notes["sha256"] != self.sha256:
+            raise ValueError(f"{folder} was trained on {notes['encoder']} ({notes['sha256'][:12]}), not on this tower")
+        name = name or notes["name"]
+        self.add(notes["method"], name, **notes["arguments"])
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        tensors = {k.replace(f".{notes['name']}.", f".{name}."): v for k, v in tensors.items()}
+        live = self.trained()
+        wrong = sorted(set(live) ^ set(tensors)) or [k for k in live if live[k].shape != tensors[k].shape]
+        if wrong:
+            raise ValueError(f"{folder} does not fit: {', '.join(wrong[:4])}")
+        for key, value in tensors.items():
+            live[key].data.copy_(value)
+        return self
+
+    def merged(self) -> nn.Module:
+        """A plain tower with the adapter in use folded into its weights.
+
+        Raises:
+            ValueError: it cannot be folded.
+        """
+        return merge_adapters(self.encoder)
+
+
+def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None, **arguments: Any) -> Adapted:
+    """Freeze a model and place an adapter in it.
+
+    Args:
+        model: a timm vision transformer, ConvNet or Swin, an open_clip model or its image tower, or a tower of the
+            suite. It is not changed: its weights are copied.
+        method: a registered adapter.
+        num_classes: a new linear head of so many classes; None keeps the model's own (features where it has none).
+        **arguments: of the method, `name` included.
+
+    Returns:
+        A module that maps normalised images to outputs, of which the adapter and the head train.
+
+    Raises:
+        ValueError: a model that is not supported, an unknown method or argument.
+    """
+    encoder, head = tower_and_head(model)
+    if num_classes is not None:
+        head = nn.Linear(encoder.out_dim, num_classes)
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+    return Adapted(encoder, head).add(method, **arguments)
+
+
+def tower_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module | None]:
+    """A copy of a model's tower in the suite's form, and of its classifier where it has one."""
+    if hasattr(model, "forward_blocks"):
+        return copy.deepcopy(model), None
+    kind = type(model).__module__
+    if kind.startswith("timm.models.vision_transformer"):
+        from xmodal.encoders.weights import from_timm
+
+        return from_timm(model), copy.deepcopy(model.head)
+    if kind.startswith("open_clip"):
+        return from_clip(model), None
+    if kind.startswith("timm.models"):
+        from xmodal.encoders.convnet import ConvNet
+
+        body = copy.deepcopy(model)
+        head = copy.deepcopy(body.get_classifier())
+        body.reset_classifier(0)
+        cfg = body.pretrained_cfg
+        size = cfg.get("input_size", (3, 224, 224))[-1]
+        return ConvNet(body, size, cfg["mean"], cfg["std"], cfg.get("architecture") or type(model).__name__), head
+    raise ValueError(f"{type(model).__name__} is no timm or open_clip model: build one of the suite's encoders first")
+
+
+def from_clip(model: nn.Module) -> nn.Module:
+    """The image tower of an open_clip model, or of its `visual`."""
+    from xmodal.encoders.convnet import ConvNet
+    from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
+    from xmodal.encoders.weights import from_clip_visual_state
+
+    visual = getattr(model, "visual", model)
+    mean, std = getattr(visual, "image_mean", None) or CLIP_MEAN, getattr(visual, "image_std", None) or CLIP_STD
+    kind = type(visual).__name__
+    if kind == "ModifiedResNet":
+        return ConvNet(copy.deepcopy(visual), visual.image_size, mean, std, "clip")
+    if kind != "VisionTransformer":
+        raise ValueError(
+            f"{kind} is no image tower of open_clip that is known: VisionTransformer and ModifiedResNet are"
+        )
+    block, state = visual.transformer.resblocks[0], visual.state_dict()
+    dim, _, patch, _ = visual.conv1.weight.shape
+    tower = VisionTransformer(
+        image_size=visual.image_size[0],
+        patch_size=patch,
+        dim=dim,
+        depth=len(visual.transformer.resblocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.c_fc.out_features / dim,
+        init_values=1.0 if "transformer.resblocks.0.ls_1.gamma" in state else None,
+        act="quick_gelu" if type(block.mlp.gelu).__name__ == "QuickGELU" else "gelu",
+        pre_norm=True,
+        patch_bias=visual.conv1.bias is not None,
+        norm_eps=block.ln_1.eps,
+        out_dim=visual.proj.shape[1],
+        pixel_mean=mean,
+        pixel_std=std,
+        name="open_clip",
+    )
+    tower.load_state_dict(from_clip_visual_state(state))
+    return tower
