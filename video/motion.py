@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from xmodal.structures import Grid
 
 
+SCORES_AT_ONCE = (2**26, 2**19)  # numbers, on an accelerator and on a CPU
+
+
 def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
     """Head-averaged attention maps between patches of frame pairs.
 
@@ -19,8 +22,14 @@ def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
     Returns:
         (..., n, n), rows sum to one.
     """
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (..., H, n, n)
-    return scores.softmax(-1).mean(-3)
+    heads, n = q.shape[-3], q.shape[-2]
+    pairs, lead = (q.flatten(0, -4), k.flatten(0, -4)), q.shape[:-3]
+    at_once = max(1, SCORES_AT_ONCE[q.device.type == "cpu"] // (heads * n * n))
+    maps = q.new_empty(len(pairs[0]), n, n)
+    for i in range(0, len(maps), at_once):  # few enough at once that a CPU's cache holds the scores, a GPU's memory anyway
+        a, b = (x[i : i + at_once] for x in pairs)
+        maps[i : i + at_once] = ((a * a.shape[-1] ** -0.5) @ b.transpose(-1, -2)).softmax(-1).mean(-3)
+    return maps.unflatten(0, lead)
 
 
 class MotionTable(nn.Module):
