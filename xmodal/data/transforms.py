@@ -1,0 +1,265 @@
+"""Transforms of images and of the frames of clips, all frames of a clip alike.
+
+A training transform is called `transform(frames, label, rng)` with uint8 frames (T, 3, H, W), one for an image, and
+gives frames and label back; it draws from `rng` alone.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from xmodal.registry import TRANSFORMS, did_you_mean
+
+Clip = tuple[Tensor, int]
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+def resize(images: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
+    """Resize (N, 3, H, W) to `size`, not antialiased, to float32 that is neither rounded nor clamped."""
+    if interpolation not in INTERPOLATIONS:
+        hint = did_you_mean(interpolation, INTERPOLATIONS)
+        raise ValueError(f"no interpolation is called {interpolation!r}; {hint}")
+    images = images.float()
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return functional.interpolate(images, size, mode=interpolation, align_corners=False)
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width after a resize to `short_side`; the long side is rounded down."""
+    if height < width:
+        return short_side, width * short_side // height
+    return height * short_side // width, short_side
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Round floats of 0 to 255 to uint8."""
+    return images.round().clamp(0, 255).to(torch.uint8)
+
+
+def pil_resize(images: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
+    """Resize (N, 3, H, W) uint8 to `size` as Pillow does: antialiased, rounded to bytes; what image protocols use."""
+    if interpolation not in INTERPOLATIONS:
+        hint = did_you_mean(interpolation, INTERPOLATIONS)
+        raise ValueError(f"no interpolation is called {interpolation!r}; {hint}")
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    kind = Image.Resampling[interpolation.upper()]
+    rows = [Image.fromarray(image).resize(size[::-1], kind) for image in images.permute(0, 2, 3, 1).numpy()]
+    return torch.from_numpy(np.stack([np.asarray(row) for row in rows])).permute(0, 3, 1, 2)  # (N, 3, h, w)
+
+
+@TRANSFORMS.register_module(name="image_resize")
+class Resize:
+    """Resize as Pillow does.
+
+    Args:
+        size: the short side in pixels, or (height, width).
+        interpolation: `bicubic` or `bilinear`.
+    """
+
+    def __init__(self, size: int | Sequence[int] = 224, interpolation: str = "bicubic") -> None:
+        sides = [size] if isinstance(size, int) else list(size)
+        if len(sides) not in (1, 2) or min(sides) < 1:
+            raise ValueError(f"resize takes the short side or (height, width), in pixels, got {size!r}")
+        self.sides, self.interpolation = sides, interpolation
+
+    def __call__(self, frames: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Resize the frames."""
+        height, width = frames.shape[-2:]
+        size = tuple(self.sides) if len(self.sides) == 2 else short_side_size(height, width, self.sides[0])
+        return pil_resize(frames, size, self.interpolation), label  # type: ignore[arg-type]
+
+
+@TRANSFORMS.register_module(name="center_crop")
+class CenterCrop:
+    """Cut the middle square.
+
+    Args:
+        size: side of the square, pixels.
+    """
+
+    def __init__(self, size: int = 224) -> None:
+        self.size = size
+
+    def __call__(self, frames: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Crop the frames.
+
+        Raises:
+            ValueError: frames smaller than the square.
+        """
+        height, width = frames.shape[-2:]
+        if min(height, width) < self.size:
+            raise ValueError(f"cannot cut {self.size} px from images of {height}x{width}; put image_resize before")
+        y, x = round((height - self.size) / 2), round((width - self.size) / 2)
+        return frames[..., y : y + self.size, x : x + self.size], label
+
+
+@TRANSFORMS.register_module(name="short_side_jitter")
+class ShortSideJitter:
+    """Resize the short side to a random length.
+
+    Args:
+        low: shortest, pixels.
+        high: longest, pixels, inclusive.
+        interpolation: `bicubic` or `bilinear`.
+    """
+
+    def __init__(self, low: int = 224, high: int = 258, interpolation: str = "bicubic") -> None:
+        if not 0 < low <= high:
+            raise ValueError(f"short-side jitter needs 0 < low <= high, got {low} and {high}")
+        self.low, self.high, self.interpolation = low, high, interpolation
+
+    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Resize the clip."""
+        side = int(rng.integers(self.low, self.high, endpoint=True))
+        height, width = clip.shape[-2:]
+        return to_bytes(resize(clip, short_side_size(height, width, side), self.interpolation)), label
+
+
+@TRANSFORMS.register_module(name="random_crop")
+class RandomCrop:
+    """Cut a square anywhere.
+
+    Args:
+        size: side of the square, pixels.
+        padding: pixels by which the border is repeated on every side before.
+
+    Differs from the released code: the last position can be drawn too.
+    """
+
+    def __init__(self, size: int = 224, padding: int = 0) -> None:
+        self.size, self.padding = size, padding
+
+    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Crop the clip."""
+        if self.padding:
+            clip = functional.pad(clip.float(), [self.padding] * 4, mode="replicate").to(clip.dtype)
+        height, width = clip.shape[-2:]
+        if min(height, width) < self.size:
+            raise ValueError(f"cannot cut {self.size} px from frames of {height}x{width}; put short_side_jitter before")
+        y = int(rng.integers(0, height - self.size, endpoint=True))
+        x = int(rng.integers(0, width - self.size, endpoint=True))
+        return clip[..., y : y + self.size, x : x + self.size], label
+
+
+@TRANSFORMS.register_module(name="random_resized_crop")
+class RandomResizedCrop:
+    """Cut a box of random area and shape and resize it to a square.
+
+    Args:
+        size: side of the square, pixels.
+        area: least and greatest share of the frame's area.
+        ratio: least and greatest width/height; drawn log-uniformly.
+        interpolation: `bicubic` or `bilinear`.
+        antialias: resize as Pillow does, for images; the clips of the video recipes are not antialiased.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        area: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+        antialias: bool = False,
+    ) -> None:
+        if not 0 < area[0] <= area[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"need 0 < area[0] <= area[1] <= 1 and 0 < ratio[0] <= ratio[1], got {area} and {ratio}")
+        self.size, self.area, self.ratio, self.interpolation = size, tuple(area), tuple(ratio), interpolation
+        self.antialias = antialias
+
+    def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Draw top, left, height and width of a box; after ten misses the largest centre box of allowed shape."""
+        for _ in range(10):
+            area = rng.uniform(self.area[0], self.area[1]) * height * width
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = rng.integers(0, (height - h, width - w), endpoint=True)
+                return int(top), int(left), h, w
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Crop and resize the clip."""
+        height, width = clip.shape[-2:]
+        top, left, h, w = self.box(height, width, rng)
+        clip = clip[..., top : top + h, left : left + w]
+        if self.antialias:
+            return pil_resize(clip, (self.size, self.size), self.interpolation), label
+        return to_bytes(resize(clip, (self.size, self.size), self.interpolation)), label
+
+
+@TRANSFORMS.register_module(name="flip")
+class HorizontalFlip:
+    """Mirror the clip.
+
+    Args:
+        prob: how often.
+        label_pairs: classes that become each other when mirrored (`SSV2_FLIP_PAIRS`); none for sets without sides.
+    """
+
+    def __init__(self, prob: float = 0.5, label_pairs: Iterable[Sequence[int]] = ()) -> None:
+        self.prob = _probability(prob)
+        pairs = [(int(a), int(b)) for a, b in label_pairs]
+        self.swap = dict(pairs) | {b: a for a, b in pairs}
+        if len(self.swap) != 2 * len(pairs):
+            raise ValueError(f"label_pairs must be pairs of different classes, none twice, got {pairs}")
+
+    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Mirror the clip and swap its label, or leave both."""
+        if rng.random() >= self.prob:
+            return clip, label
+        return clip.flip(-1), self.swap.get(label, label)
+
+
+@TRANSFORMS.register_module(name="random_erasing")
+class RandomErasing:
+    """Cover one box, the same in all frames.
+
+    Args:
+        prob: how often.
+        area: least and greatest share of the frame's area.
+        ratio: least width/height (its inverse is the greatest).
+        mode: `mean` fills with `mean`, `noise` with normal noise around it.
+        mean: 0 to 255, RGB; CLIP's.
+        std: of the noise, 0 to 255, RGB.
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.25,
+        area: Sequence[float] = (0.02, 1 / 3),
+        ratio: float = 0.3,
+        mode: str = "noise",
+        mean: Sequence[float] = (122.771, 116.746, 104.093),
+        std: Sequence[float] = (68.5, 66.632, 70.323),
+    ) -> None:
+        if mode not in ("mean", "noise"):
+            raise ValueError(f"random erasing mode must be 'mean' or 'noise', got {mode!r}")
+        self.prob, self.area, self.ratio, self.mode = _probability(prob), tuple(area), ratio, mode
+        self.mean, self.std = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
+
+    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Cover a box of the clip, or leave it."""
+        if rng.random() >= self.prob:
+            return clip, label
+        limits = (self.ratio, 1 / self.ratio)
+        height, width = clip.shape[-2:]
+        top, left, h, w = RandomResizedCrop(1, self.area, limits).box(height, width, rng)
+        noise = rng.standard_normal((len(clip), 3, h, w), np.float32) * (self.std if self.mode == "noise" else 0)
+        clip = clip.clone()
+        clip[..., top : top + h, left : left + w] = to_bytes(torch.from_numpy(noise + self.mean))
+        return clip, label
+
+
+def _probability(prob: float) -> float:
+    if not 0 <= prob <= 1:
+        raise ValueError(f"prob must lie in 0 to 1, got {prob!r}")
+    return prob
