@@ -68,6 +68,10 @@ class ContrastiveModel(BaseModel):
     def init_weights(self) -> None:
         """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialise the towers."""
 
+    def frozen_fingerprint(self) -> dict[str, str]:
+        """Nothing is frozen."""
+        return {}
+
     def train(self, mode: bool = True) -> "ContrastiveModel":
         """Set the mode; the zero-shot classifier is made anew after training."""
         self._classifier = None

@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -74,10 +75,22 @@ def elevater_hparam_case(case: Case) -> dict[str, Any]:
 def search_space(case: Case, spec: dict) -> SearchSpace:
     """The search a case asks for."""
     return SearchSpace(
+        **grids(case.arch),
         initial=tuple(case.arch["init_indices"]),
         spans=tuple(case.arch["spans"]),
         left_only=bool(spec.get("wd_search_left", False)),
     )
+
+
+def grids(arch: dict) -> dict[str, tuple[float, ...]]:
+    """Rates and decays that a case spells `10^a..10^b` and `n values`; the product's own where it does not."""
+    found = {}
+    for ours, theirs in (("learning_rates", "lr_list"), ("weight_decays", "wd_grid")):
+        span = re.search(r"10\^(-?\d+)\.\.10\^(-?\d+)", str(arch.get(theirs, "")))
+        number = re.search(r"(\d+) values", str(arch.get(theirs, "")))
+        if span and number:
+            found[ours] = tuple(float(v) for v in np.logspace(int(span[1]), int(span[2]), int(number[1])))
+    return found
 
 
 def trace_arrays(result: SearchResult) -> dict[str, Any]:

@@ -5,6 +5,10 @@ import copy
 import pytest
 import torch
 
+from tests.parity.__main__ import CASES
+from tests.parity.core import Case
+from xmodal.convert import find_converter
+from xmodal.encoders import contrastive_names
 from xmodal.encoders.frozen import count
 from xmodal.encoders.msclip import MSCLIP
 from xmodal.encoders.msclip_conv import LateralGrid
@@ -104,6 +108,25 @@ def test_swin_refuses_what_its_windows_cannot_do():
         swin().embed(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="no taps"):
         swin().forward_blocks(*swin().embed(torch.zeros(1, 3, 32, 32)), taps=object())
+
+
+@pytest.mark.parametrize(("stem", "sign"), [("unicl_dev", "unicl"), ("msclip_dev", "msclip")])
+def test_released_checkpoints_go_in_and_out(stem, sign):
+    case = Case.load(CASES / f"{stem}.json")
+    state = case.state()
+    state |= {text: state[image] for text, image in case.json.get("tied", {}).items()}
+    converter = find_converter(state)
+    assert converter.name == sign
+    ours = converter.to_ours(state)
+    assert all(key.startswith("clip.") for key in ours)
+    back = converter.to_official(ours)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[k], v) for k, v in state.items())
+    with pytest.raises(ValueError, match="no weights of"):
+        converter.to_official({"head.fc.weight": torch.zeros(1)})
+    others = [c for c in (contrastive_names.UNICL, contrastive_names.MSCLIP_RELEASED) if c is not converter]
+    with pytest.raises(ValueError, match="no weights of|unknown weight"):
+        others[0].to_official(ours)
 
 
 def test_old_unicl_checkpoints_keep_their_text_weights():
