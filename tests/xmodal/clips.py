@@ -31,8 +31,8 @@ NAMES = ["cat", "red dog", "old blue bird"]
 def small_clip(dim=16, depth=3, width=24):
     """Towers of random weights, frozen; features of width `dim`."""
     visual = VisionTransformer(16, 8, width, depth, 2, act="quick_gelu", pre_norm=True, patch_bias=False, out_dim=dim)
-    tokenizer = WordTokenizer(WORDS, 14)
-    text = TextTransformer(tokenizer.vocab_size, 14, 20, 2, 2, dim)
+    tokenizer = WordTokenizer(WORDS, 24)
+    text = TextTransformer(tokenizer.vocab_size, 24, 20, 2, 2, dim)
     for p in (*visual.parameters(), *text.parameters()):
         if p.ndim >= 2:
             torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
