@@ -1,0 +1,74 @@
+"""NOAH's search: rules of candidates, progress, and going on after an interruption."""
+
+import json
+
+import numpy as np
+import pytest
+
+from xmodal.search import Search, SearchSpace, sample_subnet
+
+SPACE = dict(depth=4, dim=8, dims=(1, 3), depths=(1, 2, 4), largest_prompt=3)
+
+
+def accuracy(sizes):
+    """The more LoRA in few blocks, the better."""
+    return sum(sizes["lora"]) - 0.1 * sum(sizes["prompt"]) - 0.01 * sum(sizes["adapter"])
+
+
+def search(**kwargs):
+    given = dict(limit=900, population=12, parents=4, mutations=6, crossovers=6, epochs=5)
+    return Search(SearchSpace(**SPACE), accuracy, **(given | kwargs))
+
+
+def test_candidates_are_sizes_up_to_a_depth_then_zeros():
+    space = SearchSpace(**SPACE)
+    for i in range(50):
+        for vector in sample_subnet(space, 0, 0, i).values():
+            depth = sum(1 for v in vector if v)
+            assert depth in SPACE["depths"]
+            assert set(vector[:depth]) <= set(SPACE["dims"])
+            assert vector[depth:] == [0] * (4 - depth)
+    assert sample_subnet(space, 0, 1, 2) == sample_subnet(space, 0, 1, 2)
+    assert any(sample_subnet(space, 0, 1, i) != sample_subnet(space, 0, 2, i) for i in range(5))
+
+
+def test_it_finds_the_best_within_the_limit_and_repeats_itself():
+    first = search()
+    best, score = first.run(log=lambda line: None)
+    assert all(first.space.params(json.loads(k)) <= 900 for k in first.scores)
+    assert score == max(first.scores[k] for k in first.kept)
+    random = max(accuracy(first.space.draw(np.random.default_rng(i))) for i in range(3))
+    assert score >= random
+    assert search().run(log=lambda line: None) == (best, score)
+
+
+def test_a_mutation_never_draws_existing_sizes_again():
+    s, rng = search(mutation_prob=1.0, depth_prob=1.0), np.random.default_rng(0)
+    parent = {"prompt": [3, 1, 0, 0], "lora": [1, 0, 0, 0], "adapter": [3, 3, 1, 3]}
+    for _ in range(50):
+        child = s.mutate(rng, [json.dumps(parent)])
+        for kind, old in parent.items():
+            depth = sum(1 for v in child[kind] if v)
+            same = min(depth, sum(1 for v in old if v))
+            assert child[kind][:same] == old[:same]
+    assert search(mutation_prob=1.0, depth_prob=0.0).mutate(rng, [json.dumps(parent)]) == parent
+
+
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path):
+    whole = search().run(log=lambda line: None)
+    file = tmp_path / "search.json"
+    search(epochs=2, state_file=file).run(log=lambda line: None)
+    calls = []
+    rest = search(state_file=file)
+    rest.evaluate = lambda sizes: calls.append(sizes) or accuracy(sizes)
+    assert rest.run(log=lambda line: None) == whole
+    assert 0 < len(calls) < len(rest.scores)
+    with pytest.raises(ValueError, match="another"):
+        search(seed=1, state_file=file).run(log=lambda line: None)
+
+
+def test_impossible_limits_are_explained():
+    with pytest.raises(ValueError, match="raise the limit"):
+        search(limit=10).run(log=lambda line: None)
+    with pytest.raises(ValueError, match="at most 4"):
+        SearchSpace(**{**SPACE, "depths": (3, 6)})
