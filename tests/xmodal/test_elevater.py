@@ -263,6 +263,18 @@ def test_jobs_run_resume_and_are_reported(root, subject, tmp_path):
     assert made["n_shot"] == 2
 
 
+def test_frozen_features_are_computed_once_for_all_runs(root, subject, tmp_path):
+    seen = []
+    handle = subject.visual.register_forward_hook(lambda module, inputs, out: seen.append(len(inputs[0])))
+    try:
+        settings = Settings(epochs=2, extra_epochs=0, space=SHORT)
+        found = run_job(subject, Job("drawn-colors", "linear-probe", 3), root, tmp_path, settings)
+    finally:
+        handle.remove()
+    assert found["trials"] >= 6
+    assert sum(seen) == 3 * 8 + 30  # every training and test image once
+
+
 def test_zero_shot_knows_the_colors_it_was_trained_on(root, subject, tmp_path):
     assert run_job(subject, Job("drawn-colors", "zero-shot"), root, tmp_path)["score"] > 80
 
