@@ -171,7 +171,7 @@ class BoxDecoder(nn.Module):
                 nn.init.xavier_uniform_(module)
 
     def forward(
-        self, xyz: Tensor, features: Tensor, low: Tensor, high: Tensor
+        self, xyz: Tensor, features: Tensor, low: Tensor, high: Tensor, query_xyz: Tensor | None = None
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Predict boxes.
 
@@ -180,15 +180,20 @@ class BoxDecoder(nn.Module):
             features: (B, M, in_dim).
             low: lowest coordinates of each scene (B, 3).
             high: highest ones.
+            query_xyz: where queries stand (B, Q, 3); None samples Q far points of `xyz`.
 
         Returns:
-            One dict per decoder layer, the last one last (see `decode`), and the queries' indices into `xyz` (B, Q).
+            One dict per decoder layer, the last one last (see `decode`), and the queries' indices into `xyz` (B, Q), -1
+            when they were given.
         """
         memory = self.encoder_to_decoder_projection(features)
         pos = self.pos_embedding(xyz, low, high)
-        query_idx = ops.farthest_point_sample(xyz, self.num_queries, skip_near_origin=self.skip_near_origin)
-        query_idx = query_idx.clamp(min=0)  # fewer points than queries: the first point again
-        query_xyz = ops.gather(xyz, query_idx)
+        if query_xyz is None:
+            query_idx = ops.farthest_point_sample(xyz, self.num_queries, skip_near_origin=self.skip_near_origin)
+            query_idx = query_idx.clamp(min=0)  # fewer points than queries: the first point again
+            query_xyz = ops.gather(xyz, query_idx)
+        else:
+            query_idx = torch.full(query_xyz.shape[:2], -1, device=xyz.device)
         query_pos = self.query_projection(self.pos_embedding(query_xyz, low, high))
         layers = self.decoder(memory, query_pos, pos)  # (L, B, Q, D)
         flat = layers.flatten(0, 1)

@@ -28,6 +28,7 @@ class EPCLClassifier(nn.Module):
         dropout: of the head.
         label_smoothing: of the first loss.
         skip_near_origin: see `PointTokenizer`.
+        width: see `MiniPointNet`.
 
     Raises:
         ValueError: fewer than two classes, or text features that do not fit.
@@ -48,6 +49,7 @@ class EPCLClassifier(nn.Module):
         dropout: float = 0.5,
         label_smoothing: float = 0.0,
         skip_near_origin: bool = False,
+        width: int = 128,
     ):
         super().__init__()
         if num_classes < 2:
@@ -57,7 +59,7 @@ class EPCLClassifier(nn.Module):
             raise ValueError(f"text features {tuple(text.shape)} do not fit {num_classes} classes x {out} channels")
         self.num_classes, self.text_weight, self.label_smoothing = num_classes, text_weight, label_smoothing
         self.tokenizer = PointTokenizer(
-            num_groups, group_size, dim, feat_dim, scale=scale, skip_near_origin=skip_near_origin
+            num_groups, group_size, dim, feat_dim, scale=scale, skip_near_origin=skip_near_origin, width=width
         )
         self.epcl = EPCL(encoder, num_classes if num_task_tokens is None else num_task_tokens, pre_norm=True)
         self.norm = nn.LayerNorm(dim)

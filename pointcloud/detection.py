@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud import boxes as box_ops
+from pointcloud import ops
 from pointcloud.box_decoder import BoxDecoder
 from pointcloud.criterion import Criterion
 from pointcloud.detection_ap import detections_of, select_boxes
@@ -27,6 +28,7 @@ class EPCLBackbone(nn.Module):
         group_size: members of a group.
         feat_dim: channels of the point features.
         scale: offsets within a group are divided by this many metres.
+        width: see `MiniPointNet`.
         keep_tokens: hand on the tokenizer's own tokens beside what the blocks made of them.
     """
 
@@ -38,10 +40,11 @@ class EPCLBackbone(nn.Module):
         group_size: int = 32,
         feat_dim: int = 0,
         scale: float = 0.2,
+        width: int = 128,
         keep_tokens: bool = True,
     ):
         super().__init__()
-        self.tokenizer = PointTokenizer(num_groups, group_size, encoder.dim, feat_dim, scale=scale)
+        self.tokenizer = PointTokenizer(num_groups, group_size, encoder.dim, feat_dim, scale=scale, width=width)
         self.epcl = EPCL(encoder, num_task_tokens)
         self.norm = nn.LayerNorm(encoder.dim)
         self.keep_tokens = keep_tokens
@@ -55,6 +58,51 @@ class EPCLBackbone(nn.Module):
         x = self.epcl(tokens, centres - centres.mean(dim=1, keepdim=True))
         x = self.norm(self.epcl.points_of(x, tokens.shape[1]))
         return centres, torch.cat([x, tokens], dim=-1) if self.keep_tokens else x
+
+
+class VoteHead(nn.Module):
+    """Every encoded point says whether it lies on an object, and where the object's centre is.
+
+    Paper: VoteNet (arXiv 1904.09664), used here to place 3DETR's queries; neither EPCL nor 3DETR has it.
+
+    Args:
+        in_dim: channels of the encoded points.
+        hidden: width.
+    """
+
+    def __init__(self, in_dim: int, hidden: int = 128):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, hidden), nn.GELU(), nn.Linear(hidden, 4))
+
+    def forward(self, xyz: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Votes (B, M, 3) and logits of being on an object (B, M)."""
+        out = self.mlp(features)
+        return xyz + out[..., :3], out[..., 3]
+
+    @staticmethod
+    def queries(votes: Tensor, logits: Tensor, count: int) -> Tensor:
+        """Far votes (B, count, 3) among the points most likely on an object."""
+        best = logits.topk(min(2 * count, logits.shape[1]), dim=1).indices
+        near = ops.gather(votes.detach(), best)
+        return ops.gather(near, ops.farthest_point_sample(near, count).clamp(min=0))
+
+    @staticmethod
+    def loss(xyz: Tensor, votes: Tensor, logits: Tensor, boxes: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Binary cross-entropy of being in a true box (B, N, 7), distance of the vote from its centre."""
+        offset = xyz.new_zeros(())
+        target = torch.zeros_like(logits)
+        for b in range(len(xyz)):
+            real = boxes[b][mask[b].bool()]
+            if not len(real):
+                continue
+            inside = box_ops.contains(real, xyz[b], slack=0.03)  # (N, M)
+            target[b] = inside.any(0).float()
+            centre = real[inside.float().argmax(0), :3]
+            offset = offset + ((votes[b] - centre).abs().sum(-1) * target[b]).sum()
+        return {
+            "loss_on_object": nn.functional.binary_cross_entropy_with_logits(logits, target),
+            "loss_vote": offset / target.sum().clamp(min=1),
+        }
 
 
 class Detector(nn.Module):
@@ -71,6 +119,7 @@ class Detector(nn.Module):
         min_score: predictions with less objectness are dropped.
         min_points: predictions with fewer points inside are dropped.
         nms_iou: see `detection_ap.select_boxes`; None for no suppression.
+        votes: place queries where encoded points vote for centres (see `VoteHead`), instead of on far points.
     """
 
     def __init__(
@@ -83,9 +132,11 @@ class Detector(nn.Module):
         min_score: float = 0.05,
         min_points: int = 5,
         nms_iou: float | None = 0.25,
+        votes: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
+        self.votes = VoteHead(backbone.out_dim) if votes else None
         self.decoder = BoxDecoder(backbone.out_dim, num_classes, num_angle_bins, **(decoder or {}))
         self.criterion = Criterion(num_classes, num_angle_bins, **(criterion or {}))
         self.min_score, self.min_points, self.nms_iou = min_score, min_points, nms_iou
@@ -109,9 +160,19 @@ class Detector(nn.Module):
             feat: (B, P, C).
             lengths: points of each scene (B,).
         """
+        return self.run(coord, feat, lengths)[0]
+
+    def run(
+        self, coord: Tensor, feat: Tensor | None, lengths: Tensor | None
+    ) -> tuple[list[dict[str, Tensor]], tuple[Tensor, Tensor, Tensor] | None]:
+        """Outputs of all decoder layers, and encoded points, votes and logits where there are votes."""
         low, high = self.extent(coord, lengths)
         xyz, features = self.backbone(coord, feat, lengths)
-        return self.decoder(xyz, features, low, high)[0]
+        if self.votes is None:
+            return self.decoder(xyz, features, low, high)[0], None
+        votes, logits = self.votes(xyz, features)
+        query_xyz = VoteHead.queries(votes, logits, self.decoder.num_queries)
+        return self.decoder(xyz, features, low, high, query_xyz)[0], (xyz, votes, logits)
 
     def loss(
         self,
@@ -133,9 +194,11 @@ class Detector(nn.Module):
             lengths: (B,).
         """
         targets = self.criterion.targets_of(boxes, box_label, box_mask, *self.extent(coord, lengths))
-        total, terms = self.criterion(self(coord, feat, lengths), targets)
+        layers, voted = self.run(coord, feat, lengths)
+        total, terms = self.criterion(layers, targets)
         shown = {k.replace("loss_", "last_"): v.detach() for k, v in terms.items() if not k[-1].isdigit()}
-        return {"loss": total, **shown}
+        extra = {} if voted is None else VoteHead.loss(*voted, boxes, box_mask)
+        return {"loss": total, **extra, **shown}
 
     def predict(self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None) -> list[dict[str, Any]]:
         """One dict a scene with `boxes` (N, 7), `box_label` (N,), `scores` (N,): every class for every kept box."""

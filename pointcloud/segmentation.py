@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pointcloud.epcl import EPCL
 from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbours_of
 from pointcloud.packed import pack
+from pointcloud.scenes import vote
 from pointcloud.task_token import unit_ball
 
 Level = tuple[Tensor, Tensor, list[int]]
@@ -33,6 +34,9 @@ class EPCLSegmenter(nn.Module):
         num_task_tokens: T; None for one per class.
         ignore_label: points with this label have no loss.
         prefix_position: see `EPCL`.
+        eval_voxel: predict scenes in parts of one point per voxel of this edge (metres), summing logits at every raw
+            point (see `scenes.vote`); None runs each cloud as it is.
+        eval_points: most points that go through the network at once when predicting in parts.
 
     Raises:
         ValueError: options of different lengths.
@@ -51,8 +55,11 @@ class EPCLSegmenter(nn.Module):
         num_task_tokens: int | None = None,
         ignore_label: int = -1,
         prefix_position: Tensor | None = None,
+        eval_voxel: float | None = None,
+        eval_points: int = 40_000,
     ):
         super().__init__()
+        self.eval_voxel, self.eval_points = eval_voxel, eval_points
         if not len(planes) == len(blocks) == len(strides) == len(num_neighbours) >= 2:
             raise ValueError(
                 f"planes {tuple(planes)}, blocks {tuple(blocks)}, strides {tuple(strides)} and num_neighbours "
@@ -152,5 +159,11 @@ class EPCLSegmenter(nn.Module):
         points, feats, sizes = self.flat(coord, feat, lengths)
         features = [None] * len(sizes) if feats is None else feats.split(sizes)
         clouds = zip(points.split(sizes), features, sizes, strict=True)
-        logits = [self(p, f, [n]).float().cpu() for p, f, n in clouds]
+        logits = [self.scene_logits(p, f, n) for p, f, n in clouds]
         return [{"logits": x, "segment": x.argmax(1)} for x in logits]
+
+    def scene_logits(self, coord: Tensor, feat: Tensor | None, size: int) -> Tensor:
+        """Logits (P, K) of one cloud, on the CPU."""
+        if self.eval_voxel is None:
+            return self(coord, feat, [size]).float().cpu()
+        return vote(self, coord, feat, self.num_classes, self.eval_voxel, self.eval_points)

@@ -10,26 +10,28 @@ class MiniPointNet(nn.Module):
     """One token per group: two shared MLPs, each followed by a maximum over the group's members.
 
     Paper: Point-BERT (arXiv 2111.14819), used by EPCL (arXiv 2212.04098).
-    Trains: 128(C+1) + 256 + 33,024 + 262,656 + 1,024 + 512 D + D weights.
+    Trains: 128(C+1) + 256 + 33,024 + 262,656 + 1,024 + 512 D + D weights at the published width.
 
     Args:
         in_dim: C, channels of a member (3 for offsets from the centre).
         dim: width D of the tokens.
+        width: channels of the first layer; the others have 2, 4 and 4 times as many.
     """
 
-    def __init__(self, in_dim: int, dim: int):
+    def __init__(self, in_dim: int, dim: int, width: int = 128):
         super().__init__()
+        wide = 4 * width
         self.first_conv = nn.Sequential(
-            nn.Conv1d(in_dim, 128, 1), nn.BatchNorm1d(128), nn.ReLU(inplace=True), nn.Conv1d(128, 256, 1)
+            nn.Conv1d(in_dim, width, 1), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Conv1d(width, 2 * width, 1)
         )
         self.second_conv = nn.Sequential(
-            nn.Conv1d(512, 512, 1), nn.BatchNorm1d(512), nn.ReLU(inplace=True), nn.Conv1d(512, dim, 1)
+            nn.Conv1d(wide, wide, 1), nn.BatchNorm1d(wide), nn.ReLU(inplace=True), nn.Conv1d(wide, dim, 1)
         )
 
     def forward(self, groups: Tensor) -> Tensor:
         """Map groups (B, G, K, C) to tokens (B, G, D)."""
         batch, count = groups.shape[:2]
-        x = self.first_conv(groups.flatten(0, 1).transpose(1, 2))  # (B*G, 256, K)
+        x = self.first_conv(groups.flatten(0, 1).transpose(1, 2))  # (B*G, 2W, K)
         pooled = x.amax(dim=2, keepdim=True)
         x = self.second_conv(torch.cat([pooled.expand_as(x), x], dim=1))  # (B*G, D, K)
         return x.amax(dim=2).unflatten(0, (batch, count))
@@ -49,6 +51,7 @@ class PointTokenizer(nn.Module):
         scale: offsets are divided by this many metres, so that small groups are not all zeros to the network.
         skip_near_origin: sample centres as `pointnet2_ops` does, which never chooses points with |p|^2 <= 1e-3; for
             released checkpoints.
+        width: see `MiniPointNet`.
 
     Raises:
         ValueError: neither coordinates nor features.
@@ -63,6 +66,7 @@ class PointTokenizer(nn.Module):
         use_coord: bool = True,
         scale: float = 1.0,
         skip_near_origin: bool = False,
+        width: int = 128,
     ):
         super().__init__()
         if not use_coord and not feat_dim:
@@ -70,7 +74,7 @@ class PointTokenizer(nn.Module):
         self.num_groups, self.group_size = num_groups, group_size
         self.feat_dim, self.use_coord, self.scale = feat_dim, use_coord, scale
         self.skip_near_origin = skip_near_origin
-        self.encoder = MiniPointNet(3 * use_coord + feat_dim, dim)
+        self.encoder = MiniPointNet(3 * use_coord + feat_dim, dim, width)
 
     def group(self, coord: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Centres (B, G, 3), their indices (B, G) and members' indices (B, G, K)."""

@@ -285,6 +285,19 @@ class CentreFloor:
         return out
 
 
+@TRANSFORMS.register_module(name="to_origin")
+class ToOrigin:
+    """Move the scene so that its lowest coordinates are 0; boxes move along."""
+
+    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
+        """Shift."""
+        shift = cloud["coord"].min(0)
+        out = {**cloud, "coord": cloud["coord"] - shift}
+        if "boxes" in cloud:
+            out["boxes"] = np.concatenate([cloud["boxes"][:, :3] - shift, cloud["boxes"][:, 3:]], axis=1)
+        return out
+
+
 class ColourTransform:
     """A transform of the colours (the first three features, 0..1), done with probability `prob`."""
 

@@ -1,12 +1,13 @@
 """SUN RGB-D detection in VoteNet's layout: `<root>_{train,val}/000123_{pc.npz,bbox.npy}`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.objects import choose
+from pointcloud.datasets.objects import choose, read_lines
 from pointcloud.datasets.scannet import with_features
 from xmodal.registry import DATASETS
 
@@ -24,16 +25,26 @@ class SUNRGBD(CloudDataset):
         split: `train` or `val`.
         colour: give colours (0..1) as features.
         height: give the height above the floor as a feature.
+        classes: names by index, or a file with one per line; None for SUN RGB-D's 10.
         **options: see `CloudDataset`.
     """
 
-    def __init__(self, root: str, split: str, colour: bool = False, height: bool = False, **options: Any):
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        colour: bool = False,
+        height: bool = False,
+        classes: str | Sequence[str] | None = None,
+        **options: Any,
+    ):
         self.folder = Path(f"{root}_{choose('split', split, ('train', 'val'))}")
         scans = sorted(p.name.removesuffix("_pc.npz") for p in self.folder.glob("*_pc.npz"))
         if not scans:
             raise ValueError(f"no *_pc.npz below {self.folder}")
         self.colour, self.height = colour, height
-        super().__init__(scans, SUNRGBD_CLASSES, **options)
+        names = read_lines(classes) if isinstance(classes, str) else classes or SUNRGBD_CLASSES
+        super().__init__(scans, names, **options)
 
     def load(self, index: int) -> Cloud:
         """Read one view."""

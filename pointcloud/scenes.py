@@ -1,0 +1,78 @@
+"""Whole scenes: cut into parts that a network can hold, so that every raw point is voted for."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointcloud.transforms import voxel_groups
+
+Network = Callable[[Tensor, Tensor | None, list[int]], Tensor]
+
+
+def parts_of(coord: np.ndarray, voxel: float) -> Iterator[np.ndarray]:
+    """Indices of parts with one point per voxel; part i takes point i mod count of each voxel, so all are covered."""
+    order, counts = voxel_groups(coord, voxel)
+    start = np.concatenate([[0], counts.cumsum()[:-1]])
+    for i in range(int(counts.max())):
+        yield order[start + i % counts]
+
+
+def crops_of(coord: np.ndarray, max_points: int) -> Iterator[np.ndarray]:
+    """Indices of overlapping spheres of `max_points` points that together cover all points.
+
+    Each is centred on the point with the lowest coverage; points near a centre count as covered more.
+    """
+    if len(coord) <= max_points:
+        yield np.arange(len(coord))
+        return
+    coverage = np.random.default_rng(len(coord)).random(len(coord)) * 1e-3
+    missing = np.ones(len(coord), bool)
+    while missing.any():
+        centre = coord[np.argmin(np.where(missing, coverage, np.inf))]
+        gap = ((coord - centre) ** 2).sum(1)
+        index = np.argpartition(gap, max_points - 1)[:max_points]
+        weight = (1 - gap[index] / max(gap[index].max(), 1e-9)) ** 2
+        coverage[index] += weight
+        missing[index] = False
+        yield index
+
+
+@torch.no_grad()
+def vote(
+    network: Network,
+    coord: Tensor,
+    feat: Tensor | None,
+    num_classes: int,
+    voxel: float,
+    max_points: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Sum the logits of all parts and crops at every raw point.
+
+    Args:
+        network: maps packed points, features and sizes to logits (n, K); points of every crop begin at the origin.
+        coord: (P, 3), metres.
+        feat: (P, C).
+        num_classes: K.
+        voxel: edge of the voxels that parts are cut by.
+        max_points: most points of a crop.
+        progress: called with crops done and crops known so far.
+
+    Returns:
+        Logits (P, K) on the CPU.
+    """
+    points = coord.cpu().numpy()
+    total = torch.zeros(len(points), num_classes)
+    jobs = []
+    for part in parts_of(points, voxel):
+        jobs += [part[crop] for crop in crops_of(points[part], max_points)]
+    for number, job in enumerate(jobs, start=1):
+        index = torch.from_numpy(job).to(coord.device)
+        here = coord[index]
+        logits = network(here - here.amin(0), None if feat is None else feat[index], [len(job)])
+        total.index_add_(0, index.cpu(), logits.float().cpu())
+        if progress is not None:
+            progress(number, len(jobs))
+    return total
