@@ -16,6 +16,7 @@ from xmodal.metrics import one_line
 from xmodal.registry import HOOKS
 
 UNITS = {"clips": "clips", "image": "images", "coord": "clouds"}
+BAR = "{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} {rate_fmt}  {postfix}"
 
 
 class Means:
@@ -41,7 +42,7 @@ class Means:
         """Means over the samples, and over the processes."""
         if not self.count:
             return {}
-        keys = sorted(self.sums)
+        keys = list(self.sums)
         total = torch.stack([torch.as_tensor(self.sums[k], dtype=torch.float32).cpu() for k in keys]).double()
         total = total / self.weight
         if dist.is_available() and dist.is_initialized():
@@ -74,7 +75,7 @@ class ProgressHook(Hook):
     def open(self, runner: Any, text: str, total: int, done: int = 0) -> None:
         """Start a bar (rank 0, terminal)."""
         if self.terminal and runner.rank == 0:
-            self.bar = tqdm(total=total, initial=done, desc=text, dynamic_ncols=True, leave=False)
+            self.bar = tqdm(total=total, initial=done, desc=text, dynamic_ncols=True, leave=False, bar_format=BAR)
 
     def close(self) -> None:
         """End the bar."""
