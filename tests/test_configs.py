@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from xmodal.engine.config import load_config
-from xmodal.registry import MODELS, build
+from tools.vtab import published_settings
+from xmodal.encoders.timm_weights import timm_encoder
+from xmodal.engine.config import apply_options, load_config
+from xmodal.registry import MODELS, TRANSFORMS, build
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if "_base_" not in p.parts and p.stem != "__init__")
@@ -20,10 +22,11 @@ def name(path):
 def random_weights(cfg):
     """Ask for random weights instead of files that are not here."""
     encoder = cfg.model.get("encoder")
-    if isinstance(encoder, dict):
+    while isinstance(encoder, dict):
         for key in WEIGHT_KEYS:
             if key in encoder:
-                encoder[key] = "random"
+                encoder[key] = False if isinstance(encoder[key], bool) else "random"
+        encoder = encoder.get("encoder")
     return cfg
 
 
@@ -38,6 +41,28 @@ def test_video_config_builds(path):
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     assert train.num_frames == val.num_frames
     assert cfg.get("param_scheduler") is not None
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "image"], ids=name)
+def test_image_config_builds(path):
+    cfg = random_weights(load_config(path))
+    tower = cfg.model.encoder.encoder
+    if tower.type is timm_encoder:
+        tower.arch = dict(depth=2)  # faster, and nothing in these configs depends on the depth
+    with torch.device("meta"):
+        model = build(cfg.model, MODELS)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained >= 768 * cfg.model.head.num_classes
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        for transform in loader.dataset.transforms:
+            build(transform, TRANSFORMS)
+    published = published_settings(cfg)
+    tasks = published.get("tasks", {"": []})
+    for values in tasks.values():
+        options = dict(zip(published.get("options", []), values, strict=True))
+        apply_options(cfg, [f"{key}={value}" for key, value in options.items()])
+    for key, values in published.get("search", {}).items():
+        apply_options(cfg, [f"{key}={values[0]}"])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)

@@ -1,0 +1,32 @@
+"""Pfeiffer adapters on ViT-B/16 (in21k), few-shot FGVC.
+
+Recipe: NOAH's (petl_100e). Pixels: ImageNet's statistics. Data: see configs/_base_/images_fewshot.py
+Command: python tools/vtab.py configs/image/pfeiffer_vit-b16-in21k_224_fewshot.py
+Measured here: nothing; neither the data nor the encoder's weights are on the machines this was written on.
+"""
+
+from mmengine.config import read_base
+
+from xmodal.adapters.bottleneck import pfeiffer
+from xmodal.encoders.statistics import with_statistics
+from xmodal.encoders.timm_weights import timm_encoder
+from xmodal.heads.classification import ClassificationHead
+from xmodal.model import TransferModel
+
+with read_base():
+    from .._base_.images_fewshot import *
+    from .._base_.petl_100e import *
+    from .._base_.runtime import *
+
+about = dict(benchmark="fewshot", settings=None)
+model = dict(
+    type=TransferModel,
+    encoder=dict(
+        type=with_statistics,
+        statistics="imagenet",
+        encoder=dict(type=timm_encoder, name="vit_base_patch16_224.orig_in21k", weights="pretrained"),
+    ),
+    adapters=[dict(type=pfeiffer, hidden=8)],
+    head=dict(type=ClassificationHead, num_classes=100),
+)
+optim_wrapper.optimizer.update(lr=5e-3)

@@ -1,0 +1,163 @@
+"""The image benchmarks of parameter-efficient tuning: where their files lie, how many, how results are grouped.
+
+VTAB-1k (arXiv 1910.04867) and the few-shot lists in the layout of NOAH's release (arXiv 2206.04673), FGVC in that of
+VPT's (arXiv 2203.12119).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmodal.registry import did_you_mean
+
+SPLITS = ("train", "val", "trainval", "test")
+SHOTS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set of a benchmark.
+
+    Args:
+        name: short name.
+        group: what its result is averaged with.
+        num_classes: K.
+        num_test: images of the test split.
+        folders: names its folder may have below the benchmark's root.
+        images: where images may lie below that folder.
+    """
+
+    name: str
+    group: str
+    num_classes: int
+    num_test: int
+    folders: tuple[str, ...] = ()
+    images: tuple[str, ...] = ("images", ".")
+
+
+def _tasks(rows: Iterable[tuple]) -> dict[str, Task]:
+    return {row[0]: Task(*row) for row in rows}
+
+
+NAT, SPEC, STRUCT = "Natural", "Specialized", "Structured"
+VTAB = _tasks(
+    [
+        ("cifar", NAT, 100, 10000, ("cifar", "cifar100")),
+        ("caltech101", NAT, 102, 6084, ("caltech101",)),
+        ("dtd", NAT, 47, 1880, ("dtd",)),
+        ("flowers", NAT, 102, 6149, ("oxford_flowers102", "flowers")),
+        ("pets", NAT, 37, 3669, ("oxford_iiit_pet", "pets")),
+        ("svhn", NAT, 10, 26032, ("svhn",)),
+        ("sun397", NAT, 397, 21750, ("sun397",)),
+        ("camelyon", SPEC, 2, 32768, ("patch_camelyon", "camelyon")),
+        ("eurosat", SPEC, 10, 5400, ("eurosat",)),
+        ("resisc45", SPEC, 45, 6300, ("resisc45",)),
+        ("retinopathy", SPEC, 5, 42670, ("diabetic_retinopathy", "retinopathy")),
+        ("clevr_count", STRUCT, 8, 15000, ("clevr_count",)),
+        ("clevr_dist", STRUCT, 6, 15000, ("clevr_dist",)),
+        ("dmlab", STRUCT, 6, 22735, ("dmlab",)),
+        ("kitti", STRUCT, 4, 711, ("kitti",)),
+        ("dsprites_loc", STRUCT, 16, 73728, ("dsprites_loc",)),
+        ("dsprites_ori", STRUCT, 16, 73728, ("dsprites_ori",)),
+        ("smallnorb_azi", STRUCT, 18, 12150, ("smallnorb_azi",)),
+        ("smallnorb_ele", STRUCT, 9, 12150, ("smallnorb_ele",)),
+    ]
+)
+FGVC = _tasks(
+    [
+        ("cub", "FGVC", 200, 5794, ("CUB_200_2011", "cub"), ("images", ".")),
+        ("nabirds", "FGVC", 555, 24633, ("nabirds",), ("images", ".")),
+        ("flowers", "FGVC", 102, 6149, ("OxfordFlower", "oxford_flowers", "flowers"), (".", "images")),
+        ("dogs", "FGVC", 120, 8580, ("Stanford-dogs", "stanford_dogs", "dogs"), ("Images", ".")),
+        ("cars", "FGVC", 196, 8041, ("Stanford-cars", "stanford_cars", "cars"), (".", "images")),
+    ]
+)
+FEWSHOT = _tasks(
+    [
+        ("aircraft", "Few-shot", 100, 3333, ("fgvc_aircraft", "fgvc-aircraft", "aircraft")),
+        ("food101", "Few-shot", 101, 30300, ("food-101", "food101")),
+        ("flowers", "Few-shot", 102, 2463, ("oxford_flowers", "oxford-flowers102", "flowers")),
+        ("pets", "Few-shot", 37, 3669, ("oxford_pets", "pets")),
+        ("cars", "Few-shot", 196, 8041, ("stanford_cars", "cars")),
+    ]
+)
+BENCHMARKS: dict[str, dict[str, Task]] = {"vtab": VTAB, "fgvc": FGVC, "fewshot": FEWSHOT}
+ROOTS = {"vtab": "data/vtab-1k", "fgvc": "data/fgvc", "fewshot": "data/few-shot"}
+_VTAB_FILES = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
+
+
+def task_of(benchmark: str, name: str) -> Task:
+    """A task by name.
+
+    Raises:
+        ValueError: no such benchmark or task.
+    """
+    if benchmark not in BENCHMARKS:
+        raise ValueError(f"no benchmark is called {benchmark!r}; {did_you_mean(benchmark, BENCHMARKS)}")
+    if name not in BENCHMARKS[benchmark]:
+        raise ValueError(f"{benchmark} has no task {name!r}; {did_you_mean(name, BENCHMARKS[benchmark])}")
+    return BENCHMARKS[benchmark][name]
+
+
+def files_of(
+    benchmark: str, task: Task, split: str, root: str | Path | None = None, shots: int = 16, seed: int = 0
+) -> dict[str, Any]:
+    """Annotation, root and format of a split, as arguments of `ImageDataset`.
+
+    Args:
+        benchmark: `vtab`, `fgvc` or `fewshot`.
+        task: of that benchmark.
+        split: `train` (for the search), `val`, `trainval` (VTAB: all 1000; elsewhere the same as `train`) or `test`.
+        root: of the benchmark.
+        shots: images per class of the few-shot lists.
+        seed: of the few-shot lists.
+
+    Raises:
+        ValueError: a folder or file that is not there, with the names looked for.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split is called {split!r}; {did_you_mean(split, SPLITS)}")
+    base = Path(root or ROOTS[benchmark])
+    folder = first_of([base / name for name in task.folders], f"the folder of {benchmark}/{task.name}")
+    if benchmark == "vtab":
+        listing = first_of([folder / f"{_VTAB_FILES[split]}.txt"], f"the {split} list of {task.name}")
+        return {"annotation": str(listing), "root": str(folder), "format": "list"}
+    if benchmark == "fgvc":
+        name = f"{'train' if split == 'trainval' else split}.json"
+        listing = first_of([folder / name, folder / "annotations" / name], f"the {split} split of {task.name}")
+        images = first_of([folder / name for name in task.images], f"the images of {task.name}")
+        return {"annotation": str(listing), "root": str(images), "format": "json"}
+    if shots not in SHOTS:
+        raise ValueError(f"the few-shot lists have {SHOTS} shots, not {shots}")
+    name = f"train_meta.list.num_shot_{shots}.seed_{seed}" if split.startswith("train") else f"{split}_meta.list"
+    listing = first_of([folder / "annotations" / name, folder / name], f"the {split} list of {task.name}")
+    images = first_of([folder / name for name in task.images], f"the images of {task.name}")
+    return {"annotation": str(listing), "root": str(images), "format": "list"}
+
+
+def first_of(places: list[Path], what: str) -> Path:
+    """The first place that exists.
+
+    Raises:
+        ValueError: none does.
+    """
+    for place in places:
+        if place.exists():
+            return place
+    raise ValueError(f"{what} is not there; looked for {', '.join(map(str, places))}")
+
+
+def group_means(results: Mapping[str, float], benchmark: str) -> dict[str, float]:
+    """Mean of every group that is complete, of the groups (`mean of groups`) and of the tasks (`mean of tasks`)."""
+    tasks = BENCHMARKS[benchmark]
+    means: dict[str, float] = {}
+    for group in dict.fromkeys(task.group for task in tasks.values()):
+        members = [name for name, task in tasks.items() if task.group == group]
+        if all(name in results for name in members):
+            means[group] = sum(results[name] for name in members) / len(members)
+    if all(name in results for name in tasks):
+        if len(means) > 1:
+            means["mean of groups"] = sum(means.values()) / len(means)
+        means["mean of tasks"] = sum(results[name] for name in tasks) / len(tasks)
+    return means
