@@ -7,14 +7,14 @@ shots can teach. Figures show that the code works, and nothing about natural ima
 (the tiny CLIP's logit scale is 15, not 100).
 """
 
-from xmodal.data.shapes import COLORS
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.heads.coop import CoOpHead
 from xmodal.protocols.images import ShapeImages
 from xmodal.protocols.plans import Coop11
 from xmodal.protocols.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
 
-_shapes = dict(type=ShapeImages, shapes=("ring", "cross"), colors=tuple(COLORS), style="negative")
+_colors = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "white")
+_shapes = dict(type=ShapeImages, shapes=("ring", "cross"), colors=_colors, style="negative")
 _train = dict(**_shapes, split="train", per_class=32)
 clip = dict(type=tiny_clip)
 sources = [

@@ -68,6 +68,7 @@ class CoOpHead(PromptHead):
         if prompt_ids is None:
             prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx, init_words, official)
         self.prompts = PromptTokens(self.text.tower, prompt_ids, position)
+        self.class_specific = class_specific
         shape = (self.num_classes,) * class_specific + self.prompts.words.shape
         self.ctx = nn.Parameter(torch.empty(shape))
         nn.init.normal_(self.ctx, std=0.02)

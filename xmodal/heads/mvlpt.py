@@ -143,7 +143,7 @@ class MVLPTHead(PromptHead):
             raise ValueError(f"n_ctx={n_ctx}, n_visual={n_visual}: give prompts to the text or to the image side")
         if task_sizes and sum(task_sizes.values()) != self.num_classes:
             raise ValueError(f"task_sizes {dict(task_sizes)} do not add up to the {self.num_classes} classes")
-        self.task_sizes, self.official = dict(task_sizes or {}), official
+        self.task_sizes, self.official, self.class_specific = dict(task_sizes or {}), official, class_specific
         tower = clip.visual
         self.text = TextSide(clip, logit_scale, chunk, truncate)
         if prompt_ids is None:

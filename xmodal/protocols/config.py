@@ -15,7 +15,7 @@ NEEDED = ("clip", "sources", "protocol", "methods")
 
 
 def read_grid_config(path: str | Path) -> Config:
-    """Read a config with `clip`, `sources`, `protocol`, `methods`, and perhaps `shots`, `seeds`, `bench`, `title`, `about`.
+    """Read a config with `clip`, `sources`, `protocol`, `methods`, and perhaps others of `KEYS`.
 
     Raises:
         ValueError: no such file, a key that nothing reads, or one that is missing.

@@ -98,6 +98,7 @@ class Grid:
         outcome = recipe(self.bench, plan)
         result = self.report(name, recipe, plan, outcome, version)
         result["seconds"] = round(time.perf_counter() - start, 2)
+        result = json.loads(json.dumps(result))  # as it will be read again
         folder.mkdir(parents=True, exist_ok=True)
         self.save_head(outcome, plan, name)
         path.with_suffix(".part").write_text(json.dumps(result, indent=1))

@@ -257,6 +257,42 @@ class DomainBed(Protocol):
         return Plan(self.name, -1, seed, train, val, tests)
 
 
+def join_parts(parts: Sequence[Part]) -> Part:
+    """Several tasks as one: their classes one behind the other, labels shifted; indices belong to each part's source.
+
+    Raises:
+        ValueError: no part.
+    """
+    if not parts:
+        raise ValueError("there is nothing to train on: give at least 1 shot")
+    indices, labels, classes = [], [], []
+    for part in parts:
+        labels += [y + len(classes) for y in part.labels]
+        classes += part.classes
+        indices += part.indices
+    return Part("+".join(p.source for p in parts), parts[0].split, indices, labels, classes)
+
+
+@dataclass(frozen=True)
+class MultiTask(Protocol):
+    """Train on several data sets at once, their classes one behind the other; each is tested among its own classes.
+
+    Paper: MVLPT (arXiv 2211.11720).
+    """
+
+    name: ClassVar[str] = "multi-task"
+
+    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+        """What trains, validates and tests: a part of every data set."""
+        plans = [Coop11().plan(d, shots, seed) for d in (data, *targets)]
+        tests = {name: part for plan in plans for name, part in plan.tests.items()}
+        return Plan(self.name, shots, seed, [p.train[0] for p in plans], [p.val[0] for p in plans], tests)
+
+    def summary(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """The mean over the tasks."""
+        return {"mean": sum(scores.values()) / len(scores)}
+
+
 DOMAINBED = {
     "PACS": (("A", "C", "P", "S"), 7),
     "VLCS": (("C", "L", "S", "V"), 5),

@@ -134,13 +134,11 @@ class PromptRun:
         Raises:
             ValueError: a class-specific context, which cannot move.
         """
-        other = self.build(bench, classes)
-        own = other.state_dict()
-        stuck = [k for k, v in head.state_dict().items() if k in own and own[k].shape != v.shape]
-        if stuck:
+        if getattr(head, "class_specific", False):
             raise ValueError(
-                f"{stuck[0]} belongs to the training classes and cannot be used for {list(classes)[:3]} ..."
+                f"a class-specific context belongs to the training classes, not to {list(classes)[:3]} ..."
             )
+        other = self.build(bench, classes)
         other.load_state_dict(head.state_dict())
         return other
 

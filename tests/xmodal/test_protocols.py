@@ -1,0 +1,263 @@
+"""Protocols: samples, splits, rates, views, and what each plan lets train, validate and test."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xmodal.protocols.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
+from xmodal.protocols.images import ListedImages, ShapeImages, crop_box
+from xmodal.protocols.images import test_view as view_for_testing
+from xmodal.protocols.items import Item, Splits, read_split_file, split_hash, write_split_file
+from xmodal.protocols.plans import (
+    BaseToNew,
+    BestSoFar,
+    Coop11,
+    CrossDataset,
+    DomainBed,
+    DomainShift,
+    Labelled,
+    MultiTask,
+    Tip,
+    ZeroShot,
+    join_parts,
+)
+from xmodal.protocols.sampling import draw_coop, draw_tip, harmonic_mean, holdout_split
+from xmodal.protocols.schedule import learning_rates
+
+LABELS = [2, 0, 1, 2, 0, 1, 1, 2, 0, 0, 1, 3]
+
+
+def labelled(name="toy", classes=("a", "b", "c", "d"), labels=LABELS):
+    return Labelled(name, classes, labels, labels[::-1], labels)
+
+
+def test_coop_sample_is_pythons_own_stream():
+    rng = random.Random(2)
+    groups = {}
+    for i, y in enumerate(LABELS):
+        groups.setdefault(y, []).append(i)
+    want = [i for items in groups.values() for i in (rng.sample(items, 2) if len(items) >= 2 else items)]
+    random.seed(5)
+    before = random.getstate()
+    train, val = draw_coop(LABELS, LABELS, 2, 2)
+    assert train == want
+    assert random.getstate() == before, "the global stream is not touched"
+    assert sorted(LABELS[i] for i in val) == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_short_classes_repeat_under_tip_only():
+    assert [LABELS[i] for i in draw_tip(LABELS, 3)].count(3) == 3
+    assert [LABELS[i] for i in draw_coop(LABELS, [], 3, 1)[0]].count(3) == 1
+    with pytest.raises(ValueError, match="shots=0"):
+        draw_tip(LABELS, 0)
+
+
+def test_base_and_new_share_no_class_and_the_sample_is_coops():
+    plan, whole = BaseToNew().plan(labelled(), 2, 1), Coop11().plan(labelled(), 2, 1)
+    base, new = plan.tests["base"], plan.tests["new"]
+    assert (base.classes, new.classes) == (["a", "b"], ["c", "d"])
+    assert set(new.labels) == {0, 1}
+    assert set(plan.train[0].indices) < set(whole.train[0].indices)
+    assert BaseToNew().summary({"base": 80.0, "new": 60.0})["harmonic_mean"] == pytest.approx(2 / (1 / 80 + 1 / 60))
+    assert harmonic_mean(0.0, 5.0) == 0.0
+
+
+def test_odd_class_counts_give_base_the_larger_half():
+    plan = BaseToNew().plan(labelled(classes="abc", labels=[0, 1, 2] * 3), 1, 1)
+    assert plan.tests["base"].classes == ["a", "b"]
+
+
+def test_validation_differs_between_protocols():
+    assert len(Coop11().plan(labelled(), 1, 1).val[0].indices) == 4
+    assert len(Tip().plan(labelled(), 1, 1).val[0].indices) == len(LABELS)
+    searched = Tip(search_on="test").plan(labelled(), 1, 1).val[0]
+    assert searched.split == "test"
+    with pytest.raises(ValueError, match="search_on"):
+        Tip(search_on="train").plan(labelled(), 1, 1)
+    assert ZeroShot().plan(labelled()).train == []
+
+
+def test_targets_keep_their_own_classes():
+    other = labelled("other", ("x", "y"), [0, 1, 0])
+    plan = CrossDataset().plan(labelled(), 1, 1, [other])
+    assert plan.tests["other"].classes == ["x", "y"]
+    assert CrossDataset().summary({"toy": 90.0, "other": 50.0, "third": 70.0})["target_mean"] == 60.0
+    with pytest.raises(ValueError, match="'x' is not among those of toy"):
+        DomainShift().plan(labelled(), 1, 1, [other])
+    some = labelled("some", ("b", "a"), [0, 1])
+    assert DomainShift().plan(labelled(), 1, 1, [some]).tests["some"].classes == ["b", "a"]
+
+
+def test_domainbed_leaves_one_out_and_splits_the_rest():
+    domains = [labelled(n) for n in "ACPS"]
+    plan = DomainBed(held_out="P").plan(domains[0], -1, 0, domains[1:])
+    assert [p.source for p in plan.train] == ["A", "C", "S"]
+    for inside, outside in zip(plan.train, plan.val, strict=True):
+        assert sorted(inside.indices + outside.indices) == list(range(len(LABELS)))
+        assert len(outside.indices) == int(0.2 * len(LABELS))
+    assert list(plan.tests) == ["P"]
+    again, other = holdout_split(50, 0, 1)[1], holdout_split(50, 1, 1)[1]
+    assert np.array_equal(again, holdout_split(50, 0, 1)[1])
+    assert not np.array_equal(again, other)
+    with pytest.raises(ValueError, match="the domains are"):
+        DomainBed(held_out="X").plan(domains[0], -1, 0)
+
+
+def test_domainbed_split_is_the_releases():
+    """md5 of the text of (trial, env) seeds a RandomState, whose shuffle puts the out-split first."""
+    import hashlib
+
+    seed = int(hashlib.md5(str((3, 2)).encode()).hexdigest(), 16) % 2**31
+    keys = list(range(10))
+    np.random.RandomState(seed).shuffle(keys)
+    inside, outside = holdout_split(10, 3, 2)
+    assert outside.tolist() == keys[:2]
+    assert inside.tolist() == keys[2:]
+
+
+def test_tasks_stand_one_behind_the_other():
+    plan = MultiTask().plan(labelled("one", "ab", [0, 1]), 1, 1, [labelled("two", "xyz", [2, 0, 1])])
+    joined = join_parts(plan.train)
+    assert joined.classes == list("abxyz")
+    assert joined.labels == [0, 1, 4, 2, 3]
+    with pytest.raises(ValueError, match="nothing to train on"):
+        join_parts([])
+
+
+def test_best_so_far_keeps_the_first_of_equals():
+    best = BestSoFar("val")
+    assert [best.offer(s, k) for s, k in ((1.0, "a"), (3.0, "b"), (3.0, "c"))] == [True, True, False]
+    assert (best.kept, best.at) == ("b", 1)
+
+
+def test_rates():
+    rates = learning_rates(1.0, 10, warmup_epochs=2, warmup_lr=1e-5)
+    assert rates[:3] == [1e-5, 1e-5, 1.0]
+    assert rates[-1] > 0.1, "the cosine starts from its own epoch 0 and does not reach 0"
+    assert learning_rates(1.0, 10, 4, "linear")[:4] == [1e-5, 0.25, 0.5, 0.75]
+    assert learning_rates(1.0, 10, 2, recount=False)[-1] < 0.1
+    with pytest.raises(ValueError, match="choose one of constant, linear"):
+        learning_rates(1.0, 10, warmup_type="lineal")
+
+
+def make_splits(tmp_path):
+    items = []
+    for i in range(4):
+        size = (40, 30) if i % 2 else (30, 50)
+        Image.fromarray(np.full((*size[::-1], 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
+        items.append(Item(f"{i}.png", i % 2, ("a_cat", "dog")[i % 2]))
+    return Splits("toy", items[:2], items[2:3], items[3:], tmp_path)
+
+
+def test_split_files_there_and_back(tmp_path):
+    splits = make_splits(tmp_path)
+    write_split_file(splits, tmp_path / "split.json")
+    again = read_split_file(tmp_path / "split.json", "toy", tmp_path)
+    assert again == splits
+    assert again.class_names == ["a cat", "dog"]
+    assert again.counts() == (2, 2, 1, 1)
+    (tmp_path / "bad.json").write_text(json.dumps({"train": [["x.png", 0]], "val": [], "test": []}))
+    with pytest.raises(ValueError, match=r"is not \[path, label, class name\]"):
+        read_split_file(tmp_path / "bad.json")
+    (tmp_path / "half.json").write_text(json.dumps({"train": []}))
+    with pytest.raises(ValueError, match="no split 'val'"):
+        read_split_file(tmp_path / "half.json")
+    with pytest.raises(ValueError, match="CoOp repository"):
+        read_split_file(tmp_path / "none.json")
+
+
+def test_a_hash_sees_order_and_labels():
+    one = {"train": [("a", 0), ("b", 1)]}
+    assert split_hash(one) == split_hash(dict(one))
+    assert (
+        len({split_hash(one), split_hash({"train": one["train"][::-1]}), split_hash({"train": [("a", 0), ("b", 0)]})})
+        == 3
+    )
+
+
+def test_views_of_files(tmp_path):
+    splits = make_splits(tmp_path)
+    plain, augmented = (ListedImages(splits, "train", size=16, augment=a) for a in (False, True))
+    item = plain[0]
+    assert item["image"].shape == (3, 16, 16)
+    assert item["image"].dtype == torch.uint8
+    assert (item["label"], item["sample_id"]) == (0, "0.png")
+    assert torch.equal(augmented[3, 1]["image"], augmented[3, 1]["image"])
+    (tmp_path / "0.png").write_bytes(b"no image")
+    assert plain[0]["skipped"] == "0.png"
+    with pytest.raises(ValueError, match="did you mean 'train'"):
+        ListedImages(splits, "trian")
+
+
+def test_epochs_move_training_views_only():
+    augmented, plain = (ShapeImages(per_class=1, augment=a) for a in (True, False))
+    assert not torch.equal(augmented[0, 3]["image"], augmented[1, 3]["image"])
+    assert torch.equal(plain[0, 3]["image"], plain[1, 3]["image"])
+    other = ShapeImages("test", per_class=1)
+    assert not torch.equal(plain[3]["image"], other[3]["image"])
+
+
+def test_styles_are_other_pixels_of_the_same_pictures():
+    plain, negative = ShapeImages(per_class=1), ShapeImages(per_class=1, style="negative")
+    assert torch.equal(255 - plain[2]["image"], negative[2]["image"])
+    grey = ShapeImages(per_class=1, style="grey")[2]["image"]
+    assert torch.equal(grey[0], grey[1])
+    with pytest.raises(ValueError, match="did you mean 'negative'"):
+        ShapeImages(style="negativ")
+
+
+def test_test_view_scales_the_short_side():
+    ramp = Image.fromarray(np.tile(np.arange(60, dtype=np.uint8)[None, :, None], (30, 1, 3)))
+    view = np.array(view_for_testing(ramp, 30))
+    assert view.shape == (30, 30, 3)
+    assert view[0, 0, 0] == 15
+    assert np.array(view_for_testing(ramp, 10)).shape == (10, 10, 3)
+
+
+def test_crop_boxes_stay_inside_and_have_the_area():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        left, top, right, bottom = crop_box(50, 40, (0.3, 0.6), rng)
+        assert 0 <= left < right <= 50
+        assert 0 <= top < bottom <= 40
+        assert 0.25 < (right - left) * (bottom - top) / 2000 < 0.65
+
+
+def test_names_are_cleaned():
+    assert clean_name("caltech101", "Leopards") == "leopard"
+    assert clean_name("eurosat", "SeaLake") == "Sea or Lake"
+    assert clean_name("stanford_cars", "Audi S4 Sedan 2012") == "2012 Audi S4 Sedan"
+    assert clean_name("ucf101", "ApplyEyeMakeup") == "Apply Eye Makeup"
+    assert clean_name("food101", "apple_pie") == "apple pie"
+
+
+def test_the_table_of_data_sets():
+    assert len(COOP11) == 11
+    assert len(IMAGENET_TEMPLATES) == 7
+    assert all(t.count("{}") == 1 for t in (*IMAGENET_TEMPLATES, *(d.template for d in COOP11.values())))
+    assert COOP11["eurosat"].counts == (10, 13500, 5400, 8100)
+
+
+def test_aircraft_and_imagenet_lists(tmp_path):
+    folder = tmp_path / "fgvc_aircraft"
+    folder.mkdir()
+    (folder / "variants.txt").write_text("707-320\nA300B4\n")
+    for split in ("train", "val", "test"):
+        (folder / f"images_variant_{split}.txt").write_text("001 A300B4\n002 707-320\n")
+    splits = read_coop(tmp_path, "fgvc_aircraft")
+    assert [(i.path, i.label) for i in splits.val] == [("001.jpg", 1), ("002.jpg", 0)]
+    images = tmp_path / "imagenet" / "images"
+    for part in ("train", "val"):
+        for wnid in ("n01", "n02"):
+            (images / part / wnid).mkdir(parents=True)
+            (images / part / wnid / "x.JPEG").write_bytes(b"")
+    (tmp_path / "imagenet" / "classnames.txt").write_text("n01 tench\nn02 gold fish\n")
+    splits = read_coop(tmp_path, "imagenet")
+    assert splits.class_names == ["tench", "gold fish"]
+    assert splits.val == splits.test
+    with pytest.raises(ValueError, match="did you mean 'imagenet'"):
+        read_coop(tmp_path, "imagnet")

@@ -1,0 +1,217 @@
+"""Runs that cannot use cached features: prompts in the image tower, several tasks at once, several domains.
+
+Papers: DPT (arXiv 2208.08340), MVLPT (2211.11720), DPLCLIP (2111.12853) under DomainBed (2007.01434).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xmodal.data.collate import collate
+from xmodal.heads.checkpoints import load_dassl
+from xmodal.heads.mvlpt import average_states
+from xmodal.prompted import PromptedModel
+from xmodal.protocols.bench import Bench
+from xmodal.protocols.outcome import (
+    COOP_EPOCHS,
+    Outcome,
+    accuracy,
+    dassl_optimizer,
+    epochs_for,
+    labels_of,
+    minibatches,
+    set_rate,
+)
+from xmodal.protocols.plans import BestSoFar, Part, Plan, join_parts
+from xmodal.registry import HEADS, build
+
+
+@dataclass
+class ImageRun:
+    """Train a head that runs the image tower (MVLPT, DPT) on images; report the last step.
+
+    Several training parts are tasks: their classes stand one behind the other; each test set is scored among its own.
+
+    Args:
+        head: its config, without `in_dim`, `class_names` and `clip`.
+        lr: of SGD.
+        epochs: a number, or a table by shots.
+        batch_size: of images.
+        warmup_epochs: with a constant small rate.
+        text_lr: another rate for the text context, as DPT has (its warm-up is 1 epoch then); None for the same.
+        start: Dassl folders whose average is where training starts (MVLPT's multi-task initialisation).
+        load: a Dassl run to test instead of training.
+    """
+
+    head: Mapping[str, Any]
+    lr: float = 0.002
+    epochs: int | dict[int, int] = field(default_factory=lambda: dict(COOP_EPOCHS))
+    batch_size: int = 32
+    warmup_epochs: int = 1
+    text_lr: float | None = None
+    start: Sequence[str] = ()
+    load: str | None = None
+    needs_shots: ClassVar[bool] = True
+
+    def __call__(self, bench: Bench, plan: Plan) -> Outcome:
+        """Train, then test on every set with the class names it has."""
+        train = join_parts(plan.train)
+        torch.manual_seed(plan.seed)
+        model = self.build(bench, train.classes)
+        details: dict[str, Any] = {}
+        if self.start:
+            states = [self.state_of(bench, train.classes, folder) for folder in self.start]
+            model.head.load_state_dict(average_states(states), strict=False)
+        if self.load is not None:
+            details["left_out"] = load_dassl(model.head, self.load)
+        else:
+            details["losses"] = self.fit(bench, plan, train.labels, model)
+        scores = {n: self.percent(bench, model.eval(), columns_of(plan.train, p), p) for n, p in plan.tests.items()}
+        trained = sum(p.numel() for p in model.head.parameters())
+        return Outcome(scores, trained=trained, details=details, head=model.head)
+
+    def build(self, bench: Bench, classes: Sequence[str]) -> PromptedModel:
+        """A fresh model around the bench's image tower."""
+        head = build(dict(self.head), HEADS, in_dim=bench.width, class_names=list(classes), clip=bench.clip)
+        return PromptedModel(bench.clip.visual, head).to(bench.device)
+
+    def state_of(self, bench: Bench, classes: Sequence[str], folder: str) -> dict[str, Tensor]:
+        """Weights of a Dassl run."""
+        head = self.build(bench, classes).head
+        load_dassl(head, folder)
+        return {k: v.clone() for k, v in head.state_dict().items()}
+
+    def fit(self, bench: Bench, plan: Plan, label: Sequence[int], model: PromptedModel) -> list[float]:
+        """Train; the mean loss of every epoch."""
+        epochs = epochs_for(plan.shots, self.epochs)
+        owners = [(part.source, i) for part in plan.train for i in part.indices]
+        groups = self.optimizers(model, epochs)
+        losses = []
+        model.train()
+        for epoch in range(epochs):
+            for optimizer, rates in groups:
+                set_rate(optimizer, rates[epoch])
+            getattr(model.head, "set_epoch", lambda e: None)(epoch)
+            total: list[float] = []
+            for rows in minibatches(len(owners), self.batch_size, (plan.seed, plan.shots, epoch)):
+                items = [bench.source(owners[r][0]).train[epoch, owners[r][1]] for r in rows.tolist()]
+                batch = collate([{**item, "label": label[r]} for item, r in zip(items, rows.tolist(), strict=True)])
+                loss = model(**model.data_preprocessor(batch), mode="loss")["loss"]
+                for optimizer, _ in groups:
+                    optimizer.zero_grad()
+                loss.backward()
+                for optimizer, _ in groups:
+                    optimizer.step()
+                total.append(loss.item())
+            losses.append(round(sum(total) / len(total), 5))
+        return losses
+
+    def optimizers(self, model: PromptedModel, epochs: int) -> list[tuple[torch.optim.Optimizer, list[float]]]:
+        """One optimiser with the rate of every epoch, or a second one for the text context."""
+        text = [p for n, p in model.head.named_parameters() if n == "ctx"]
+        other = [p for n, p in model.head.named_parameters() if n != "ctx"]
+        if self.text_lr is None or not text:
+            return [dassl_optimizer(text + other, self.lr, epochs, warmup_epochs=self.warmup_epochs)]
+        return [
+            dassl_optimizer(other, self.lr, epochs, warmup_epochs=self.warmup_epochs),
+            dassl_optimizer(text, self.text_lr, epochs),
+        ]
+
+    @torch.no_grad()
+    def percent(self, bench: Bench, model: PromptedModel, columns: list[int], part: Part) -> float:
+        """Top-1 in percent among the part's own classes, which are `columns` of the logits."""
+        data, hits = bench.source(part.source).view(part.split, augment=False), 0
+        rows = list(zip(part.indices, part.labels, strict=True))
+        for start in range(0, len(rows), bench.batch_size):
+            chunk = rows[start : start + bench.batch_size]
+            batch = model.data_preprocessor(collate([data[i] for i, _ in chunk]))
+            inputs = {k: v for k, v in batch.items() if k in ("image", "clips")}
+            best = model(mode="tensor", **inputs)[:, columns].argmax(1)
+            hits += int((best.cpu() == torch.tensor([y for _, y in chunk])).sum())
+        return 100 * hits / max(len(rows), 1)
+
+
+def columns_of(tasks: Sequence[Part], part: Part) -> list[int]:
+    """Where the classes of a test set stand among those of all tasks; those of its own task, where it has one.
+
+    Raises:
+        ValueError: a class that was not trained.
+    """
+    classes = join_parts(tasks).classes
+    first = 0
+    for task in tasks:
+        if task.source == part.source and task.classes == part.classes:
+            return list(range(first, first + len(task.classes)))
+        first += len(task.classes)
+    unknown = sorted(set(part.classes) - set(classes))
+    if unknown:
+        raise ValueError(f"class {unknown[0]!r} was not trained: this run tests the classes it has trained")
+    return [classes.index(name) for name in part.classes]
+
+
+@dataclass
+class DomainRun:
+    """Train DPLCLIP on batches of several domains; the step with the best mean validation accuracy is tested.
+
+    Predictions use the test batch's own domain prompt, so that batch size and order matter; both are fixed.
+
+    Args:
+        head: config of a `DPLCLIPHead`, without `in_dim`, `class_names` and `clip`.
+        lr: of SGD.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        batch_size: of each domain.
+        test_batch: of predictions.
+        steps: of training.
+        interval: steps between two evaluations.
+    """
+
+    head: Mapping[str, Any]
+    lr: float = 1e-3
+    momentum: float = 0.1
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    test_batch: int = 64
+    steps: int = 5001
+    interval: int = 300
+    needs_shots: ClassVar[bool] = True
+
+    def __call__(self, bench: Bench, plan: Plan) -> Outcome:
+        """Train, select on the training domains, test on the one left out."""
+        classes = plan.train[0].classes
+        torch.manual_seed(plan.seed)
+        given = dict(in_dim=bench.width, class_names=list(classes), clip=bench.clip)
+        head: Any = build(dict(self.head), HEADS, **given).to(bench.device)
+        data = [(bench.features(p), labels_of(p, bench)) for p in plan.train]
+        best = BestSoFar("val")
+        optimizer = torch.optim.SGD(
+            head.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        for step in range(self.steps):
+            rng = np.random.default_rng([plan.seed % 2**32, step])
+            picks = [torch.from_numpy(rng.choice(len(y), min(self.batch_size, len(y)), replace=False)) for _, y in data]
+            features = [f[rows] for (f, _), rows in zip(data, picks, strict=True)]
+            labels = [y[rows] for (_, y), rows in zip(data, picks, strict=True)]
+            loss = head.train().loss_over_domains(features, labels)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % self.interval == 0 or step == self.steps - 1:
+                scores = [self.percent(bench, head, part) for part in plan.val]
+                state = {k: v.clone() for k, v in head.state_dict().items()}
+                best.offer(sum(scores) / len(scores), state)
+        head.load_state_dict(best.kept)
+        scores = {name: self.percent(bench, head, part) for name, part in plan.tests.items()}
+        details = {"selected": best.at * self.interval, "val": best.seen}
+        return Outcome(scores, best.on, sum(p.numel() for p in head.parameters()), details, head)
+
+    def percent(self, bench: Bench, head: nn.Module, part: Part) -> float:
+        """Top-1 in percent, batch after batch in a fixed shuffled order."""
+        order = np.random.default_rng(0).permutation(len(part.labels))
+        label = [part.labels[i] for i in order]
+        score: Callable[[Tensor], Tensor] = head.eval()
+        return accuracy(score, bench.features(part)[torch.from_numpy(order)], label, self.test_batch)
