@@ -1,4 +1,10 @@
-# ELEVATER's protocol on the five generated data sets: python tools/elevater.py run DATA OUT --config THIS
+"""ELEVATER's protocol (arXiv 2204.08790) on the five generated data sets, with the tiny CLIP.
+
+Data: python tools/elevater.py draw DATA
+Command: python tools/elevater.py run DATA OUT --config configs/elevater/tiny-clip_drawn.py
+Measured here: zero-shot 68.2 and linear probe 65.8 (best epoch on test 74.3) on average, 5 shots, seeds 0-2.
+"""
+
 from xmodal.encoders.tiny import tiny_clip
 
 encoder = dict(type=tiny_clip)

@@ -1,4 +1,10 @@
-# ELEVATER (arXiv 2204.08790): CLIP ViT-B/32 on the 20 data sets, zero-shot and linear probe at 5, 20, 50 and all shots
+"""ELEVATER (arXiv 2204.08790): CLIP ViT-B/32 on the 20 data sets, zero-shot, linear probe at 5, 20, 50 and all shots.
+
+Data: the benchmark's, see `tools/elevater.py check DATA`; OpenAI's file under weights/
+Command: python tools/elevater.py run DATA OUT --config configs/elevater/vit-b32-clip_20.py
+Measured here: nothing; neither the data nor the weights are on this machine.
+"""
+
 from xmodal.encoders.openai_weights import openai_clip
 
 encoder = dict(type=openai_clip, path="weights/ViT-B-32.pt")
