@@ -50,7 +50,7 @@ class Criterion(nn.Module):
     Args:
         num_classes: C; the background is class C.
         num_angle_bins: A.
-        matcher: see `Matcher`.
+        matcher: a `Matcher`, or its arguments.
         no_object_weight: weight of the background in the class loss.
         weights: of the terms, keys of `WEIGHTS`; what is left out keeps its default.
         giou_rule: `exact` or `released`, see `matcher.pairwise_giou`.
@@ -65,7 +65,7 @@ class Criterion(nn.Module):
         self,
         num_classes: int,
         num_angle_bins: int = 1,
-        matcher: Matcher | None = None,
+        matcher: Matcher | dict | None = None,
         no_object_weight: float = 0.25,
         weights: dict[str, float] | None = None,
         giou_rule: str = "exact",
@@ -75,7 +75,7 @@ class Criterion(nn.Module):
         if unknown:
             raise ValueError(f"no loss term is called {sorted(unknown)}; there are {sorted(WEIGHTS)}")
         self.num_classes, self.num_angle_bins, self.giou_rule = num_classes, num_angle_bins, giou_rule
-        self.matcher = matcher or Matcher()
+        self.matcher = Matcher(**matcher) if isinstance(matcher, dict) else matcher or Matcher()
         self.weights = {**WEIGHTS, **(weights or {})}
         class_weight = torch.ones(num_classes + 1)
         class_weight[-1] = no_object_weight

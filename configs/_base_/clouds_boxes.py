@@ -1,0 +1,37 @@
+"""The built-in furnished rooms with oriented boxes, in SUN RGB-D's layout: 160 to train, 20 to validate, 40 to test.
+
+Make them once: python tools/data/make_clouds.py demo_out/clouds
+"""
+
+from pointcloud.datasets.sunrgbd import SUNRGBD
+from pointcloud.metrics import DetectionMetric
+from pointcloud.transforms import CentreFloor, RandomFlip, RandomPoints, RandomRotation, RandomScale
+
+_classes = ["chair", "table", "bed", "sofa", "shelf", "lamp"]
+_boxes = dict(
+    type=SUNRGBD, root="demo_out/clouds/boxes", classes="demo_out/clouds/boxes_classes.txt", colour=True, max_boxes=8
+)
+_points = [dict(type=RandomPoints, num_points=3072), dict(type=CentreFloor)]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    dataset=dict(
+        **_boxes,
+        split="train",
+        transforms=[
+            dict(type=RandomScale, low=0.9, high=1.1),
+            dict(type=RandomFlip, axes="xy"),
+            dict(type=RandomRotation, degrees=15),
+            *_points,
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=4, num_workers=1, dataset=dict(**_boxes, split="val", transforms=_points, test_mode=True)
+)
+test_dataloader = dict(
+    batch_size=4, num_workers=1, dataset=dict(**_boxes, split="test", transforms=_points, test_mode=True)
+)
+val_evaluator = dict(type=DetectionMetric, classes=_classes)
+test_evaluator = dict(type=DetectionMetric, classes=_classes)

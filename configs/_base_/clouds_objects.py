@@ -1,0 +1,30 @@
+"""The built-in objects: 10 classes of 60 training clouds, one-sided scans with occluders, in ModelNet40's layout.
+
+Make them once: python tools/data/make_clouds.py demo_out/clouds
+"""
+
+from pointcloud.datasets.objects import ModelNet40
+from pointcloud.transforms import FarthestPoints, RandomPoints, ScaleShift, UnitBall
+
+_objects = dict(type=ModelNet40, root="demo_out/clouds/objects", prefix="objects", cache="demo_out/clouds/cache")
+_test = [dict(type=UnitBall), dict(type=FarthestPoints, num_points=512)]
+train_dataloader = dict(
+    batch_size=24,
+    num_workers=1,
+    persistent_workers=True,
+    dataset=dict(
+        **_objects,
+        split="train",
+        transforms=[
+            dict(type=UnitBall),
+            dict(type=RandomPoints, num_points=512),
+            dict(type=ScaleShift, scale=(0.8, 1.25), shift=0.1),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=25, num_workers=1, dataset=dict(**_objects, split="val", transforms=_test, test_mode=True)
+)
+test_dataloader = dict(
+    batch_size=25, num_workers=1, dataset=dict(**_objects, split="test", transforms=_test, test_mode=True)
+)
