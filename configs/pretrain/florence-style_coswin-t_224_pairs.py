@@ -3,7 +3,7 @@
 Nothing of Florence was released: this is built after its text, at Swin-T's size, and claims none of its numbers.
 Recipe: UniCL's. Data: see configs/_base_/pairs.py
 Command: torchrun --nproc-per-node 16 tools/train.py configs/pretrain/florence-style_coswin-t_224_pairs.py --launcher pytorch
-Measured here: it builds and takes a step; the recipe was not trained.
+Measured here: nothing; it builds, and neither the data nor the machines to train it are here.
 """
 
 from mmengine.config import read_base

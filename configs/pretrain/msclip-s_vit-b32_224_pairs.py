@@ -3,7 +3,7 @@
 The training code was never released; rates are those of its yaml (1e-4 for B/32, decay 0.2, 5 of 32 epochs warm-up).
 Data: see configs/_base_/pairs.py; with captions alone UniCL's loss is CLIP's, which the paper trains.
 Command: torchrun --nproc-per-node 16 tools/train.py configs/pretrain/msclip-s_vit-b32_224_pairs.py --launcher pytorch
-Measured here: it builds and takes a step; the recipe was not trained.
+Measured here: nothing; it builds, and neither the data nor the machines to train it are here.
 """
 
 from mmengine.config import read_base

@@ -3,7 +3,7 @@
 Recipe: the paper's (AdamW 5e-4, decay 0.1, 32 epochs, 5 of warm-up, clip 5); 16 processes x 256 = 4096 a batch.
 Data: see configs/_base_/pairs.py
 Command: torchrun --nproc-per-node 16 tools/train.py configs/pretrain/unicl_swin-t_224_pairs.py --launcher pytorch
-Measured here: it builds and takes a step; the recipe was not trained.
+Measured here: nothing; it builds, and neither the data nor the machines to train it are here.
 """
 
 from mmengine.config import read_base
