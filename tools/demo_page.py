@@ -166,7 +166,7 @@ def clips(results: dict[str, dict], data: Path, classes: list[str]) -> str:
             mark, kind = ("&#10003;", "yes") if guess == label else ("&#10007;", "no")
             score = 100 * predictions[sample]["scores"][guess]
             lines.append(f'<span class="{kind}">{mark} {escape(name)}: {escape(classes[guess])} {score:.0f} %</span>')
-        player = f'<video src="{source}" autoplay loop muted playsinline controls></video>'
+        player = f'<video src="{source}" autoplay loop muted playsinline></video>'
         figures.append(f"<figure>{player}<figcaption>{'<br>'.join(lines)}</figcaption></figure>")
     note = "<p>One of each class, then some that the first method gets wrong, if there are any.</p>"
     return f'{note}<div class="clips">{"".join(figures)}</div>'
