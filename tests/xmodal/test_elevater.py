@@ -288,6 +288,21 @@ def test_adapters_train_in_the_probes_place(root, subject, tmp_path):
     assert all(torch.equal(before[k], v) for k, v in subject.visual.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("linear-probe", dict(merge_projection=True)),
+        ("fine-tune", dict(normalize=True, logit_scale_init="pretrained", channel_bn=False)),
+    ],
+)
+def test_a_text_initialised_start_keeps_what_zero_shot_knows(root, subject, tmp_path, method, options):
+    settings = Settings(epochs=1, extra_epochs=0, rate=(1e-5, 0.0), **options)
+    found = run_job(subject, Job("drawn-colors", method, 1), root, tmp_path, settings)
+    assert found["score"] > 60
+    inside = {"linear-probe": 128, "fine-tune": 96}[method]
+    assert found["trained_parameters"] >= inside * 8 + 8
+
+
 def test_features_equal_the_encoder_and_are_kept(root, subject, tmp_path):
     data = read_dataset(root, "drawn-colors")
     images = ImageSet(data.folder, data.test, 48)
