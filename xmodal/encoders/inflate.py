@@ -14,11 +14,18 @@ from torch import Tensor, nn
 from xmodal.encoders.swin import SwinEncoder, by_stage
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
-from xmodal.registry import ENCODERS, build
+from xmodal.registry import ENCODERS, build, method
 from xmodal.structures import Grid
 
 
-@ENCODERS.register_module(name="inflated")
+@method(
+    ENCODERS,
+    "inflated",
+    slot="encoder",
+    paper="Quo Vadis, Action Recognition?, arXiv 1705.07750; Video Swin Transformer, arXiv 2106.13230",
+    params="all, + T'*D (ViT) or (2t-1) position tables (Swin)",
+    families=("vit", "swin"),
+)
 def inflate(
     encoder: Any,
     num_frames: int = 8,

@@ -19,7 +19,7 @@ from xmodal.encoders.taps import Taps
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import Tokenizer
 from xmodal.encoders.vit import VisionTransformer
-from xmodal.registry import ENCODERS, did_you_mean
+from xmodal.registry import ENCODERS, did_you_mean, method
 from xmodal.structures import Grid
 
 SHARED = ("attn", "mlp")
@@ -172,6 +172,14 @@ def default_strides(patch_size: int, stages: int) -> list[int]:
     return [max(patch_size // 2 ** (i + 1), 1) for i in range(stages)]
 
 
+@method(
+    ENCODERS,
+    "msclip",
+    slot="encoder",
+    paper="Learning Visual Representation from Modality-Shared Contrastive Language-Image Pre-training, arXiv 2207.12661",
+    params="all: 132,408,001 (MS-CLIP-S B/32), 210,340,801 unshared",
+    parity=("msclip",),
+)
 class MSCLIP(CLIP):
     """An image and a text tower whose layers share weights.
 

@@ -177,7 +177,7 @@ class SwinEncoder(nn.Module):
         for i, (stage, block, first) in list(enumerate(by_stage(self.stages)))[start:stop]:
             h, w = grid.h >> (stage - first), grid.w >> (stage - first)
             x = x.unflatten(1, (h, w))  # (B, h, w, C)
-            x = self.stages[stage].downsample(x) if first else x
+            x = self.stages[stage].downsample(x) if first else x  # type: ignore[operator]
             recompute = self.recompute is True or i < int(self.recompute)
             x = (checkpoint(block, x, use_reentrant=False) if recompute else block(x)).flatten(1, 2)
         return x  # (B, h'*w', D)

@@ -14,12 +14,22 @@ from xmodal.encoders.keys import from_clip_text_state, under
 from xmodal.encoders.swin import SwinEncoder
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import Tokenizer
+from xmodal.registry import ENCODERS, method
 
 BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 STAGE = re.compile(r"layers\.(\d+)\.(.+)")
 TEXT_PREFIXES = ("text_encoder.", "lang_encoder.", "text.")
 
 
+@method(
+    ENCODERS,
+    "unicl",
+    slot="encoder+loss",
+    paper="Unified Contrastive Learning in Image-Text-Label Space, arXiv 2204.03610",
+    params="all: 91,340,667 (Swin-T), 150,695,609 (Swin-B)",
+    parity=("unicl",),
+    families=("swin",),
+)
 def unicl(
     image_size: int = 224,
     swin_dim: int = 96,

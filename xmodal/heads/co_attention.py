@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.block import Mlp
 from xmodal.encoders.sites import LayerNorm
-from xmodal.registry import HEADS
+from xmodal.registry import HEADS, method
 
 
 class CrossAttention(nn.Module):
@@ -68,7 +68,13 @@ class CoAttentionLayer(nn.Module):
         return x + self.mlp(self.norm3(x))
 
 
-@HEADS.register_module(name="co_attention")
+@method(
+    HEADS,
+    "co_attention",
+    slot="head",
+    paper="An Empirical Study of Training End-to-End Vision-and-Language Transformers, arXiv 2111.02387",
+    families=("vit", "swin"),
+)
 class CoAttentionHead(nn.Module):
     """Two streams of co-attention, image-text matching and masked language modelling.
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from xmodal.registry import HEADS
+from xmodal.registry import HEADS, method
 
 
 class DeformableConv(nn.Module):
@@ -98,7 +98,13 @@ class DynamicBlock(nn.Module):
         return self.task(mixed)
 
 
-@HEADS.register_module(name="dynamic_head")
+@method(
+    HEADS,
+    "dynamic_head",
+    slot="head",
+    paper="Dynamic Head: Unifying Object Detection Heads with Attentions, arXiv 2106.08322",
+    families=("convnet", "swin"),
+)
 class DynamicHead(nn.Module):
     """A stack of dynamic blocks over a pyramid.
 
