@@ -78,6 +78,8 @@ def test_plain_msclip_and_bad_options():
     assert model(torch.randn(2, 3, 32, 32), TEXT).shape == (2, 2)
     with pytest.raises(ValueError, match="lateral_layers"):
         small(lateral_layers=(0, 1, 2))
+    with pytest.raises(ValueError, match="did you mean 'patch_size'"):
+        small(patchsize=8)
     with pytest.raises(ValueError, match="another length"):
         small(branch_blocks=(0, 1))
 

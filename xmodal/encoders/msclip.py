@@ -19,7 +19,7 @@ from xmodal.encoders.taps import Taps
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import Tokenizer
 from xmodal.encoders.vit import VisionTransformer
-from xmodal.registry import ENCODERS, did_you_mean, method
+from xmodal.registry import ENCODERS, check_arguments, did_you_mean, method
 from xmodal.structures import Grid
 
 SHARED = ("attn", "mlp")
@@ -176,7 +176,7 @@ def default_strides(patch_size: int, stages: int) -> list[int]:
     ENCODERS,
     "msclip",
     slot="encoder",
-    paper="Learning Visual Representation from Modality-Shared Contrastive Language-Image Pre-training, arXiv 2207.12661",
+    paper="Modality-Shared Contrastive Language-Image Pre-training, arXiv 2207.12661",
     params="all: 132,408,001 (MS-CLIP-S B/32), 210,340,801 unshared",
     parity=("msclip",),
 )
@@ -226,6 +226,7 @@ class MSCLIP(CLIP):
         for part in share:
             if part not in SHAREABLE:
                 raise ValueError(f"share: {part!r} is no part that can be shared; {did_you_mean(part, SHAREABLE)}")
+        check_arguments(MSCLIPTower, visual)
         sizes = dict(dim=dim, num_heads=num_heads, out_dim=out_dim, mlp_ratio=mlp_ratio, norm_eps=norm_eps)
         tower = MSCLIPTower(depth=depth, **sizes, **visual)  # type: ignore[arg-type]
         text = TextTransformer(vocab_size, context_length, depth=depth, name=f"{tower.name}-text", **sizes)  # type: ignore[arg-type]
