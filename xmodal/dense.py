@@ -1,0 +1,135 @@
+"""Semantic segmentation of images with a ConvNet that adapters edit: model and metric."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from torch import Tensor, nn
+
+from xmodal.encoders.taps import Taps
+from xmodal.metrics import gather
+from xmodal.model import TransferModel
+from xmodal.readers import Reader
+from xmodal.registry import METRICS, MODELS, READERS
+from xmodal.structures import Grid
+
+
+@READERS.register_module(name="pyramid")
+class PyramidReader(Reader):
+    """The maps of all stages of a ConvNet, finest first.
+
+    Args:
+        encoder: a tower with `stages`.
+
+    Raises:
+        ValueError: a tower without stages.
+    """
+
+    out_dim: list[int]  # type: ignore[assignment]
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        if not hasattr(encoder, "stages"):
+            raise ValueError(f"{type(encoder).__name__} has no stages: dense tasks need a ConvNet or a Swin")
+        self.out_dim = encoder.stage_dims()
+
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None = None) -> Any:
+        """Map normalised images (B, 3, H, W), which are such a tower's tokens, to its maps (B, C_i, h_i, w_i)."""
+        return encoder.stages(tokens)
+
+
+@MODELS.register_module(name="segmentation")
+class SegmentationModel(TransferModel):
+    """A `TransferModel` that labels pixels; batches hold `image` (B, 3, H, W) and `segment` (B, H, W), -1 = ignore.
+
+    Args:
+        encoder: a ConvNet, or its config.
+        head: such as `LightFPN`; receives `in_dim`, the channels of all maps.
+        **options: see `TransferModel`; the reader is `PyramidReader` unless given.
+
+    Raises:
+        ValueError: something trains behind the last map, which no stage shows (`conv_adapter` with `norms="paper"`).
+    """
+
+    def __init__(self, encoder: Any, head: Any, **options: Any):
+        super().__init__(encoder, head, **{"reader": dict(type=PyramidReader), **options})
+        placed = getattr(getattr(self.encoder, "norm", None), "edits", None)
+        if placed is not None and len(placed):
+            raise ValueError(
+                f"{', '.join(placed.keys())} stands behind the last map, which a dense head does not read; "
+                'conv_adapter takes norms="none"'
+            )
+
+    def features(self, **inputs: Any) -> Any:
+        """Maps of all stages of normalised images (B, 3, H, W)."""
+        return self.reader(inputs["image"], None, self.encoder, None)
+
+    def forward(self, mode: str = "tensor", segment: Any = None, sample_id: Any = None, **inputs: Any) -> Any:
+        """Run a preprocessed batch: `tensor` for logits (B, K, h, w), `loss` for losses, `predict` for dicts.
+
+        Raises:
+            ValueError: an unknown mode.
+        """
+        maps = self.features(**inputs)
+        if mode == "tensor":
+            return self.head(maps)
+        if mode == "loss":
+            return self.head.loss(maps, segment)
+        if mode != "predict":
+            raise ValueError(f"mode {mode!r}: choose tensor, loss or predict")
+        found = self.head.predict(maps, inputs["image"].shape[-2:]).cpu()  # (B, H, W)
+        names = sample_id if sample_id is not None else [str(i) for i in range(len(found))]
+        truth = [None] * len(found) if segment is None else list(segment.cpu())
+        return [{"sample_id": n, "segment": s, "target": t} for n, s, t in zip(names, found, truth, strict=True)]
+
+
+@METRICS.register_module(name="mean_iou")
+class MeanIoU(BaseMetric):
+    """Mean intersection over union of the classes that occur, and the share of right pixels, in percent.
+
+    Args:
+        num_classes: K.
+    """
+
+    default_prefix = ""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        self.images, self.skipped = 0, []  # type: ignore[var-annotated]
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count the pixels of one batch; `target` -1 is left out."""
+        self.skipped += (data_batch or {}).get("skipped", [])
+        for sample in data_samples:
+            known = sample["target"] >= 0
+            pairs = sample["target"][known].long() * self.num_classes + sample["segment"][known].long()
+            self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.confusion)
+            self.images += 1
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Add up the counts of all ranks: `miou`, `pixel_accuracy`, `iou` per class (None where it never occurs)."""
+        everyone = gather((self.confusion, self.images, self.skipped))
+        confusion = sum(part[0] for part in everyone).double()
+        hits, union = confusion.diag(), confusion.sum(0) + confusion.sum(1) - confusion.diag()
+        iou = [100 * h / u if u else None for h, u in zip(hits.tolist(), union.tolist(), strict=True)]
+        seen = [value for value in iou if value is not None]
+        self.reset()
+        return {
+            "miou": sum(seen) / max(len(seen), 1),
+            "pixel_accuracy": 100 * float(hits.sum() / confusion.sum().clamp(min=1)),
+            "iou": iou,
+            "evaluated": sum(part[1] for part in everyone),
+            "of": size,
+            "skipped": [entry for part in everyone for entry in part[2]],
+        }
+
+    def compute_metrics(self, results: list) -> dict:
+        """Not used: `evaluate` does it all."""
+        raise NotImplementedError("MeanIoU.evaluate counts by itself")
