@@ -26,5 +26,5 @@ model = dict(
 )
 train_dataloader.update(batch_size=12)
 optim_wrapper = dict(optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.02), clip_grad=dict(max_norm=1.0))
-param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
-train_cfg = dict(max_epochs=10)
+param_scheduler = dict(type=CosineSchedule, warmup_epochs=0.8)
+train_cfg = dict(max_epochs=8, val_interval=2)

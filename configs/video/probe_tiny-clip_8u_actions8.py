@@ -27,4 +27,4 @@ model = dict(
 train_dataloader.update(batch_size=16)
 optim_wrapper = dict(optimizer=dict(type=AdamW, lr=1e-2, weight_decay=0.02))
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=0.5)
-train_cfg = dict(max_epochs=8, val_interval=2)
+train_cfg = dict(max_epochs=5)

@@ -33,4 +33,4 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=0.6)
-train_cfg = dict(max_epochs=8)
+train_cfg = dict(max_epochs=8, val_interval=2)
