@@ -236,15 +236,15 @@ def load_dassl(head: nn.Module, folder: str | Path, epoch: int | None = None) ->
     for key in [k for k in state if k.endswith("classifier.weight") and k in own and state[k].shape != own[k].shape]:
         state[key] = own[key].detach()
         dropped += names.to_official({key: state[key]})
-    wrong = {k: (tuple(v.shape), tuple(own[k].shape) if k in own else None) for k, v in state.items()}
-    wrong = {k: v for k, v in wrong.items() if v[0] != v[1]} | {k: (None, k) for k in own if k not in state}
+    shapes = {k: tuple(tuple(s[k].shape) if k in s else None for s in (state, own)) for k in {**state, **own}}
+    wrong = {k: v for k, v in shapes.items() if v[0] != v[1]}
     if wrong:
         raise ValueError(f"{folder} does not fit this {type(head).__name__} (name: file's shape, ours): {wrong}")
     head.load_state_dict(state, strict=False)
     return dropped
 
 
-def save_dassl(head: nn.Module, folder: str | Path, epoch: int) -> list[Path]:
+def save_dassl(head: Any, folder: str | Path, epoch: int) -> list[Path]:
     """Write a head the way Dassl does, `token_prefix` and `token_suffix` included; the files written."""
     names, files = names_of(head), []
     state = names.to_official({k: p.detach().cpu() for k, p in head.named_parameters()})
@@ -260,7 +260,7 @@ def save_dassl(head: nn.Module, folder: str | Path, epoch: int) -> list[Path]:
     return files
 
 
-def load_tip_keys(head: nn.Module, path: str | Path) -> None:
+def load_tip_keys(head: Any, path: str | Path) -> None:
     """Load Tip-Adapter-F's `best_F_<K>shots.pt`, a bare tensor (N, D), into a head.
 
     Raises:
@@ -273,7 +273,7 @@ def load_tip_keys(head: nn.Module, path: str | Path) -> None:
     head.keys.data.copy_(keys.float())
 
 
-def save_tip_keys(head: nn.Module, path: str | Path) -> None:
+def save_tip_keys(head: Any, path: str | Path) -> None:
     """Write a head's keys like Tip-Adapter-F's `best_F_<K>shots.pt`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     torch.save(nn.Parameter(head.keys.detach().cpu()), path)

@@ -160,7 +160,9 @@ class DPTHead(PromptHead):
             prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx)
         self.prompts = PromptTokens(self.text.tower, prompt_ids, position)
         self.ctx = nn.Parameter(torch.empty(self.prompts.words.shape))
-        self.visual = nn.Parameter(torch.empty(self.plain_blocks, n_visual, tower.dim)) if self.plain_blocks else None
+        self.visual: Any = (
+            nn.Parameter(torch.empty(self.plain_blocks, n_visual, tower.dim)) if self.plain_blocks else None
+        )
         for prompts in (self.ctx, self.visual):
             if prompts is not None:
                 nn.init.normal_(prompts, std=0.02)
@@ -200,7 +202,7 @@ class DPTHead(PromptHead):
         prompted = pooled(encoder, run_prompted(encoder, tokens, grid, prompt_of), grid)
         return DPTFeature(prompted, plain, likely, text, tuple(layer_logits))
 
-    def forward(self, feature: DPTFeature) -> Tensor:
+    def forward(self, feature: DPTFeature) -> Tensor:  # type: ignore[override]
         """Logits (B, K)."""
         return self.text.logits(feature.prompted, feature.text)
 

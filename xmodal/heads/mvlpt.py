@@ -159,7 +159,7 @@ class MVLPTHead(PromptHead):
 
     def make_text(self, n_ctx: int, class_specific: bool, init_words: str | None) -> None:
         """Make the text context."""
-        self.ctx = None
+        self.ctx: Any = None
         if not n_ctx:
             return
         self.ctx = nn.Parameter(torch.empty((self.num_classes,) * class_specific + self.prompts.words.shape))
@@ -169,7 +169,8 @@ class MVLPTHead(PromptHead):
 
     def make_visual(self, tower: Any, count: int, deep: bool, project: int | None, dropout: float) -> None:
         """Make the visual prompts, uniform in a bound that depends on the patch size and their width."""
-        self.visual = self.deep = None
+        self.visual: Any = None
+        self.deep: Any = None
         self.visual_proj: nn.Module = nn.Identity()
         self.dropout = nn.Dropout(dropout)
         if not count:

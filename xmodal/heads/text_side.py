@@ -96,7 +96,8 @@ class TextSide(nn.Module):
         """
         weights = []
         for i, name in enumerate(class_names):
-            own = templates[i] if not isinstance(templates[0], str) else [fill(t, name) for t in templates]
+            shared = [t for t in templates if isinstance(t, str)]
+            own = [fill(t, name) for t in shared] if shared else templates[i]
             weights.append(self.encode_ids(self.need_tokenizer()(own)).mean(0))
         return unit(torch.stack(weights))
 

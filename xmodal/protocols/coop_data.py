@@ -182,4 +182,4 @@ def read_aircraft(folder: Path) -> Splits:
     for split in ("train", "val", "test"):
         pairs = [line.split(" ", 1) for line in read_lines(folder / f"images_variant_{split}.txt")]
         parts.append([Item(f"{image}.jpg", label[name], name) for image, name in pairs])
-    return Splits("fgvc_aircraft", *parts, image_dir=folder / "images")
+    return Splits("fgvc_aircraft", parts[0], parts[1], parts[2], folder / "images")

@@ -201,9 +201,9 @@ class DomainRun:
             loss.backward()
             optimizer.step()
             if step % self.interval == 0 or step == self.steps - 1:
-                scores = [self.percent(bench, head, part) for part in plan.val]
+                checks = [self.percent(bench, head, part) for part in plan.val]
                 state = {k: v.clone() for k, v in head.state_dict().items()}
-                best.offer(sum(scores) / len(scores), state)
+                best.offer(sum(checks) / len(checks), state)
         head.load_state_dict(best.kept)
         scores = {name: self.percent(bench, head, part) for name, part in plan.tests.items()}
         details = {"selected": best.at * self.interval, "val": best.seen}

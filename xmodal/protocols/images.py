@@ -18,7 +18,7 @@ from xmodal.registry import DATASETS, did_you_mean
 def crop_box(width: int, height: int, scale: Sequence[float], rng: np.random.Generator) -> tuple[int, int, int, int]:
     """A random box (left, top, right, bottom) with an area share in `scale` and a ratio between 3/4 and 4/3."""
     for _ in range(10):
-        area = width * height * rng.uniform(*scale)
+        area = width * height * rng.uniform(scale[0], scale[1])
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

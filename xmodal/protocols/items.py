@@ -75,7 +75,7 @@ def read_split_file(path: str | Path, dataset: str = "", image_dir: str | Path =
             parts.append([Item(str(p), int(y), str(n)) for p, y, n in content[split]])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: an entry of {split!r} is not [path, label, class name]: {error}") from error
-    return Splits(dataset or path.stem, *parts, image_dir=Path(image_dir))
+    return Splits(dataset or path.stem, parts[0], parts[1], parts[2], Path(image_dir))
 
 
 def write_split_file(splits: Splits, path: str | Path) -> None:

@@ -265,7 +265,9 @@ def join_parts(parts: Sequence[Part]) -> Part:
     """
     if not parts:
         raise ValueError("there is nothing to train on: give at least 1 shot")
-    indices, labels, classes = [], [], []
+    indices: list[int] = []
+    labels: list[int] = []
+    classes: list[str] = []
     for part in parts:
         labels += [y + len(classes) for y in part.labels]
         classes += part.classes

@@ -77,8 +77,8 @@ class LinearProbeRun:
     def __call__(self, bench: Bench, plan: Plan) -> Outcome:
         """Fit and test."""
         train, val = only_part(plan, plan.train, "training"), only_part(plan, plan.val, "validation")
-        pairs = [(bench.features(p).cpu(), torch.tensor(p.labels)) for p in (train, val)]
-        probe = search_probe(*pairs, len(train.classes), self.steps)
+        fit, check = ((bench.features(p).cpu(), torch.tensor(p.labels)) for p in (train, val))
+        probe = search_probe(fit, check, len(train.classes), self.steps)
         scores = {n: probe.accuracy(bench.features(p).cpu(), torch.tensor(p.labels)) for n, p in plan.tests.items()}
         details = {"C": probe.strength, "trace": list(probe.trace)}
         return Outcome(scores, "val", probe.weight.numel() + probe.bias.numel(), details)
@@ -142,10 +142,10 @@ class PromptRun:
         other.load_state_dict(head.state_dict())
         return other
 
-    def fit(self, bench: Bench, plan: Plan, train: Part, head: nn.Module) -> list[float]:
+    def fit(self, bench: Bench, plan: Plan, train: Part, head: Any) -> list[float]:
         """Train; the mean loss of every epoch."""
         epochs, label = epochs_for(plan.shots, self.epochs), labels_of(train, bench)
-        warmup = dict(warmup_epochs=self.warmup_epochs, warmup_type=self.warmup_type)
+        warmup: dict[str, Any] = dict(warmup_epochs=self.warmup_epochs, warmup_type=self.warmup_type)
         optimizer, rates = dassl_optimizer(list(head.parameters()), self.lr, epochs, **warmup)
         losses = []
         head.train()
@@ -279,8 +279,9 @@ class CaFoRun:
             cached, values = build_cache(torch.cat(raw, 1), label, len(train.classes))
             keys.append(cached)
         text = text_weights(bench, train, self.sentences)
-        numbers = dict(alpha=self.alpha, beta=self.beta, fusion=self.fusion, logit_scale=self.logit_scale)
-        head = CaFoHead(bench.width, train.classes, text, *keys, values, **numbers).to(bench.device)
+        numbers: dict[str, Any] = dict(alpha=self.alpha, beta=self.beta, fusion=self.fusion)
+        numbers |= dict(keys=keys[0], second_keys=keys[1], values=values, logit_scale=self.logit_scale)
+        head = CaFoHead(bench.width, train.classes, text, **numbers).to(bench.device)
         details: dict[str, Any] = {}
         if self.finetune:
             details["best_epoch"] = self.fit(bench, plan, parts, val, head)
