@@ -89,16 +89,14 @@ class VoteHead(nn.Module):
     @staticmethod
     def loss(xyz: Tensor, votes: Tensor, logits: Tensor, boxes: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy of being in a true box (B, N, 7), distance of the vote from its centre."""
-        offset = xyz.new_zeros(())
-        target = torch.zeros_like(logits)
-        for b in range(len(xyz)):
-            real = boxes[b][mask[b].bool()]
-            if not len(real):
-                continue
-            inside = box_ops.contains(real, xyz[b], slack=0.03)  # (N, M)
-            target[b] = inside.any(0).float()
-            centre = real[inside.float().argmax(0), :3]
-            offset = offset + ((votes[b] - centre).abs().sum(-1) * target[b]).sum()
+        inside = torch.stack([box_ops.contains(b, x, slack=0.03) for b, x in zip(boxes, xyz, strict=True)])
+        inside = (inside & mask[..., None].bool()).float()  # (B, N, M)
+        if inside.shape[1] == 0:
+            inside = inside.new_zeros(len(xyz), 1, xyz.shape[1])
+            boxes = boxes.new_zeros(len(xyz), 1, 7)
+        target = inside.amax(1)  # (B, M)
+        centre = ops.gather(boxes[..., :3], inside.argmax(1))  # (B, M, 3)
+        offset = ((votes - centre).abs().sum(-1) * target).sum()
         return {
             "loss_on_object": nn.functional.binary_cross_entropy_with_logits(logits, target),
             "loss_vote": offset / target.sum().clamp(min=1),

@@ -9,7 +9,7 @@ from torch import Tensor
 # Largest table of distances held at once, in elements: about 200 MB with its sort keys.
 CHUNK_ELEMENTS = 2**23
 # Searches larger than this many distances on the CPU go through a k-d tree (same answers).
-TREE_FROM = 2**24
+TREE_FROM = 2**18
 
 
 def valid_rows(lengths: Tensor | None, batch: int, size: int, device: torch.device) -> Tensor:

@@ -7,8 +7,8 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        description="Classify, segment or find boxes in .ply, .npy, .npz, .las, .pcd, .txt or .bin clouds; writes JSON, "
-        "labels and a page with an interactive 3D view."
+        description="Classify, segment or find boxes in .ply, .npy, .npz, .las, .pcd, .txt or .bin clouds; writes "
+        "JSON, labels and a page with an interactive 3D view."
     )
     p.add_argument("config", help="a config file of a point-cloud model")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")

@@ -11,7 +11,7 @@ _classes = ["chair", "table", "bed", "sofa", "shelf", "lamp"]
 _boxes = dict(
     type=SUNRGBD, root="demo_out/clouds/boxes", classes="demo_out/clouds/boxes_classes.txt", colour=True, max_boxes=8
 )
-_points = [dict(type=RandomPoints, num_points=3072), dict(type=CentreFloor)]
+_points = [dict(type=RandomPoints, num_points=2048), dict(type=CentreFloor)]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,

@@ -25,7 +25,7 @@ model = dict(
         type=EPCLSegmenter,
         num_classes=8,
         planes=(16, 32, 64),
-        blocks=(2, 2, 2),
+        blocks=(1, 2, 2),
         strides=(1, 4, 4),
         num_neighbours=(8, 8, 8),
         share=4,
@@ -40,4 +40,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
 default_hooks.checkpoint.update(best="miou")
-train_cfg = dict(max_epochs=10, val_interval=10)
+train_cfg = dict(max_epochs=9, val_interval=9)

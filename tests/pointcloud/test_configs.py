@@ -23,7 +23,7 @@ def test_config_builds(path):
     assert 0 < trained <= sum(p.numel() for p in model.parameters())
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         dataset = dict(loader.dataset)
-        check_arguments(dataset.pop("type"), {k: v for k, v in dataset.items()})
+        check_arguments(dataset.pop("type"), dict(dataset))
         for transform in dataset.get("transforms", []):
             build(transform, TRANSFORMS)
     if isinstance(cfg.val_evaluator, dict):
