@@ -40,9 +40,9 @@ def write_page(path: Path, results: dict[str, dict], data: Path, minutes: float)
     parts = [
         "<h1>Actions in video files, read through a frozen image encoder</h1>",
         f"<p>{len(results)} methods on the same frozen encoder and the same H.264 files; {minutes:.1f} minutes on "
-        f"{escape(device)}. Every class comes with its reverse in time, so whoever is blind to order is right half the time "
-        "at best. The encoder was pretrained on single pictures from the same renderer (other seeds): this shows that the "
-        "machinery works and says nothing about natural video.</p>",
+        f"{escape(device)}. Every class comes with its reverse in time, so whoever is blind to order is right half the "
+        "time at best. The encoder was pretrained on single pictures from the same renderer (other seeds): this shows that "
+        "the machinery works and says nothing about natural video.</p>",
         result_table(results),
         '<h2>While training</h2><div class="side">',
         chart(validation_curves(results), "validation accuracy, %", "epochs", 100),

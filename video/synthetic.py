@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -244,7 +245,7 @@ def write_clip(path: Path, frames: np.ndarray, fps: int = 16, codec: str = "h264
     name, _, options = ENCODERS[codec]
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(name, rate=fps, options=options)
+        stream = cast(av.VideoStream, container.add_stream(name, rate=fps, options=options))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         stream.codec_context.thread_count = 1
         for picture in frames:

@@ -149,8 +149,8 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
         ramp = np.sin(2 * np.pi * waves * (u * np.cos(turn) + v * np.sin(turn)) + rng.uniform(0, 6.3))
         image = ramp[..., None] * rng.normal(size=3)
     elif kind == 2:
-        cells = rng.uniform(2, 7)
-        board = (np.floor(u * cells + rng.uniform()) + np.floor(v * cells + rng.uniform())) % 2 - 0.5
+        squares = rng.uniform(2, 7)
+        board = (np.floor(u * squares + rng.uniform()) + np.floor(v * squares + rng.uniform())) % 2 - 0.5
         image = board[..., None] * rng.normal(size=3)
     elif kind == 3:
         turn = rng.uniform(0, 2 * np.pi)
