@@ -41,7 +41,7 @@ def write_page(path: Path, results: dict[str, dict], data: Path, minutes: float)
         "<h1>Actions in video files, read through a frozen image encoder</h1>",
         f"<p>{len(results)} methods on the same frozen encoder and the same H.264 files; {minutes:.1f} minutes on "
         f"{escape(device)}. Every class comes with its reverse in time, so whoever is blind to order is right half the "
-        "time at best. The encoder was pretrained on single pictures from the same renderer (other seeds): this shows that "
+        "time at best. The encoder was pretrained on pictures of the same renderer (other seeds): this shows that "
         "the machinery works and says nothing about natural video.</p>",
         result_table(results),
         '<h2>While training</h2><div class="side">',
