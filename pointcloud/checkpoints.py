@@ -1,8 +1,11 @@
-"""Official EPCL checkpoints (trained parts; the frozen tower is loaded by itself) onto our names and back."""
+"""Official EPCL and 3DETR checkpoints onto our names and back; the frozen tower is loaded by itself."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from xmodal.convert import Converter, register_converter
 
@@ -105,3 +108,98 @@ def unflatten_conv(key: str, value: Tensor) -> Tensor:
 EPCL_SEGMENTATION = register_converter(
     Converter("epcl-segmentation", *unet_rules(), holder="state_dict", values=(flatten_conv, unflatten_conv))
 )
+
+DETR_BN = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+
+
+def flatten_points(key: str, value: Tensor) -> Tensor:
+    """3DETR's 2D convolutions over groups as our linear layers; `key` is ours."""
+    return value.flatten(1) if ".mlp." in key and value.ndim == 4 else value
+
+
+def unflatten_points(key: str, value: Tensor) -> Tensor:
+    """The inverse of `flatten_points`; `key` is ours."""
+    return value[..., None, None] if ".mlp." in key and value.ndim == 2 else value
+
+
+def set_abstraction_rules(official: str, ours: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Rules for one set abstraction: official to ours, and ours to official."""
+    one, two = re.escape(official), re.escape(ours)
+    reads = [
+        (rf"{one}\.mlp_module\.layer(\d)\.conv\.weight", rf"{ours}.mlp.\1.0.weight"),
+        (rf"{one}\.mlp_module\.layer(\d)\.bn\.bn\.{DETR_BN}", rf"{ours}.mlp.\1.1.\2"),
+    ]
+    writes = [
+        (rf"{two}\.mlp\.(\d)\.0\.weight", rf"{official}.mlp_module.layer\1.conv.weight"),
+        (rf"{two}\.mlp\.(\d)\.1\.{DETR_BN}", rf"{official}.mlp_module.layer\1.bn.bn.\2"),
+    ]
+    return reads, writes
+
+
+_PRE = set_abstraction_rules("pre_encoder", "backbone.pre_encoder")
+_INTERIM = set_abstraction_rules("encoder.interim_downsampling", "backbone.interim")
+_SAME = "encoder_to_decoder_projection|pos_embedding|query_projection|mlp_heads"
+# Written from the published source, not tried on a released file: none can be had where this was written.
+DETR3D = register_converter(
+    Converter(
+        name="3detr",
+        reads=(
+            *_PRE[0],
+            *_INTERIM[0],
+            (r"encoder\.layers\.(.+)", r"backbone.layers.\1"),
+            (rf"({_SAME})\.(.+)", r"decoder.\1.\2"),
+            (r"decoder\.(.+)", r"decoder.decoder.\1"),
+        ),
+        writes=(
+            *_PRE[1],
+            *_INTERIM[1],
+            (r"backbone\.layers\.(.+)", r"encoder.layers.\1"),
+            (rf"decoder\.({_SAME})\.(.+)", r"\1.\2"),
+            (r"decoder\.decoder\.(.+)", r"decoder.\1"),
+        ),
+        values=(flatten_points, unflatten_points),
+    )
+)
+# What released files carry besides the trained parts: the frozen tower, and index tensors.
+FROZEN = re.compile(r"(clip_vit\.|(transformer|encoder)\.(blocks\.|cls_token$))|.*te_tok$")
+
+
+def trained_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The trained tensors of a released checkpoint, without the frozen tower.
+
+    Args:
+        content: what the file holds: a state dict, or a dict with one under `base_model`, `state_dict` or `model`.
+
+    Returns:
+        Official keys without `module.` and `model.` in front.
+
+    Raises:
+        ValueError: no state dict.
+    """
+    for holder in ("base_model", "state_dict", "model"):
+        if isinstance(content.get(holder), Mapping):
+            content = content[holder]
+            break
+    if not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError("found no state dict (expected tensors under base_model, state_dict or model)")
+    plain = {re.sub(r"^(module\.|model\.)", "", k): v for k, v in content.items()}
+    return {k: v for k, v in plain.items() if not FROZEN.match(k)}
+
+
+def load_official(network: nn.Module, path: str, converter: Converter) -> None:
+    """Put a released checkpoint into a task network whose frozen tower is in place.
+
+    Args:
+        network: `EPCLClassifier`, `EPCLSegmenter`, `EPCLDense` or `Detector`.
+        path: of the file; opened without running what may be pickled in it.
+        converter: one of this module.
+
+    Raises:
+        ValueError: keys that do not fit.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    ours = converter.to_ours(trained_state(content))
+    missing, unexpected = network.load_state_dict(ours, strict=False)
+    missing = [k for k in missing if not k.startswith(("epcl.encoder.", "backbone.epcl.encoder."))]
+    if missing or unexpected:
+        raise ValueError(f"{path} does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")

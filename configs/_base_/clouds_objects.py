@@ -4,10 +4,10 @@ Make them once: python tools/data/make_clouds.py demo_out/clouds
 """
 
 from pointcloud.datasets.objects import ModelNet40
-from pointcloud.transforms import FarthestPoints, RandomPoints, ScaleShift, UnitBall
+from pointcloud.transforms import RandomPoints, ScaleShift, UnitBall
 
 _objects = dict(type=ModelNet40, root="demo_out/clouds/objects", prefix="objects", cache="demo_out/clouds/cache")
-_test = [dict(type=UnitBall), dict(type=FarthestPoints, num_points=512)]
+_test = [dict(type=UnitBall), dict(type=RandomPoints, num_points=512)]  # the same points every time
 train_dataloader = dict(
     batch_size=24,
     num_workers=1,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointcloud.checkpoints import EPCL_CLASSIFICATION, EPCL_SEGMENTATION
+from pointcloud.checkpoints import DETR3D, EPCL_CLASSIFICATION, EPCL_SEGMENTATION, load_official
 from pointcloud.classification import EPCLClassifier
 from pointcloud.criterion import Criterion, angle_bins
 from pointcloud.detection import Detector, best_class
@@ -303,3 +303,31 @@ def test_best_class_names_each_box_once():
     found = {"boxes": boxes, "box_label": np.array([0, 1, 0, 1]), "scores": np.array([0.9, 0.4, 0.1, 0.2])}
     kept = best_class(found)
     assert kept["box_label"].tolist() == [0]
+
+
+def test_released_files_load(tmp_path):
+    torch.manual_seed(1)
+    there, here = classifier().network, classifier().network
+    own = {k: v for k, v in there.state_dict().items() if not k.startswith("epcl.encoder.")}
+    official = EPCL_CLASSIFICATION.to_official(own)
+    assert {k.split(".")[0] for k in official} == {
+        "encoder", "pos_embed", "te_encoder", "norm", "proj2emb", "cls_head_finetune",
+    }  # fmt: skip
+    state = {f"module.{k}": v for k, v in official.items()} | {"module.clip_vit.proj": torch.zeros(1)}
+    torch.save({"base_model": state, "epoch": 3}, tmp_path / "ckpt-best.pth")
+    load_official(here, tmp_path / "ckpt-best.pth", EPCL_CLASSIFICATION)
+    assert all(here.state_dict()[k].equal(v) for k, v in own.items())
+    torch.save({k: v for k, v in state.items() if "norm" not in k}, tmp_path / "torn.pth")
+    with pytest.raises(ValueError, match="missing"):
+        load_official(here, tmp_path / "torn.pth", EPCL_CLASSIFICATION)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_3detr_names_come_back(masked):
+    model = Detector(DETREncoder(masked=masked, num_points=8), 3, decoder=dict(DECODER, dim=16))
+    official = DETR3D.to_official(model.state_dict())
+    assert official["pre_encoder.mlp_module.layer0.conv.weight"].shape == (64, 3, 1, 1)
+    assert ("encoder.interim_downsampling.mlp_module.layer2.bn.bn.weight" in official) == masked
+    assert "decoder.layers.0.multihead_attn.in_proj_weight" in official
+    back = DETR3D.to_ours(official)
+    assert all(back[k].equal(v) for k, v in model.state_dict().items())

@@ -1,0 +1,106 @@
+"""Every raw point is voted for; pages and predictions of single files; the tools end to end on tiny sets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pointcloud import scenes, synthetic
+from pointcloud.page import write_page
+from pointcloud.predict import fit_features
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_parts_and_crops_cover_everything():
+    coord = np.random.default_rng(0).random((3000, 3)).astype(np.float32) * 4
+    parts = list(scenes.parts_of(coord, 0.5))
+    assert sorted(np.unique(np.concatenate(parts))) == list(range(3000))
+    assert len({len(p) for p in parts}) == 1
+    crops = list(scenes.crops_of(coord, 700))
+    assert all(len(c) == 700 for c in crops)
+    assert len(np.unique(np.concatenate(crops))) == 3000
+    assert len(crops) < 25
+
+
+def test_votes_are_summed_at_the_raw_points():
+    coord = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 2
+    feat = torch.arange(500.0)[:, None]
+    seen, calls = [], []
+
+    def network(points, features, sizes):
+        assert points.amin(0).abs().max() < 1e-6
+        assert sizes == [len(points)]
+        seen.append(features[:, 0].long())
+        return torch.stack([features[:, 0], torch.ones(len(points))], dim=1)
+
+    total = scenes.vote(network, coord, feat, 2, 0.4, 60, lambda done, all_: calls.append((done, all_)))
+    times = torch.bincount(torch.cat(seen), minlength=500).float()
+    assert times.min() >= 1
+    assert torch.allclose(total[:, 1], times)
+    assert torch.allclose(total[:, 0], times * feat[:, 0])
+    assert calls[-1] == (len(seen), len(seen))
+
+
+def test_page_holds_points_and_boxes(tmp_path):
+    pytest.importorskip("plotly")
+    cloud = synthetic.room(np.random.default_rng(0), 500)
+    found = {"boxes": cloud["boxes"], "box_label": cloud["box_label"], "scores": np.ones(len(cloud["boxes"]))}
+    names = synthetic.ROOM_CLASSES
+    page = write_page(tmp_path / "a.html", cloud["coord"], names, cloud["segment"], found=found, title="a room")
+    text = page.read_text()
+    assert 'src="http' not in text  # opens without a network
+    assert all(f'"name":"{names[i]}"' in text for i in np.unique(cloud["segment"]))
+    assert text.count('"mode":"lines"') == len(cloud["boxes"])
+
+
+def test_missing_colours_are_explained():
+    cloud = {"coord": np.zeros((3, 3))}
+    with pytest.raises(ValueError, match="trained with 3 features"):
+        fit_features(cloud, 3)
+    assert fit_features({**cloud, "feat": np.ones((3, 4))}, 3)["feat"].shape == (3, 3)
+
+
+def tool(*words, cwd=ROOT):
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "metric", "options", "file"),
+    [
+        ("epcl_tiny-clip_512_objects", "top1", "objects", "objects/mug/mug_0004.txt"),
+        ("epcl_tiny-clip_2k_rooms-seg", "miou", "rooms", "rooms/trainval_fullarea/Area_5_room_0.npy"),
+        ("epcl_tiny-clip_2k_rooms-det", "map25", "boxes", "boxes_test/000000_pc.npz"),
+    ],
+)
+def test_train_test_predict(tmp_path, config, metric, options, file):
+    data = tmp_path / "clouds"
+    tool("tools/data/make_clouds.py", data, "--scale", "0.03", "--points", "1500", "--workers", "1")
+    path, work = f"configs/pointcloud/{config}.py", tmp_path / "run"
+    given = [f"{s}_dataloader.dataset.root={data / options}" for s in ("train", "val", "test")]
+    if options == "boxes":
+        given += [f"{s}_dataloader.dataset.classes={data / 'boxes_classes.txt'}" for s in ("train", "val", "test")]
+    if options == "objects":
+        given += [f"{s}_dataloader.dataset.cache=none" for s in ("train", "val", "test")]
+    given += ["train_cfg.max_epochs=2", "train_cfg.val_interval=2"]
+    tool("tools/train.py", path, "--work-dir", work, "--cfg-options", *given)
+    tool("tools/test.py", path, work / "last.pth", "--cfg-options", *given)
+    assert 0 <= json.loads((work / "test.json").read_text())["test"][metric] <= 100
+    tool(
+        "tools/predict_cloud.py",
+        path,
+        work / "last.pth",
+        data / file,
+        "--out",
+        tmp_path / "found",
+        "--cfg-options",
+        *given,
+    )
+    assert len(list((tmp_path / "found").glob("*.html"))) == 1
