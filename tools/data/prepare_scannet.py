@@ -1,0 +1,138 @@
+"""ScanNet v2 from its release: python tools/data/prepare_scannet.py SCANS scannetv2-labels.combined.tsv data/scannet.
+
+For every scene: axis-aligned points and boxes in VoteNet's layout (`scannet_train_detection_data/<scene>_vert.npy` and
+so on) and `scannet_segmentation/{train,val}/<scene>_inst_nostuff.pth`. Scenes that are there already are left alone;
+scenes that cannot be read are listed at the end.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+BOX_CLASSES = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("scans", type=Path, help="folder with scene0000_00, ...")
+    p.add_argument("labels", type=Path, help="scannetv2-labels.combined.tsv")
+    p.add_argument("out", type=Path)
+    p.add_argument("--val", type=Path, help="list of validation scenes (scannetv2_val.txt); others are training scenes")
+    p.add_argument("--workers", type=int, default=4)
+    return p
+
+
+def read_ids(path: Path) -> dict[str, int]:
+    """Raw category to NYU40 id."""
+    with open(path) as file:
+        return {row["raw_category"]: int(row["nyu40id"]) for row in csv.DictReader(file, delimiter="\t")}
+
+
+def alignment(path: Path):
+    """The 4 x 4 matrix of `axisAlignment`, the identity where there is none."""
+    import numpy as np
+
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("axisAlignment"):
+                return np.array([float(v) for v in line.split("=")[1].split()]).reshape(4, 4)
+    return np.eye(4)
+
+
+def labels_of(folder: Path, scene: str, count: int, ids: dict[str, int]):
+    """NYU40 id and instance number (from 1; 0 = none) of every vertex."""
+    import numpy as np
+
+    segments = np.array(json.loads((folder / f"{scene}_vh_clean_2.0.010000.segs.json").read_text())["segIndices"])
+    if len(segments) != count:
+        raise ValueError(f"{len(segments)} segment indices for {count} vertices")
+    semantic, instance = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    path = folder / f"{scene}.aggregation.json"
+    path = path if path.exists() else folder / f"{scene}_vh_clean.aggregation.json"
+    for number, group in enumerate(json.loads(path.read_text())["segGroups"], start=1):
+        rows = np.isin(segments, group["segments"])
+        semantic[rows], instance[rows] = ids.get(group["label"], 0), number
+    return semantic, instance
+
+
+def boxes_of(coord, semantic, instance):
+    """Axis-aligned boxes (K, 7): centre, size, NYU40 id."""
+    import numpy as np
+
+    rows = []
+    for number in np.unique(instance[instance > 0]):
+        mine = instance == number
+        label = int(np.bincount(semantic[mine]).argmax())
+        if label in BOX_CLASSES:
+            low, high = coord[mine].min(0), coord[mine].max(0)
+            rows.append([*(low + high) / 2, *(high - low), label])
+    return np.array(rows, np.float32).reshape(-1, 7)
+
+
+def convert(job: tuple) -> str | None:
+    """Write one scene; returns what went wrong."""
+    import numpy as np
+    import torch
+    from plyfile import PlyData
+
+    from pointcloud.datasets.safe_files import write_atomically
+    from pointcloud.datasets.scannet import SCANNET_NYU, axis_align, map_ids
+
+    folder, boxes_out, segment_out, ids = job
+    scene = folder.name
+    try:
+        data = PlyData.read(str(folder / f"{scene}_vh_clean_2.ply"))["vertex"].data
+        coord = np.stack([data["x"], data["y"], data["z"]], axis=1).astype(np.float32)
+        colour = np.stack([data["red"], data["green"], data["blue"]], axis=1).astype(np.float32)
+        semantic, instance = labels_of(folder, scene, len(coord), ids)
+        aligned = axis_align(coord, alignment(folder / f"{scene}.txt"))
+        arrays = {
+            "ins_label": instance.astype(np.uint32),
+            "sem_label": semantic.astype(np.uint32),
+            "bbox": boxes_of(aligned, semantic, instance),
+        }
+        label = np.where((known := map_ids(semantic, SCANNET_NYU)) < 0, -100, known)
+        content = (aligned, colour / 127.5 - 1, label, instance)
+        write_atomically(segment_out, lambda file: torch.save(content, file))
+        for name, array in arrays.items():
+            write_atomically(boxes_out / f"{scene}_{name}.npy", lambda file, a=array: np.save(file, a))
+        table = np.concatenate([aligned, colour], axis=1)
+        write_atomically(boxes_out / f"{scene}_vert.npy", lambda file: np.save(file, table))  # last: marks it done
+    except (OSError, ValueError, KeyError) as error:
+        return f"{scene}: {type(error).__name__}: {error}"
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert all scenes; returns 1 when some could not be read."""
+    args = parser().parse_args(argv)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from concurrent.futures import ProcessPoolExecutor
+
+    from tqdm import tqdm
+
+    scenes = sorted(p for p in args.scans.glob("scene*") if p.is_dir())
+    if not scenes or not args.labels.is_file():
+        print(f"error: no scene* folders below {args.scans}, or no {args.labels}", file=sys.stderr)
+        return 2
+    ids = read_ids(args.labels)
+    val = set(args.val.read_text().split()) if args.val else set()
+    boxes_out = args.out / "scannet_train_detection_data"
+    jobs = []
+    for folder in scenes:
+        split = "val" if folder.name in val else "train"
+        target = args.out / "scannet_segmentation" / split / f"{folder.name}_inst_nostuff.pth"
+        if not (boxes_out / f"{folder.name}_vert.npy").exists():
+            jobs.append((folder, boxes_out, target, ids))
+    with ProcessPoolExecutor(args.workers) as pool:
+        problems = [p for p in tqdm(pool.map(convert, jobs), total=len(jobs), desc="scenes") if p]
+    print(f"{len(jobs) - len(problems)} scenes written, {len(scenes) - len(jobs)} were there, {len(problems)} failed")
+    print("\n".join(problems))
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

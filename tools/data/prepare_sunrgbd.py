@@ -1,0 +1,96 @@
+"""SUN RGB-D from VoteNet's MATLAB export: python tools/data/prepare_sunrgbd.py sunrgbd_trainval data/sunrgbd.
+
+Reads `depth/NNNNNN.mat` (points), `label/NNNNNN.txt` (boxes) and `train_data_idx.txt`, `val_data_idx.txt`; writes
+`sunrgbd_pc_bbox_votes_50k_v1_{train,val}/NNNNNN_{pc.npz,bbox.npy}`. Views that are there already are left alone; views
+that cannot be read are listed at the end.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+NAMES = ("bed", "table", "sofa", "chair", "toilet", "desk", "dresser", "night_stand", "bookshelf", "bathtub")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", type=Path, help="folder with depth, label and the lists of views")
+    p.add_argument("out", type=Path)
+    p.add_argument("--points", type=int, default=50_000, help="points kept of a view")
+    p.add_argument("--workers", type=int, default=4)
+    return p
+
+
+def read_boxes(path: Path):
+    """Boxes (K, 8): centre, HALF sizes, heading, class.
+
+    A line is: name, 2D box (4), centroid (3), width, length, height (half sizes), orientation (2).
+    """
+    import numpy as np
+
+    rows = []
+    for line in path.read_text().splitlines():
+        words = line.split()
+        if not words or words[0] not in NAMES:
+            continue
+        v = [float(w) for w in words[1:]]
+        if len(v) < 12:
+            raise ValueError(f"{path.name}: a line with {len(v)} numbers, expected 12")
+        heading = -np.arctan2(v[11], v[10])
+        rows.append([*v[4:7], v[8], v[7], v[9], heading, NAMES.index(words[0])])  # length runs along the box's x
+    return np.array(rows).reshape(-1, 8)
+
+
+def convert(job: tuple) -> str | None:
+    """Write one view; returns what went wrong."""
+    import numpy as np
+    from scipy.io import loadmat
+
+    from pointcloud.datasets.safe_files import write_atomically
+
+    source, target, number, keep = job
+    name = f"{number:06d}"
+    try:
+        points = loadmat(source / "depth" / f"{name}.mat")["instance"].astype(np.float32)
+        if points.ndim != 2 or points.shape[1] < 6:
+            return f"{name}: points have shape {points.shape}, expected (P, 6)"
+        rng = np.random.default_rng(number)
+        points = points[rng.choice(len(points), keep, replace=len(points) < keep)]
+        boxes = read_boxes(source / "label" / f"{name}.txt")
+        write_atomically(target / f"{name}_bbox.npy", lambda file: np.save(file, boxes))
+        write_atomically(target / f"{name}_pc.npz", lambda file: np.savez_compressed(file, pc=points))
+    except (OSError, ValueError, KeyError) as error:
+        return f"{name}: {type(error).__name__}: {error}"
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert all views; returns 1 when some could not be read."""
+    args = parser().parse_args(argv)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from concurrent.futures import ProcessPoolExecutor
+
+    from tqdm import tqdm
+
+    jobs, there = [], 0
+    for split in ("train", "val"):
+        listing = args.source / f"{split}_data_idx.txt"
+        if not listing.is_file():
+            print(f"error: no {listing}", file=sys.stderr)
+            return 2
+        target = args.out / f"sunrgbd_pc_bbox_votes_50k_v1_{split}"
+        for number in (int(w) for w in listing.read_text().split()):
+            if (target / f"{number:06d}_pc.npz").exists():
+                there += 1
+            else:
+                jobs.append((args.source, target, number, args.points))
+    with ProcessPoolExecutor(args.workers) as pool:
+        problems = [p for p in tqdm(pool.map(convert, jobs, chunksize=8), total=len(jobs), desc="views") if p]
+    print(f"{len(jobs) - len(problems)} views written, {there} were there, {len(problems)} failed")
+    print("\n".join(problems))
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
