@@ -115,7 +115,9 @@ class FrozenCache:
         root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(root).free / 2**20
         if size > self.max_gb * 1024:
-            raise ValueError(f"the cache needs {size / 1024:.1f} GB, more than max_gb={self.max_gb:g}: fewer views, or int8")
+            raise ValueError(
+                f"the cache needs {size / 1024:.1f} GB, more than max_gb={self.max_gb:g}: fewer views, or int8"
+            )
         if size > 0.95 * free:
             raise ValueError(f"the cache needs {size / 1024:.1f} GB, the disk of {root} has {free / 1024:.1f} GB left")
         return size
@@ -125,7 +127,9 @@ class FrozenCache:
         todo = self.missing()[rank::world]
         if not todo:
             return
-        print_log(f"cache {self.folder}: {len(todo)} shards to fill, about {self.check_space():.0f} MB", logger="current")
+        print_log(
+            f"cache {self.folder}: {len(todo)} shards to fill, about {self.check_space():.0f} MB", logger="current"
+        )
         training = self.model.training
         self.model.eval()
         for view, number in tqdm(todo, desc="cache", unit="shard", disable=None):
