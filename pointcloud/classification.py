@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcloud.epcl import EPCL
+from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
 
 
@@ -34,9 +35,11 @@ class EPCLClassifier(nn.Module):
         ValueError: fewer than two classes, or text features that do not fit.
     """
 
+    text: Tensor | None
+
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Tower,
         num_classes: int,
         num_groups: int = 64,
         group_size: int = 32,
@@ -82,7 +85,7 @@ class EPCLClassifier(nn.Module):
         self.register_buffer("text", text, persistent=False)
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Tower:
         """The frozen tower."""
         return self.epcl.encoder
 

@@ -101,7 +101,8 @@ class Criterion(nn.Module):
         `loss_cardinality` (how far the number of found objects is off) is reported and not part of the total.
         """
         count = mean_over_processes(targets["box_mask"].sum().float()).clamp(min=1)
-        total, terms = layers[-1]["logits"].new_zeros(()), {}
+        total = layers[-1]["logits"].new_zeros(())
+        terms: dict[str, Tensor] = {}
         order = [len(layers) - 1, *range(len(layers) - 1)]
         for i in order:
             found = self.layer(layers[i], targets, count)

@@ -15,6 +15,7 @@ from pointcloud.box_decoder import BoxDecoder
 from pointcloud.criterion import Criterion
 from pointcloud.detection_ap import detections_of, select_boxes
 from pointcloud.epcl import EPCL
+from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
 
 
@@ -34,7 +35,7 @@ class EPCLBackbone(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Tower,
         num_task_tokens: int,
         num_groups: int = 512,
         group_size: int = 32,
@@ -122,7 +123,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Any,
         num_classes: int,
         num_angle_bins: int = 1,
         decoder: dict[str, Any] | None = None,

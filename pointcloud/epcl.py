@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud import ops
-from pointcloud.task_token import PositionMLP, TaskTokens, unit_ball
+from pointcloud.task_token import PositionMLP, TaskTokens, Tower, unit_ball
 from pointcloud.tokenizer import PointTokenizer
 
 
@@ -27,11 +27,13 @@ class EPCL(nn.Module):
         prefix_position: replaces the tower's position of its first token (D,), for comparisons.
     """
 
+    prefix_position: Tensor | None
+
     def __init__(
-        self, encoder: nn.Module, num_task_tokens: int, pre_norm: bool = False, prefix_position: Tensor | None = None
+        self, encoder: Tower, num_task_tokens: int, pre_norm: bool = False, prefix_position: Tensor | None = None
     ):
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Tower = encoder
         self.pre_norm = pre_norm
         self.pos_embed = PositionMLP(encoder.dim)
         self.te_encoder = TaskTokens(num_task_tokens, encoder.dim)
@@ -98,7 +100,7 @@ class EPCLDense(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Tower,
         feat_dim: int,
         num_groups: int = 512,
         group_size: int = 16,

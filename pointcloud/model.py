@@ -12,6 +12,7 @@ from pointcloud.classification import EPCLClassifier
 from pointcloud.detection import Detector, EPCLBackbone
 from pointcloud.detr_encoder import DETREncoder
 from pointcloud.segmentation import EPCLSegmenter
+from pointcloud.task_token import Tower
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.model import TransferModel
 from xmodal.registry import ADAPTERS, ENCODERS, MODELS, build, check_arguments
@@ -24,6 +25,8 @@ INPUTS = ("coord", "feat", "lengths")
 
 class CloudPreprocessor(nn.Module):
     """Move a batch to the model's device; coordinates stay metres."""
+
+    anchor: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +146,7 @@ def truths_of(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return truths
 
 
-def redraw(tower: nn.Module, seed: int) -> None:
+def redraw(tower: Tower, seed: int) -> None:
     """Draw a tower's weights anew, the way it was made, from a seed; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -80,7 +80,7 @@ def predict_file(
     if "boxes" in found:
         return boxes_of_file(found, names, cloud, path, stem)
     score, label = found["scores"].max(0)
-    row = {"label": int(label), "name": named(names, int(label)), "score": float(score)}
+    row: dict[str, Any] = {"label": int(label), "name": named(names, int(label)), "score": float(score)}
     title = f"{Path(path).name}: {row['name']} ({100 * row['score']:.0f} %)"
     page = write_page(stem.with_suffix(".html"), cloud["coord"], names, feat=cloud.get("feat"), title=title)
     return save({"file": str(path), "page": str(page), **row}, stem)

@@ -1,6 +1,7 @@
 """EPCL for semantic segmentation: a point U-Net with the frozen blocks at its bottleneck."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from pointcloud.epcl import EPCL
 from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbours_of
 from pointcloud.packed import pack
 from pointcloud.scenes import vote
-from pointcloud.task_token import unit_ball
+from pointcloud.task_token import Tower, unit_ball
 
 Level = tuple[Tensor, Tensor, list[int]]
 
@@ -44,7 +45,7 @@ class EPCLSegmenter(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module | None,
+        encoder: Tower | None,
         num_classes: int,
         in_dim: int = 6,
         planes: Sequence[int] = (32, 64, 128, 256, 512),
@@ -110,7 +111,7 @@ class EPCLSegmenter(nn.Module):
             raise ValueError(f"this network was built for in_dim={self.in_dim} channels with xyz, got {x.shape[1]}")
         levels, near = self.descend(coord, x, sizes)
         deep_coord, x, deep_sizes = levels[-1]
-        stages = list(self.dec.values())
+        stages: list[Any] = list(self.dec.values())
         x = stages[-1][0](self.bottleneck(deep_coord, x, len(sizes)), deep_sizes)
         x = stages[-1][1](deep_coord, x, near[-1])
         for i in range(len(levels) - 2, -1, -1):
@@ -122,7 +123,8 @@ class EPCLSegmenter(nn.Module):
         """Points, features and sizes of every stage, and each point's neighbours there."""
         levels: list[Level] = []
         near = []
-        for stage, k in zip(self.enc.values(), self.neighbours, strict=True):
+        stages: list[Any] = list(self.enc.values())
+        for stage, k in zip(stages, self.neighbours, strict=True):
             coord, x, sizes = stage[0](coord, x, sizes)
             near.append(neighbours_of(coord, sizes, k))
             for mixer in stage[1:]:

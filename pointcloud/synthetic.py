@@ -193,12 +193,12 @@ def object_cloud(name: str, rng: Rng, num_points: int = 2048, noise: float = 0.0
     view = rng.normal(size=3) * [1, 1, 0.6]
     seen = whole.normals @ (view / np.linalg.norm(view)) > -0.35  # most of the far side is hidden
     ball = points[rng.integers(len(points))] + rng.normal(0, 0.1, 3)
-    free = np.linalg.norm(points - ball, axis=1) > rng.uniform(0.1, 0.35)
+    free = np.linalg.norm(points - ball, axis=1) > rng.uniform(0.08, 0.28)
     index = np.flatnonzero(seen & free)
     index = index if len(index) >= 64 else np.arange(len(points))
     index = rng.choice(index, num_points, replace=len(index) < num_points)
     coord = points[index] + rng.normal(0, noise, (num_points, 3))
-    stray = rng.random(num_points) < rng.uniform(0, 0.04)
+    stray = rng.random(num_points) < rng.uniform(0, 0.03)
     coord[stray] = rng.uniform(-1, 1, (int(stray.sum()), 3))
     return {"coord": coord.astype(np.float32), "feat": whole.normals[index].astype(np.float32)}
 

@@ -1,7 +1,11 @@
 """Task tokens and positions of EPCL (arXiv 2212.04098): the trained tokens that tell the frozen blocks what to do."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+Tower = Any  # a tower of `xmodal.encoders`, whose attributes a checker cannot see through nn.Module
 
 
 class TaskTokens(nn.Module):

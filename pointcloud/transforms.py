@@ -75,7 +75,7 @@ class ScaleShift:
 
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
         """Augment coordinates."""
-        coord = cloud["coord"] * rng.uniform(*self.scale, 3) + rng.uniform(-self.shift, self.shift, 3)
+        coord = cloud["coord"] * rng.uniform(self.scale[0], self.scale[1], 3) + rng.uniform(-self.shift, self.shift, 3)
         return {**cloud, "coord": coord.astype(np.float32)}
 
 

@@ -23,7 +23,7 @@ TASKS = {
     "detection": ("epcl_tiny-clip_2k_rooms-det", {"map25": 70.0, "map50": 25.0}),
 }
 SAMPLES = {
-    "classification": f"{DATA}/objects/chair/chair_0075.txt",
+    "classification": f"{DATA}/objects/chair/chair_0120.txt",
     "segmentation": f"{DATA}/rooms/trainval_fullarea/Area_5_room_0.npy",
     "detection": f"{DATA}/boxes_test/000000_pc.npz",
 }

@@ -22,8 +22,7 @@ model = dict(
     encoder=dict(type=tiny_clip_encoder),
     freeze_encoder=True,
     network=dict(
-        type=EPCLClassifier, num_classes=10, num_groups=32, group_size=16, scale=0.3, width=32, hidden=128, dropout=0.3,
-        label_smoothing=0.05,
+        type=EPCLClassifier, num_classes=10, num_groups=40, group_size=16, scale=0.3, width=32, hidden=128, dropout=0.1,
     ),
 )  # fmt: skip
 optim_wrapper = dict(
@@ -32,4 +31,4 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
-train_cfg = dict(max_epochs=20, val_interval=20)
+train_cfg = dict(max_epochs=16, val_interval=16)

@@ -100,12 +100,13 @@ def read_pcd(path: Path) -> Cloud:
     ]
     counts = [int(c) for c in head.get("COUNT", ["1"] * len(kinds))]
     layout = np.dtype([(f, k, (c,) if c > 1 else ()) for f, k, c in zip(head["FIELDS"], kinds, counts, strict=True)])
+    data: dict[str, np.ndarray]
     if head["DATA"] == ["ascii"]:
         rows = np.loadtxt(raw[at:].decode().splitlines(), ndmin=2)
         data = {f: rows[:, sum(counts[:i])] for i, f in enumerate(head["FIELDS"])}
     elif head["DATA"] == ["binary"]:
         table = np.frombuffer(raw, layout, count=int(head["POINTS"][0]), offset=at)
-        data = {f: table[f] for f in head["FIELDS"]}
+        data = {f: np.asarray(table[f]) for f in head["FIELDS"]}
     else:
         raise CloudError(f"DATA {' '.join(head['DATA'])}: only ascii and binary are read; convert the file")
     if "rgb" in data:

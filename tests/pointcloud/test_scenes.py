@@ -1,6 +1,7 @@
 """Every raw point is voted for; pages and predictions of single files; the tools end to end on tiny sets."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,27 @@ def test_page_holds_points_and_boxes(tmp_path):
     assert 'src="http' not in text  # opens without a network
     assert all(f'"name":"{names[i]}"' in text for i in np.unique(cloud["segment"]))
     assert text.count('"mode":"lines"') == len(cloud["boxes"])
+
+
+BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+def test_page_opens_in_a_browser(tmp_path):
+    pytest.importorskip("plotly")
+    cloud = synthetic.room(np.random.default_rng(0), 400)
+    names = synthetic.ROOM_CLASSES
+    page = write_page(tmp_path / "a.html", cloud["coord"], names, cloud["segment"], title="a furnished room")
+    options = ["--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader", "--virtual-time-budget=10000"]
+    done = subprocess.run(
+        [BROWSER, *options, f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    drawn = done.stdout[done.stdout.rfind("</script>") :]
+    assert "a furnished room" in drawn  # the title and the legend are drawn by the page's own script
+    assert all(names[i] in drawn for i in np.unique(cloud["segment"]))
+    assert "<canvas" in drawn
 
 
 def test_missing_colours_are_explained():

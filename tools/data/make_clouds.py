@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-OBJECT_SPLITS = {"train": 60, "val": 15, "test": 30}  # per class
+OBJECT_SPLITS = {"train": 100, "val": 15, "test": 30}  # per class
 ROOM_SPLITS = {"train": (1, 160), "val": (2, 20), "test": (5, 40)}  # area, rooms
 
 
@@ -34,7 +34,7 @@ def object_job(job: tuple) -> str:
     sample = f"{name}_{number:04d}"
     path = Path(folder) / name / f"{sample}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    cloud = object_cloud(name, np.random.default_rng([seed, 1, list(OBJECTS).index(name), number]))
+    cloud = object_cloud(name, np.random.default_rng([seed, 1, list(OBJECTS).index(name), number]), 1024)
     np.savetxt(path, np.concatenate([cloud["coord"], cloud["feat"]], axis=1), fmt="%.5f", delimiter=",")
     return sample
 
@@ -66,7 +66,7 @@ def make(out: Path, seed: int, scale: float, points: int, workers: int) -> None:
 
     from pointcloud.synthetic import FURNITURE, OBJECTS, ROOM_CLASSES
 
-    settings = json.dumps({"seed": seed, "scale": scale, "points": points, "version": 2})
+    settings = json.dumps({"seed": seed, "scale": scale, "points": points, "version": 3})
     done = out / "settings.json"
     if done.exists() and done.read_text() == settings:
         print(f"{out} is there already")
