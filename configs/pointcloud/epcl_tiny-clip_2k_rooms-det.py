@@ -4,6 +4,7 @@ Recipe: ours, chosen on the validation rooms; queries stand where tokens vote fo
 Data: see configs/_base_/clouds_boxes.py
 Command: python tools/train.py configs/pointcloud/epcl_tiny-clip_2k_rooms-det.py
 Baselines: --cfg-options model.encoder.weights=random; and with model.freeze_encoder=false, all from scratch
+Measured here: no whole run yet; mAP@.25 4.3 on 20 validation rooms after three of thirty epochs.
 """
 
 from mmengine.config import read_base

@@ -3,6 +3,7 @@
 Recipe: ours, chosen on the validation rooms. Data: see configs/_base_/clouds_rooms.py
 Command: python tools/train.py configs/pointcloud/epcl_tiny-clip_2k_rooms-seg.py
 Baselines: --cfg-options model.encoder.weights=random; and with model.freeze_encoder=false, all from scratch
+Measured here: no whole run yet; 76.4 % of the training points right in the sixth of nine epochs.
 """
 
 from mmengine.config import read_base

@@ -3,6 +3,8 @@
 Recipe: ours, chosen on the validation clouds. Data: see configs/_base_/clouds_objects.py
 Command: python tools/train.py configs/pointcloud/epcl_tiny-clip_512_objects.py
 Baselines: --cfg-options model.encoder.weights=random; and with model.freeze_encoder=false, all from scratch
+Measured here: nothing yet on these data; 85.3 % of 150 validation clouds after 20 epochs on a first version of them, with
+60 training clouds a class and more occlusion.
 """
 
 from mmengine.config import read_base
