@@ -23,6 +23,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", help="default: work_dirs/fewshot/<name of the config>")
     p.add_argument("--plot", help="also write the plot to this file")
     p.add_argument("--cache", help="folder that keeps features between calls; default: <out>/features")
+    p.add_argument(
+        "--load", nargs="+", default=[], metavar="METHOD=PATH", help="test a Dassl run (folder) or best_F_*.pt instead"
+    )
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--allow-test-selection", action="store_true", help="allow recipes that select on the test set")
     return p
@@ -39,7 +42,8 @@ def job(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cfg = read_grid_config(args.config)
     out = Path(args.out or Path("work_dirs/fewshot") / Path(args.config).stem)
-    more = dict(device=args.device, cache=args.cache or out / "features")
+    load = dict(entry.split("=", 1) for entry in args.load)
+    more = dict(load=load, device=args.device, cache=args.cache or out / "features")
     grid = build_grid(cfg, out, args.methods, args.allow_test_selection, **more)
     shots = args.shots or list(cfg.get("shots", grid.protocol.shots))
     seeds = args.seeds or list(cfg.get("seeds", grid.protocol.seeds))

@@ -1,5 +1,6 @@
 """The few-shot grid end to end on drawn shapes, and the checker of data folders."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.protocols.bench import Bench, Source
-from xmodal.protocols.config import read_grid_config
+from xmodal.protocols.config import build_grid, make, read_grid_config
 from xmodal.protocols.grid import Grid, draw_plot, format_table
 from xmodal.protocols.image_runs import DomainRun, ImageRun
-from xmodal.protocols.images import ShapeImages
+from xmodal.protocols.images import FewShotImages, ListedImages, ShapeImages
 from xmodal.protocols.items import Item, Splits, write_split_file
 from xmodal.protocols.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
 from xmodal.protocols.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
+from xmodal.registry import DATASETS, check_arguments, resolve
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,7 +134,11 @@ def test_features_are_computed_once_and_kept_on_disk(tmp_path, monkeypatch):
 def test_command_line(tmp_path, capsys):
     config = tmp_path / "toy.py"
     text = (ROOT / "configs/fewshot/tiny-clip_negatives16.py").read_text()
-    config.write_text(text.replace("per_class=32", "per_class=2").replace("per_class=40", "per_class=2"))
+    config.write_text(
+        text.replace("scale=(20.0, 20.0)", "steps=(4, 3), scale=(20.0, 20.0)")
+        .replace("per_class=32", "per_class=2")
+        .replace("per_class=40", "per_class=2")
+    )
     args = [str(config), "--shots", "1", "--seeds", "1", "2", "--out", str(tmp_path / "out")]
     assert fewshot.main([*args, "--methods", "zero-shot CLIP", "Tip-Adapter"]) == 0
     assert "| Tip-Adapter |" in capsys.readouterr().out
@@ -174,3 +180,28 @@ def test_checker_names_what_is_missing_and_what_does_not_match(tmp_path, capsys)
     assert "classes 2, expected 10" in out
     assert "3.jpg" in out
     assert "sample " in out
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/fewshot").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_names_parts_that_exist(path):
+    cfg = read_grid_config(path)
+    assert make(cfg.protocol).name
+    for recipe in cfg.methods.values():
+        run = make(recipe)
+        head = getattr(run, "head", None)
+        if head is not None:
+            check_arguments(head["type"], {k: v for k, v in head.items() if k != "type"})
+    for source in cfg.sources:
+        check_arguments(Source, dict(source))
+        data = source["train"]
+        view = inspect.signature(FewShotImages).parameters if data["type"] in (ListedImages, ShapeImages) else ()
+        check_arguments(resolve(data["type"], DATASETS), {k: v for k, v in data.items() if k not in ("type", *view)})
+    check_arguments(cfg.clip["type"], {k: v for k, v in cfg.clip.items() if k != "type"})
+
+
+def test_released_weights_are_tested_instead_of_trained(tmp_path):
+    cfg = read_grid_config(ROOT / "configs/fewshot/tiny-clip_negatives16.py")
+    grid = build_grid(cfg, tmp_path, ["Tip-Adapter-F"], load={"Tip-Adapter-F": "best_F_1shots.pt"})
+    assert grid.methods["Tip-Adapter-F"].load == "best_F_1shots.pt"
+    with pytest.raises(ValueError, match="nothing to load"):
+        build_grid(cfg, tmp_path, load={"zero-shot CLIP": "x"})

@@ -73,9 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.variant:
         print(json.dumps(measure(args.variant, args.classes, args.chunk)))
         return 0
-    print(
-        f"| CoOp step, {args.classes} classes, batch 32 | peak memory above the weights, GB | CPU seconds |\n|---|---|---|"
-    )
+    print(f"| CoOp, {args.classes} classes, batch 32 | peak memory above the weights, GB | CPU s |\n|---|---|---|")
     for name in args.only:
         use, truncate = VARIANTS[name]
         need = expected_gb(args.classes, args.chunk if use else None, truncate)

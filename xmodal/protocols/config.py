@@ -1,6 +1,7 @@
 """Reading the config of a few-shot grid."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ def make_source(cfg: Mapping[str, Any]) -> Source:
 
 
 def build_grid(
-    cfg: Config, out: str | Path, methods: Sequence[str] | None = None, allow_test_selection: bool = False, **bench: Any
+    cfg: Config,
+    out: str | Path,
+    methods: Sequence[str] | None = None,
+    allow_test_selection: bool = False,
+    load: Mapping[str, str] | None = None,
+    **bench: Any,
 ) -> Grid:
     """Build everything a grid config names.
 
@@ -64,15 +70,20 @@ def build_grid(
         out: folder of results.
         methods: names of the methods to run; None for all.
         allow_test_selection: see `Grid`.
+        load: released weights by method: a Dassl folder, or Tip-Adapter-F's file; these are tested instead of trained.
         **bench: further arguments of `Bench` (`device`, `cache`).
 
     Raises:
         ValueError: a method that the config does not have.
     """
-    for name in methods or ():
+    for name in (*(methods or ()), *(load or ())):
         if name not in cfg.methods:
             raise ValueError(f"the config has no method {name!r}; {did_you_mean(name, cfg.methods)}")
     chosen = {name: make(recipe) for name, recipe in cfg.methods.items() if not methods or name in methods}
+    for name, path in (load or {}).items():
+        if not hasattr(chosen.get(name), "load"):
+            raise ValueError(f"{name!r} is not run, or has nothing to load")
+        chosen[name] = replace(chosen[name], load=path)
     more = {**cfg.get("bench", {}), **bench}
     check_arguments(Bench, more)
     table = Bench(cfg.clip, [make_source(s) for s in cfg.sources], **more)

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from xmodal.data.shapes import COLORS, SHAPES, SIZES, Thing, background, render
-from xmodal.protocols.items import SPLITS, Item, Splits
-from xmodal.registry import DATASETS, did_you_mean
+from xmodal.protocols.items import SPLITS, Item
+from xmodal.registry import DATASETS, build, did_you_mean
 
 
 def crop_box(width: int, height: int, scale: Sequence[float], rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -108,7 +108,7 @@ class ListedImages(FewShotImages):
     """Image files of one split of a split file.
 
     Args:
-        splits: from `read_coop`, `read_split_file` and their like.
+        splits: from `read_coop`, `read_split_file` and their like, or the config of such a call.
         split: `train`, `val` or `test`.
         **view: see `FewShotImages`.
 
@@ -116,7 +116,8 @@ class ListedImages(FewShotImages):
         ValueError: an unknown split.
     """
 
-    def __init__(self, splits: Splits, split: str, **view: Any):
+    def __init__(self, splits: Any, split: str, **view: Any):
+        splits = build(splits, DATASETS)
         if split not in SPLITS:
             raise ValueError(f"no split is called {split!r}; {did_you_mean(split, SPLITS)}")
         items: list[Item] = getattr(splits, split)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xmodal.heads.cache import build_cache
 from xmodal.heads.cafo import CaFoHead, read_sentences
-from xmodal.heads.checkpoints import load_dassl
+from xmodal.heads.checkpoints import load_dassl, load_tip_keys
 from xmodal.heads.key_training import fit_keys
 from xmodal.heads.linear_probe import search_probe
 from xmodal.heads.text_side import TextSide
@@ -177,6 +177,7 @@ class CacheRun:
         lr: of fine-tuning.
         batch_size: of fine-tuning.
         select_on: the set whose accuracy chooses the epoch; `test` is what the release does, and optimistic.
+        load: a `best_F_<K>shots.pt` of Tip-Adapter-F to use instead of fine-tuning.
 
     Raises:
         ValueError: an unknown `select_on`.
@@ -193,6 +194,7 @@ class CacheRun:
     batch_size: int = 256
     logit_scale: float = 100.0
     select_on: str = "val"
+    load: str | None = None
     needs_shots: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -207,7 +209,9 @@ class CacheRun:
         text = text_weights(bench, train)
         head = TipAdapterHead.from_shots(raw, labels_of(train, bench), text, train.classes, **numbers).to(bench.device)
         details: dict[str, Any] = {}
-        if self.finetune:
+        if self.load is not None:
+            load_tip_keys(head, self.load)
+        elif self.finetune:
             details["best_epoch"] = self.fit(bench, plan, train, val, head)
         found = head.search(bench.features(val), labels_of(val, bench), self.scale, self.steps)
         details |= found.to_json()

@@ -1,0 +1,33 @@
+"""CoCoOp against CoOp from base to new classes on Caltech101 with CLIP ViT-B/16, 16 shots.
+
+Data and weights: as in vit-b16-clip_caltech101.py. Command: python tools/fewshot.py THIS --shots 16 --seeds 1 2 3
+Recipe: CoCoOp's vit_b16_c4_ep10_batch1_ctxv1: 4 words, 10 epochs, batches of one image.
+"""
+
+from xmodal.encoders.openai_weights import openai_clip
+from xmodal.heads.cocoop import CoCoOpHead
+from xmodal.heads.coop import CoOpHead
+from xmodal.protocols.coop_data import read_coop
+from xmodal.protocols.images import ListedImages
+from xmodal.protocols.plans import BaseToNew
+from xmodal.protocols.runs import PromptRun, ZeroShotRun
+
+_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
+clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+sources = [
+    dict(
+        name="caltech101",
+        train=dict(**_images, split="train", augment=True),
+        plain=dict(**_images, split="train"),
+        val=dict(**_images, split="val"),
+        test=dict(**_images, split="test"),
+        templates=("a photo of a {}.",),
+    )
+]
+protocol = dict(type=BaseToNew)
+_words = dict(init_words="a photo of a")
+methods = {
+    "zero-shot CLIP": dict(type=ZeroShotRun),
+    "CoOp": dict(type=PromptRun, head=dict(type=CoOpHead, **_words), epochs=200),
+    "CoCoOp": dict(type=PromptRun, head=dict(type=CoCoOpHead, chunk=100, **_words), epochs=10, batch_size=1),
+}

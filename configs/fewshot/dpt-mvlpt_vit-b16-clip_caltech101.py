@@ -1,0 +1,32 @@
+"""Prompts in the image tower on Caltech101 with CLIP ViT-B/16: DPT with class-aware prompts, and MVLPT's unified prompts.
+
+Data and weights: as in vit-b16-clip_caltech101.py. Command: python tools/fewshot.py THIS --shots 16 --device cuda
+Recipe: DPT's train_single.sh (16 text vectors at 0.002, 10 visual prompts at 0.01, warm-up 10); MVLPT's vit_b16.yaml.
+"""
+
+from xmodal.encoders.openai_weights import openai_clip
+from xmodal.heads.dpt import DPTHead
+from xmodal.heads.mvlpt import MVLPTHead
+from xmodal.protocols.coop_data import read_coop
+from xmodal.protocols.image_runs import ImageRun
+from xmodal.protocols.images import ListedImages
+from xmodal.protocols.plans import Coop11
+
+_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
+clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+sources = [
+    dict(
+        name="caltech101",
+        train=dict(**_images, split="train", augment=True),
+        plain=dict(**_images, split="train"),
+        val=dict(**_images, split="val"),
+        test=dict(**_images, split="test"),
+        templates=("a photo of a {}.",),
+    )
+]
+protocol = dict(type=Coop11)
+_dpt = dict(type=DPTHead, n_ctx=16, n_visual=10, top_classes=10, alpha=0.3, warmup_epochs=30)
+methods = {
+    "DPT": dict(type=ImageRun, head=_dpt, lr=0.01, text_lr=0.002, warmup_epochs=10, epochs={1: 60, 2: 100}),
+    "MVLPT (UPT)": dict(type=ImageRun, head=dict(type=MVLPTHead, n_ctx=4, n_visual=4), epochs=200),
+}

@@ -1,0 +1,26 @@
+"""DPLCLIP under DomainBed's protocol: three styles of drawn shapes train, photographic negatives are left out.
+
+Command: python tools/fewshot.py configs/fewshot/tiny-clip_domains.py
+"""
+
+from xmodal.encoders.tiny import tiny_clip
+from xmodal.heads.dplclip import DPLCLIPHead
+from xmodal.protocols.image_runs import DomainRun
+from xmodal.protocols.images import ShapeImages
+from xmodal.protocols.plans import DomainBed
+from xmodal.protocols.runs import ZeroShotRun
+
+_shapes = dict(type=ShapeImages, shapes=("ring", "cross", "square", "heart"), colors=("red", "blue"), per_class=30)
+clip = dict(type=tiny_clip)
+sources = [
+    dict(name="plain", train=dict(**_shapes, style="plain")),
+    dict(name="grey", train=dict(**_shapes, style="grey")),
+    dict(name="noisy", train=dict(**_shapes, style="noisy")),
+    dict(name="negative", train=dict(**_shapes, style="negative")),
+]
+protocol = dict(type=DomainBed, held_out="negative")
+_head = dict(type=DPLCLIPHead, n_ctx=4, width=64, depth=3, dropout=0.1)
+methods = {
+    "zero-shot CLIP": dict(type=ZeroShotRun),
+    "DPLCLIP": dict(type=DomainRun, head=_head, lr=0.05, steps=301, interval=50),
+}
