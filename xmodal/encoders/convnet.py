@@ -85,12 +85,24 @@ class ConvNet(nn.Module):
         """Images (B*T, 3, H, W), normalised, as they are, and the grid of the last map."""
         return images, Grid(num_frames, images.shape[2] // self.patch_size, images.shape[3] // self.patch_size, 0)
 
-    def forward_blocks(self, tokens: Tensor, grid: Grid | None = None, read: str = "all", taps: Any = None) -> Tensor:
+    def forward_blocks(
+        self,
+        tokens: Tensor,
+        grid: Grid | None = None,
+        read: str = "all",
+        taps: Any = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
         """Images (B, 3, H, W) to the last map (B, C, h, w) ((B, h, w, C) in Swin).
 
         Raises:
-            ValueError: somebody listens to taps, which these towers do not have.
+            ValueError: somebody listens to taps, which these towers do not have, or asks for some of the blocks.
         """
+        if stop == 0:
+            return tokens
+        if start or stop not in (None, self.depth):
+            raise ValueError(f"{self.name} runs all its blocks or none, not those from {start} to {stop}")
         if taps is not None:
             raise ValueError(f"{self.name} has no taps: methods that read attention inside need a vision transformer")
         if not self.clip:
