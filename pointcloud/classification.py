@@ -1,5 +1,6 @@
 """EPCL for classification and few-shot classification of object clouds."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ class EPCLClassifier(nn.Module):
         num_task_tokens: T; None for one per class, 0 for none.
         feat_dim: channels of further point features (normals, colours); 0 for coordinates only.
         scale: see `PointTokenizer`.
-        text: text features of the class prompts (K, D_out) for the second loss, or None for no such loss.
+        text: text features of the class prompts (K, D_out) for the second loss, or an `.npy` file of them (such as the
+            release's `clip_texts_emb.npy`); None for no such loss.
         text_weight: of the second loss.
         hidden: width of the head.
         dropout: of the head.
@@ -46,7 +48,7 @@ class EPCLClassifier(nn.Module):
         num_task_tokens: int | None = None,
         feat_dim: int = 0,
         scale: float = 1.0,
-        text: Tensor | None = None,
+        text: Tensor | str | None = None,
         text_weight: float = 1.0,
         hidden: int = 256,
         dropout: float = 0.5,
@@ -58,6 +60,8 @@ class EPCLClassifier(nn.Module):
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
         dim, out = encoder.dim, encoder.out_dim
+        if isinstance(text, str):
+            text = torch.from_numpy(np.load(text, allow_pickle=False)).float()
         if text is not None and tuple(text.shape) != (num_classes, out):
             raise ValueError(f"text features {tuple(text.shape)} do not fit {num_classes} classes x {out} channels")
         self.num_classes, self.text_weight, self.label_smoothing = num_classes, text_weight, label_smoothing

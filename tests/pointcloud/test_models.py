@@ -162,10 +162,13 @@ def test_baselines():
     assert {k for k in scratch.saved_keys() if ".blocks." in k}
 
 
-def test_classification_counts_and_text():
+def test_classification_counts_and_text(tmp_path):
     text = torch.randn(4, 16)
     model = EPCLClassifier(freeze(small_tower()), 4, 8, 6, text=text)
     assert "loss_text" in model.loss(torch.tensor([0, 1, 2]), coord=cloud_batch())
+    np.save(tmp_path / "clip_texts_emb.npy", text.numpy())
+    again = EPCLClassifier(freeze(small_tower()), 4, 8, 6, text=str(tmp_path / "clip_texts_emb.npy"))
+    assert again.text.equal(text)
     with pytest.raises(ValueError, match="do not fit 5 classes"):
         EPCLClassifier(small_tower(), 5, text=text)
     big = EPCLClassifier(freeze(small_tower(dim=768, depth=1, out_dim=512, num_heads=12)), 40)
