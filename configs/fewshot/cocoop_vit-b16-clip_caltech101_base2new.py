@@ -2,6 +2,7 @@
 
 Data and weights: as in vit-b16-clip_caltech101.py. Command: python tools/fewshot.py THIS --shots 16 --seeds 1 2 3
 Recipe: CoCoOp's vit_b16_c4_ep10_batch1_ctxv1: 4 words, 10 epochs, batches of one image.
+Measured here: nothing; neither the data nor the weights can be had where this was written.
 """
 
 from xmodal.encoders.openai_weights import openai_clip

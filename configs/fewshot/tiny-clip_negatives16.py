@@ -5,6 +5,7 @@ Protocol: CoOp's (K shots, min(K, 4) validation shots, last step). 16 classes, d
 The tiny CLIP was pretrained on such pictures, not on their negatives: names mean other colours now, which is what a few
 shots can teach. Figures show that the code works, and nothing about natural images. Rates and search ranges are ours
 (the tiny CLIP's logit scale is 15, not 100).
+Measured here: nothing; neither the data nor the weights can be had where this was written.
 """
 
 from xmodal.encoders.tiny import tiny_clip

@@ -4,6 +4,7 @@ Data and weights: as in vit-b16-clip_caltech101.py. Command: python tools/fewsho
 Recipe: Tip-Adapter's caltech101.yaml. Reference with RN50 (its log): zero-shot 85.92; 16 shots 90.18, F 92.86.
 Differs: the epoch of F is chosen on the validation set; the release takes the best on the test set
 (`select_on="test"` with --allow-test-selection does so and says it).
+Measured here: nothing; neither the data nor the weights can be had where this was written.
 """
 
 from xmodal.encoders.openai_weights import openai_clip

@@ -4,6 +4,7 @@ Data: data/caltech-101/ with split_zhou_Caltech101.json; python tools/data/check
 Weights: OpenAI's ViT-B-16.pt at the path below. Command: python tools/fewshot.py configs/fewshot/vit-b16-clip_caltech101.py
 Recipe: CoOp's train script (rates, epochs by shots, last step). Reference with RN50, 16 shots: 92.00 +- 0.15 (its log).
 Differs: training views are drawn once and shared by epochs in turn (bench.views), so that features are computed once.
+Measured here: nothing; neither the data nor the weights can be had where this was written.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
