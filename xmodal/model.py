@@ -123,7 +123,8 @@ class TransferModel(BaseModel):
         behind = {id(p) for name in ("norm", "fc_norm", "attn_pool", "proj") for p in parameters_of(self.encoder, name)}
         if any(p.requires_grad and id(p) not in inside | behind for p in self.encoder.parameters()):
             raise ValueError("something in front of the first block trains (prompts, positions): there is nothing to cache")
-        return next((i for i, block in enumerate(blocks) if block.trains), len(blocks))
+        trains = [any(p.requires_grad for p in block.parameters()) for block in blocks]
+        return trains.index(True) if True in trains else len(blocks)
 
     @torch.no_grad()
     def frozen_part(self, **inputs: Any) -> tuple[dict[str, Tensor], Any]:

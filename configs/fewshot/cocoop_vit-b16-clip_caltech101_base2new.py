@@ -1,6 +1,7 @@
 """CoCoOp against CoOp from base to new classes on Caltech101 with CLIP ViT-B/16, 16 shots.
 
-Data and weights: as in vit-b16-clip_caltech101.py. Command: python tools/fewshot.py THIS --shots 16 --seeds 1 2 3
+Data and weights: as in vit-b16-clip_caltech101.py.
+Command: python tools/fewshot.py configs/fewshot/cocoop_vit-b16-clip_caltech101_base2new.py --shots 16 --seeds 1 2 3
 Recipe: CoCoOp's vit_b16_c4_ep10_batch1_ctxv1: 4 words, 10 epochs, batches of one image.
 Measured here: nothing; neither the data nor the weights can be had where this was written.
 """

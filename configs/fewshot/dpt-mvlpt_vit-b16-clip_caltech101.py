@@ -1,6 +1,7 @@
 """Prompts in the image tower on Caltech101 with CLIP ViT-B/16: DPT with class-aware prompts, and MVLPT's unified prompts.
 
-Data and weights: as in vit-b16-clip_caltech101.py. Command: python tools/fewshot.py THIS --shots 16 --device cuda
+Data and weights: as in vit-b16-clip_caltech101.py.
+Command: python tools/fewshot.py configs/fewshot/dpt-mvlpt_vit-b16-clip_caltech101.py --shots 16 --device cuda
 Recipe: DPT's train_single.sh (16 text vectors at 0.002, 10 visual prompts at 0.01, warm-up 10); MVLPT's vit_b16.yaml.
 Measured here: nothing; neither the data nor the weights can be had where this was written.
 """

@@ -1,7 +1,7 @@
 """DPLCLIP under DomainBed's protocol: three styles of drawn shapes train, photographic negatives are left out.
 
 Command: python tools/fewshot.py configs/fewshot/tiny-clip_domains.py
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing yet.
 """
 
 from xmodal.encoders.tiny import tiny_clip

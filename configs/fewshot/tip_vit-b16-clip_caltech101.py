@@ -1,6 +1,7 @@
 """Tip-Adapter and Tip-Adapter-F under their own protocol on Caltech101, with CLIP ViT-B/16.
 
-Data and weights: as in vit-b16-clip_caltech101.py. Command: python tools/fewshot.py THIS
+Data and weights: as in vit-b16-clip_caltech101.py.
+Command: python tools/fewshot.py configs/fewshot/tip_vit-b16-clip_caltech101.py
 Recipe: Tip-Adapter's caltech101.yaml. Reference with RN50 (its log): zero-shot 85.92; 16 shots 90.18, F 92.86.
 Differs: the epoch of F is chosen on the validation set; the release takes the best on the test set
 (`select_on="test"` with --allow-test-selection does so and says it).
