@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo demo-image test test-slow test-gpu parity lint types style bench wheel clean install methods
+.PHONY: help demo demo-image test test-slow test-gpu demo-3d parity lint types style bench wheel clean install methods
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ demo-image: install  ## image adapters: digits few-shot on a real CNN and the ti
 	$(BIN)/python tools/demo_image.py --out demo_out/image
 	$(BIN)/python tools/demo_segments.py --out demo_out/segments
 
+demo-3d: install  ## point clouds: three tasks on clouds made here (long; not yet measured as a whole)
+	$(BIN)/python tools/demo_3d.py
+
 test: install  ## the fast tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --cov --cov-report=term:skip-covered
 
@@ -37,6 +40,9 @@ test-gpu: install  ## the checks that wait for a CUDA device; says so when there
 
 parity: install  ## agreement with the official implementations
 	$(BIN)/python -m tests.parity
+
+bench: install  ## our training steps against the released formulations and the floors, at ViT-B/16 size
+	$(BIN)/python tools/bench.py temporal-conv st-adapter evl
 
 lint: install  ## ruff
 	$(BIN)/pip install -q -c constraints.txt ruff

@@ -55,7 +55,11 @@ class EMAHook(Hook):
     @torch.no_grad()
     def swap(self, runner: Any) -> None:
         """Exchange the weights and their average."""
+        first: dict[int, str] = {}  # a weight under two names (tied towers) is exchanged once
         for key, value in self.current(runner).items():
+            if (twin := first.setdefault(value.data_ptr(), key)) != key:
+                self.average[key].copy_(self.average[twin])
+                continue
             kept = value.clone()
             value.copy_(self.average[key])
             self.average[key].copy_(kept)
