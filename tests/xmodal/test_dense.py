@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import timm
+import torch
+
+from xmodal.adapters.conv_adapter import conv_adapter
+from xmodal.data.collate import collate
+from xmodal.data.shape_segments import CLASSES, ShapeSegments
+from xmodal.dense import MeanIoU, SegmentationModel
+from xmodal.encoders.convnet import ConvNet
+from xmodal.encoders.tiny import tiny_clip_encoder
+from xmodal.heads.dense import LightFPN
+
+
+def tower():
+    torch.manual_seed(0)
+    return ConvNet(timm.create_model("resnet14t", num_classes=0, pretrained=False), image_size=64)
+
+
+def segmenter(**options):
+    adapters = [dict(type=conv_adapter, reduction=4, norms="none")]
+    return SegmentationModel(tower(), dict(type=LightFPN, num_classes=9, width=16), adapters=adapters, **options)
+
+
+def test_pictures_have_a_class_a_pixel():
+    data = ShapeSegments(12, 64, flip=True)
+    seen = set()
+    for i in range(12):
+        item = data[0, i]
+        assert item["image"].shape == (3, 64, 64)
+        assert item["segment"].dtype == torch.int64
+        seen |= set(item["segment"].unique().tolist())
+    assert 0 in seen
+    assert 4 < len(seen) <= 1 + max(seen) <= len(CLASSES)
+    assert torch.equal(data[0, 3]["image"], data[0, 3]["image"])
+    flips = [data[e, 3] for e in range(6)]
+    plain = ShapeSegments(12, 64)[3]
+    for item in flips:
+        mirrored = not torch.equal(item["image"], plain["image"])
+        assert torch.equal(item["segment"], plain["segment"].flip(-1) if mirrored else plain["segment"])
+    assert not torch.equal(ShapeSegments(12, 64, world=1)[3]["image"], plain["image"])
+    with pytest.raises(IndexError):
+        data[12]
+
+
+def test_head_and_adapters_learn_and_the_tower_stays():
+    torch.manual_seed(1)
+    model, data = segmenter(), ShapeSegments(4, 64)
+    frozen = {k: v.clone() for k, v in model.state_dict().items() if k not in model.saved_keys()}
+    batch = model.data_preprocessor(collate([data[i] for i in range(4)]), training=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3)
+    losses = []
+    for _ in range(12):
+        loss = model.train()(mode="loss", **batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    assert frozen
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in frozen.items())
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    predictions = model.eval()(mode="predict", **batch)
+    assert predictions[0]["segment"].shape == (64, 64)
+    assert predictions[0]["sample_id"] == "shapes-0-0"
+    assert model(mode="tensor", image=batch["image"]).shape == (4, 9, 16, 16)
+
+
+def test_ignored_pixels_do_not_count():
+    head = LightFPN([4, 8], 3, width=8).eval()
+    maps = [torch.randn(1, 4, 8, 8), torch.randn(1, 8, 4, 4)]
+    segment = torch.randint(0, 3, (1, 16, 16))
+    part = segment.clone()
+    part[:, :8] = -1
+    logits = head.full_size(maps, (16, 16))
+    want = torch.nn.functional.cross_entropy(logits[:, :, 8:], segment[:, 8:])
+    assert torch.allclose(head.loss(maps, part)["loss"], want, atol=1e-6)
+    with pytest.raises(ValueError, match="holds class 5"):
+        head.loss(maps, segment.clamp(max=0) + 5)
+
+
+def test_mean_iou_by_hand():
+    metric = MeanIoU(3)
+    said, truth = torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 1], [0, -1]])
+    metric.process({"skipped": [{"sample_id": "x", "reason": "y"}]}, [{"segment": said, "target": truth}])
+    found = metric.evaluate(2)
+    assert found["iou"] == [50.0, 50.0, None]
+    assert found["miou"] == 50.0
+    assert np.isclose(found["pixel_accuracy"], 200 / 3)
+    assert (found["evaluated"], found["of"], len(found["skipped"])) == (1, 2, 1)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="has no stages"):
+        SegmentationModel(tiny_clip_encoder("random"), dict(type=LightFPN, num_classes=3))
+    with pytest.raises(ValueError, match='norms="none"'):
+        SegmentationModel(tower(), dict(type=LightFPN, num_classes=3), adapters=[dict(type=conv_adapter, reduction=4)])
+    with pytest.raises(ValueError, match="choose tensor"):
+        segmenter()(mode="segment", image=torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="2 classes"):
+        LightFPN([4], 1)
