@@ -15,7 +15,9 @@ def test_methods_page_is_up_to_date():
 def test_paths_named_in_the_pages_exist():
     for page in ("README.md", "CONTRIBUTING.md", "docs/methods.md"):
         text = (ROOT / page).read_text()
-        named = set(re.findall(r"\b(?:tools|configs|xmodal|video|pointcloud|tests|docs)/[\w/.-]+\.(?:py|md|json)\b", text))
+        named = set(
+            re.findall(r"\b(?:tools|configs|xmodal|video|pointcloud|tests|docs)/[\w/.-]+\.(?:py|md|json)\b", text)
+        )
         made = {"configs/video/mine.py", "xmodal/adapters/scale_adapter.py"}
         named = {name for name in named if "NAME" not in name}
         missing = [name for name in sorted(named - made) if not (ROOT / name).exists()]

@@ -13,8 +13,8 @@ CEILINGS = {
     "xmodal.structures": ("xmodal", "video", "pointcloud", "timm", "open_clip"),
     "xmodal.registry": ("xmodal", "video", "pointcloud", "timm", "open_clip"),
     "xmodal.encoders": (
-        "xmodal.adapters", "xmodal.heads", "xmodal.readers", "xmodal.model", "xmodal.engine", "xmodal.elevater", "video",
-        "pointcloud",
+        "xmodal.adapters", "xmodal.heads", "xmodal.readers", "xmodal.model", "xmodal.engine", "xmodal.elevater",
+        "video", "pointcloud",
     ),
     "xmodal.adapters": ("xmodal.heads", "xmodal.model", "xmodal.engine", "xmodal.elevater", "video", "pointcloud"),
     "xmodal.heads": ("xmodal.adapters", "xmodal.model", "xmodal.engine", "xmodal.elevater", "video", "pointcloud"),

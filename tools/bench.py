@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
         build = getattr(importlib.import_module(f"tools.benches.{module}"), name)
         measured = measure.rows(measure.run_alternating(build(args), args.repeats))
         out["areas"][area] = measured
-        print(measure.table(f"{area} ({args.size}, {args.batch} clip(s) of {args.frames} frames)", measured), flush=True)
+        print(
+            measure.table(f"{area} ({args.size}, {args.batch} clip(s) of {args.frames} frames)", measured), flush=True
+        )
     print(f"{out['where']}")
     if args.json:
         args.json.write_text(json.dumps(out, indent=2))

@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--export", action="store_true", help="from our format to the official one")
     p.add_argument("--method", help="st_adapter, evl, ...; default: told from the keys")
     p.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the head's outputs")
-    p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as model.encoder.weights=PATH")
+    p.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as model.encoder.weights=PATH"
+    )
     return p
 
 
@@ -47,7 +49,9 @@ def bring_in(args: argparse.Namespace) -> None:
         "classes": [c for c in classes if c] if classes else None, "method": converter.name,
     }  # fmt: skip
     write(args.target, {"meta": meta, "state_dict": state})
-    print(f"{converter.name}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} weights -> {args.target}")
+    print(
+        f"{converter.name}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} weights -> {args.target}"
+    )
 
 
 def bring_out(args: argparse.Namespace) -> None:

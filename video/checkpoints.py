@@ -1,7 +1,8 @@
 """Names in the official ST-Adapter and EVL checkpoints, and ours.
 
-ST-Adapter's `checkpoint-<epoch>.pth` and EVL's `checkpoint-<step>.pth` (keys under `module.`) hold `{model, optimizer,
-...}`, of which `model` holds the trained tensors alone. The mappings work in both directions, so that import and export are each other's inverse.
+ST-Adapter's `checkpoint-<epoch>.pth` and EVL's `checkpoint-<step>.pth` (keys under `module.`) hold `{model,
+optimizer, ...}`, of which `model` holds the trained tensors alone. The mappings work in both directions, so that
+import and export are each other's inverse.
 """
 
 from xmodal.convert import Converter, Names, register_converter

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from xmodal.structures import Grid
 
-
 SCORES_AT_ONCE = (2**26, 2**19)  # numbers, on an accelerator and on a CPU
 
 
@@ -26,7 +25,9 @@ def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
     pairs, lead = (q.flatten(0, -4), k.flatten(0, -4)), q.shape[:-3]
     at_once = max(1, SCORES_AT_ONCE[q.device.type == "cpu"] // (heads * n * n))
     maps = q.new_empty(len(pairs[0]), n, n)
-    for i in range(0, len(maps), at_once):  # few enough at once that a CPU's cache holds the scores, a GPU's memory anyway
+    for i in range(
+        0, len(maps), at_once
+    ):  # so few that a CPU's cache holds the scores
         a, b = (x[i : i + at_once] for x in pairs)
         maps[i : i + at_once] = ((a * a.shape[-1] ** -0.5) @ b.transpose(-1, -2)).softmax(-1).mean(-3)
     return maps.unflatten(0, lead)

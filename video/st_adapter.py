@@ -60,7 +60,9 @@ class STAdapter(nn.Module):
         u = u.unflatten(0, (-1, grid.t))  # (B, T, hw, Ca)
         if self.padding[1:] == (0, 0):
             weight = self.conv.weight.flatten(3)  # (Ca, 1, kt, 1)
-            v = F.conv2d(u.permute(0, 3, 1, 2), weight, self.conv.bias, padding=(self.padding[0], 0), groups=len(weight))
+            v = F.conv2d(
+                u.permute(0, 3, 1, 2), weight, self.conv.bias, padding=(self.padding[0], 0), groups=len(weight)
+            )
             return v.permute(0, 2, 3, 1).flatten(0, 1)  # (B*T, hw, Ca)
         v = self.conv(u.unflatten(2, (grid.h, grid.w)).permute(0, 4, 1, 2, 3))  # (B, Ca, T, h, w)
         return v.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)  # (B*T, hw, Ca)

@@ -122,7 +122,9 @@ class TransferModel(BaseModel):
         inside = {id(p) for block in blocks for p in block.parameters()}
         behind = {id(p) for name in ("norm", "fc_norm", "attn_pool", "proj") for p in parameters_of(self.encoder, name)}
         if any(p.requires_grad and id(p) not in inside | behind for p in self.encoder.parameters()):
-            raise ValueError("something in front of the first block trains (prompts, positions): there is nothing to cache")
+            raise ValueError(
+                "something in front of the first block trains (prompts, positions): there is nothing to cache"
+            )
         trains = [any(p.requires_grad for p in block.parameters()) for block in blocks]
         return trains.index(True) if True in trains else len(blocks)
 
@@ -166,7 +168,8 @@ class TransferModel(BaseModel):
             mode: `tensor` for logits (B*V, K), `loss` for a dict of losses, `predict` for one dict a sample.
             label: (B,) or soft (B, K); may be None except for `loss`.
             sample_id: names of the samples.
-            **inputs: see `features`, or `cached/<name>` (B, V, rows, ...) and their `grid`; `skipped` and `replaced` (unreadable samples) are ignored here.
+            **inputs: see `features`, or `cached/<name>` (B, V, rows, ...) and their `grid`; `skipped` and `replaced`
+                (unreadable samples) are ignored here.
 
         Raises:
             ValueError: an unknown mode.

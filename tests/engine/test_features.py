@@ -26,7 +26,7 @@ READERS = {
 class Clips(Dataset):
     """Random clips that depend on (epoch, index); number 3 cannot be read."""
 
-    classes = list("abcd")
+    classes = ("a", "b", "c", "d")
 
     def __len__(self):
         return 7

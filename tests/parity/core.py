@@ -113,7 +113,8 @@ class Result:
         out = f"{'PASS' if self.passed else 'FAIL'}  {self.name:32s} {self.compared} arrays, {self.gradients} gradients"
         out += f", largest difference {self.worst:.1e} ({self.where})"
         if self.left_out:
-            out += f"; left out (bugs of the release): {', '.join(self.left_out[:4])}{' ...' * (len(self.left_out) > 4)}"
+            more = " ..." if len(self.left_out) > 4 else ""
+            out += f"; left out (bugs of the release): {', '.join(self.left_out[:4])}{more}"
         return "\n".join([out, *(f"      {p}" for p in self.problems[:8])])
 
 

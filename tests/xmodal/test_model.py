@@ -82,7 +82,7 @@ def test_taps_keep_only_what_was_asked():
     assert taps["post", 1].shape == (2, 5, 12)
     assert taps.slot(0) is None
     assert list(taps.slot(1).values) == ["attn.q", "post"]
-    with pytest.raises(ValueError, match="attn.x"):
+    with pytest.raises(ValueError, match=r"attn\.x"):
         Taps("attn.x", layers=[0])
 
 

@@ -112,9 +112,7 @@ def site_names(owner: nn.Module) -> list[str]:
     for name, module in owner.named_modules():
         if not name or name.startswith("blocks.") or ".edits." in name:
             continue
-        if isinstance(module, Stream):
-            names.append(name)
-        elif isinstance(getattr(module, "edits", None), Edits):
+        if isinstance(module, Stream) or isinstance(getattr(module, "edits", None), Edits):
             names.append(name)
     return names
 
