@@ -22,7 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, default=Path("demo_out/segments"), help="folder of table and pictures")
     p.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES[:2]), metavar="NAME", help=", ".join(LINES))
-    p.add_argument("--steps", type=int, default=160, help="training steps of 8 pictures (default 160)")
+    p.add_argument("--steps", type=int, default=120, help="training steps of 8 pictures (default 120)")
     p.add_argument("--pictures", type=int, default=240, help="training pictures (default 240)")
     p.add_argument("--tests", type=int, default=120, help="unseen pictures (default 120)")
     p.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (default 64)")
@@ -144,7 +144,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def job() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
-        results = [run_line(line, args) for line in args.lines]
+        results = []
+        for line in args.lines:
+            results.append(run_line(line, args))
+            print(f"{line}: mIoU {results[-1]['miou']:.1f} after {args.steps} steps", flush=True)
         print(f"{args.tests} unseen pictures of {args.size} px, {args.steps} steps\n\n{table(results)}")
         (args.out / "table.md").write_text(table(results) + "\n")
         (args.out / "table.json").write_text(json.dumps(results, indent=1) + "\n")
