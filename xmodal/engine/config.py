@@ -2,9 +2,7 @@
 
 import ast
 import copy
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner as StockRunner
 
-from xmodal.registry import check_arguments, did_you_mean
+from xmodal.registry import check_arguments, did_you_mean, load_catalogue
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
 KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache"}
@@ -40,7 +38,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     for key in [key for key in cfg if key.startswith("_")]:
         cfg.pop(key)
     if has_names(cfg.to_dict()):
-        fill_catalogue()
+        load_catalogue()
     set_defaults(cfg)
     apply_options(cfg, options)
     return cfg
@@ -151,14 +149,3 @@ def has_names(node: Any) -> bool:
         kind = node.get("type")
         return (isinstance(kind, str) and "." not in kind) or any(has_names(value) for value in node.values())
     return isinstance(node, list | tuple) and any(has_names(value) for value in node)
-
-
-def fill_catalogue() -> None:
-    """Import every module of the suite, so that registered names can be looked up."""
-    for package in ("xmodal", "video", "pointcloud"):
-        root = importlib.import_module(package)
-        for module in pkgutil.walk_packages(root.__path__, f"{package}."):
-            try:
-                importlib.import_module(module.name)
-            except ImportError:  # an optional dependency is not there: its parts cannot be named
-                continue
