@@ -5,29 +5,21 @@ intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P
 (K, 7) float32 and `box_label` (K,) int64. Readers make clouds, transforms map cloud and generator to cloud.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
+from xmodal.data.broken import FileDataset
 from xmodal.registry import TRANSFORMS, build
 
-log = logging.getLogger("xmodal.pointcloud")
 Cloud = dict[str, Any]
 PER_POINT = ("coord", "feat", "segment", "instance")
-_ALWAYS_ALLOWED = 5  # broken files, however small the set
-_ATTEMPTS = 50  # replacements tried for one training sample
 
 
 class CloudError(RuntimeError):
     """A cloud that cannot be used, and why."""
-
-
-class TooManyBrokenFilesError(RuntimeError):
-    """More clouds of a set are unreadable than its `max_broken` allows."""
 
 
 def check_cloud(cloud: Cloud, num_classes: int | None = None) -> Cloud:
@@ -73,7 +65,7 @@ def select(cloud: Cloud, index: np.ndarray) -> Cloud:
     return {k: v[index] if k in PER_POINT else v for k, v in cloud.items()}
 
 
-class CloudDataset(Dataset):
+class CloudDataset(FileDataset):
     """Labelled clouds in files; subclasses list and read them.
 
     A file that cannot be read never stops a run by itself: it is logged once with its reason; in training another
@@ -96,6 +88,9 @@ class CloudDataset(Dataset):
         and `reason`.
     """
 
+    noun = "cloud"
+    damage = CloudError
+
     def __init__(
         self,
         sample_ids: Sequence[str],
@@ -109,12 +104,10 @@ class CloudDataset(Dataset):
     ):
         if not sample_ids:
             raise ValueError(f"{type(self).__name__}: the list of clouds is empty")
+        super().__init__(list(sample_ids), type(self).__name__, test_mode, seed, max_broken)
         self.sample_ids, self.classes = list(sample_ids), list(classes) if classes is not None else None
         self.transforms: list[Callable] = [build(t, TRANSFORMS) for t in transforms]
-        self.test_mode, self.pad_to, self.max_boxes = test_mode, pad_to, max_boxes
-        self.seed, self.max_broken = seed, max_broken
-        # One flag per cloud, seen by all workers of all epochs: idempotent, so no lock is needed.
-        self._broken = torch.zeros(len(self.sample_ids), dtype=torch.bool).share_memory_()
+        self.pad_to, self.max_boxes = pad_to, max_boxes
 
     def load(self, index: int) -> Cloud:
         """Read one cloud.
@@ -124,43 +117,14 @@ class CloudDataset(Dataset):
         """
         raise NotImplementedError
 
-    def __len__(self) -> int:
-        return len(self.sample_ids)
-
     @property
     def num_classes(self) -> int | None:
         """How many classes there are, None when the data do not say."""
         return None if self.classes is None else len(self.classes)
 
-    @property
-    def broken(self) -> list[str]:
-        """Clouds found unreadable so far, by any worker."""
-        return [self.sample_ids[i] for i in self._broken.nonzero().flatten().tolist()]
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The item of an index, or of an (epoch, index): the epoch moves everything random."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self):
-            raise IndexError(f"clouds 0 to {len(self) - 1}, asked for {index}")
-        if self.test_mode:
-            try:
-                return self.item(index, np.random.default_rng([self.seed, 0, index]))
-            except CloudError as error:
-                self._note(index, error)
-                return {"skipped": self.sample_ids[index], "reason": str(error)}
-        return self._train_item(epoch, index)
-
-    def _train_item(self, epoch: int, index: int) -> dict[str, Any]:
-        replacements = np.random.default_rng([self.seed, epoch, index, 1])
-        wanted = index
-        for _ in range(_ATTEMPTS):
-            if not self._broken[index]:
-                try:
-                    return self.item(index, np.random.default_rng([self.seed, epoch, wanted]))
-                except CloudError as error:
-                    self._note(index, error)
-            index = int(replacements.integers(len(self)))
-        raise TooManyBrokenFilesError(f"{_ATTEMPTS} clouds drawn in a row cannot be read")
+    def test_item(self, index: int) -> dict[str, Any]:
+        """One finished sample for testing."""
+        return self.train_item(index, np.random.default_rng([self.seed, 0, index]))
 
     def read(self, index: int) -> Cloud:
         """Read and check one cloud; whatever goes wrong in a file is a `CloudError`."""
@@ -171,23 +135,12 @@ class CloudDataset(Dataset):
         except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
             raise CloudError(f"{type(error).__name__}: {error}") from error
 
-    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One finished sample."""
         cloud = self.read(index)
         for transform in self.transforms:
             cloud = transform(cloud, rng)
         return finish(cloud, self.sample_ids[index], self.pad_to, self.max_boxes)
-
-    def _note(self, index: int, error: CloudError) -> None:
-        if not self._broken[index]:
-            log.warning("unreadable cloud %s: %s", self.sample_ids[index], error)
-        self._broken[index] = True
-        count, allowed = int(self._broken.sum()), max(self.max_broken * len(self), _ALWAYS_ALLOWED)
-        if count > allowed:
-            raise TooManyBrokenFilesError(
-                f"{count} of {len(self)} clouds cannot be read, the last is {self.sample_ids[index]}: {error}; "
-                f"max_broken={self.max_broken:g} allows {int(allowed)}"
-            )
 
 
 def finish(cloud: Cloud, sample_id: str, pad_to: int | None, max_boxes: int | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointcloud.datasets.base import CloudDataset, CloudError, TooManyBrokenFilesError
+from pointcloud.datasets.base import CloudDataset, CloudError
 from pointcloud.datasets.files import read_cloud
 from pointcloud.datasets.objects import FewShotClouds, ModelNet40, ModelNet40H5, ScanObjectNN
 from pointcloud.datasets.s3dis import S3DIS
@@ -14,6 +14,7 @@ from pointcloud.datasets.safe_files import cached, load_pickle
 from pointcloud.datasets.scannet import MMDet3DIndoor, ScanNetDetection, ScanNetSegmentation
 from pointcloud.datasets.semantickitti import SemanticKITTI
 from pointcloud.datasets.sunrgbd import SUNRGBD
+from xmodal.data.broken import TooManyBrokenFilesError
 
 
 def rng():

@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.video import films
-from video.datasets import TooManyBrokenFilesError, VideoDataset
+from video.datasets import VideoDataset
 from video.listing import Sample, read_classes, write_list
 from video.lists import read_listing
+from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.registry import DATASETS, build
 
 TRAIN = {"num_frames": 4, "sampling": {"type": "uniform"}, "size": 32}

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.data.collate import collate
 from xmodal.data.image_benchmarks import BENCHMARKS, files_of, first_of, group_means, task_of
-from xmodal.data.images import ImageDataset, TooManyBrokenImagesError, read_image
+from xmodal.data.images import ImageDataset, read_image
 from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize, pil_resize
 
 
@@ -70,7 +71,7 @@ def test_too_many_broken_files_stop_the_run(listed):
     for i in range(6):
         (listed / f"some images/im {i}.png").write_bytes(b"")
     test = ImageDataset(listed / "train.txt", test_mode=True)
-    with pytest.raises(TooManyBrokenImagesError, match=r"6 of 8 images .* max_broken"):
+    with pytest.raises(TooManyBrokenFilesError, match=r"6 of 8 images .* max_broken"):
         [test[i] for i in range(8)]
 
 

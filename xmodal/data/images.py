@@ -1,6 +1,5 @@
 """Image classification on files."""
 
-import logging
 import os
 import struct
 from collections.abc import Sequence
@@ -10,23 +9,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from xmodal.data.image_lists import Sample, read_images
+from xmodal.data.broken import LabelledFiles
+from xmodal.data.image_lists import read_images
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
-log = logging.getLogger("xmodal.data")
-_ALWAYS_ALLOWED = 5  # broken files, however small the set
-_ATTEMPTS = 50  # replacements tried for one training sample
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class ImageError(RuntimeError):
     """A file that holds no image that can be read."""
-
-
-class TooManyBrokenImagesError(RuntimeError):
-    """More files of a set are unreadable than its `max_broken` allows."""
 
 
 def read_image(path: str | os.PathLike) -> Tensor:
@@ -53,7 +45,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 @DATASETS.register_module(name="images")
-class ImageDataset(Dataset):
+class ImageDataset(LabelledFiles):
     """Labelled image files.
 
     A file that cannot be read never stops a run by itself: it is logged once with its reason; in training another
@@ -78,6 +70,9 @@ class ImageDataset(Dataset):
         ValueError: annotation, root, classes or arguments that do not fit, naming file and line.
     """
 
+    noun = "image"
+    damage = ImageError
+
     def __init__(
         self,
         annotation: str | os.PathLike,
@@ -90,70 +85,18 @@ class ImageDataset(Dataset):
         max_broken: float = 0.01,
     ) -> None:
         listing = read_images(annotation, root, format, classes)
-        self.samples, self.classes = listing.samples, listing.classes
-        self.annotation, self.test_mode, self.seed, self.max_broken = str(annotation), test_mode, seed, max_broken
+        super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.transforms = [build(transform, TRANSFORMS) for transform in transforms]
-        # One flag per image, seen by all workers of all epochs: idempotent, so no lock is needed.
-        self._broken = torch.zeros(len(self.samples), dtype=torch.bool).share_memory_()
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are: the names given, else the largest label and those below."""
-        return len(self.classes) if self.classes else 1 + max(self.labels)
-
-    @property
-    def labels(self) -> list[int]:
-        """Labels in order."""
-        return [sample.label for sample in self.samples]
-
-    @property
-    def broken(self) -> list[str]:
-        """Paths found unreadable so far, by any worker."""
-        return [self.samples[i].path for i in self._broken.nonzero().flatten().tolist()]
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The item of an index, or of an (epoch, index): the epoch moves everything random."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self.samples):
-            raise IndexError(f"{self.annotation} has images 0 to {len(self.samples) - 1}, asked for {index}")
-        return self._test_item(index) if self.test_mode else self._train_item(epoch, index)
-
-    def _test_item(self, index: int) -> dict[str, Any]:
-        try:
-            item = self._view(self.samples[index], np.random.default_rng([self.seed, 0, index]))
-        except ImageError as error:
-            self._note(index, error)
-            return {"skipped": self.samples[index].sample_id, "reason": str(error)}
+    def test_item(self, index: int) -> dict[str, Any]:
+        """Read one image for testing."""
+        item = self.train_item(index, np.random.default_rng([self.seed, 0, index]))
         return {**item, "image": item["image"].float()}
 
-    def _train_item(self, epoch: int, index: int) -> dict[str, Any]:
-        replacements = np.random.default_rng([self.seed, epoch, index, 1])
-        for _ in range(_ATTEMPTS):
-            if not self._broken[index]:
-                try:
-                    return self._view(self.samples[index], np.random.default_rng([self.seed, epoch, index]))
-                except ImageError as error:
-                    self._note(index, error)
-            index = int(replacements.integers(len(self.samples)))
-        raise TooManyBrokenImagesError(f"{self.annotation}: {_ATTEMPTS} images drawn in a row cannot be read")
-
-    def _view(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+    def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Read one image and transform it."""
+        sample = self.samples[index]
         frames, label = read_image(sample.path), sample.label  # (1, 3, H, W)
         for transform in self.transforms:
             frames, label = transform(frames, label, rng)
         return {"image": frames[0].contiguous(), "label": label, "sample_id": sample.sample_id}
-
-    def _note(self, index: int, error: ImageError) -> None:
-        if not self._broken[index]:
-            log.warning("unreadable image %s: %s", self.samples[index].path, error)
-        self._broken[index] = True
-        count, allowed = int(self._broken.sum()), max(self.max_broken * len(self.samples), _ALWAYS_ALLOWED)
-        if count > allowed:
-            raise TooManyBrokenImagesError(
-                f"{count} of {len(self.samples)} images of {self.annotation} cannot be read, the last is "
-                f"{self.samples[index].path} ({error}); max_broken={self.max_broken:g} allows {int(allowed)}: mend or "
-                "remove them, or raise max_broken"
-            )

@@ -1,0 +1,132 @@
+"""What every data set of files shares: an unreadable file never stops a run by itself, and is never silent."""
+
+import logging
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+log = logging.getLogger("xmodal.data")
+ALWAYS_ALLOWED = 5  # broken files, however small the set
+ATTEMPTS = 50  # replacements tried for one training sample
+
+
+class TooManyBrokenFilesError(RuntimeError):
+    """More files of a set are unreadable than its `max_broken` allows."""
+
+
+class FileDataset(Dataset):
+    """A set of files, some of which may be broken; subclasses read one.
+
+    A file that cannot be read is logged once with its reason. In training another one, drawn from (seed, epoch, index),
+    takes its place; in testing the item is `skipped` and `reason`. Past `max_broken` the run stops.
+
+    Attributes:
+        noun: what one of them is, in messages.
+        damage: the exception that says that a file cannot be read.
+        advice: what to do about many of them.
+
+    Args:
+        names: of the files, in order.
+        source: where the list comes from.
+        test_mode: skip instead of replacing.
+        seed: of everything random.
+        max_broken: share of unreadable files that stops a run; five files are always allowed.
+    """
+
+    noun: ClassVar[str] = "file"
+    damage: ClassVar[type[Exception]] = OSError
+    advice: ClassVar[str] = "mend or remove them, or raise max_broken"
+
+    def __init__(self, names: list[str], source: str, test_mode: bool, seed: int, max_broken: float) -> None:
+        self.file_names, self.source, self.test_mode = names, source, test_mode
+        self.seed, self.max_broken = seed, max_broken
+        # One flag per file, seen by all workers of all epochs: idempotent, so no lock is needed.
+        self._broken = torch.zeros(len(names), dtype=torch.bool).share_memory_()
+
+    def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Read one file for training; raises `damage` when it cannot be read."""
+        raise NotImplementedError
+
+    def test_item(self, index: int) -> dict[str, Any]:
+        """Read one file for testing; raises `damage` when it cannot be read."""
+        raise NotImplementedError
+
+    def sample_id(self, index: int) -> str:
+        """What a report calls a file."""
+        return self.file_names[index]
+
+    def reason(self, error: Exception) -> str:
+        """Why a file cannot be read."""
+        return str(error)
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    @property
+    def broken(self) -> list[str]:
+        """Files found unreadable so far, by any worker."""
+        return [self.file_names[i] for i in self._broken.nonzero().flatten().tolist()]
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """The item of an index, or of an (epoch, index): the epoch moves everything random."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.source} has {self.noun}s 0 to {len(self) - 1}, asked for {index}")
+        if not self.test_mode:
+            return self._replaced(epoch, index)
+        try:
+            return self.test_item(index)
+        except self.damage as error:
+            self._note(index, error)
+            return {"skipped": self.sample_id(index), "reason": self.reason(error)}
+
+    def _replaced(self, epoch: int, index: int) -> dict[str, Any]:
+        replacements = np.random.default_rng([self.seed, epoch, index, 1])
+        for _ in range(ATTEMPTS):
+            if not self._broken[index]:
+                try:
+                    return self.train_item(index, np.random.default_rng([self.seed, epoch, index]))
+                except self.damage as error:
+                    self._note(index, error)
+            index = int(replacements.integers(len(self)))
+        raise TooManyBrokenFilesError(
+            f"{self.source}: {ATTEMPTS} {self.noun}s drawn in a row cannot be read; {self.advice}"
+        )
+
+    def _note(self, index: int, error: Exception) -> None:
+        name, reason = self.file_names[index], self.reason(error)
+        if not self._broken[index]:
+            log.warning("unreadable %s %s: %s", self.noun, name, reason)
+        self._broken[index] = True
+        count, allowed = int(self._broken.sum()), max(self.max_broken * len(self), ALWAYS_ALLOWED)
+        if count > allowed:
+            raise TooManyBrokenFilesError(
+                f"{count} of {len(self)} {self.noun}s of {self.source} cannot be read, the last is {name} ({reason}); "
+                f"max_broken={self.max_broken:g} allows {int(allowed)}: {self.advice}"
+            )
+
+
+class LabelledFiles(FileDataset):
+    """Files with one class each: `samples` have `path`, `label` and `sample_id`; `classes` are names or None."""
+
+    def __init__(
+        self, samples: list[Any], classes: list[str] | None, source: str, test_mode: bool, seed: int, max_broken: float
+    ) -> None:
+        super().__init__([s.path for s in samples], source, test_mode, seed, max_broken)
+        self.samples, self.classes = samples, classes
+
+    def sample_id(self, index: int) -> str:
+        """The annotation's own name of a file."""
+        return self.samples[index].sample_id
+
+    @property
+    def labels(self) -> list[int]:
+        """Labels in order."""
+        return [sample.label for sample in self.samples]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are: the names given, else the largest label and those below."""
+        return len(self.classes) if self.classes else 1 + max(self.labels)
