@@ -64,6 +64,14 @@ def unicl_target(label: Tensor) -> Tensor:
     return (own[:, None] == own[None]).float()
 
 
+def same_text_label(ids: Tensor) -> Tensor:
+    """Labels (B,) for `unicl_target` that are equal where token ids (B, L) are, in every process alike (a 62 bit hash)."""
+    number = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+    for column in ids.unbind(1):
+        number = number * 6364136223846793005 + column + 1  # wraps around
+    return (number ^ (number >> 31)).bitwise_and((1 << 62) - 1) + 1
+
+
 def unicl_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor | None = None) -> dict[str, Tensor]:
     """Bidirectional contrast in which samples of one class are positives of each other.
 

@@ -1,11 +1,14 @@
 """Many pictures of the shape world at once, as arrays: what pretraining and zero-shot measurements read."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from xmodal.data.shapes import COLORS, SHAPES, Scene, Thing, phrase, picture, vocabulary
 from xmodal.encoders.tokenizer import WordTokenizer
+from xmodal.registry import DATASETS
 
 CONTEXT = 20
 NAMES = list(COLORS)
@@ -65,3 +68,37 @@ def describe(
 def label_of(thing: Thing) -> tuple[int, int]:
     """Numbers of a thing's shape and colour."""
     return SHAPES.index(thing.shape), NAMES.index(thing.color)
+
+
+@DATASETS.register_module(name="shape_things")
+class ShapeThings(Dataset):
+    """Pictures with all that a `Pool` says about them, brightness and contrast drawn anew every epoch.
+
+    A sample: `image` (3, S, S) f32, `text` (CONTEXT,), `phrases` (2, CONTEXT), `shape` (2,), `color` (2,), `geometry`
+    (2, 4), `sample_id`.
+
+    Args:
+        count: pictures.
+        world: number of the world; picture i depends on (world, i) alone.
+        size: pixels.
+        gain: contrast is multiplied by 1 - gain to 1 + gain.
+        shift: brightness changes by up to so many grey levels.
+        seed: of brightness and contrast.
+    """
+
+    def __init__(
+        self, count: int, world: int = 0, size: int = 48, gain: float = 0.15, shift: float = 12.0, seed: int = 0
+    ):
+        self.pool, self.gain, self.shift, self.seed = Pool.draw(count, world, size), gain, shift, seed
+
+    def __len__(self) -> int:
+        return len(self.pool.images)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, i = key if isinstance(key, tuple) else (0, key)
+        gain, shift = np.random.default_rng([self.seed, epoch, i]).uniform(-1, 1, 2)
+        image = self.pool.images[i] * np.float32(1 + gain * self.gain) + np.float32(shift * self.shift)
+        pool = self.pool
+        sample = {"image": np.clip(image, 0, 255), "text": pool.captions[i], "phrases": pool.phrases[i]}
+        sample |= {"shape": pool.shape[i], "color": pool.color[i], "geometry": pool.geometry[i]}
+        return {**sample, "sample_id": f"shape-{i}"}
