@@ -16,6 +16,7 @@ from pointcloud.task_token import Tower
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.model import TransferModel
 from xmodal.registry import ADAPTERS, ENCODERS, MODELS, build, check_arguments
+from xmodal.structures import Encoder
 
 NETWORKS = Registry("network", scope="xmodal")
 NETWORKS.register_module(name="classification3d", module=EPCLClassifier)
@@ -163,7 +164,7 @@ def with_options(kind: type, options: dict[str, Any], **given: Any) -> Any:
 
 
 @NETWORKS.register_module(name="detection3d")
-def detection3d(encoder: nn.Module, num_classes: int, backbone: dict | None = None, **options: Any) -> Detector:
+def detection3d(encoder: Encoder, num_classes: int, backbone: dict | None = None, **options: Any) -> Detector:
     """3DETR's decoder on EPCL tokens; options are those of `Detector`, `backbone` those of `EPCLBackbone`."""
     tokens = with_options(EPCLBackbone, {"num_task_tokens": num_classes + 1, **(backbone or {})}, encoder=encoder)
     return with_options(Detector, options, backbone=tokens, num_classes=num_classes)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xmodal.encoders.block import Block
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid, need_grid
+from xmodal.structures import Encoder, Grid, need_grid
 
 
 class Adapter(nn.Module):
@@ -121,7 +121,7 @@ class TemporalPositions(nn.Module):
     params="L * 3*(2*D*h + h + D) + T*D",
 )
 def aim(
-    encoder: nn.Module,
+    encoder: Encoder,
     num_frames: int = 8,
     hidden: int | None = None,
     scale: float = 0.5,

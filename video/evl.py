@@ -15,7 +15,7 @@ from xmodal.encoders.block import QuickGELU
 from xmodal.encoders.taps import Taps
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method
-from xmodal.structures import Grid, need_grid
+from xmodal.structures import Encoder, Grid, need_grid
 
 
 class QueryAttention(nn.Module):
@@ -167,7 +167,7 @@ class EVLDecoder(Reader):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         num_frames: int,
         num_layers: int = 4,
         qkv_dim: int | None = None,
@@ -204,7 +204,7 @@ class EVLDecoder(Reader):
             for _ in self.layers
         )
 
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
         """Read the taps of a pass over (B*T, N, D); returns (B, D).
 
         Raises:
@@ -212,9 +212,7 @@ class EVLDecoder(Reader):
         """
         return self.from_frozen(self.frozen(tokens, grid, encoder, taps), grid, encoder)
 
-    def frozen(
-        self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None
-    ) -> dict[str, Tensor]:
+    def frozen(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> dict[str, Tensor]:
         """Block outputs (B*T, N, D) and, of their attention, the maps between frames (B, T-1, n, n)."""
         kept = {}
         for layer, i in zip(self.decoder, self.layers, strict=True):
@@ -224,7 +222,7 @@ class EVLDecoder(Reader):
                 kept[f"past.{i}"], kept[f"future.{i}"] = maps
         return kept
 
-    def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: nn.Module) -> Tensor:
+    def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: Encoder) -> Tensor:
         """Let the query read what `frozen` gave; returns (B, D)."""
         grid = need_grid(grid, "evl")
         if grid.t != self.num_frames:

@@ -8,7 +8,7 @@ from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import patches_of
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method
-from xmodal.structures import Grid, need_grid
+from xmodal.structures import Encoder, Grid, need_grid
 
 
 def frame_stream(tokens: Tensor, grid: Grid | None) -> Tensor:
@@ -29,12 +29,12 @@ class TimeMeanReader(Reader):
         encoder: the tower read.
     """
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: Encoder):
         super().__init__()
         self.reads = "prefix" if encoder.num_prefix else "all"
         self.out_dim = encoder.dim
 
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Tensor:
         """Map (B*T, N, D) to (B, D)."""
         frames = frame_stream(tokens, grid).unflatten(0, (-1, need_grid(grid, "TimeMeanReader").t))  # (B, T, D)
         return encoder.norm(frames.mean(1))
@@ -59,7 +59,7 @@ class AttentionProbe(Reader):
     Trains: all of it.
     """
 
-    def __init__(self, encoder: nn.Module, num_frames: int, num_heads: int | None = None):
+    def __init__(self, encoder: Encoder, num_frames: int, num_heads: int | None = None):
         super().__init__()
         self.reads = "prefix" if encoder.num_prefix else "all"
         dim = self.out_dim = encoder.dim
@@ -69,7 +69,7 @@ class AttentionProbe(Reader):
         self.norm = nn.LayerNorm(dim)
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Tensor:
         """Map (B*T, N, D) to (B, D).
 
         Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid, need_grid
+from xmodal.structures import Encoder, Grid, need_grid
 
 
 class STAdapter(nn.Module):
@@ -77,7 +77,7 @@ class STAdapter(nn.Module):
     parity=("st_adapter",),
 )
 def st_adapter(
-    encoder: nn.Module,
+    encoder: Encoder,
     bottleneck: int = 384,
     kernel_size: Sequence[int] = (3, 1, 1),
     sites: Sequence[str] = ("pre_mlp",),

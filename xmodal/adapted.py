@@ -18,6 +18,7 @@ from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.encoders.sites import Edits, Stream
 from xmodal.merge import merge_adapters
 from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
+from xmodal.structures import Encoder
 
 WEIGHTS, NOTES = "adapter.safetensors", "adapter.json"
 
@@ -30,7 +31,7 @@ class Adapted(nn.Module):
         head: from features to outputs; it trains.
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Module | None = None):
+    def __init__(self, encoder: Encoder, head: nn.Module | None = None):
         super().__init__()
         self.encoder = freeze(encoder)
         self.head = nn.Identity() if head is None else head

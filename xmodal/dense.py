@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import BaseMetric
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.encoders.taps import Taps
 from xmodal.metrics import gather
 from xmodal.model import TransferModel
 from xmodal.readers import Reader
 from xmodal.registry import METRICS, MODELS, READERS
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 
 @READERS.register_module(name="pyramid")
@@ -28,13 +28,13 @@ class PyramidReader(Reader):
 
     out_dim: list[int]  # type: ignore[assignment]
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: Encoder):
         super().__init__()
         if not hasattr(encoder, "stages"):
             raise ValueError(f"{type(encoder).__name__} has no stages: dense tasks need a ConvNet or a Swin")
         self.out_dim = encoder.stage_dims()
 
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None = None) -> Any:
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Any:
         """Map normalised images (B, 3, H, W), which are such a tower's tokens, to its maps (B, C_i, h_i, w_i)."""
         return encoder.stages(tokens)
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.sites import Edits, Stream
+from xmodal.structures import Encoder
 
 
-def merge_adapters(encoder: nn.Module, partial: bool = False) -> nn.Module:
+def merge_adapters(encoder: Encoder, partial: bool = False) -> nn.Module:
     """A copy of a tower with all its adapters folded into the base weights, in float32.
 
     Args:
@@ -32,7 +33,7 @@ def merge_adapters(encoder: nn.Module, partial: bool = False) -> nn.Module:
     return merged
 
 
-def refuse_unfoldable(encoder: nn.Module) -> None:
+def refuse_unfoldable(encoder: Encoder) -> None:
     """Raise for every adapter that has no equivalent in the base weights."""
     for path, owner in encoder.named_modules():
         if isinstance(owner, Stream) and len(owner):
@@ -69,7 +70,7 @@ def fold_into(layer: nn.Module, edits: Edits) -> None:
 
 
 @torch.no_grad()
-def largest_error(encoder: nn.Module, merged: nn.Module, images: Tensor) -> float:
+def largest_error(encoder: Encoder, merged: nn.Module, images: Tensor) -> float:
     """Largest absolute difference of the features of two towers, in evaluation mode.
 
     Args:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.taps import Taps
 from xmodal.registry import READERS
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 
 class Reader(nn.Module):
@@ -25,13 +25,11 @@ class Reader(nn.Module):
     layers: tuple[int, ...] = ()
     out_dim: int
 
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
         """Map the raw residual stream (B*T, N, D) to features (B, out_dim)."""
         raise NotImplementedError
 
-    def frozen(
-        self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None
-    ) -> dict[str, Tensor]:
+    def frozen(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> dict[str, Tensor]:
         """What this reader needs of a frozen encoder, the smallest there is: this is what a cache keeps.
 
         Returns:
@@ -40,7 +38,7 @@ class Reader(nn.Module):
         kept = {} if self.reads == "taps" else {"tokens": tokens}
         return kept | {f"{name}.{i}": taps[name, i] for name in self.taps for i in self.layers if taps is not None}
 
-    def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: nn.Module) -> Tensor:
+    def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: Encoder) -> Tensor:
         """Features (B, out_dim) from what `frozen` gave."""
         taps = Taps(*self.taps, layers=self.layers) if self.taps else None
         for i in self.layers:
@@ -57,12 +55,12 @@ class PooledReader(Reader):
         encoder: the tower read.
     """
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: Encoder):
         super().__init__()
         self.reads = "prefix" if getattr(encoder, "pool_type", "") == "token" else "all"
         self.out_dim = encoder.out_dim
 
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Tensor:
         """Map (B*T, N, D) to (B, D_out)."""
         feature = encoder.pool(encoder.norm(tokens, grid), grid)
         return feature if grid is None else feature.unflatten(0, (-1, grid.t)).mean(1)

@@ -11,6 +11,7 @@ from torch import nn
 
 from xmodal.encoders.sites import Edits, Stream, choose_blocks
 from xmodal.registry import ADAPTERS, method
+from xmodal.structures import Encoder
 
 
 @method(
@@ -21,7 +22,7 @@ from xmodal.registry import ADAPTERS, method
     params="every bias: (11*L + 2)*D on a ViT",
     families=("vit", "swin", "convnet"),
 )
-def bitfit(encoder: nn.Module, blocks: int | Iterable[int] | None = None) -> list[nn.Module]:
+def bitfit(encoder: Encoder, blocks: int | Iterable[int] | None = None) -> list[nn.Module]:
     """Train the biases of an encoder.
 
     Args:

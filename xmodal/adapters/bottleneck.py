@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xmodal.encoders.block import make_activation
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 
 class Bottleneck(nn.Module):
@@ -69,7 +69,7 @@ def check(hidden: int, method_name: str) -> None:
     families=("vit", "swin"),
 )
 def houlsby(
-    encoder: nn.Module,
+    encoder: Encoder,
     hidden: int = 8,
     act: str = "gelu",
     dropout: float = 0.0,
@@ -106,7 +106,7 @@ def houlsby(
     families=("vit", "swin"),
 )
 def pfeiffer(
-    encoder: nn.Module,
+    encoder: Encoder,
     hidden: int = 96,
     act: str = "gelu",
     dropout: float = 0.0,
@@ -142,7 +142,7 @@ def pfeiffer(
     families=("vit", "swin"),
 )
 def adaptformer(
-    encoder: nn.Module,
+    encoder: Encoder,
     hidden: int = 64,
     scale: float = 0.1,
     act: str = "relu",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xmodal.encoders.block import make_activation
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, did_you_mean, method
-from xmodal.structures import Grid, need_grid
+from xmodal.structures import Encoder, Grid, need_grid
 
 # scheme: (site, reads its input rather than its output); Swin has its own sites
 SCHEMES = {
@@ -154,7 +154,7 @@ class ExtraNorm(nn.BatchNorm2d):
     families=("convnet", "swin"),
 )
 def conv_adapter(
-    encoder: nn.Module,
+    encoder: Encoder,
     reduction: float = 8,
     scheme: str = "conv_parallel",
     norms: str = "paper",
@@ -222,7 +222,7 @@ def place_further(owner: nn.Module, site: str, scheme: str, reduction: float, na
     return place(owner, site, name, module)
 
 
-def train_norms(encoder: nn.Module, norms: str, name: str) -> None:
+def train_norms(encoder: Encoder, norms: str, name: str) -> None:
     """Let norms of the tower train, and place the extra one of ResNets."""
     if norms == "none":
         return

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xmodal.encoders.block import QuickGELU
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid, need_grid
+from xmodal.structures import Encoder, Grid, need_grid
 
 
 class Bypass(nn.Module):
@@ -79,7 +79,7 @@ class Bypass(nn.Module):
     families=("vit", "swin"),
 )
 def convpass(
-    encoder: nn.Module,
+    encoder: Encoder,
     hidden: int = 8,
     scale: float = 1.0,
     sites: Sequence[str] = ("attn", "mlp"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
@@ -131,7 +131,7 @@ class FacTTK(FacT):
     parity=("fact_tt", "fact_tk"),
 )
 def fact(
-    encoder: nn.Module,
+    encoder: Encoder,
     rank: int = 16,
     scale: float = 1.0,
     form: str = "tt",

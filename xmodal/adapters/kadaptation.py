@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, did_you_mean, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 PARTS = ("q", "k", "v")
 LAYERS = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
@@ -117,7 +117,7 @@ class KAdaptation(nn.Module):
     parity=("kadaptation",),
 )
 def kadaptation(
-    encoder: nn.Module,
+    encoder: Encoder,
     terms: int = 32,
     rank: int = 1,
     scale: float = 1.0,
@@ -188,7 +188,7 @@ def local_intrinsic_dimension(features: Tensor, neighbours: int = 20) -> float:
 
 
 @torch.no_grad()
-def lowest_dimension(encoder: nn.Module, images: Tensor, neighbours: int = 20) -> list[tuple[str, float]]:
+def lowest_dimension(encoder: Encoder, images: Tensor, neighbours: int = 20) -> list[tuple[str, float]]:
     """Submodules of an encoder by the local intrinsic dimension of what they give for a set of images, lowest first.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.sites import choose_blocks, find_site, place
 from xmodal.registry import ADAPTERS, did_you_mean, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 PARTS = ("q", "k", "v")
 LAYERS = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
@@ -102,7 +102,7 @@ class LoRA(nn.Module):
     families=("vit", "swin"),
 )
 def lora(
-    encoder: nn.Module,
+    encoder: Encoder,
     rank: int = 8,
     alpha: float | None = None,
     targets: Sequence[str] = ("q", "v"),

@@ -14,7 +14,7 @@ from xmodal.adapters.lora import LowRank
 from xmodal.encoders.block import QuickGELU
 from xmodal.encoders.sites import place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 KINDS = ("prompt", "lora", "adapter")
 
@@ -99,7 +99,7 @@ class SlicedAdapter(nn.Module):
     parity=("noah",),
 )
 def noah(
-    encoder: nn.Module,
+    encoder: Encoder,
     prompt: int | Sequence[int] = 10,
     lora: int | Sequence[int] = 10,
     adapter: int | Sequence[int] = 10,
@@ -144,7 +144,7 @@ def per_block(kind: str, size: int | Sequence[int], depth: int) -> list[int]:
     return sizes
 
 
-def choose_subnet(encoder: nn.Module, sizes: Mapping[str, Sequence[int]], name: str = "noah") -> None:
+def choose_subnet(encoder: Encoder, sizes: Mapping[str, Sequence[int]], name: str = "noah") -> None:
     """Make the leading rows and columns of a placed supernet active.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 BLOCK_SITES = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
@@ -52,7 +52,7 @@ class ScaleShift(nn.Module):
     params="2*11*D*L + 4*D",
     parity=("ssf",),
 )
-def ssf(encoder: nn.Module, blocks: int | Iterable[int] | None = None, name: str = "ssf") -> list[nn.Module]:
+def ssf(encoder: Encoder, blocks: int | Iterable[int] | None = None, name: str = "ssf") -> list[nn.Module]:
     """Place a scale and a shift behind every operation of an encoder.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.sites import Stream, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 
 class AppendPrompts(nn.Module):
@@ -100,7 +100,7 @@ class ReplacePrompts(nn.Module):
     parity=("vpt_shallow", "vpt_deep"),
 )
 def vpt(
-    encoder: nn.Module,
+    encoder: Encoder,
     num_tokens: int = 10,
     deep: bool = True,
     projection: int | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xmodal.encoders.taps import Taps
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 
 @method(
@@ -51,7 +51,7 @@ class VisualQueries(Reader):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         num_queries: int = 1,
         combine: str = "concat",
         normalize: bool = True,
@@ -76,7 +76,7 @@ class VisualQueries(Reader):
         self.register_buffer("keep", None if keep is None else torch.as_tensor(keep, dtype=torch.long))
         self.out_dim = width if self.keep is None else len(self.keep)
 
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: nn.Module, taps: Taps | None) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
         """Map the stream (B*T, N, D) and the taps to features (B, out_dim), averaged over the frames of a clip."""
         assert taps is not None
         groups = [encoder.norm(tokens, grid)[:, 0]]

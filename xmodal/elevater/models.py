@@ -17,6 +17,7 @@ from xmodal.encoders.clip import CLIP
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.preprocessor import normalise
 from xmodal.registry import ADAPTERS, build
+from xmodal.structures import Encoder
 
 
 class Subject:
@@ -57,7 +58,7 @@ class Subject:
 
 
 @contextlib.contextmanager
-def without_projection(encoder: nn.Module) -> Iterator[Tensor | None]:
+def without_projection(encoder: Encoder) -> Iterator[Tensor | None]:
     """Take the projection of the feature out of an encoder meanwhile; gives its weight (D_out, D) or None."""
     proj = encoder.proj
     if not isinstance(proj, nn.Linear):
@@ -95,7 +96,7 @@ def features(subject: Subject, images: ImageSet, folder: str | Path | None = Non
     return found
 
 
-def encode(encoder: nn.Module, images: Tensor) -> Tensor:
+def encode(encoder: Encoder, images: Tensor) -> Tensor:
     """Features (B, D) of u8 images (B, 3, S, S)."""
     mean, std = (
         torch.tensor(v, dtype=torch.float32, device=images.device) for v in (encoder.pixel_mean, encoder.pixel_std)
@@ -116,7 +117,7 @@ class ImageClassifier(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         adapters: Sequence[Any],
         head: nn.Module,
         freeze_encoder: bool = True,

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from xmodal.encoders.convblocks import AttentionPool, Conv2d, blocks_of, sited
 from xmodal.encoders.sites import Pointwise
 from xmodal.registry import ENCODERS
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
-class ConvNet(nn.Module):
+class ConvNet(Encoder):
     """A timm or open_clip tower of stages with named sites in its blocks and behind its last map (`norm`).
 
     Args:

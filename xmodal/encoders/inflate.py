@@ -15,7 +15,7 @@ from xmodal.encoders.swin import SwinEncoder, by_stage
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, build, method
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 
 @method(
@@ -90,7 +90,7 @@ class TubeletConv(nn.Conv3d):
         return super().forward(clips)[:, :, 0]
 
 
-class Inflated(nn.Module):
+class Inflated(Encoder):
     """What both inflated towers share: the verbs of an encoder, in front of the tower they were made of."""
 
     def __init__(self, tower: Any, tubelet: int):

@@ -7,11 +7,12 @@ keys of the tower's own weights never change.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 
 class Stream(nn.ModuleDict):
@@ -150,7 +151,7 @@ def placed(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield f"{prefix}.{name}", module
 
 
-def choose_blocks(encoder: nn.Module, blocks: int | Iterable[int] | None = None) -> list[nn.Module]:
+def choose_blocks(encoder: Encoder, blocks: int | Iterable[int] | None = None) -> list[Any]:
     """The blocks of a tower that a method works on.
 
     Args:

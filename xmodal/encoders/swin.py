@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xmodal.registry import ENCODERS
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,7 +43,7 @@ class ConvEmbed(nn.Module):
 
 
 @ENCODERS.register_module(name="swin")
-class SwinEncoder(nn.Module):
+class SwinEncoder(Encoder):
     """A Swin transformer that ends in the mean over its normed tokens, projected.
 
     Example:

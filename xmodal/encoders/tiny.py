@@ -1,7 +1,8 @@
-"""The tiny CLIP that ships with the project, trained by `tools/pretrain_tiny_clip.py` on drawn shapes."""
+"""The tiny CLIP that ships with the project, trained on drawn shapes as configs/pretrain/tiny-clip_48_things.py does."""
 
 import json
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 from xmodal.encoders.clip import CLIP
@@ -20,7 +21,8 @@ def tiny_clip(
     """Both towers of the shipped tiny CLIP.
 
     Args:
-        weights: `pretrained`, or `random` for untrained towers of the same shape.
+        weights: `pretrained`, `random` for untrained towers of the same shape, or a file of towers of this shape, such
+            as the towers.safetensors that a pretraining run leaves.
         image_size: pixels, when another resolution than 48 is wanted; positions are resized.
         drop_path: stochastic depth of the last block, in training only.
         seed: of random weights.
@@ -29,10 +31,10 @@ def tiny_clip(
         The CLIP in evaluation mode, with its word tokenizer.
 
     Raises:
-        ValueError: another word for `weights`.
+        ValueError: another word for `weights`; a file that does not fit.
     """
-    if weights not in ("pretrained", "random"):
-        raise ValueError(f"weights={weights!r}: the tiny CLIP has pretrained or random")
+    if weights not in ("pretrained", "random") and not Path(weights).is_file():
+        raise ValueError(f"weights={weights!r}: the tiny CLIP has pretrained or random, and no such file is there")
     about = facts()
     vision = {**about["vision"], "drop_path": drop_path}
     vision["image_size"] = image_size or vision["image_size"]
@@ -44,6 +46,9 @@ def tiny_clip(
     if weights == "random":
         vision["name"] = f"{about['name']}/random-{seed}"
         return seeded(seed, build).eval()
+    if weights != "pretrained":
+        vision["name"] = f"{about['name']}/{Path(weights).stem}"
+        return load_exactly(unfilled(build), read_state(weights), str(weights))
     return load_exactly(unfilled(build), shipped_state(), "tiny_clip.safetensors")
 
 

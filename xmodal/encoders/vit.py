@@ -15,7 +15,7 @@ from xmodal.encoders.pooling import AttentionPool
 from xmodal.encoders.sites import Edits, LayerNorm, Pointwise, Stream
 from xmodal.encoders.taps import Taps
 from xmodal.registry import ENCODERS
-from xmodal.structures import Grid
+from xmodal.structures import Encoder, Grid
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,7 +37,7 @@ class PatchEmbed(nn.Module):
 
 
 @ENCODERS.register_module(name="vit")
-class VisionTransformer(nn.Module):
+class VisionTransformer(Encoder):
     """A vision transformer with named sites.
 
     Args:
