@@ -65,7 +65,7 @@ def unicl_target(label: Tensor) -> Tensor:
 
 
 def same_text_label(ids: Tensor) -> Tensor:
-    """Labels (B,) for `unicl_target` that are equal where token ids (B, L) are, in every process alike (a 62 bit hash)."""
+    """Labels (B,) for `unicl_target`, equal where token ids (B, L) are, in every process alike (a 62 bit hash)."""
     number = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
     for column in ids.unbind(1):
         number = number * 6364136223846793005 + column + 1  # wraps around

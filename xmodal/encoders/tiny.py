@@ -1,4 +1,4 @@
-"""The tiny CLIP that ships with the project, trained on drawn shapes as configs/pretrain/tiny-clip_48_things.py does."""
+"""The tiny CLIP that ships with the project; configs/pretrain/tiny-clip_48_things.py trains its like on drawn shapes."""
 
 import json
 from importlib.resources import as_file, files
