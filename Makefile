@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo demo-image test test-slow test-gpu demo-3d parity lint types style bench wheel clean install methods
+.PHONY: help demo demo-image test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +42,14 @@ test-gpu: install  ## the checks that wait for a CUDA device; says so when there
 parity: install  ## agreement with the official implementations
 	$(BIN)/python -m tests.parity
 
+test-pytorch3d:  ## the point tests on both backends, in an environment of its own where pytorch3d works
+	test -x $(P3D)/bin/python || $(PYTHON) -m venv $(P3D)
+	$(P3D)/bin/pip install -q --no-compile torch==2.12.0 torchvision==0.27.0 easypytorch3d==0.7.9.post1
+	grep -v '^torch' constraints.txt > $(P3D)/constraints.txt
+	$(P3D)/bin/pip install -q --no-compile -c $(P3D)/constraints.txt -e '.[test,points]' torch==2.12.0
+	OMP_NUM_THREADS=1 XMODAL_NEEDS_PYTORCH3D=1 $(P3D)/bin/python -m pytest tests/pointcloud/test_ops.py tests/pointcloud/test_boxes.py -rs
+	$(P3D)/bin/python tools/bench.py farthest-points knn ball-query
+
 bench: install  ## our training steps against the released formulations and the floors, at ViT-B/16 size
 	$(BIN)/python tools/bench.py temporal-conv st-adapter evl
 
@@ -64,4 +73,4 @@ methods: install  ## regenerate docs/methods.md from the registry
 	$(BIN)/python tools/methods.py
 
 clean:  ## remove what the verbs above made, .venv included
-	rm -rf $(VENV) build dist *.egg-info work_dirs demo_out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(P3D) build dist *.egg-info work_dirs demo_out .pytest_cache .mypy_cache .ruff_cache
