@@ -1,4 +1,4 @@
-"""The tiny CLIP that ships with the project; configs/pretrain/tiny-clip_48_things.py trains its like on drawn shapes."""
+"""The tiny CLIP that ships with the project; configs/pretrain/tiny-clip_48_things.py trains one like it."""
 
 import json
 from importlib.resources import as_file, files
