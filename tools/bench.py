@@ -13,6 +13,8 @@ AREAS = {
     "st-adapter": ("video", "st_adapter"),
     "evl": ("video", "evl"),
     "temporal-conv": ("video", "temporal_conv"),
+    "vqt": ("vqt", "vqt"),
+    "lora": ("lora", "lora"),
 }
 
 

@@ -1,45 +1,74 @@
 """Few-shot digits with a frozen ConvNet and a frozen ViT: python tools/demo_image.py.
 
 Real scans (scikit-learn's digits), K shots a class, several seeds; one row a method, beside the linear probe and full
-fine-tuning. `kept` is what a training step keeps for its backward pass, the part of the memory that methods differ in.
+fine-tuning. The learning rates below were chosen with --tune, on validation images that are neither trained on nor
+tested; the last epoch counts. Peak memory is that of one training step beyond weights and inputs.
 """
 
 import argparse
+import base64
+import io
 import json
+import statistics
 import sys
 import time
+from html import escape
 from pathlib import Path
+from typing import Any, NamedTuple
 
+ROOT = Path(__file__).resolve().parents[1]
 LITE, TINY = "efficientnet_lite0", "tiny_clip_encoder"
-# tower, row, adapter (or None), reader, learning rate, whether the tower trains
+SIZES = {LITE: 64, TINY: 48}
+BATCH, TESTS, VALIDATION = 32, 500, 300
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+EVERY_LAYER = ["q", "k", "v", "proj", "fc1", "fc2"]
+
+
+class Row(NamedTuple):
+    """A method on a tower."""
+
+    tower: str
+    name: str
+    rate: float
+    adapter: dict[str, Any] | None = None
+    reader: dict[str, Any] | None = None
+    trains: bool = False
+
+
 ROWS = [
-    (LITE, "linear probe", None, None, 1e-2, False),
-    (LITE, "conv_adapter", dict(type="conv_adapter", reduction=8), None, 2e-3, False),
-    (LITE, "full fine-tuning", None, None, 3e-4, True),
-    (TINY, "linear probe", None, None, 1e-2, False),
-    (TINY, "vqt", None, dict(type="vqt", num_queries=2), 3e-3, False),
-    (TINY, "lora", dict(type="lora", rank=8, targets=["q", "k", "v", "proj", "fc1", "fc2"]), None, 3e-3, False),
-    (TINY, "vpt", dict(type="vpt", num_tokens=8), None, 1e-2, False),
-    (TINY, "convpass", dict(type="convpass", hidden=16), None, 3e-3, False),
-    (TINY, "ssf", dict(type="ssf"), None, 5e-3, False),
-    (TINY, "full fine-tuning", None, None, 5e-4, True),
+    Row(LITE, "linear probe", 1e-2),
+    Row(LITE, "conv_adapter", 3e-3, dict(type="conv_adapter", reduction=8)),
+    Row(LITE, "full fine-tuning", 1e-3, trains=True),
+    Row(TINY, "linear probe", 1e-2),
+    Row(TINY, "vqt", 3e-3, reader=dict(type="vqt", num_queries=2)),
+    Row(TINY, "lora", 3e-3, dict(type="lora", rank=8, targets=EVERY_LAYER)),
+    Row(TINY, "vpt", 1e-2, dict(type="vpt", num_tokens=8)),
+    Row(TINY, "convpass", 3e-3, dict(type="convpass", hidden=16)),
+    Row(TINY, "ssf", 3e-3, dict(type="ssf")),
+    Row(TINY, "full fine-tuning", 1e-3, trains=True),
 ]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--shots", type=int, default=16, help="training images a class (default 16)")
+    p.add_argument("--shots", type=int, default=8, help="training images a class (default 8)")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="draws of the training images")
-    p.add_argument("--epochs", type=int, default=12, help="passes over the training images (default 12)")
-    p.add_argument("--tests", type=int, default=500, help="test images (default 500)")
-    p.add_argument("--rows", nargs="+", help="only these rows, such as lora conv_adapter")
-    p.add_argument("--out", default="work_dirs/demo_image", help="folder of table.md and table.json")
-    return p
+    p.add_argument("--epochs", type=int, default=20, help="passes over the training images (default 20)")
+    p.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, such as lora conv_adapter")
+    p.add_argument("--towers", nargs="+", choices=SIZES, default=list(SIZES), metavar="NAME", help=", ".join(SIZES))
+    p.add_argument("--tune", action="store_true", help="try rates with the first seed, on the validation images")
+    p.add_argument(
+        "--out", type=Path, default=Path("demo_out/image"), help="folder of table.md, table.json, index.html"
+    )
+    return p.parse_args(argv)
 
 
-def digits(size, shots, seed, tests):
-    """Training images, labels, test images, labels; float 0 to 255, (N, 3, size, size)."""
+def digits(size: int, shots: int, seed: int, split: str = "test") -> tuple:
+    """Training images and labels, then those of the split; float 0 to 255, (N, 3, size, size).
+
+    Test (500) and validation images (300) are the same for every seed; the shots are drawn from the others.
+    """
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -47,140 +76,217 @@ def digits(size, shots, seed, tests):
 
     data = load_digits()
     images = torch.tensor(data.images * (255 / 16), dtype=torch.float32)[:, None].expand(-1, 3, -1, -1)
-    images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     labels = torch.tensor(data.target)
-    fixed = np.random.default_rng(0).permutation(len(labels))
-    test, pool = fixed[:tests], fixed[tests:]
-    order = np.random.default_rng([1, seed]).permutation(pool)
+    parts = np.split(np.random.default_rng(0).permutation(len(labels)), [TESTS, TESTS + VALIDATION])
+    chosen = dict(zip(("test", "val", "pool"), parts, strict=True))
+    order = np.random.default_rng([1, seed]).permutation(chosen["pool"])
     train = np.concatenate([order[data.target[order] == c][:shots] for c in range(10)])
-    return images[train], labels[train], images[test], labels[test]
+    grow = lambda rows: F.interpolate(images[rows], size=(size, size), mode="bilinear", antialias=True)  # noqa: E731
+    return grow(train), labels[train], grow(chosen[split]), labels[chosen[split]]
 
 
-def build_model(tower, adapter, reader, trains, size):
-    """The model of one row."""
+def build_model(row: Row) -> Any:
+    """The model of a row."""
     from xmodal.model import TransferModel
 
     return TransferModel(
-        encoder=dict(type=tower, image_size=size),
-        adapters=[adapter] if adapter else [],
-        reader=reader,
+        encoder=dict(type=row.tower, image_size=SIZES[row.tower]),
+        adapters=[row.adapter] if row.adapter else [],
+        reader=row.reader,
         head=dict(type="classification", num_classes=10),
-        freeze_encoder=not trains,
+        freeze_encoder=not row.trains,
     )
 
 
-def kept_bytes(model, batch) -> int:
-    """Bytes that one training step keeps for its backward pass, weights left out."""
-    import torch
+class Inputs:
+    """Images of one split as a model's batches; where nothing inside the tower trains, its part is computed once."""
 
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen = {}
+    def __init__(self, model: Any, images: Any, labels: Any):
+        import torch
 
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        self.model, self.images, self.labels, self.kept = model, images, labels, None
+        if any(p.requires_grad for p in model.encoder.parameters()):
+            return
+        model.eval()
+        parts = [model.frozen_part(image=self.normalised(rows)) for rows in torch.arange(len(labels)).split(100)]
+        self.kept = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
+        self.grid = parts[0][1]
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(mode="loss", **batch)["loss"]
-    return sum(seen.values())
+    def normalised(self, rows: Any) -> Any:
+        """Images as the tower wants them."""
+        return self.model.data_preprocessor({"image": self.images[rows]})["image"]
+
+    def features(self, rows: Any) -> Any:
+        """Features (B, D) of some images."""
+        if self.kept is None:
+            return self.model.features(image=self.normalised(rows))
+        return self.model.trained_part({name: tensor[rows] for name, tensor in self.kept.items()}, self.grid)
 
 
-def train(model, images, labels, rate, epochs, seed) -> tuple[float, int]:
-    """Train; seconds a step and bytes kept."""
+def train(model: Any, inputs: Inputs, rate: float, epochs: int, seed: int) -> None:
+    """AdamW, a fifth of the steps warm-up, then a cosine."""
     import numpy as np
     import torch
 
     weights = [p for p in model.parameters() if p.requires_grad]
-    steps = epochs * -(-len(labels) // 32)
+    steps = epochs * -(-len(inputs.labels) // BATCH)
     optimiser = torch.optim.AdamW(weights, rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.2)
     model.train()
-    kept, begin = 0, time.perf_counter()
     for epoch in range(epochs):
-        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(labels)))
-        for rows in order.split(32):
-            batch = model.data_preprocessor({"image": images[rows], "label": labels[rows]})
-            kept = kept or kept_bytes(model, batch)
-            loss = model(mode="loss", **batch)["loss"]
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(inputs.labels)))
+        for rows in order.split(BATCH):
+            loss = model.head.loss(inputs.features(rows), inputs.labels[rows])["loss"]
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
             schedule.step()
-    return (time.perf_counter() - begin) / steps, kept
 
 
-def accuracy(model, images, labels) -> float:
-    """Top-1 in percent."""
+def predict(model: Any, inputs: Inputs) -> Any:
+    """Predicted classes (N,)."""
     import torch
 
     model.eval()
-    right = 0
     with torch.no_grad():
-        for rows in torch.arange(len(labels)).split(100):
-            batch = model.data_preprocessor({"image": images[rows]})
-            right += int((model(mode="tensor", **batch).argmax(1) == labels[rows]).sum())
-    return 100 * right / len(labels)
+        rows = torch.arange(len(inputs.labels)).split(100)
+        return torch.cat([model.head(inputs.features(r)).argmax(1) for r in rows])
 
 
-def run_row(row, args) -> dict:
-    """One method over all seeds."""
-    import numpy as np
+def costs(row: Row) -> dict[str, float]:
+    """What a training step from pixels costs: seconds (median of 5) and peak megabytes."""
     import torch
 
+    from tools.benches.peak import peak_megabytes
+
+    model, size = build_model(row).train(), SIZES[row.tower]
+    batch = dict(image=torch.zeros(BATCH, 3, size, size), label=torch.zeros(BATCH, dtype=torch.long))
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        model(mode="loss", **batch)["loss"].backward()
+
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return {"step_s": statistics.median(seconds[1:]), "peak_mb": peak_megabytes(step)}
+
+
+def run_once(row: Row, args: argparse.Namespace, seed: int, split: str = "test") -> tuple[float, list[int], Any]:
+    """Train with one seed; accuracy in percent and predictions on the split, and the model."""
+    import torch
+
+    torch.manual_seed(seed)
+    images, labels, unseen, truth = digits(SIZES[row.tower], args.shots, seed, split)
+    model = build_model(row)
+    train(model, Inputs(model, images, labels), row.rate, args.epochs, seed)
+    said = predict(model, Inputs(model, unseen, truth))
+    return 100 * float((said == truth).float().mean()), said.tolist(), model
+
+
+def tune(rows: list[Row], args: argparse.Namespace) -> None:
+    """Print the accuracy on the validation images for every rate."""
+    for row in rows:
+        found = {rate: run_once(row._replace(rate=rate), args, args.seeds[0], "val")[0] for rate in GRID}
+        listed = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in found.items())
+        print(f"{row.tower} {row.name}: {listed}; best {max(found, key=lambda r: found[r]):g}", flush=True)
+
+
+def run_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """One method over all seeds."""
     from xmodal.encoders.frozen import count
 
-    tower, name, adapter, reader, rate, trains = row
-    size = 64 if tower == LITE else 48
-    scores, seconds, kept, weights = [], [], 0, 0
-    for seed in args.seeds:
-        torch.manual_seed(seed)
-        images, labels, test, truth = digits(size, args.shots, seed, args.tests)
-        model = build_model(tower, adapter, reader, trains, size)
-        weights = count(model, trained_only=True)
-        step, kept = train(model, images, labels, rate, args.epochs, seed)
-        scores.append(accuracy(model, test, truth))
-        seconds.append(step)
+    runs = [run_once(row, args, seed) for seed in args.seeds]
+    scores = [score for score, _, _ in runs]
     return {
-        "tower": tower, "method": name, "top1": float(np.mean(scores)), "spread": float(np.std(scores)),
-        "trained": weights, "kept_mb": kept / 2**20, "step_s": float(np.median(seconds)), "scores": scores,
+        "tower": row.tower, "method": row.name, "rate": row.rate, "top1": statistics.mean(scores),
+        "lowest": min(scores), "highest": max(scores), "scores": scores, "said": runs[0][1],
+        "trained": count(runs[0][2], trained_only=True), **costs(row),
     }  # fmt: skip
 
 
-HEADER = "| tower | method | top-1 (mean, deviation) | trained weights | kept for backward | seconds a step |"
+HEADER = ("tower", "method", "top-1 (lowest to highest)", "trained weights", "peak memory", "seconds a step")
 
 
-def line(r: dict) -> str:
+def cells(r: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table."""
+    spread = f"{r['top1']:.1f} ({r['lowest']:.1f} to {r['highest']:.1f})"
+    return r["tower"], r["method"], spread, f"{r['trained']:,}", f"{r['peak_mb']:.1f} MB", f"{r['step_s']:.3f}"
+
+
+def markdown(row: tuple[str, ...]) -> str:
+    """A row as markdown."""
+    return f"| {' | '.join(row)} |"
+
+
+def page(results: list[dict[str, Any]], args: argparse.Namespace, title: str) -> str:
+    """The table, and test images with what the first method of each tower but the probe says."""
+    head = "".join(f"<th>{escape(c)}" for c in HEADER)
+    body = "".join("<tr>" + "".join(f"<td>{escape(c)}" for c in cells(r)) for r in results)
+    shown = {r["tower"]: r for r in reversed(results) if r["method"] != "linear probe"}
+    parts = [f"<h2>{escape(r['tower'])}, {escape(r['method'])}</h2>{sheet(r, args)}" for r in shown.values()]
     return (
-        f"| {r['tower']} | {r['method']} | {r['top1']:.1f} ({r['spread']:.1f}) | {r['trained']:,} | "
-        f"{r['kept_mb']:.1f} MB | {r['step_s']:.3f} |"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Digits, few shots</title><style>'
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "td,th{text-align:left;padding:.2rem .8rem;border-bottom:1px solid #8884}img{image-rendering:pixelated}"
+        f"</style><h1>Digits, few shots</h1><p>{escape(title)}</p><table><tr>{head}{body}</table>"
+        f"{''.join(parts)}</html>\n"
     )
 
 
+def sheet(result: dict[str, Any], args: argparse.Namespace) -> str:
+    """Test images a method got wrong with its first seed, as an embedded picture with a line of text."""
+    import numpy as np
+    from PIL import Image
+
+    _, _, images, truth = digits(32, args.shots, args.seeds[0])
+    wrong = [i for i, said in enumerate(result["said"]) if said != int(truth[i])]
+    if not wrong:
+        return f"<p>All {len(truth)} test images are right.</p>"
+    picture = np.hstack([images[i, 0].numpy().astype(np.uint8) for i in wrong[:16]])
+    buffer = io.BytesIO()
+    Image.fromarray(picture).resize((picture.shape[1] * 2, 64), Image.Resampling.NEAREST).save(buffer, "PNG")
+    said = ", ".join(f"{int(truth[i])} as {result['said'][i]}" for i in wrong[:16])
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<p>{len(wrong)} of {len(truth)} are wrong: {said}</p><img src="data:image/png;base64,{data}" alt="digits">'
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the rows; prints and writes the table."""
-    args = parser().parse_args(argv)
-    names = {row[1] for row in ROWS}
+    """Run the rows; prints and writes the table and the page."""
+    args = parse_args(argv)
+    sys.path.insert(0, str(ROOT))
+    names = {row.name for row in ROWS}
     wrong = [name for name in args.rows or () if name not in names]
     if wrong:
         print(f"no row is called {wrong[0]!r}; there are {', '.join(sorted(names))}", file=sys.stderr)
         return 2
-    print(
-        f"digits, {args.shots} shots a class, seeds {args.seeds}, {args.tests} test images\n\n{HEADER}\n{'|---' * 6}|"
+    rows = [row for row in ROWS if row.tower in args.towers and row.name in (args.rows or names)]
+    from xmodal.engine.launch import run
+
+    return run(lambda: tune(rows, args) if args.tune else show(rows, args))
+
+
+def show(rows: list[Row], args: argparse.Namespace) -> None:
+    """Run, print, write."""
+    began = time.perf_counter()
+    title = (
+        f"scikit-learn's digits, {args.shots} training images a class, {TESTS} test images, "
+        f"mean of {len(args.seeds)} draws ({args.epochs} epochs, last epoch)"
     )
+    print(f"{title}\n\n{markdown(HEADER)}\n{markdown(('---',) * 6)}", flush=True)
     results = []
-    for row in ROWS:
-        if not args.rows or row[1] in args.rows:
-            results.append(run_row(row, args))
-            print(line(results[-1]), flush=True)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text("\n".join([HEADER, "|---" * 6 + "|", *map(line, results)]) + "\n")
-    (out / "table.json").write_text(json.dumps(results, indent=1) + "\n")
-    return 0
+    for row in rows:
+        results.append(run_row(row, args))
+        print(markdown(cells(results[-1])), flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    lines = [markdown(HEADER), markdown(("---",) * 6), *(markdown(cells(r)) for r in results)]
+    (args.out / "table.md").write_text("\n".join([title, "", *lines]) + "\n")
+    (args.out / "table.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.out / "index.html").write_text(page(results, args, title), encoding="utf-8")
+    print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes; page: {args.out / 'index.html'}")
 
 
 if __name__ == "__main__":

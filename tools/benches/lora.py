@@ -1,0 +1,129 @@
+"""Training steps of LoRA: `peft` on a timm model, ours on the same weights, the floor, full fine-tuning.
+
+Needs `pip install peft`. Both update the fused q, k, v projection with the same rank, both start from the same factors;
+the bench checks that outputs and gradients agree before it measures.
+"""
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tools.benches.measure import Variant
+from tools.benches.peak import peak_megabytes
+from tools.benches.video import SIZES
+from xmodal.adapted import Adapted, adapt
+
+RANK, CLASSES = 8, 100
+
+
+def timm_model(args) -> nn.Module:
+    """A timm ViT of a size, with weights that are all alike in every call."""
+    torch.manual_seed(0)
+    size = SIZES[args.size]
+    names = dict(image_size="img_size", patch_size="patch_size", dim="embed_dim", depth="depth", num_heads="num_heads")
+    options = {theirs: size[ours] for ours, theirs in names.items()}
+    return timm.create_model("vit_base_patch16_224", num_classes=CLASSES, **options)
+
+
+def ours(args) -> nn.Module:
+    """Ours on a copy of the timm model."""
+    model = adapt(timm_model(args), "lora", rank=RANK, targets=["qkv"])
+    model.head.requires_grad_(True)
+    return model.train()
+
+
+def peft_model(args) -> nn.Module:
+    """What peft makes of the timm model; the classifier trains too.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ValueError("the bench of LoRA compares with peft: pip install peft") from error
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"], modules_to_save=["head"], lora_dropout=0.0)
+    return get_peft_model(timm_model(args), config).train()
+
+
+def full(args) -> nn.Module:
+    """The timm model, all of it trained."""
+    return timm_model(args).train()
+
+
+def step(state):
+    """One training step without the optimiser."""
+    model, (image, label) = state
+    model.zero_grad(set_to_none=True)
+    loss = F.cross_entropy(model(image), label)
+    loss.backward()
+    return loss
+
+
+def floor(state):
+    """Frozen forward and the gradient of its input: what every method pays that trains the first block."""
+    model, (image, label) = state
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        tokens, grid = model.encoder.embed(image)
+    tokens.requires_grad_(True)
+    out = model.encoder.forward_blocks(tokens, grid, read="prefix")
+    loss = F.cross_entropy(model.head(model.encoder.pool(model.encoder.norm(out, grid), grid)), label)
+    loss.backward()
+    return loss
+
+
+def frozen(args) -> nn.Module:
+    """Ours without LoRA."""
+    model = Adapted(adapt(timm_model(args), "lora").use(None).encoder, nn.Linear(SIZES[args.size]["dim"], CLASSES))
+    return model.train()
+
+
+def images_for(args):
+    """Random images and labels, `batch` of them."""
+    side = SIZES[args.size]["image_size"]
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(args.batch, 3, side, side, generator=generator), torch.arange(args.batch) % CLASSES
+
+
+def check(args, data) -> None:
+    """With the same factors, outputs and gradients agree.
+
+    Raises:
+        ValueError: they do not.
+    """
+    mine, theirs = ours(args), peft_model(args)
+    live = {n: p for n, p in theirs.named_parameters() if ".lora_" in n}
+    for i, block in enumerate(mine.encoder.blocks):
+        update = block.attn.qkv.edits["lora"].parts["whole"]
+        for name, letter in (("a", "A"), ("b", "B")):
+            factor = next(p for n, p in live.items() if f"blocks.{i}.attn.qkv.lora_{letter}." in n)
+            nn.init.normal_(factor, std=0.02)
+            getattr(update, name).data.copy_(factor)
+    apart = float((mine(data[0]) - theirs(data[0])).detach().abs().max())
+    losses = [float(step((m, data)).detach()) for m in (mine, theirs)]
+    mine_grad = mine.encoder.blocks[0].attn.qkv.edits["lora"].parts["whole"].a.grad
+    their_grad = next(p.grad for n, p in live.items() if "blocks.0.attn.qkv.lora_A." in n)
+    gradient = float((mine_grad - their_grad).norm() / their_grad.norm())
+    if apart > 1e-3 or gradient > 1e-3:
+        raise ValueError(f"ours and peft differ: outputs by {apart:.1e}, gradients by {gradient:.1e}, losses {losses}")
+    print(f"same numbers: outputs within {apart:.1e}, gradients within {gradient:.1e}", flush=True)
+
+
+def lora(args):
+    """LoRA of rank 8 on the fused projection: peft, ours, the floor, full fine-tuning."""
+    data = images_for(args)
+    check(args, data)
+    rows = {"peft": (step, peft_model), "ours": (step, ours), "floor: forward and input gradient": (floor, frozen),
+            "full fine-tuning": (step, full)}  # fmt: skip
+    states = {name: (make(args), data) for name, (_, make) in rows.items()}
+    peaks = {}
+    for name, (run, _) in rows.items():
+        run(states[name])
+        peaks[name] = peak_megabytes(lambda run=run, name=name: run(states[name]))
+        print(
+            f"peak memory of a step, {name}: {peaks[name]:.1f} MB, {peaks[name] / peaks['peft']:.2f} of peft's",
+            flush=True,
+        )
+    return [Variant(name, run, lambda name=name: states[name]) for name, (run, _) in rows.items()]
