@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud import boxes, ops
+from pointcloud.pointwise import PointConv, PointNorm
 
 
 class FourierPositions(nn.Module):
@@ -59,9 +60,9 @@ class PointMLP(nn.Module):
         layers: list[nn.Module] = []
         for i, (one, two) in enumerate(pairwise(dims)):
             hidden = i < len(dims) - 2
-            layers.append(nn.Conv1d(one, two, 1, bias=not norm if hidden else output_bias))
+            layers.append(PointConv(one, two, bias=not norm if hidden else output_bias))
             if (norm and hidden) or (norm_output and not hidden):
-                layers.append(nn.BatchNorm1d(two))
+                layers.append(PointNorm(two))
             if hidden or act_output or norm_output:
                 layers.append(nn.ReLU())
             if hidden and dropout is not None:
@@ -70,7 +71,7 @@ class PointMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, M, C) to (B, M, C')."""
-        return self.layers(x.transpose(1, 2)).transpose(1, 2)
+        return self.layers(x)
 
 
 class DecoderLayer(nn.Module):
@@ -102,9 +103,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, memory: Tensor, query_pos: Tensor, pos: Tensor) -> Tensor:
-        """Outputs of all layers (L, B, Q, D); queries start at zero."""
-        x = torch.zeros_like(query_pos)
+    def forward(self, memory: Tensor, query_pos: Tensor, pos: Tensor, query: Tensor | None = None) -> Tensor:
+        """Outputs of all layers (L, B, Q, D); queries start at `query`, or at zero."""
+        x = torch.zeros_like(query_pos) if query is None else query
         found = []
         for layer in self.layers:
             x = layer(x, memory, query_pos, pos)
@@ -131,6 +132,8 @@ class BoxDecoder(nn.Module):
         dropout: of the decoder.
         mlp_dropout: of the heads.
         skip_near_origin: sample query points as `pointnet2_ops` does (released checkpoints).
+        log_size: the size head gives the logarithm of metres, not a share of the scene; small boxes then come out as
+            sharp as large ones.
     """
 
     def __init__(
@@ -147,9 +150,11 @@ class BoxDecoder(nn.Module):
         dropout: float = 0.1,
         mlp_dropout: float = 0.3,
         skip_near_origin: bool = False,
+        log_size: bool = False,
     ):
         super().__init__()
         self.num_classes, self.num_angle_bins, self.num_queries = num_classes, num_angle_bins, num_queries
+        self.dim, self.log_size = dim, log_size
         self.skip_near_origin = skip_near_origin
         steps = [in_dim] * (hidden_projections + 1) + [dim]
         self.encoder_to_decoder_projection = PointMLP(steps, norm_output=True, output_bias=False)
@@ -171,7 +176,13 @@ class BoxDecoder(nn.Module):
                 nn.init.xavier_uniform_(module)
 
     def forward(
-        self, xyz: Tensor, features: Tensor, low: Tensor, high: Tensor, query_xyz: Tensor | None = None
+        self,
+        xyz: Tensor,
+        features: Tensor,
+        low: Tensor,
+        high: Tensor,
+        query_xyz: Tensor | None = None,
+        query: Tensor | None = None,
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Predict boxes.
 
@@ -181,6 +192,7 @@ class BoxDecoder(nn.Module):
             low: lowest coordinates of each scene (B, 3).
             high: highest ones.
             query_xyz: where queries stand (B, Q, 3); None samples Q far points of `xyz`.
+            query: what they begin with (B, Q, dim); None for zeros.
 
         Returns:
             One dict per decoder layer, the last one last (see `decode`), and the queries' indices into `xyz` (B, Q), -1
@@ -195,14 +207,16 @@ class BoxDecoder(nn.Module):
         else:
             query_idx = torch.full(query_xyz.shape[:2], -1, device=xyz.device)
         query_pos = self.query_projection(self.pos_embedding(query_xyz, low, high))
-        layers = self.decoder(memory, query_pos, pos)  # (L, B, Q, D)
+        layers = self.decoder(memory, query_pos, pos, query)  # (L, B, Q, D)
         flat = layers.flatten(0, 1)
         raw = {k: head(flat).unflatten(0, layers.shape[:2]) for k, head in self.mlp_heads.items()}
-        found = [decode({k: v[i] for k, v in raw.items()}, query_xyz, low, high) for i in range(len(layers))]
+        found = [decode({k: v[i] for k, v in raw.items()}, query_xyz, low, high, self.log_size) for i in range(len(layers))]
         return found, query_idx
 
 
-def decode(raw: dict[str, Tensor], query_xyz: Tensor, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+def decode(
+    raw: dict[str, Tensor], query_xyz: Tensor, low: Tensor, high: Tensor, log_size: bool = False
+) -> dict[str, Tensor]:
     """Boxes of what the heads said.
 
     Args:
@@ -210,6 +224,7 @@ def decode(raw: dict[str, Tensor], query_xyz: Tensor, low: Tensor, high: Tensor)
         query_xyz: (B, Q, 3).
         low: of the scene (B, 3).
         high: of the scene (B, 3).
+        log_size: see `BoxDecoder`.
 
     Returns:
         `logits` (B, Q, C+1), `class_probs` (B, Q, C), `objectness` (B, Q), `center` and `size` in metres (B, Q, 3) and
@@ -218,8 +233,12 @@ def decode(raw: dict[str, Tensor], query_xyz: Tensor, low: Tensor, high: Tensor)
     """
     extent = high - low
     center = query_xyz + raw["center_head"].sigmoid() - 0.5  # at most half a metre from the query
-    size_share = raw["size_head"].sigmoid()
-    size = size_share * extent.clamp(min=0.1)[:, None]
+    if log_size:
+        size = raw["size_head"].clamp(-4, 3).exp()  # 2 cm to 20 m
+        size_share = size / extent.clamp(min=0.1)[:, None]
+    else:
+        size_share = raw["size_head"].sigmoid()
+        size = size_share * extent.clamp(min=0.1)[:, None]
     bins = raw["angle_cls_head"].shape[-1]
     residual = raw["angle_residual_head"] * (math.pi / bins)
     angle = continuous_angle(raw["angle_cls_head"], residual)

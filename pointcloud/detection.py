@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud import boxes as box_ops
-from pointcloud import ops
 from pointcloud.box_decoder import BoxDecoder
 from pointcloud.criterion import Criterion
 from pointcloud.detection_ap import detections_of, select_boxes
 from pointcloud.epcl import EPCL
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
+from pointcloud.votes import QueryPoints, VoteHead
 
 
 class EPCLBackbone(nn.Module):
@@ -61,49 +61,6 @@ class EPCLBackbone(nn.Module):
         return centres, torch.cat([x, tokens], dim=-1) if self.keep_tokens else x
 
 
-class VoteHead(nn.Module):
-    """Every encoded point says whether it lies on an object, and where the object's centre is.
-
-    Paper: VoteNet (arXiv 1904.09664), used here to place 3DETR's queries; neither EPCL nor 3DETR has it.
-
-    Args:
-        in_dim: channels of the encoded points.
-        hidden: width.
-    """
-
-    def __init__(self, in_dim: int, hidden: int = 128):
-        super().__init__()
-        self.mlp = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, hidden), nn.GELU(), nn.Linear(hidden, 4))
-
-    def forward(self, xyz: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Votes (B, M, 3) and logits of being on an object (B, M)."""
-        out = self.mlp(features)
-        return xyz + out[..., :3], out[..., 3]
-
-    @staticmethod
-    def queries(votes: Tensor, logits: Tensor, count: int) -> Tensor:
-        """Far votes (B, count, 3) among the points most likely on an object."""
-        best = logits.topk(min(2 * count, logits.shape[1]), dim=1).indices
-        near = ops.gather(votes.detach(), best)
-        return ops.gather(near, ops.farthest_point_sample(near, count).clamp(min=0))
-
-    @staticmethod
-    def loss(xyz: Tensor, votes: Tensor, logits: Tensor, boxes: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy of being in a true box (B, N, 7), distance of the vote from its centre."""
-        inside = torch.stack([box_ops.contains(b, x, slack=0.03) for b, x in zip(boxes, xyz, strict=True)])
-        inside = (inside & mask[..., None].bool()).float()  # (B, N, M)
-        if inside.shape[1] == 0:
-            inside = inside.new_zeros(len(xyz), 1, xyz.shape[1])
-            boxes = boxes.new_zeros(len(xyz), 1, 7)
-        target = inside.amax(1)  # (B, M)
-        centre = ops.gather(boxes[..., :3], inside.argmax(1))  # (B, M, 3)
-        offset = ((votes - centre).abs().sum(-1) * target).sum()
-        return {
-            "loss_on_object": nn.functional.binary_cross_entropy_with_logits(logits, target),
-            "loss_vote": offset / target.sum().clamp(min=1),
-        }
-
-
 class Detector(nn.Module):
     """A backbone, 3DETR's decoder and its losses.
 
@@ -119,6 +76,11 @@ class Detector(nn.Module):
         min_points: predictions with fewer points inside are dropped.
         nms_iou: see `detection_ap.select_boxes`; None for no suppression.
         votes: place queries where encoded points vote for centres (see `VoteHead`), instead of on far points.
+        query_points: queries begin with what a small PointNet sees of the raw points around them: arguments of
+            `QueryPoints`; None lets them begin at zero, as 3DETR does.
+
+    Raises:
+        ValueError: `query_points` without `votes`.
     """
 
     def __init__(
@@ -132,11 +94,15 @@ class Detector(nn.Module):
         min_points: int = 5,
         nms_iou: float | None = 0.25,
         votes: bool = False,
+        query_points: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if query_points is not None and not votes:
+            raise ValueError("query_points needs votes=True: without votes queries stand on surfaces, not in objects")
         self.backbone = backbone
         self.votes = VoteHead(backbone.out_dim) if votes else None
         self.decoder = BoxDecoder(backbone.out_dim, num_classes, num_angle_bins, **(decoder or {}))
+        self.look = None if query_points is None else QueryPoints(self.decoder.dim, **query_points)
         self.criterion = Criterion(num_classes, num_angle_bins, **(criterion or {}))
         self.min_score, self.min_points, self.nms_iou = min_score, min_points, nms_iou
 
@@ -171,7 +137,8 @@ class Detector(nn.Module):
             return self.decoder(xyz, features, low, high)[0], None
         votes, logits = self.votes(xyz, features)
         query_xyz = VoteHead.queries(votes, logits, self.decoder.num_queries)
-        return self.decoder(xyz, features, low, high, query_xyz)[0], (xyz, votes, logits)
+        query = None if self.look is None else self.look(query_xyz, coord, feat, lengths)
+        return self.decoder(xyz, features, low, high, query_xyz, query)[0], (xyz, votes, logits)
 
     def loss(
         self,

@@ -44,10 +44,10 @@ def packed_knn(query: Tensor, points: Tensor, query_sizes: list[int], point_size
 
 def packed_farthest(points: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
     """Packed indices of `counts[b]` far points of each cloud, beginning with its first point."""
-    found = []
-    for cloud, start, count in zip(points.split(sizes), starts_of(sizes), counts, strict=True):
-        found.append(ops.farthest_point_sample(cloud[None], count)[0] + start)
-    return torch.cat(found)
+    padded = torch.nn.utils.rnn.pad_sequence(points.split(sizes), batch_first=True)
+    found = ops.farthest_point_sample(padded, counts, sizes)  # (B, most)
+    rows = zip(found, starts_of(sizes), counts, strict=True)
+    return torch.cat([row[:count] + start for row, start, count in rows])
 
 
 def scatter_softmax(scores: Tensor, index: Tensor, size: int) -> Tensor:

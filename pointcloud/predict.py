@@ -100,7 +100,7 @@ def segment_file(
     coord = torch.from_numpy(cloud["coord"]).to(device)
     feat = torch.from_numpy(cloud["feat"]).to(device) if "feat" in cloud else None
     voxel = network.eval_voxel or 0.04
-    logits = vote(network, coord, feat, network.num_classes, voxel, network.eval_points, progress)
+    logits = vote(network, coord, feat, network.num_classes, voxel, network.eval_points, network.eval_parts, progress)
     segment = logits.argmax(1).numpy()
     np.save(f"{stem}_segment.npy", segment.astype(np.int16))
     page = write_page(stem.with_suffix(".html"), cloud["coord"], names, segment, title=Path(path).name)

@@ -11,11 +11,14 @@ from pointcloud.transforms import voxel_groups
 Network = Callable[[Tensor, Tensor | None, list[int]], Tensor]
 
 
-def parts_of(coord: np.ndarray, voxel: float) -> Iterator[np.ndarray]:
-    """Indices of parts with one point per voxel; part i takes point i mod count of each voxel, so all are covered."""
+def parts_of(coord: np.ndarray, voxel: float, most: int | None = None) -> Iterator[np.ndarray]:
+    """Indices of parts with one point per voxel: part i takes point i mod count of each voxel.
+
+    Without `most` there are as many parts as the fullest voxel has points, so that all are covered.
+    """
     order, counts = voxel_groups(coord, voxel)
     start = np.concatenate([[0], counts.cumsum()[:-1]])
-    for i in range(int(counts.max())):
+    for i in range(min(int(counts.max()), most or len(coord))):
         yield order[start + i % counts]
 
 
@@ -47,6 +50,7 @@ def vote(
     num_classes: int,
     voxel: float,
     max_points: int,
+    max_parts: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sum the logits of all parts and crops at every raw point.
@@ -58,6 +62,8 @@ def vote(
         num_classes: K.
         voxel: edge of the voxels that parts are cut by.
         max_points: most points of a crop.
+        max_parts: most parts; a point that is in none of them gets the mean of its voxel. None covers every point, as
+            the released evaluations do.
         progress: called with crops done and crops known so far.
 
     Returns:
@@ -66,7 +72,7 @@ def vote(
     points = coord.cpu().numpy()
     total = torch.zeros(len(points), num_classes)
     jobs = []
-    for part in parts_of(points, voxel):
+    for part in parts_of(points, voxel, max_parts):
         jobs += [part[crop] for crop in crops_of(points[part], max_points)]
     for number, job in enumerate(jobs, start=1):
         index = torch.from_numpy(job).to(coord.device)
@@ -75,4 +81,16 @@ def vote(
         total.index_add_(0, index.cpu(), logits.float().cpu())
         if progress is not None:
             progress(number, len(jobs))
-    return total
+    return total if max_parts is None else fill_voxels(total, points, voxel)
+
+
+def fill_voxels(total: Tensor, points: np.ndarray, voxel: float) -> Tensor:
+    """Give points without a vote (P, K) the mean of those of their voxel that have one."""
+    order, counts = voxel_groups(points, voxel)
+    cell = torch.empty(len(order), dtype=torch.int64)
+    cell[torch.from_numpy(order)] = torch.arange(len(counts)).repeat_interleave(torch.from_numpy(counts))
+    voted = (total != 0).any(1)
+    sums = total.new_zeros(len(counts), total.shape[1]).index_add_(0, cell, total)
+    voters = total.new_zeros(len(counts)).index_add_(0, cell, voted.float())
+    mean = sums / voters.clamp(min=1)[:, None]
+    return torch.where(voted[:, None], total, mean[cell])

@@ -37,6 +37,7 @@ class EPCLSegmenter(nn.Module):
         prefix_position: see `EPCL`.
         eval_voxel: predict scenes in parts of one point per voxel of this edge (metres), summing logits at every raw
             point (see `scenes.vote`); None runs each cloud as it is.
+        eval_parts: most parts (see `scenes.vote`); None covers every raw point, as the released code does.
         eval_points: most points that go through the network at once when predicting in parts.
 
     Raises:
@@ -58,9 +59,10 @@ class EPCLSegmenter(nn.Module):
         prefix_position: Tensor | None = None,
         eval_voxel: float | None = None,
         eval_points: int = 40_000,
+        eval_parts: int | None = None,
     ):
         super().__init__()
-        self.eval_voxel, self.eval_points = eval_voxel, eval_points
+        self.eval_voxel, self.eval_points, self.eval_parts = eval_voxel, eval_points, eval_parts
         if not len(planes) == len(blocks) == len(strides) == len(num_neighbours) >= 2:
             raise ValueError(
                 f"planes {tuple(planes)}, blocks {tuple(blocks)}, strides {tuple(strides)} and num_neighbours "
@@ -168,4 +170,4 @@ class EPCLSegmenter(nn.Module):
         """Logits (P, K) of one cloud, on the CPU."""
         if self.eval_voxel is None:
             return self(coord, feat, [size]).float().cpu()
-        return vote(self, coord, feat, self.num_classes, self.eval_voxel, self.eval_points)
+        return vote(self, coord, feat, self.num_classes, self.eval_voxel, self.eval_points, self.eval_parts)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud import ops
+from pointcloud.pointwise import PointConv, PointNorm
 
 
 class MiniPointNet(nn.Module):
@@ -22,19 +23,17 @@ class MiniPointNet(nn.Module):
         super().__init__()
         wide = 4 * width
         self.first_conv = nn.Sequential(
-            nn.Conv1d(in_dim, width, 1), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Conv1d(width, 2 * width, 1)
+            PointConv(in_dim, width), PointNorm(width), nn.ReLU(inplace=True), PointConv(width, 2 * width)
         )
         self.second_conv = nn.Sequential(
-            nn.Conv1d(wide, wide, 1), nn.BatchNorm1d(wide), nn.ReLU(inplace=True), nn.Conv1d(wide, dim, 1)
+            PointConv(wide, wide), PointNorm(wide), nn.ReLU(inplace=True), PointConv(wide, dim)
         )
 
     def forward(self, groups: Tensor) -> Tensor:
         """Map groups (B, G, K, C) to tokens (B, G, D)."""
-        batch, count = groups.shape[:2]
-        x = self.first_conv(groups.flatten(0, 1).transpose(1, 2))  # (B*G, 2W, K)
+        x = self.first_conv(groups)  # (B, G, K, 2W)
         pooled = x.amax(dim=2, keepdim=True)
-        x = self.second_conv(torch.cat([pooled.expand_as(x), x], dim=1))  # (B*G, D, K)
-        return x.amax(dim=2).unflatten(0, (batch, count))
+        return self.second_conv(torch.cat([pooled.expand_as(x), x], dim=3)).amax(dim=2)
 
 
 class PointTokenizer(nn.Module):

@@ -1,4 +1,4 @@
-"""The built-in objects: 10 classes of 100 training clouds, one-sided scans with occluders, in ModelNet40's layout.
+"""The built-in objects: 10 classes of 150 training clouds, one-sided scans with occluders, in ModelNet40's layout.
 
 Make them once: python tools/data/make_clouds.py demo_out/clouds
 """

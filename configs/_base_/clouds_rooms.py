@@ -1,4 +1,4 @@
-"""The built-in furnished rooms with a class per point, in S3DIS's layout: 160 to train, 20 to validate, 40 to test.
+"""The built-in furnished rooms with a class per point, in S3DIS's layout: 400 to train, 40 to validate, 40 to test.
 
 Make them once: python tools/data/make_clouds.py demo_out/clouds
 """

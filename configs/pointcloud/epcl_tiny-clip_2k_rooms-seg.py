@@ -32,6 +32,7 @@ model = dict(
         share=4,
         eval_voxel=0.1,
         eval_points=2048,
+        eval_parts=2,
     ),
 )
 optim_wrapper = dict(
@@ -41,4 +42,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
 default_hooks.checkpoint.update(best="miou")
-train_cfg = dict(max_epochs=9, val_interval=9)
+train_cfg = dict(max_epochs=4, val_interval=4)

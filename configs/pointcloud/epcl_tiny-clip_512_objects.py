@@ -33,4 +33,4 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
-train_cfg = dict(max_epochs=16, val_interval=16)
+train_cfg = dict(max_epochs=10, val_interval=10)

@@ -22,7 +22,7 @@ class SUNRGBD(CloudDataset):
 
     Args:
         root: path of the folders without `_train` or `_val`.
-        split: `train` or `val`.
+        split: `train` or `val`, or `test` where there is such a folder (the built-in rooms).
         colour: give colours (0..1) as features.
         height: give the height above the floor as a feature.
         classes: names by index, or a file with one per line; None for SUN RGB-D's 10.
@@ -38,7 +38,7 @@ class SUNRGBD(CloudDataset):
         classes: str | Sequence[str] | None = None,
         **options: Any,
     ):
-        self.folder = Path(f"{root}_{choose('split', split, ('train', 'val'))}")
+        self.folder = Path(f"{root}_{choose('split', split, ('train', 'val', 'test'))}")
         scans = sorted(p.name.removesuffix("_pc.npz") for p in self.folder.glob("*_pc.npz"))
         if not scans:
             raise ValueError(f"no *_pc.npz below {self.folder}")

@@ -39,12 +39,19 @@ def test_votes_are_summed_at_the_raw_points():
         seen.append(features[:, 0].long())
         return torch.stack([features[:, 0], torch.ones(len(points))], dim=1)
 
-    total = scenes.vote(network, coord, feat, 2, 0.4, 60, lambda done, all_: calls.append((done, all_)))
+    total = scenes.vote(network, coord, feat, 2, 0.4, 60, progress=lambda done, all_: calls.append((done, all_)))
     times = torch.bincount(torch.cat(seen), minlength=500).float()
     assert times.min() >= 1
     assert torch.allclose(total[:, 1], times)
     assert torch.allclose(total[:, 0], times * feat[:, 0])
     assert calls[-1] == (len(seen), len(seen))
+
+
+def test_few_parts_vote_for_their_voxels():
+    coord = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.2, 0, 0], [0.9, 0, 0]])
+    feat = torch.tensor([[1.0], [2.0], [7.0], [4.0]])
+    total = scenes.vote(lambda points, features, sizes: features, coord, feat, 1, 0.5, 10, max_parts=2)
+    assert total.flatten().tolist() == [1.0, 2.0, 1.5, 8.0]  # the third point was in no part, the last one in both
 
 
 def test_page_holds_points_and_boxes(tmp_path):

@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-OBJECT_SPLITS = {"train": 100, "val": 15, "test": 30}  # per class
-ROOM_SPLITS = {"train": (1, 160), "val": (2, 20), "test": (5, 40)}  # area, rooms
+OBJECT_SPLITS = {"train": 150, "val": 15, "test": 30}  # per class
+ROOM_SPLITS = {"train": (1, 400), "val": (2, 40), "test": (5, 40)}  # area, rooms
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def make(out: Path, seed: int, scale: float, points: int, workers: int) -> None:
 
     from pointcloud.synthetic import FURNITURE, OBJECTS, ROOM_CLASSES
 
-    settings = json.dumps({"seed": seed, "scale": scale, "points": points, "version": 3})
+    settings = json.dumps({"seed": seed, "scale": scale, "points": points, "version": 4})
     done = out / "settings.json"
     if done.exists() and done.read_text() == settings:
         print(f"{out} is there already")
