@@ -1,9 +1,10 @@
 """Judge an encoder with ELEVATER's protocol (arXiv 2204.08790) on data sets in its published layout.
 
 python tools/elevater.py check DATA                        what is there, what is missing
-python tools/elevater.py draw DATA                         small generated data sets, when there are none
+python tools/elevater.py draw DATA                         small generated data sets and scikit-learn's digits
 python tools/elevater.py run DATA OUT --encoder tiny_clip  zero-shot, linear probe, adapters
 python tools/elevater.py report OUT                        table, ranking, plot, submission files
+python tools/elevater.py speed DATA SET                    the search with kept features against without
 """
 
 import argparse
@@ -29,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("--seed", type=int, default=0)
     report = verbs.add_parser("report", help="table, ranking, plot and submissions of finished jobs")
     report.add_argument("out", type=Path)
+    speed = verbs.add_parser("speed", help="time the search with kept features and without")
+    speed.add_argument("data", type=Path)
+    speed.add_argument("dataset")
+    speed.add_argument("--shots", type=int, default=20)
     _run_arguments(verbs.add_parser("run", help="run jobs; finished ones are not run again"))
     return p
 
@@ -58,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
     args = parser().parse_args(argv)
     try:
-        return {"check": check, "draw": draw, "run": run, "report": report}[args.verb](args)
+        return {"check": check, "draw": draw, "run": run, "report": report, "speed": speed}[args.verb](args)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -83,11 +88,15 @@ def check(args: argparse.Namespace) -> int:
 
 
 def draw(args: argparse.Namespace) -> int:
-    """Write every generated data set."""
-    from xmodal.elevater.worlds import WORLDS, write_world
+    """Write every generated data set, and scikit-learn's digits where it is installed."""
+    from xmodal.elevater.worlds import WORLDS, write_digits, write_world
 
     for name in WORLDS:
         print(write_world(args.data, name, args.train, args.test, seed=args.seed))
+    try:
+        print(write_digits(args.data, args.train, args.test))
+    except ImportError:
+        print("scikit-learn is not installed: no handwritten digits (pip install scikit-learn)")
     return 0
 
 
@@ -175,6 +184,17 @@ def default_device() -> str:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def speed(args: argparse.Namespace) -> int:
+    """Time the linear probe's search both ways with the tiny CLIP."""
+    from xmodal.elevater.models import Subject
+    from xmodal.elevater.speed import search_speed
+    from xmodal.encoders.tiny import tiny_clip
+
+    found = search_speed(Subject(tiny_clip()), args.data, args.dataset, args.shots)
+    print(json.dumps({key: round(value, 3) for key, value in found.items()}))
+    return 0
 
 
 def report(args: argparse.Namespace) -> int:

@@ -1,13 +1,13 @@
-"""Small generated data sets in the benchmark's layout, so that the whole protocol runs where nothing was downloaded.
+"""Small data sets in the benchmark's layout, so that the whole protocol runs where nothing was downloaded.
 
-They are drawn with the renderer of the tiny CLIP's own pictures, or with strokes: figures on them say nothing about
-natural images.
+They are drawn with the renderer of the tiny CLIP's own pictures, or with strokes, or are scikit-learn's digits: figures
+on them say nothing about natural images.
 """
 
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -106,16 +106,52 @@ def write_world(root: str | Path, name: str, train: int = 600, test: int = 300, 
     if name not in WORLDS:
         raise ValueError(f"no generated data set is called {name!r}; there are {', '.join(WORLDS)}")
     draw, classes, about = WORLDS[name]
-    folder = Path(root) / "classification" / f"{name}_20260101"
+    number = list(WORLDS).index(name)
+    splits = {
+        split: (draw(np.random.default_rng([seed, number, split == "test", i]), size) for i in range(count))
+        for split, count in (("train", train), ("test", test))
+    }
+    return write_dataset(root, f"{name}_20260101", classes, about, splits)
+
+
+def write_digits(root: str | Path, train: int = 600, test: int = 300) -> Path:
+    """Write scikit-learn's handwritten digits (8 px, 1,797 in all, no download): the first to train, the next to test.
+
+    Args:
+        root: the folder above `classification`.
+        train: training images.
+        test: test images.
+
+    Returns:
+        The data set's folder.
+
+    Raises:
+        ValueError: more images than there are.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    if train + test > len(found.images):
+        raise ValueError(f"{train} + {test} digits were asked for, and there are {len(found.images)}")
+    grey = np.rint(found.images * (255 / 16)).astype(np.uint8)
+    drawn = [(np.repeat(image[..., None], 3, 2), [int(digit)]) for image, digit in zip(grey, found.target, strict=True)]
+    splits = {"train": drawn[:train], "test": drawn[train : train + test]}
+    about = {"metric": "accuracy", "templates": ["a photo of the {}"]}
+    return write_dataset(root, "sklearn-digits_19980701", DIGITS, about, splits)
+
+
+def write_dataset(
+    root: str | Path, folder_name: str, classes: Sequence[str], about: dict, splits: Mapping[str, Iterable[Drawn]]
+) -> Path:
+    """Write images in the benchmark's layout; returns the folder."""
+    folder = Path(root) / "classification" / folder_name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "labels.txt").write_text("\n".join(classes) + "\n")
     (folder / "dataset.json").write_text(json.dumps(about, indent=1) + "\n")
-    for split, count in (("train", train), ("test", test)):
+    for split, drawn in splits.items():
         lines = []
         with zipfile.ZipFile(folder / f"{split}.zip", "w") as archive:
-            for i in range(count):
-                rng = np.random.default_rng([seed, list(WORLDS).index(name), split == "test", i])
-                image, labels = draw(rng, size)
+            for i, (image, labels) in enumerate(drawn):
                 data = io.BytesIO()
                 Image.fromarray(image).save(data, "png")
                 archive.writestr(f"{i:05d}.png", data.getvalue())
