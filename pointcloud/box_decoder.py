@@ -210,7 +210,9 @@ class BoxDecoder(nn.Module):
         layers = self.decoder(memory, query_pos, pos, query)  # (L, B, Q, D)
         flat = layers.flatten(0, 1)
         raw = {k: head(flat).unflatten(0, layers.shape[:2]) for k, head in self.mlp_heads.items()}
-        found = [decode({k: v[i] for k, v in raw.items()}, query_xyz, low, high, self.log_size) for i in range(len(layers))]
+        found = [
+            decode({k: v[i] for k, v in raw.items()}, query_xyz, low, high, self.log_size) for i in range(len(layers))
+        ]
         return found, query_idx
 
 

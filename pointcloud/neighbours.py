@@ -10,6 +10,7 @@ from torch import Tensor
 CHUNK_ELEMENTS = 2**23
 # Searches larger than this many distances on the CPU go through a k-d tree (same answers).
 TREE_FROM = 2**18
+TREE_BALL_FROM = 2**22
 
 
 def valid_rows(lengths: Tensor | None, batch: int, size: int, device: torch.device) -> Tensor:
@@ -81,7 +82,7 @@ def sample_farthest(points: Tensor, counts: Tensor, most: int, valid: Tensor, fi
 
 def nearest_indices(query: Tensor, points: Tensor, k: int, valid: Tensor, norm: int) -> Tensor:
     """Indices (B, Q, k) of the k nearest valid points, k <= P; invalid points come last."""
-    if use_tree(query, points, norm):
+    if use_tree(query, points, norm, TREE_FROM):
         return tree_indices(query, points, k, valid)
     rows = chunk_rows(*points.shape[:2])
     parts = []
@@ -93,6 +94,8 @@ def nearest_indices(query: Tensor, points: Tensor, k: int, valid: Tensor, norm: 
 
 def ball_indices(query: Tensor, points: Tensor, k: int, radius: float, valid: Tensor) -> Tensor:
     """The first k valid points (B, Q, k) in index order strictly within `radius`, -1 where there are fewer."""
+    if use_tree(query, points, 2, TREE_BALL_FROM):
+        return tree_ball(query, points, k, radius, valid)
     size = points.shape[1]
     index = torch.arange(size, device=points.device)
     rows = chunk_rows(*points.shape[:2])
@@ -105,10 +108,12 @@ def ball_indices(query: Tensor, points: Tensor, k: int, radius: float, valid: Te
     return found.masked_fill(found == size, -1)
 
 
-def use_tree(query: Tensor, points: Tensor, norm: int) -> bool:
+def use_tree(query: Tensor, points: Tensor, norm: int, start: int) -> bool:
     """Whether a search on the CPU is large enough for a k-d tree."""
-    small = query.numel() // max(query.shape[-1], 1) * points.shape[1] < TREE_FROM
-    return not (small or norm != 2 or query.device.type != "cpu" or points.shape[-1] > 4)
+    small = query.numel() // max(query.shape[-1], 1) * points.shape[1] < start
+    return not (
+        small or torch.compiler.is_compiling() or norm != 2 or query.device.type != "cpu" or points.shape[-1] > 4
+    )
 
 
 def tree_indices(query: Tensor, points: Tensor, k: int, valid: Tensor) -> Tensor:
@@ -139,3 +144,32 @@ def tree_indices(query: Tensor, points: Tensor, k: int, valid: Tensor) -> Tensor
             again = distances(query[b : b + 1, part], points[b : b + 1, :count])
             found[b, part, :take] = smallest(again, take)[0]
     return found
+
+
+def tree_ball(query: Tensor, points: Tensor, k: int, radius: float, valid: Tensor) -> Tensor:
+    """The same indices as `ball_indices`, with candidates from scipy's k-d tree, so many at once as fit in a chunk."""
+    from scipy.spatial import cKDTree
+
+    found = torch.full((*query.shape[:2], k), -1, dtype=torch.int64)
+    reach = radius * (1 + 1e-5)  # the tree measures in float64; what is inside is decided by `pair_distances`
+    for b in range(len(query)):
+        tree = cKDTree(points[b, : int(valid[b].sum())].double().numpy())
+        places = query[b].double().numpy()
+        hits = torch.from_numpy(tree.query_ball_point(places, reach, return_length=True))
+        for rows in split_by(hits, CHUNK_ELEMENTS // 4):
+            lists = tree.query_ball_point(places[rows.numpy()], reach, return_sorted=True)
+            near = torch.tensor([i for found_here in lists for i in found_here], dtype=torch.int64)
+            row = rows.repeat_interleave(hits[rows])
+            keep = pair_distances(query[b, row], points[b, near]) < radius * radius
+            row, near = row[keep], near[keep]
+            first = torch.searchsorted(row, row)  # where each query's hits begin
+            rank = torch.arange(len(row)) - first
+            keep = rank < k
+            found[b, row[keep], rank[keep]] = near[keep]
+    return found
+
+
+def split_by(sizes: Tensor, room: int) -> list[Tensor]:
+    """Cut indices 0..n-1 into runs whose sizes (n,) add up to about `room`: to less without the last of each run."""
+    chunk = (sizes.cumsum(0) - sizes) // max(room, 1)
+    return list(torch.arange(len(sizes)).split(chunk.unique_consecutive(return_counts=True)[1].tolist()))

@@ -4,7 +4,7 @@ Semantics are pytorch3d's, written down here because its documentation does not 
 
 - A cloud of `lengths[b]` points occupies the first rows of points[b]; what stands behind is never looked at.
 - `farthest_point_sample` starts at index 0, the first maximum wins, and pads with -1 behind `min(K, length)`; an empty
-  cloud still yields index 0 once.
+  cloud, or one of which none are wanted beside others, still yields index 0 once.
 - `knn` returns SQUARED distances (norm 2), ascending, ties to the lower index, and pads distances and indices with 0.
 - `ball_query` returns the first K points in INDEX order strictly within the radius and pads with -1 (`fill="first"`
   repeats the first hit instead, as PointNet++ does; a ball without a hit is then filled with index 0).
@@ -132,11 +132,11 @@ def farthest_point_sample(
         raise ValueError(f"num_samples {num_samples}: cannot choose fewer than 0 points")
     wanted = torch.as_tensor(num_samples, dtype=torch.int64, device=points.device).expand(batch)
     points = points.detach()
-    if not skip_near_origin and start is None and choose_backend(backend, points) == "pytorch3d":
+    if most and not skip_near_origin and start is None and choose_backend(backend, points) == "pytorch3d":
         ops, _ = load_pytorch3d()
         return ops.sample_farthest_points(points, lengths, wanted.tolist())[1]
     limit = wanted.new_full((batch,), size) if lengths is None else lengths
-    counts = torch.minimum(wanted, limit.clamp(min=1))
+    counts = torch.minimum(wanted, limit).clamp(min=1)
     valid = neighbours.valid_rows(lengths, batch, size, points.device)
     skip = (points.square().sum(-1) <= 1e-3) if skip_near_origin else torch.zeros_like(valid)
     first = torch.zeros_like(counts) if start is None else start.to(points.device)

@@ -1,4 +1,4 @@
-"""Layers of one point at a time on (..., C), under the names that 1x1 convolutions give them in released checkpoints."""
+"""Layers of one point at a time on (..., C), with the weights that released checkpoints keep as 1x1 convolutions."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

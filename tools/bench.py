@@ -15,6 +15,9 @@ AREAS = {
     "temporal-conv": ("video", "temporal_conv"),
     "vqt": ("vqt", "vqt"),
     "lora": ("lora", "lora"),
+    "farthest-points": ("points", "farthest_points"),
+    "knn": ("points", "knn"),
+    "ball-query": ("points", "ball_query"),
 }
 
 

@@ -1,10 +1,26 @@
 """Point operations against brute force, in kornia's five kinds: smoke, exception, size, gradients, compilation."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from pointcloud import neighbours, ops
+
+MISSING = ops.available_backends()["pytorch3d"]
+
+
+@pytest.fixture(autouse=True, params=["torch"] if MISSING else ["torch", "pytorch3d"])
+def backend(request, monkeypatch):
+    """Every test here runs on every backend that there is."""
+    if request.param == "torch" and not MISSING:
+        monkeypatch.setattr(ops, "load_pytorch3d", lambda: (None, "taken away by this test"))
+    return request.param
+
+
+def test_the_backend_asked_for_is_here():
+    assert not (MISSING and os.environ.get("XMODAL_NEEDS_PYTORCH3D")), MISSING
 
 
 def cloud(batch=2, size=30, channels=3, seed=0, dtype=torch.float32):
@@ -44,8 +60,9 @@ class TestFarthestPointSample:
         assert found[0].tolist()[5:] == [-1] * 4
         assert sorted(found[1, :7].tolist()) == list(range(7))
         assert found[1, 7:].tolist() == [-1, -1]
-        assert found[2].tolist() == [-1] * 9
-        assert found[3].tolist() == [0] + [-1] * 8  # as pytorch3d: an empty cloud yields index 0 once
+        # as pytorch3d: index 0 once, though none are wanted of the third and the fourth is empty
+        assert found[2].tolist() == found[3].tolist() == [0] + [-1] * 8
+        assert ops.farthest_point_sample(points, 0).shape == (4, 0)
 
     def test_duplicates_and_near_origin(self):
         same = torch.ones(1, 6, 3)
@@ -85,12 +102,12 @@ class TestKnn:
         points, query = cloud(size=500).mul(3).round(), cloud(size=200, seed=1).mul(3).round()
         points[0, 40:80] = points[0, 39]  # more duplicates than the tree's spare candidates
         lengths = [500, 333]
-        brute = ops.knn(query, points, 9, lengths2=lengths)[1]
+        brute = ops.knn(query, points, 9, lengths2=lengths, backend="torch")[1]
         monkeypatch.setattr(neighbours, "TREE_FROM", 1)
         calls = []
         real = neighbours.tree_indices
         monkeypatch.setattr(neighbours, "tree_indices", lambda *a: calls.append(1) or real(*a))
-        assert ops.knn(query, points, 9, lengths2=lengths)[1].equal(brute)
+        assert ops.knn(query, points, 9, lengths2=lengths, backend="torch")[1].equal(brute)
         assert calls
 
     @pytest.mark.parametrize("tree_from", [1, 2**40])
@@ -144,6 +161,18 @@ class TestBallQuery:
                 inside = ((query[b, i] - points[b, :size]).square().sum(-1) < 1.1**2).nonzero()[:, 0].tolist()[:4]
                 assert idx[b, i].tolist() == inside + [-1] * (4 - len(inside))
         assert (dist[idx < 0] == 0).all()
+
+    @pytest.mark.parametrize(("chunk", "dtype"), [(2**23, torch.float32), (4000, torch.float64)])
+    def test_tree_agrees_with_brute_force(self, chunk, dtype, monkeypatch):
+        points, query = (cloud(size=n, seed=n, dtype=dtype).mul(4).round().div(4) for n in (700, 300))
+        points[0, :50] = points[0, 50:100]
+        lengths = [700, 555]
+        for radius in (0.25, 0.5, 1.5):  # the first two lie exactly on the grid of distances
+            brute = ops.ball_query(query, points, radius, 16, None, lengths, backend="torch")[1]
+            with monkeypatch.context() as patch:
+                patch.setattr(neighbours, "TREE_BALL_FROM", 1)
+                patch.setattr(neighbours, "CHUNK_ELEMENTS", chunk)
+                assert ops.ball_query(query, points, radius, 16, None, lengths, backend="torch")[1].equal(brute)
 
     def test_edge_is_outside(self):
         points = torch.tensor([[[1.0, 0, 0], [0.5, 0, 0]]])
@@ -208,15 +237,15 @@ class TestGatherAndVoxels:
 
 
 def test_the_door_explains_a_missing_backend():
-    reason = ops.available_backends()["pytorch3d"]
-    if not reason:
+    if not ops.available_backends()["pytorch3d"]:
         pytest.skip("pytorch3d is here: see the agreement test")
     with pytest.raises(ValueError, match="Use backend='torch'"):
         ops.knn(cloud(), cloud(), 3, backend="pytorch3d")
 
 
-@pytest.mark.skipif(bool(ops.available_backends()["pytorch3d"]), reason="pytorch3d's compiled part is not here")
-def test_backends_agree():
+def test_backends_agree(backend):
+    if backend == "torch":
+        pytest.skip("needs pytorch3d beside torch: make test-pytorch3d")
     points, query = cloud(size=300), cloud(size=50, seed=1)
     for run in (
         lambda b: ops.farthest_point_sample(points, 40, [300, 20], backend=b),

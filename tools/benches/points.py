@@ -1,0 +1,103 @@
+"""Farthest points, nearest neighbours and balls against the number of points, on every backend that is here.
+
+`python tools/bench.py farthest-points knn ball-query` times them; `python -m tools.benches.points` measures the peak
+memory of 50,000-point scenes, each operation in a process of its own.
+"""
+
+import argparse
+import functools
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pointcloud import ops
+from tools.benches.measure import Variant
+
+SIZES = (1024, 4096, 16384, 50_000)
+
+
+@functools.lru_cache
+def scene(count: int) -> torch.Tensor:
+    """Points (1, P, 3) on surfaces: a floor of 6 x 6 m and four walls of 2.5 m."""
+    random = torch.Generator().manual_seed(0)
+    place = torch.rand(count, 3, generator=random) * torch.tensor([6.0, 6.0, 2.5])
+    face = torch.randint(5, (count,), generator=random)
+    for number, (axis, value) in enumerate(((2, 0.0), (0, 0.0), (0, 6.0), (1, 0.0), (1, 6.0))):
+        place[face == number, axis] = value
+    return place[None]
+
+
+OPERATIONS: dict[str, Callable[[torch.Tensor, str], Any]] = {
+    "farthest-points": lambda x, backend: ops.farthest_point_sample(x, min(2048, x.shape[1] // 4), backend=backend),
+    "knn": lambda x, backend: ops.knn(x, x, 16, backend=backend),
+    "ball-query": lambda x, backend: ops.ball_query(x, x, 0.2, 32, backend=backend),
+}
+NOTES = {"farthest-points": "K = P/4, at most 2048", "knn": "P x P, K = 16", "ball-query": "P x P, 0.2 m, K = 32"}
+
+
+def variants(operation: str) -> list[Variant]:
+    """All sizes on all backends."""
+    backends = [name for name, reason in ops.available_backends().items() if not reason]
+    run = OPERATIONS[operation]
+    return [
+        Variant(
+            f"{size:6,} points, {backend} ({NOTES[operation]})",
+            functools.partial(lambda x, chosen: run(x, chosen), chosen=backend),
+            functools.partial(scene, size),
+        )
+        for size in SIZES
+        for backend in backends
+    ]
+
+
+def farthest_points(args: argparse.Namespace) -> list[Variant]:
+    return variants("farthest-points")
+
+
+def knn(args: argparse.Namespace) -> list[Variant]:
+    return variants("knn")
+
+
+def ball_query(args: argparse.Namespace) -> list[Variant]:
+    return variants("ball-query")
+
+
+def megabytes() -> float:
+    """Most memory this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_one(operation: str, backend: str, count: int) -> str:
+    """Run one operation on one scene; what it took, as text."""
+    torch.set_num_threads(1)
+    small = scene(1024)
+    OPERATIONS[operation](small, backend)  # imports
+    x = scene(count)
+    before, start = megabytes(), time.process_time()
+    OPERATIONS[operation](x, backend)
+    return f"{time.process_time() - start:8.2f} s  {megabytes() - before:8.0f} MB"
+
+
+def main() -> None:
+    """Print peak memory, an operation and a backend at a time; or do one of them."""
+    if len(sys.argv) == 4:
+        print(measure_one(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+        return
+    print("one scene, CPU seconds of one thread, growth of the process's peak memory")
+    for operation in OPERATIONS:
+        for backend, reason in ops.available_backends().items():
+            if reason:
+                print(f"{operation:16} {backend:10} {reason}")
+                continue
+            words = [sys.executable, "-m", "tools.benches.points", operation, backend, str(SIZES[-1])]
+            found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+            print(f"{operation:16} {backend:10} {SIZES[-1]:,} points  {found}  ({NOTES[operation]})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
