@@ -2,42 +2,61 @@
 
 import argparse
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "methods.md"
 HEAD = """# Methods
 
-Made by `make methods` from the registry; a test fails when it is out of date. `D` is the width of the encoder; figures
-marked *here* were measured on data that ships with the project, with the command that stands in the config.
+Made by `make methods` from the registry; a test fails when it is out of date. `D` is the width of the encoder. The
+configs of each method, and what was measured here, stand below the table.
 
-| method | slot | paper | trained weights | encoders | configs | parity | measured here |
-|---|---|---|---|---|---|---|---|
+| method | slot | paper | trained weights | encoders | parity cases |
+|---|---|---|---|---|---|
 """
 
 
-def configs_of(name: str) -> list[Path]:
-    """Configs whose file name begins with the method's name."""
-    stem = name.replace("_", "-")
-    return sorted(p for p in (ROOT / "configs").rglob(f"{stem}_*.py") if "_base_" not in p.parts)
+@cache
+def source(path: Path) -> str:
+    """A config's text together with that of the `_base_` files it reads."""
+    text = path.read_text()
+    bases = re.findall(r"^\s+from (?:\.\._base_|\.)\.?(\w+) import \*", text, re.M)
+    return text + "".join(source(ROOT / "configs" / "_base_" / f"{base}.py") for base in bases)
 
 
-def measured_in(configs: list[Path]) -> str:
-    """What the configs' headers say was measured here."""
-    found = [re.search(r"^Measured here: *(.+?)(?:\n\n|\"\"\")", p.read_text(), re.M | re.S) for p in configs]
-    texts = [" ".join(m.group(1).split()) for m in found if m]
-    return "; ".join(t for t in texts if not t.lower().startswith("nothing")) or "-"
+def configs_of(about) -> list[Path]:
+    """Configs that use a method: they, or a base of theirs, import its object."""
+    where = rf"^from {re.escape(about.obj.__module__)} import [^\n]*\b{about.obj.__name__}\b"
+    configs = (p for p in (ROOT / "configs").rglob("*.py") if "_base_" not in p.parts)
+    return sorted(p for p in configs if re.search(where, source(p), re.M))
+
+
+def measured(path: Path) -> str:
+    """What a config's header says was measured here; empty where it says nothing was."""
+    found = re.search(r"^Measured here: *(.+?)(?:\n\n|\"\"\")", path.read_text(), re.M | re.S)
+    text = " ".join(found.group(1).split()) if found else ""
+    return "" if text.lower().startswith("nothing") else text
 
 
 def row(about) -> str:
     """One line of the table."""
-    configs = configs_of(about.name)
-    links = ", ".join(f"[{p.stem.partition('_')[2]}](../{p.relative_to(ROOT)})" for p in configs) or "-"
-    cells = [
-        f"`{about.name}`", about.slot, about.paper, f"`{about.params}`" if about.params else "-",
-        ", ".join(about.families), links, ", ".join(about.parity) or "-", measured_in(configs),
-    ]  # fmt: skip
+    name = f"[`{about.name}`](#{about.name})" if configs_of(about) else f"`{about.name}`"
+    cells = [name, about.slot, about.paper, f"`{about.params}`" if about.params else "-"]
+    cells += [", ".join(about.families), ", ".join(about.parity) or "-"]
     return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+
+def section(about) -> str:
+    """A method's configs, those with a measurement first and with it."""
+    configs = configs_of(about)
+    if not configs:
+        return ""
+    lines = [f"- [{p.stem}](../{p.relative_to(ROOT)}): {measured(p)}" for p in configs if measured(p)]
+    others = [f"[{p.stem}](../{p.relative_to(ROOT)})" for p in configs if not measured(p)]
+    if others:
+        lines.append(f"- not measured here: {', '.join(others)}")
+    return f"\n## {about.name}\n\n" + "\n".join(lines) + "\n"
 
 
 def make_page() -> str:
@@ -45,7 +64,8 @@ def make_page() -> str:
     from xmodal.registry import METHODS, load_catalogue
 
     load_catalogue()
-    return HEAD + "\n".join(row(METHODS[name]) for name in sorted(METHODS)) + "\n"
+    methods = [METHODS[name] for name in sorted(METHODS)]
+    return HEAD + "\n".join(row(m) for m in methods) + "\n" + "".join(section(m) for m in methods)
 
 
 def main() -> None:
