@@ -44,17 +44,19 @@ def image_of(case: Case) -> Tensor:
 def tower_of(case: Case, state: Mapping[str, Tensor], **options: Any) -> VisionTransformer:
     """A plain tower of the sizes that a timm state dict has, loaded and frozen."""
     dim, _, patch, _ = state["patch_embed.proj.weight"].shape
-    depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
-    scales = "blocks.0.ls1.gamma" in state
     tower = VisionTransformer(
-        image_size=find(case.arch, "img_size", "img"),
+        image_size=image_of(case).shape[-1],
         patch_size=patch,
         dim=dim,
-        depth=depth,
+        depth=len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
         num_heads=find(case.arch, "num_heads", "heads"),
         mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
         qkv_bias="blocks.0.attn.qkv.bias" in state,
-        init_values=1.0 if scales else None,
+        init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
+        act="quick_gelu" if "quick" in str(find(case.arch, "mlp_act")).lower() else "gelu",
+        class_token="cls_token" in state,
+        patch_bias="patch_embed.proj.bias" in state,
+        pre_norm="norm_pre.weight" in state,
         norm_eps=find(case.arch, "ln_eps", default=1e-6),
         **options,
     )
@@ -64,7 +66,7 @@ def tower_of(case: Case, state: Mapping[str, Tensor], **options: Any) -> VisionT
 
 def split(state: Mapping[str, Tensor], names: Names) -> tuple[dict, dict, dict]:
     """Official weights as those of the tower, of the method and of the head."""
-    head = {k: v for k, v in state.items() if k.rsplit(".", 1)[0] in ("head", "head.last_layer")}
+    head = {k: v for k, v in state.items() if k.rsplit(".", 1)[0] in ("head", "head.last_layer", "head.linear")}
     own = {k: v for k, v in state.items() if k not in head and any(re.fullmatch(p, k) for p, _ in names)}
     base = {k: v for k, v in state.items() if k not in own and k not in head}
     return base, own, head
@@ -103,7 +105,8 @@ def block64(tensor: Tensor) -> np.ndarray:
 
 def gradients(logits: Tensor, case: Case, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Gradient norms under official keys."""
-    return grad_norms((logits * case.cotangent(logits.shape)).sum(), tensors)
+    name = re.search(r"fill_input\(\W*(\w+)", case.json.get("loss", ""))
+    return grad_norms((logits * case.cotangent(logits.shape, name.group(1) if name else "cotangent")).sum(), tensors)
 
 
 def run(case: Case, encoder: nn.Module, method: Converter, own: Mapping, head: Mapping) -> dict[str, Any]:
@@ -135,10 +138,18 @@ def convpass_case(case: Case) -> dict[str, Any]:
     """Convpass on a ViT."""
     base, own, head = split(case.state(), CONVPASS.reads)
     encoder = tower_of(case, base)
-    hidden = next(v for k, v in own.items() if k.endswith("adapter_down.weight")).shape[0]
-    sites = [s for s in ("attn", "mlp") if any(f"adapter_{s}." in k for k in own)]
-    convpass(encoder, hidden=hidden, scale=case.arch["s"], sites=sites)
+    place_bypasses(case, encoder, encoder, own)
     return run(case, encoder, CONVPASS, own, head)
+
+
+def place_bypasses(case: Case, encoder: nn.Module, root: nn.Module, own: Mapping[str, Tensor]) -> None:
+    """Place Convpass at every site the case has weights for; official paths lead from `root` to the blocks."""
+    blocks = list(encoder.blocks)
+    for key, weight in own.items():
+        found = re.fullmatch(r"(.+)\.adapter_(attn|mlp)\.adapter_down\.weight", key)
+        if found:
+            number = blocks.index(root.get_submodule(found.group(1)))
+            convpass(encoder, len(weight), find(case.arch, "s", "scale"), found.group(2), blocks=[number])
 
 
 @builder("fact_tt", "fact_tk")
@@ -147,7 +158,7 @@ def fact_case(case: Case) -> dict[str, Any]:
     form = case.json["system"][-2:]
     base, own, head = split(case.state(), FACT.reads)
     encoder = tower_of(case, base)
-    fact(encoder, rank=case.arch["rank"], scale=case.arch["s"], form=form)
+    fact(encoder, rank=len(own["FacTu.weight"]), scale=find(case.arch, "s", "scale"), form=form)
     return run(case, encoder, FACT, own, head) | merged(case, encoder, head)
 
 
@@ -184,7 +195,8 @@ def vqt_case(case: Case) -> dict[str, Any]:
     encoder, options = tower_of(case, from_jeonsworld(base)), case.arch["h2t"]
     combine = "mean" if options["POOLING_FEATS"] else "sum" if options["WEIGHTED_SUM_FEATS"] else "concat"
     queries = own["enc.transformer.encoder.query_prompt_embeddings"].shape[1]
-    reader = VisualQueries(encoder, queries, combine, normalize=options["NORMALIZE_FEATS"]).eval()
+    keep = kept_features(case, head)
+    reader = VisualQueries(encoder, queries, combine, normalize=options["NORMALIZE_FEATS"], keep=keep).eval()
     if combine != "sum":
         own.pop("enc.combine_params", None)  # created, never used
     tensors, head = loaded(reader, VQT, own), head_of(head)
@@ -195,6 +207,18 @@ def vqt_case(case: Case) -> dict[str, Any]:
     logits = classify(features, head)
     out = {"logits": logits.detach().numpy(), "features": features.detach().numpy()}
     return out | gradients(logits, case, tensors | head)
+
+
+def kept_features(case: Case, head: Mapping[str, Tensor]) -> list[int] | None:
+    """The indices of a feature selection: a list of as many numbers as the head has inputs."""
+    if case.arch["h2t"].get("KEEP_FRAC", 1.0) >= 1:
+        return None
+    width = next(v.shape[1] for k, v in head.items() if k.endswith("weight"))
+    places = [case.json, case.arch, case.arch["h2t"], case.json["inputs"]]
+    lists = [v for place in places for v in place.values() if isinstance(v, list) and len(v) == width]
+    if not lists:
+        raise KeyError(f"the head has {width} inputs, but no list of so many indices is in the case")
+    return lists[0]
 
 
 @builder("kadaptation")

@@ -12,28 +12,26 @@ from timm.models import convnext, resnet, resnetv2, swin_transformer
 from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
-from tests.parity.petl import find, image_of, run, split
-from xmodal.adapters.conv_adapter import conv_adapter, place_beside
-from xmodal.adapters.convpass import convpass
+from tests.parity.petl import find, image_of, place_bypasses, run, split
+from xmodal.adapters.conv_adapter import SCHEMES, conv_adapter, place_beside, place_further
 from xmodal.adapters.released import CONV_ADAPTERS, CONVPASS_SWIN
 from xmodal.convert import rename
-from xmodal.encoders.convblocks import blocks_of, sited
+from xmodal.encoders.convblocks import AttentionPool, blocks_of, sited
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.frozen import freeze
 
 BLOCK_KEY = r"(.*?)(\d+)\.(?:conv1|gn1)\.weight"
-SITES = {"conv_parallel": "conv.edits", "conv_sequential": "conv.edits", "residual_parallel": "residual.edits"}
 ADAPTER = (r"conv1\.(\w+)", r"conv.\1"), (r"conv2\.(\w+)", r"up.\1"), (r"se", "alpha")
 
 
 def bottleneck(w: Mapping[str, Tensor], stride: int) -> nn.Module:
-    """A torchvision bottleneck of the sizes its weights have."""
-    planes, ins = w["conv1.weight"].shape[:2]
-    down = None
+    """A torchvision bottleneck of the sizes its weights have; several groups make it a ResNeXt's."""
+    (width, ins), outs, down = w["conv1.weight"].shape[:2], len(w["conv3.weight"]), None
     if "downsample.0.weight" in w:
-        outs = w["downsample.0.weight"].shape[0]
         down = nn.Sequential(nn.Conv2d(ins, outs, 1, stride=stride, bias=False), nn.BatchNorm2d(outs))
-    return resnet.Bottleneck(ins, planes, stride=stride, downsample=down)
+    planes, groups = outs // 4, width // w["conv2.weight"].shape[1]
+    base = -(-64 * width // (groups * planes))  # the smallest base width that gives this width
+    return resnet.Bottleneck(ins, planes, stride=stride, downsample=down, cardinality=groups, base_width=base)
 
 
 def clip_bottleneck(w: Mapping[str, Tensor], stride: int) -> nn.Module:
@@ -47,18 +45,15 @@ def clip_bottleneck(w: Mapping[str, Tensor], stride: int) -> nn.Module:
 
 def preact_bottleneck(w: Mapping[str, Tensor], stride: int, groups: int = 32, eps: float = 1e-10) -> nn.Module:
     """A BiT block of the sizes its weights have; timm's keys."""
-    middle, ins = w["conv1.weight"].shape[:2]
-    outs = w["conv3.weight"].shape[0]
-    return resnetv2.PreActBottleneck(
-        ins,
-        outs,
-        bottle_ratio=middle / outs,
-        stride=stride,
-        act_layer=nn.ReLU,
-        conv_layer=partial(StdConv2d, eps=eps),
-        norm_layer=partial(GroupNormAct, num_groups=groups),
-        proj_layer=resnetv2.DownsampleConv if "downsample.conv.weight" in w else None,
-    )
+    (middle, ins), outs = w["conv1.weight"].shape[:2], len(w["conv3.weight"])
+    conv, norm = partial(StdConv2d, eps=eps), partial(GroupNormAct, num_groups=groups)
+    down = resnetv2.DownsampleConv if "downsample.conv.weight" in w else None
+    layers = dict(act_layer=nn.ReLU, conv_layer=conv, norm_layer=norm, proj_layer=down)
+    block = resnetv2.PreActBottleneck(ins, outs, stride=stride, **layers)
+    block.conv1, block.norm2 = conv(ins, middle, 1), norm(middle)  # timm rounds the middle width to eights
+    block.conv2, block.norm3 = conv(middle, middle, 3, stride=stride, padding=1), norm(middle)
+    block.conv3 = conv(middle, outs, 1)
+    return block
 
 
 def bit_key(key: str) -> str:
@@ -68,8 +63,6 @@ def bit_key(key: str) -> str:
 
 def stage(case: Case, state: Mapping[str, Tensor], prefix: str, scheme: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """A sequence of blocks with adapters from the keys below `prefix`, and its trained tensors by official key."""
-    bit = any(".gn1." in k for k in state)
-    clip = "clip" in str([*map(str, case.arch.values()), case.json["system"]]).lower()
     base: dict[int, dict[str, Tensor]] = {}
     own: dict[str, tuple[int, str]] = {}
     for key, value in state.items():
@@ -79,16 +72,26 @@ def stage(case: Case, state: Mapping[str, Tensor], prefix: str, scheme: str) -> 
         if name.startswith("tuning_module."):
             own[key] = int(number), name.removeprefix("tuning_module.")
         else:
-            base.setdefault(int(number), {})[bit_key(name) if bit else name] = value
-    build = preact_bottleneck if bit else clip_bottleneck if clip else bottleneck
-    if bit:
-        groups = re.search(r"GroupNorm\((\d+)", str(case.arch))
-        build = partial(build, groups=int(groups.group(1)) if groups else 32)
-    blocks = [build(w, stride) for w, stride in zip(base.values(), strides(case, len(base)), strict=True)]
-    for block, weights in zip(blocks, base.values(), strict=True):
-        load_mapped(block, weights)
+            base.setdefault(int(number), {})[name] = value
+    weights = [base[number] for number in sorted(base)]
+    blocks = [block_of(case, w, stride) for w, stride in zip(weights, strides(case, len(base)), strict=True)]
     body = freeze(sited(nn.Sequential(*blocks)))
     return body, place_adapters(case, body, scheme, state, own)
+
+
+def block_of(case: Case, weights: Mapping[str, Tensor], stride: int) -> nn.Module:
+    """A block of BiT, CLIP or torchvision, loaded."""
+    if "gn1.weight" in weights:
+        weights = {bit_key(name): value for name, value in weights.items()}
+        named = re.search(r"GroupNorm\((\d+)", str(case.arch))
+        groups = int(named.group(1)) if named else find(case.arch, "groups", "num_groups", default=32)
+        block = preact_bottleneck(weights, stride, groups)
+    elif "clip" in str([*case.arch.values(), case.json["system"]]).lower():
+        block = clip_bottleneck(weights, stride)
+    else:
+        block = bottleneck(weights, stride)
+    load_mapped(block, weights)
+    return block
 
 
 def strides(case: Case, count: int) -> list[int]:
@@ -98,12 +101,14 @@ def strides(case: Case, count: int) -> list[int]:
 
 
 def place_adapters(case: Case, body: nn.Module, scheme: str, state: Mapping, own: Mapping) -> dict[str, Tensor]:
-    """Place and load the adapters of a stage; trained tensors by official key."""
-    for block in blocks_of(body):
-        place_beside(block, scheme, find(case.arch, "gamma", "g"))
+    """Place and load the adapters of a stage where it has any; trained tensors by official key."""
+    blocks, (site, _) = blocks_of(body), SCHEMES[scheme]
+    kernels = {number: state[key].shape[-1] for key, (number, name) in own.items() if name == "conv1.weight"}
+    for number, kernel in kernels.items():
+        place_beside(blocks[number], scheme, find(case.arch, "gamma", "g"), kernel=kernel)
     live, trained = dict(body.named_parameters()), {}
+    site = site if site == "post" else f"{site}.edits"
     for key, (number, name) in own.items():
-        site = SITES.get(scheme, "post")
         tensor = live[f"{number}.{site}.conv_adapter.{next(iter(rename({name: 0}, ADAPTER)))}"]
         assert tensor.shape == state[key].shape, (key, tensor.shape)
         tensor.data.copy_(state[key])
@@ -117,30 +122,53 @@ def prefixes(state: Mapping[str, Tensor]) -> list[str]:
     return list(dict.fromkeys(m.group(1) for m in (re.fullmatch(BLOCK_KEY, k) for k in state) if m))
 
 
+def residual_scheme(case: Case, prefix: str) -> str:
+    """Parallel or sequential: what the keys say, else the system, the outputs, the hyperparameters."""
+    for said in (prefix, case.json["system"], " ".join(case.json["outputs"]), str(case.arch)):
+        words = {word for word in ("par", "seq") if word in said.lower()}
+        if len(words) == 1:
+            return "residual_parallel" if words == {"par"} else "residual_sequential"
+    raise KeyError(f"nothing says whether the adapters of {prefix!r} are parallel or sequential")
+
+
 @builder("conv_adapter")
 def conv_adapter_case(case: Case) -> dict[str, Any]:
     """A stage of ResNet, CLIP ResNet or BiT with adapters after one scheme, or after several."""
-    state, x, system = case.state(), image_of(case), case.json["system"]
+    state, x = case.state(), image_of(case)
     outputs, tensors = {}, {}
     for prefix in prefixes(state):
-        scheme = re.search(r"conv_parallel|conv_sequential|residual", system).group()  # type: ignore[union-attr]
-        name = next(iter(case.json["outputs"]))
-        if scheme == "residual":
-            name = (
-                "sequential"
-                if "seq" in prefix or ("par" not in prefix and "sequential" in str(case.arch))
-                else "parallel"
-            )
-            scheme = f"residual_{name}"
+        scheme = re.search(r"conv_parallel|conv_sequential|residual", case.json["system"]).group()  # type: ignore[union-attr]
+        scheme = residual_scheme(case, prefix) if scheme == "residual" else scheme
         body, trained = stage(case, state, prefix, scheme)
-        outputs[name] = body(x)
+        name = scheme.removeprefix("residual_")
+        outputs[name if name in case.json["outputs"] else next(iter(case.json["outputs"]))] = body(x)
         tensors |= trained
+    if any(key.startswith("attnpool.") for key in state):
+        name, x = outputs.popitem()
+        outputs[name] = pooled(case, {k.removeprefix("attnpool."): v for k, v in state.items()}, x, tensors)
     if "sum" in case.json["outputs"]:
         outputs["sum"] = torch.stack([*outputs.values()]).sum(0)
     named = re.match(r"sum\((\w+) \*", case.json["loss"])
     out = outputs[named.group(1) if named and named.group(1) in outputs else next(reversed(outputs))]
     loss = (out * case.cotangent(out.shape)).sum()
     return {k: v.detach().numpy() for k, v in outputs.items()} | grad_norms(loss, tensors)
+
+
+def pooled(case: Case, state: Mapping[str, Tensor], x: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """CLIP's attention pooling of a map with its linear adapter, whose weights join `tensors`."""
+    base = {k: v for k, v in state.items() if re.match(r"positional_embedding|[kqvc]_proj", k)}
+    outs, dim = base["c_proj.weight"].shape
+    body = nn.Sequential()
+    body.attnpool = clip_resnet.AttentionPool2d(x.shape[-1], dim, find(case.arch, "heads", "num_heads"), outs)
+    load_mapped(body.attnpool, base)
+    freeze(body).attnpool.__class__ = AttentionPool
+    body.attnpool.add_sites()
+    adapter = place_further(body, "attnpool", "conv_parallel", find(case.arch, "gamma", "g"), "conv_adapter")
+    for name, parameter in adapter.named_parameters():
+        key = f"tuning_module.{'se' if name == 'alpha' else name}"
+        parameter.data.copy_(state[key])
+        tensors[f"attnpool.{key}"] = parameter
+    return body.attnpool(x)
 
 
 def feature_case(case: Case, body: nn.Module, base: Mapping, own: Mapping, names: Any, head: Mapping) -> dict[str, Any]:
@@ -157,8 +185,14 @@ def convnext_case(case: Case) -> dict[str, Any]:
     """ConvNeXt."""
     names = CONV_ADAPTERS["convnext"]
     base, own, head = split(case.state(), names.reads)
-    arch = case.arch
-    body = convnext.ConvNeXt(num_classes=0, depths=arch["depths"], dims=arch["dims"])
+    body = convnext.ConvNeXt(
+        num_classes=0,
+        depths=case.arch["depths"],
+        dims=case.arch["dims"],
+        patch_size=base["downsample_layers.0.0.weight"].shape[-1],
+        kernel_sizes=base["stages.0.0.dwconv.weight"].shape[-1],
+        ls_init_value=1.0 if "stages.0.0.gamma" in base else None,
+    )
     table = (
         (r"downsample_layers\.0\.(\d)\.(\w+)", r"stem.\1.\2"),
         (r"downsample_layers\.(\d+)\.(\d)\.(\w+)", r"stages.\1.downsample.\2.\3"),
@@ -219,8 +253,6 @@ def convpass_swin_case(case: Case) -> dict[str, Any]:
     body = swin_body(case, base)
     load_mapped(body, base)
     encoder = freeze(ConvNet(body))
-    hidden = next(v for k, v in own.items() if k.endswith("adapter_down.weight")).shape[0]
-    sites = [s for s in ("attn", "mlp") if any(f"adapter_{s}." in k for k in own)]
-    convpass(encoder, hidden=hidden, scale=case.arch["s"], sites=sites)
+    place_bypasses(case, encoder, body, own)
     out = run(case, encoder, CONVPASS_SWIN, own, head)
     return out | {name: out["logits"] for name in case.json["outputs"] if name == "feature"}

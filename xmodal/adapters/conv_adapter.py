@@ -5,7 +5,8 @@ at the start. An adapter from C to C' channels with kernel K and reduction g, h 
 weights; on a ResNet bottleneck of mid width w: 9*w + w^2/g + w/g + 2*w.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,7 @@ class ConvAdapter(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             elif init == "trunc_normal":
                 nn.init.trunc_normal_(layer.weight, std=0.02)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def adapt(self, x: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class Behind(ConvAdapter):
         return x + as_map(self.adapt, x, grid)
 
 
-def as_map(function: nn.Module, x: Tensor, grid: Grid | None) -> Tensor:  # type: ignore[type-arg]
+def as_map(function: Callable[[Tensor], Tensor], x: Tensor, grid: Grid | None) -> Tensor:
     """Apply a function of maps to a map or to tokens (B, H*W, C)."""
     if x.ndim == 4:
         return function(x)
@@ -159,6 +161,7 @@ def conv_adapter(
     scheme: str = "conv_parallel",
     norms: str = "paper",
     biases: bool = False,
+    kernel_size: int | None = None,
     blocks: int | Iterable[int] | None = None,
     name: str = "conv_adapter",
 ) -> list[nn.Module]:
@@ -171,6 +174,7 @@ def conv_adapter(
         norms: which norms train beside them: `none`; `paper` (an extra BatchNorm behind a ResNet, the final norm of
             BiT, the block and final norms of ConvNeXt, all of Swin, none of CLIP); `all` adds every norm's affine.
         biases: train every bias, too.
+        kernel_size: K of the adapters in the blocks; None for that of the convolution they stand beside.
         blocks: None for all, a number n for the last n, or indices.
         name: the adapters' name at their sites.
 
@@ -183,7 +187,9 @@ def conv_adapter(
         raise ValueError(f"conv_adapter: norms must be none, paper or all, got {norms!r}")
     if not hasattr(encoder, "further_sites"):
         raise ValueError(f"conv_adapter: {type(encoder).__name__} is no ConvNet or Swin")
-    modules = [place_beside(block, scheme, reduction, name) for block in choose_blocks(encoder, blocks)]
+    if kernel_size is not None and kernel_size % 2 != 1:
+        raise ValueError(f"conv_adapter: kernel_size must be odd, got {kernel_size}")
+    modules = [place_beside(block, scheme, reduction, name, kernel_size) for block in choose_blocks(encoder, blocks)]
     if scheme.startswith("conv") and blocks is None:
         modules += [place_further(owner, site, scheme, reduction, name) for owner, site in encoder.further_sites()]
     train_norms(encoder, norms, name)
@@ -194,10 +200,13 @@ def conv_adapter(
     return modules
 
 
-def place_beside(block: nn.Module, scheme: str, reduction: float, name: str = "conv_adapter") -> nn.Module:
+def place_beside(
+    block: Any, scheme: str, reduction: float, name: str = "conv_adapter", kernel: int | None = None
+) -> nn.Module:
     """Place the adapter of one block."""
     site, parallel = SCHEMES[scheme]
-    ins, outs, kernel, stride = block.sizes(site)
+    ins, outs, own, stride = block.sizes(site)
+    kernel = kernel or own
     if not parallel:
         ins, stride = outs, 1
     kwargs = dict(ins=ins, outs=outs, reduction=reduction, kernel=kernel, stride=stride, padding=kernel // 2)
@@ -212,7 +221,7 @@ INITS = {"convnext": "trunc_normal", "swin": "trunc_normal", "bit": "default"}
 
 def place_further(owner: nn.Module, site: str, scheme: str, reduction: float, name: str) -> nn.Module:
     """Place the adapter beside a convolution between stages, or a linear one beside the attention pooling."""
-    op = owner.get_submodule(site)
+    op: Any = owner.get_submodule(site)
     ins, outs, kernel, stride = op.sizes()
     if not isinstance(op, nn.Conv2d):
         return place(owner, site, name, LinearAdapter(ins, outs, reduction))
