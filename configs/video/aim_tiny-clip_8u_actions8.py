@@ -1,0 +1,35 @@
+"""AIM on the frozen tiny CLIP: adapters beside and behind attention, and the same attention over time; 8 built-in actions.
+Recipe: ours. Data: see configs/_base_/actions8.py
+Command: python tools/train.py configs/video/aim_tiny-clip_8u_actions8.py
+Measured here: nothing yet.
+"""
+
+from mmengine.config import read_base
+from torch.optim import AdamW
+
+from video.aim import aim
+from video.readers import TimeMeanReader
+from xmodal.encoders.tiny import tiny_clip_encoder
+from xmodal.engine.schedule import CosineSchedule
+from xmodal.heads.classification import ClassificationHead
+from xmodal.model import TransferModel
+
+with read_base():
+    from .._base_.actions8 import *
+    from .._base_.runtime import *
+
+model = dict(
+    type=TransferModel,
+    encoder=dict(type=tiny_clip_encoder),
+    adapters=[dict(type=aim, num_frames=8, hidden=64)],
+    reader=dict(type=TimeMeanReader),
+    head=dict(type=ClassificationHead, num_classes=8, dropout=0.1, label_smoothing=0.05),
+)
+train_dataloader.update(batch_size=8)
+optim_wrapper = dict(
+    optimizer=dict(type=AdamW, lr=3e-3, weight_decay=0.02),
+    paramwise_cfg=dict(no_decay=[".bias"]),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = dict(type=CosineSchedule, warmup_epochs=0.6)
+train_cfg = dict(max_epochs=8)
