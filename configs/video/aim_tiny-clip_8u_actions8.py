@@ -1,4 +1,5 @@
 """AIM on the frozen tiny CLIP: adapters beside and behind attention, and the same attention over time; 8 built-in actions.
+
 Recipe: ours. Data: see configs/_base_/actions8.py
 Command: python tools/train.py configs/video/aim_tiny-clip_8u_actions8.py
 Measured here: nothing yet.
