@@ -5,6 +5,7 @@ import math
 import operator
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,25 @@ OPERATORS: dict[type, Callable] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
+    ast.Mod: operator.mod,
+    ast.FloorDiv: operator.floordiv,
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
-FUNCTIONS = {"exp": math.exp, "log10": math.log10, "log": math.log, "floor": math.floor, "round": round, "abs": abs}
+COMPARISONS: dict[type, Callable] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+FUNCTIONS = {"round": round, "abs": abs, "min": min, "max": max, "int": int, "float": float}
+FUNCTIONS |= {name: getattr(math, name) for name in dir(math) if callable(getattr(math, name))}
 
 
 def closed_form(text: str, values: dict[str, float]) -> float:
-    """The value of a case's formula: numbers, names, + - * / ^ and a few functions."""
+    """The value of a formula: numbers, names, arithmetic, comparisons, `a if b else c` and functions of `math`."""
 
     def value(node: ast.AST) -> Any:
         if isinstance(node, ast.Constant):
@@ -46,8 +58,14 @@ def closed_form(text: str, values: dict[str, float]) -> float:
             return OPERATORS[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.UnaryOp):
             return OPERATORS[type(node.op)](value(node.operand))
+        if isinstance(node, ast.IfExp):
+            return value(node.body if value(node.test) else node.orelse)
+        if isinstance(node, ast.Compare):
+            sides = [value(n) for n in (node.left, *node.comparators)]
+            return all(COMPARISONS[type(op)](*pair) for op, pair in zip(node.ops, pairwise(sides), strict=True))
         assert isinstance(node, ast.Call), f"{ast.dump(node)} in {text!r}"
-        return FUNCTIONS[node.func.id](*map(value, node.args))
+        function = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id  # type: ignore[attr-defined]
+        return FUNCTIONS[function](*map(value, node.args))
 
     text = text.split("  ")[0].removeprefix("always").strip().replace("^", "**")
     return value(ast.parse(text, mode="eval").body)
@@ -83,13 +101,16 @@ def search_space(case: Case, spec: dict) -> SearchSpace:
 
 
 def grids(arch: dict) -> dict[str, tuple[float, ...]]:
-    """Rates and decays that a case spells `10^a..10^b` and `n values`; the product's own where it does not."""
+    """Rates and decays that a case lists, or spells `10^a..10^b` and `n values`; else the product's own."""
     found = {}
     for ours, theirs in (("learning_rates", "lr_list"), ("weight_decays", "wd_grid")):
-        span = re.search(r"10\^(-?\d+)\.\.10\^(-?\d+)", str(arch.get(theirs, "")))
-        number = re.search(r"(\d+) values", str(arch.get(theirs, "")))
-        if span and number:
-            found[ours] = tuple(float(v) for v in np.logspace(int(span[1]), int(span[2]), int(number[1])))
+        given = arch.get(theirs, "")
+        span = re.search(r"10\^(-?[\d.]*\d)\.\.10\^(-?[\d.]*\d)", str(given))
+        number = re.search(r"(\d+) values", str(given))
+        if isinstance(given, list):
+            found[ours] = tuple(map(float, given))
+        elif span and number:
+            found[ours] = tuple(float(v) for v in np.logspace(float(span[1]), float(span[2]), int(number[1])))
     return found
 
 
@@ -125,12 +146,18 @@ def probe_search(case: Case, spec: dict) -> tuple[SearchResult, dict[str, Any]]:
         text_weights=text,
     )
     train, val, test = samples("train"), samples("val"), samples("test")
-    epochs, batch = spec["epochs"], len(train)
+    epochs, batch = spec["epochs"], spec["batch"] if isinstance(spec.get("batch"), int) else len(train)
     result = hyperparameter_search(
         lambda lr, wd: fit_probe(probe, train, val, lr, wd, epochs, batch).best, search_space(case, spec)
     )
     final = fit_probe(
-        probe, train, test, result.learning_rate, result.weight_decay, epochs + spec["extra_final_epochs"], batch
+        probe,
+        train.merged(val) if "train+val" in str(spec.get("how")) else train,
+        test,
+        result.learning_rate,
+        result.weight_decay,
+        epochs + spec["extra_final_epochs"],
+        batch,
     )
     trained = sum(p.numel() for p in probe.parameters() if p.requires_grad)
     return result, {
@@ -182,7 +209,8 @@ def unicl_case(case: Case) -> dict[str, Any]:
         text_heads=a["text_heads"],
         vocab_size=a["vocab_size"],
         context_length=a["context_length"],
-        mlp_ratio=a["mlp_ratio"],
+        mlp_ratio=hidden_ratio(case, "image_encoder.layers.0.blocks.0.mlp.fc1.weight"),
+        text_mlp_ratio=hidden_ratio(case, "text_encoder.resblocks.0.mlp.c_fc.weight"),
         norm_eps=a["swin_norm_eps"],
         text_norm_eps=a["text_layernorm_eps"],
     ).eval()
@@ -196,6 +224,12 @@ def unicl_case(case: Case) -> dict[str, Any]:
     computed |= {"target": unicl_target(label).numpy(), "image_features": image.detach().numpy()}
     computed |= {"text_features": text.detach().numpy()} | {k: v.item() for k, v in found.items()}
     return computed | unicl_features(case, label)
+
+
+def hidden_ratio(case: Case, key: str) -> float:
+    """Hidden width over width of the MLP whose first weight is `key`; what the case says where it has no such block."""
+    hidden, width = case.json["state"].get(key, (case.arch["mlp_ratio"], 1))
+    return hidden / width
 
 
 def unicl_features(case: Case, label: torch.Tensor) -> dict[str, Any]:
@@ -244,7 +278,8 @@ def branch_options(case: Case) -> dict[str, Any]:
 def msclip_case(case: Case) -> dict[str, Any]:
     """Features, logits and gradients of MS-CLIP(-S), with the sharing that the case asks for."""
     a, custom, tied = case.arch, case.arch["custom"], case.json.get("tied", {})
-    heads = a["heads"] if isinstance(a.get("heads"), int) else a["width"] // 64
+    per_head = re.search(r"// *(\d+)", str(a.get("heads", "")))
+    heads = a["heads"] if isinstance(a.get("heads"), int) else a["width"] // int(per_head[1] if per_head else 64)
     early = bool(custom.get("EARLY_CONV"))
     model = MSCLIP(
         share=house_share(custom.get("SHARE_MODULES", [])),

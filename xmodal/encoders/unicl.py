@@ -48,6 +48,7 @@ def unicl(
     merge: str = "patch",
     norm_eps: float = 1e-5,
     text_norm_eps: float = 1e-12,
+    text_mlp_ratio: float = 4.0,
     drop_path: float = 0.0,
     tokenizer: Tokenizer | None = None,
     name: str = "unicl",
@@ -67,11 +68,12 @@ def unicl(
         text_heads: of the text tower.
         vocab_size: entries of the token table.
         context_length: longest text.
-        mlp_ratio: of both towers.
+        mlp_ratio: of the image tower.
         stem: see `SwinEncoder`; `conv` with merge `conv` is the Florence-style tower.
         merge: see `SwinEncoder`.
         norm_eps: of the image tower.
         text_norm_eps: of the text tower.
+        text_mlp_ratio: of the text tower.
         drop_path: stochastic depth of the image tower.
         tokenizer: of the text tower.
         name: of the image tower.
@@ -84,7 +86,7 @@ def unicl(
         drop_path=drop_path, name=name,
     )  # fmt: skip
     text = TextTransformer(
-        vocab_size, context_length, text_width, text_depth, text_heads, out_dim, mlp_ratio, norm_eps=text_norm_eps,
+        vocab_size, context_length, text_width, text_depth, text_heads, out_dim, text_mlp_ratio, norm_eps=text_norm_eps,
         name=f"{name}-text",
     )  # fmt: skip
     torch.nn.init.trunc_normal_(text.proj.weight, std=0.02)
