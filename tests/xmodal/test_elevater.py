@@ -19,7 +19,8 @@ from xmodal.elevater.prompts import of_dataset, read_knowledge, read_prompts, se
 from xmodal.elevater.report import efficiency, write_report
 from xmodal.elevater.search import SearchSpace, hyperparameter_search
 from xmodal.elevater.split import few_shot_subset, validation_split
-from xmodal.elevater.worlds import write_world
+from xmodal.elevater.speed import search_speed
+from xmodal.elevater.worlds import write_digits, write_world
 from xmodal.encoders.tiny import tiny_clip
 
 # measures
@@ -314,6 +315,25 @@ def test_features_equal_the_encoder_and_are_kept(root, subject, tmp_path):
     assert torch.allclose(raw @ subject.visual.proj.weight.t(), first, atol=1e-4)
     classifier = ImageClassifier(subject.visual, [], LinearProbe(96, 8)).eval()
     assert torch.allclose(classifier(images[torch.arange(4)]), classifier.head(first[:4]), atol=1e-4)
+
+
+def test_digits_of_scikit_learn_are_written_in_the_layout(tmp_path):
+    pytest.importorskip("sklearn")
+    write_digits(tmp_path, 30, 20)
+    data = read_dataset(tmp_path, "sklearn-digits")
+    assert (data.num_classes, len(data.train), len(data.test)) == (10, 30, 20)
+    assert [e.classes[0] for e in data.train[:12]] == [*range(10), 0, 1]
+    image = ImageSet(data.folder, data.train, 8).image(0)
+    assert image[0, 0, 3] == round(13 * 255 / 16)  # of the first digit's first row
+    with pytest.raises(ValueError, match="1797"):
+        write_digits(tmp_path, 1700, 100)
+
+
+@pytest.mark.slow
+def test_kept_features_make_the_search_far_faster(root, subject):
+    found = search_speed(subject, root, "drawn-colors", shots=5, trials=1)
+    assert found["trials"] >= 60
+    assert found["ratio"] > 20
 
 
 def test_efficiency_discounts_trained_weights():
