@@ -18,8 +18,8 @@ from xmodal.elevater.probe import LinearProbe, Samples, fit_probe
 from xmodal.elevater.prompts import of_dataset, read_knowledge, read_prompts, sentences
 from xmodal.elevater.report import efficiency, write_report
 from xmodal.elevater.search import SearchSpace, hyperparameter_search
-from xmodal.elevater.split import few_shot_subset, validation_split
 from xmodal.elevater.speed import search_speed
+from xmodal.elevater.split import few_shot_subset, validation_split
 from xmodal.elevater.worlds import write_digits, write_world
 from xmodal.encoders.tiny import tiny_clip
 
