@@ -11,7 +11,8 @@ Semantics are pytorch3d's, written down here because its documentation does not 
 - Distances are differentiable with respect to both clouds.
 
 The plain torch backend is always there. pytorch3d is used where its compiled part loads and the input is float32 on its
-side of the contract; `backend="torch"` or `"pytorch3d"` insists.
+side of the contract, except for searches that a k-d tree of the torch backend does sooner; `backend="torch"` or
+`"pytorch3d"` insists.
 """
 
 from collections.abc import Sequence
@@ -176,7 +177,8 @@ def knn(
     lengths1, lengths2 = check_lengths(lengths1, query), check_lengths(lengths2, points)
     if k < 1 or norm not in (1, 2):
         raise ValueError(f"k={k}, norm={norm}: k must be at least 1 and norm 1 or 2")
-    if choose_backend(backend, query, points) == "pytorch3d":
+    tree = neighbours.use_tree(query, points, norm, neighbours.TREE_FROM)  # the same answers, much sooner
+    if choose_backend("torch" if tree and backend == "auto" else backend, query, points) == "pytorch3d":
         ops, _ = load_pytorch3d()
         found = ops.knn_points(query, points, lengths1, lengths2, norm=norm, K=k)
         return found.dists, found.idx
@@ -227,7 +229,8 @@ def ball_query(
     lengths1, lengths2 = check_lengths(lengths1, query), check_lengths(lengths2, points)
     if k < 1 or radius <= 0 or fill not in ("pad", "first"):
         raise ValueError(f"k={k}, radius={radius}, fill={fill!r}: k >= 1, radius > 0, fill pad or first")
-    if choose_backend(backend, query, points) == "pytorch3d":
+    tree = neighbours.use_tree(query, points, 2, neighbours.TREE_BALL_FROM)
+    if choose_backend("torch" if tree and backend == "auto" else backend, query, points) == "pytorch3d":
         ops, _ = load_pytorch3d()
         idx = ops.ball_query(query, points, lengths1, lengths2, K=k, radius=radius, return_nn=False).idx
     else:

@@ -72,31 +72,33 @@ def megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_one(operation: str, backend: str, count: int) -> str:
-    """Run one operation on one scene; what it took, as text."""
+def measure_one(operation: str, backend: str, count: int) -> tuple[float, float]:
+    """Run one operation on one scene: seconds and megabytes."""
     torch.set_num_threads(1)
     small = scene(1024)
     OPERATIONS[operation](small, backend)  # imports
     x = scene(count)
     before, start = megabytes(), time.process_time()
     OPERATIONS[operation](x, backend)
-    return f"{time.process_time() - start:8.2f} s  {megabytes() - before:8.0f} MB"
+    return time.process_time() - start, megabytes() - before
 
 
 def main() -> None:
     """Print peak memory, an operation and a backend at a time; or do one of them."""
     if len(sys.argv) == 4:
-        print(measure_one(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+        print(*measure_one(sys.argv[1], sys.argv[2], int(sys.argv[3])))
         return
-    print("one scene, CPU seconds of one thread, growth of the process's peak memory")
+    print("one scene, CPU seconds of one thread, growth of the process's peak memory; least of three runs each")
     for operation in OPERATIONS:
         for backend, reason in ops.available_backends().items():
             if reason:
                 print(f"{operation:16} {backend:10} {reason}")
                 continue
             words = [sys.executable, "-m", "tools.benches.points", operation, backend, str(SIZES[-1])]
-            found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-            print(f"{operation:16} {backend:10} {SIZES[-1]:,} points  {found}  ({NOTES[operation]})", flush=True)
+            runs = [subprocess.run(words, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+            seconds, memory = (min(float(run[i]) for run in runs) for i in (0, 1))
+            found = f"{seconds:6.2f} s  {memory:5.0f} MB  ({NOTES[operation]})"
+            print(f"{operation:16} {backend:10} {SIZES[-1]:,} points  {found}", flush=True)
 
 
 if __name__ == "__main__":
