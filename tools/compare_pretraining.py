@@ -11,10 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RECIPES = (
-    "clip_tiny-clip_48_shapes",
-    "unicl_tiny-clip_48_shapes",
-    "msclip_tiny_48_shapes_shared",
-    "msclip_tiny_48_shapes_unshared",
+    "clip_tiny-clip_32_shapes",
+    "unicl_tiny-clip_32_shapes",
+    "msclip_tiny_32_shapes_shared",
+    "msclip_tiny_32_shapes_unshared",
 )
 
 

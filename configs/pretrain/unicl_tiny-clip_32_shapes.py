@@ -1,7 +1,7 @@
-"""CLIP (arXiv 2103.00020) on the tiny CLIP's towers from random weights, every text taken as a caption.
+"""UniCL (arXiv 2204.03610) on the tiny CLIP's towers from random weights, captions and labels in every batch.
 
 Recipe: ours. Data: drawn when the run starts.
-Command: python tools/train.py configs/pretrain/clip_tiny-clip_48_shapes.py
+Command: python tools/train.py configs/pretrain/unicl_tiny-clip_32_shapes.py
 Measured here: the figures of docs/pretraining.md.
 """
 
@@ -15,6 +15,6 @@ with read_base():
     from .._base_.shape_captions import *
 
 model = dict(
-    type=ContrastiveModel, clip=dict(type=tiny_clip, weights="random"), loss="clip", classes=CLASSES,
+    type=ContrastiveModel, clip=dict(type=tiny_clip, weights="random", image_size=32), loss="unicl", classes=CLASSES,
     templates=TEMPLATES,
 )  # fmt: skip
