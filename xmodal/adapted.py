@@ -4,8 +4,10 @@ Several named adapters can live on one tower: `use` switches between them, and a
 """
 
 import copy
+import importlib
 import inspect
 import json
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from xmodal import adapters
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.encoders.sites import Edits, Stream
 from xmodal.merge import merge_adapters
@@ -53,7 +56,7 @@ class Adapted(nn.Module):
             ValueError: an unknown method or argument, a name that is taken, or a method that changes weights of the
                 tower itself (BitFit, trained norms) beside others.
         """
-        place, name = resolve(method, ADAPTERS), name or method
+        place, name = method_called(method), name or method
         if name in self.methods:
             raise ValueError(f"an adapter called {name!r} is there already; give this one another name")
         check_arguments(place, arguments)
@@ -81,7 +84,9 @@ class Adapted(nn.Module):
         if self.active is not None:
             self.parked[self.active] = nn.ModuleList(site.pop(self.active) for site in self._sites[self.active])
         if name is not None:
-            for site, module in zip(self._sites[name], self.parked.pop(name), strict=True):
+            parked = self.parked.pop(name)
+            assert isinstance(parked, nn.ModuleList)
+            for site, module in zip(self._sites[name], parked, strict=True):
                 site[name] = module
         self.active = name
         return self
@@ -170,6 +175,14 @@ class Adapted(nn.Module):
         return merge_adapters(self.encoder)
 
 
+def method_called(name: str) -> Any:
+    """A registered adapter; those of `xmodal/adapters` are found without importing the rest of the suite."""
+    if name not in ADAPTERS.module_dict:
+        for info in pkgutil.iter_modules(adapters.__path__, f"{adapters.__name__}."):
+            importlib.import_module(info.name)
+    return resolve(name, ADAPTERS)
+
+
 def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None, **arguments: Any) -> Adapted:
     """Freeze a model and place an adapter in it.
 
@@ -194,7 +207,7 @@ def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None
     return Adapted(encoder, head).add(method, **arguments)
 
 
-def tower_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module | None]:
+def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     """A copy of a model's tower in the suite's form, and of its classifier where it has one."""
     if hasattr(model, "forward_blocks"):
         return copy.deepcopy(model), None
@@ -217,7 +230,7 @@ def tower_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module | None]:
     raise ValueError(f"{type(model).__name__} is no timm or open_clip model: build one of the suite's encoders first")
 
 
-def from_clip(model: nn.Module) -> nn.Module:
+def from_clip(model: Any) -> Encoder:
     """The image tower of an open_clip model, or of its `visual`."""
     from xmodal.encoders.convnet import ConvNet
     from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer

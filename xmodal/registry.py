@@ -8,7 +8,42 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mmengine.registry import Registry
+
+class Registry:
+    """Parts of one kind under their short names. mmengine is not needed to look one up.
+
+    Args:
+        name: of the kind, for messages.
+        scope: prefix that a name may carry (`xmodal.lora`).
+    """
+
+    def __init__(self, name: str, scope: str = "xmodal"):
+        self.name, self.scope = name, scope
+        self.module_dict: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        """The part of a name, None when there is none."""
+        return self.module_dict.get(name.removeprefix(f"{self.scope}."))
+
+    def register_module(self, name: str | None = None, force: bool = False, module: Any = None) -> Any:
+        """Register `module`, or decorate what follows.
+
+        Args:
+            name: short name; default: the module's own.
+            force: replace what has this name.
+            module: a class or a function.
+
+        Raises:
+            ValueError: the name belongs to something else.
+        """
+        if module is None:
+            return lambda obj: self.register_module(name, force, obj)
+        name = name or module.__name__
+        if name in self.module_dict and not force:
+            raise ValueError(f"a {self.name} called {name!r} is registered already: {self.module_dict[name]}")
+        self.module_dict[name] = module
+        return module
+
 
 MODELS = Registry("model", scope="xmodal")
 ENCODERS = Registry("encoder", scope="xmodal")
@@ -52,7 +87,7 @@ def method(registry: Registry, name: str, **about: Any) -> Callable[[T], T]:
     """Register an object under `name` and note what it is (fields of `Method`)."""
 
     def decorate(obj: T) -> T:
-        registry.register_module(name=name, module=obj)  # type: ignore[arg-type]
+        registry.register_module(name=name, module=obj)
         METHODS[name] = Method(name=name, obj=obj, **about)
         return obj
 

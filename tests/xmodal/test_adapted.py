@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import open_clip
 import pytest
@@ -37,6 +39,15 @@ def test_three_lines(model, images):
     adapted.train()(images).sum().backward()
     assert {k for k, p in adapted.named_parameters() if p.grad is not None} == set(adapted.trained())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_neither_mmengine_nor_open_clip_is_imported():
+    code = (
+        "import sys, timm, xmodal\n"
+        "xmodal.adapt(timm.create_model('vit_tiny_patch16_224', depth=1), 'lora', rank=8)\n"
+        "assert not {'mmengine', 'open_clip', 'cv2', 'decord'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(("name", "method"), [("resnet18", "conv_adapter"), ("efficientnet_lite0", "bitfit")])
