@@ -27,13 +27,18 @@ def thin(count: int, most: int = MOST_POINTS) -> np.ndarray:
     return np.arange(count) if count <= most else np.sort(np.random.default_rng(0).choice(count, most, replace=False))
 
 
+def marker_size(count: int) -> float:
+    """Pixels of a point: few points are drawn large."""
+    return 3.5 if count < 3000 else 2.5 if count < 20_000 else 1.6
+
+
 def point_traces(coord: np.ndarray, segment: np.ndarray | None, feat: np.ndarray | None, names: Sequence[str]) -> list:
     """One trace per class, or one in the cloud's own colours."""
     import plotly.graph_objects as go
 
     def trace(rows: np.ndarray, colour: Any, name: str) -> Any:
         x, y, z = coord[rows].T.round(3)
-        marker = dict(size=1.8, color=colour)
+        marker = dict(size=marker_size(len(coord)), color=colour)
         return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hoverinfo="name")
 
     if segment is None:
@@ -51,17 +56,23 @@ def name_of(label: int, names: Sequence[str]) -> str:
 
 
 def box_traces(boxes: np.ndarray, label: np.ndarray, scores: np.ndarray | None, names: Sequence[str]) -> list:
-    """The edges of every box."""
+    """The edges of every box, its name and score above it; the legend shows and hides the boxes of a class."""
     import plotly.graph_objects as go
 
-    traces = []
+    traces: list[Any] = []
     points = box_ops.corners(torch.as_tensor(np.asarray(boxes, np.float64).reshape(-1, 7))).numpy()
     for i, corner in enumerate(points):
         lines = [v for a, b in EDGES for v in (corner[a], corner[b], [None] * 3)]
         x, y, z = zip(*lines, strict=True)
-        text = name_of(int(label[i]), names) + (f" {scores[i]:.2f}" if scores is not None else "")
-        line = dict(color=colour_of(int(label[i])), width=5)
-        traces.append(go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line, name=text, hoverinfo="name"))
+        kind, colour = name_of(int(label[i]), names), colour_of(int(label[i]))
+        text = kind + (f" {scores[i]:.2f}" if scores is not None else "")
+        first = not any(t.legendgroup == kind for t in traces)
+        both = dict(legendgroup=kind, hovertext=text, hoverinfo="text")
+        line = dict(color=colour, width=6)
+        traces.append(go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line, name=kind, showlegend=first, **both))
+        top = corner[4:].mean(0) + [0, 0, 0.08]
+        spot = dict(x=top[:1], y=top[1:2], z=top[2:], text=[text], textfont=dict(color="#111111", size=14))
+        traces.append(go.Scatter3d(**spot, mode="text", showlegend=False, **both))
     return traces
 
 
@@ -100,12 +111,14 @@ def write_page(
         traces += box_traces(found["boxes"], found["box_label"], found.get("scores"), names)
     figure = go.Figure(traces)
     note = "" if len(rows) == len(coord) else f" ({len(rows):,} of {len(coord):,} points shown)"
+    axis = dict(backgroundcolor="white", gridcolor="#dddddd", title="")
+    camera = dict(eye=dict(x=0.9, y=-1.5, z=1.2), center=dict(x=0, y=0, z=-0.15))
     figure.update_layout(
         title=title + note,
-        scene=dict(aspectmode="data"),
+        scene=dict(aspectmode="data", xaxis=axis, yaxis=axis, zaxis=axis, camera=camera),
         margin=dict(l=0, r=0, b=0, t=40),
         legend=dict(itemsizing="constant"),
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(str(path), include_plotlyjs=True, full_html=True)
+    figure.write_html(str(path), include_plotlyjs=True, full_html=True, default_height="96vh")
     return Path(path)

@@ -1,6 +1,7 @@
 """Every raw point is voted for; pages and predictions of single files; the tools end to end on tiny sets."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pointcloud import scenes, synthetic
-from pointcloud.page import write_page
+from pointcloud.page import colour_of, write_page
 from pointcloud.predict import fit_features
 
 ROOT = Path(__file__).parents[2]
@@ -69,22 +71,33 @@ def test_page_holds_points_and_boxes(tmp_path):
 BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
 
 
+def browse(page, profile, *options):
+    """What a real browser makes of a page without a network."""
+    words = [BROWSER, "--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader", "--virtual-time-budget=10000"]
+    words += [f"--user-data-dir={profile}", "--window-size=1000,800", *options, page.as_uri()]
+    return subprocess.run(words, capture_output=True, text=True, timeout=200, check=False).stdout
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+@pytest.mark.skipif(BROWSER is None, reason="no browser here: apt-get install chromium")
 def test_page_opens_in_a_browser(tmp_path):
     pytest.importorskip("plotly")
     cloud = synthetic.room(np.random.default_rng(0), 400)
     names = synthetic.ROOM_CLASSES
-    page = write_page(tmp_path / "a.html", cloud["coord"], names, cloud["segment"], title="a furnished room")
-    options = ["--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader", "--virtual-time-budget=10000"]
-    done = subprocess.run(
-        [BROWSER, *options, f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    drawn = done.stdout[done.stdout.rfind("</script>") :]
-    assert "a furnished room" in drawn  # the title and the legend are drawn by the page's own script
+    found = {"boxes": cloud["boxes"], "box_label": cloud["box_label"] + 2, "scores": np.ones(len(cloud["boxes"]))}
+    page = write_page(
+        tmp_path / "a.html", cloud["coord"], names, cloud["segment"], found=found, title="a furnished room"
+    )
+    text = browse(page, tmp_path / "profile", "--dump-dom")
+    drawn = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)  # what the page's own script made
+    assert "a furnished room" in drawn
     assert all(names[i] in drawn for i in np.unique(cloud["segment"]))
     assert "<canvas" in drawn
+    browse(page, tmp_path / "profile", f"--screenshot={tmp_path / 'a.png'}")
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)[60:, :800]  # below title, off legend
+    for label in np.unique(cloud["segment"]):
+        colour = [int(colour_of(label)[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(pixels - colour).max(-1) < 12).sum() > 20, f"no points of {names[label]} on the screen"
 
 
 def test_missing_colours_are_explained():
