@@ -22,6 +22,21 @@ from xmodal.registry import ENCODERS, MODELS, TRANSFORMS, build, did_you_mean
 LOSSES: dict[str, Callable[..., dict[str, Tensor]]] = {"clip": clip_loss, "unicl": unicl_loss}
 
 
+@ENCODERS.register_module(name="two_towers")
+def two_towers(visual: Any, text: Any, tokenizer: Any = None) -> CLIP:
+    """Any image tower beside any text tower, or their configs, trained from `CLIP`'s first scale.
+
+    Example:
+        two_towers(dict(type="timm_encoder", name="vit_small_patch16_224"), dict(type="text_transformer", out_dim=384))
+
+    Args:
+        visual: an encoder with `out_dim` D, or its config.
+        text: a text tower with the same `out_dim`, or its config.
+        tokenizer: of the text tower, or its config.
+    """
+    return CLIP(build(visual, ENCODERS), build(text, ENCODERS), build(tokenizer, TRANSFORMS))
+
+
 @MODELS.register_module(name="contrastive")
 class ContrastiveModel(BaseModel):
     """Two towers and their contrastive loss; everything trains.

@@ -168,6 +168,18 @@ def test_mistakes_are_named(world):
         ContrastiveModel(tiny_clip("random"), tokenizer=shape_tokenizer()).classifier()
 
 
+def test_any_pair_of_towers_trains(world):
+    tower = dict(type="timm_encoder", name="vit_tiny_patch16_224", weights="random", image_size=48, arch=dict(depth=1))
+    text = dict(type="text_transformer", vocab_size=62, context_length=20, dim=32, depth=1, num_heads=2, out_dim=192)
+    net = ContrastiveModel(
+        dict(type="two_towers", visual=tower, text=text, tokenizer=dict(type=shape_tokenizer))
+    ).train()
+    net(mode="loss", **batch_of(net, world, range(4)))["loss"].backward()
+    assert all(p.grad is not None for p in net.parameters())
+    with pytest.raises(ValueError, match="must agree"):
+        ContrastiveModel(dict(type="two_towers", visual=tower, text={**text, "out_dim": 32}))
+
+
 def test_retrieval_by_hand():
     image = torch.eye(3)
     text = torch.eye(3)[[0, 2, 1]]
