@@ -5,8 +5,10 @@ intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P
 (K, 7) float32 and `box_label` (K,) int64. Readers make clouds, transforms map cloud and generator to cloud.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from xmodal.registry import TRANSFORMS, build
 
 Cloud = dict[str, Any]
 PER_POINT = ("coord", "feat", "segment", "instance")
+# What the readers of numpy, plyfile and their kin raise on files that are not whole.
+DAMAGE = (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error)
 
 
 class CloudError(RuntimeError):
@@ -132,7 +136,7 @@ class CloudDataset(FileDataset):
             return check_cloud(self.load(index), self.num_classes)
         except CloudError:
             raise
-        except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+        except DAMAGE as error:
             raise CloudError(f"{type(error).__name__}: {error}") from error
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:

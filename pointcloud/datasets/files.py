@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pointcloud.datasets.base import Cloud, CloudDataset, CloudError, check_cloud
+from pointcloud.datasets.base import DAMAGE, Cloud, CloudDataset, CloudError, check_cloud
 from xmodal.registry import DATASETS
 
 COLOURS = ("red", "green", "blue")
@@ -151,7 +151,7 @@ def read_cloud(path: str | Path) -> Cloud:
         raise CloudError(f"{path.name}: no reader for {path.suffix!r}; there are {', '.join(READERS)}")
     try:
         return check_cloud(READERS[path.suffix.lower()](path))
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise CloudError(f"{path.name}: {error}") from error
 
 

@@ -104,7 +104,7 @@ def open_h5(path: Path) -> Any:
     """An HDF5 file.
 
     Raises:
-        ValueError: no such file, or h5py is not installed.
+        ValueError: no such file, one that is not whole, or h5py is not installed.
     """
     try:
         import h5py
@@ -112,7 +112,10 @@ def open_h5(path: Path) -> Any:
         raise ValueError("HDF5 files need h5py: pip install 'xmodal[points]'") from error
     if not path.is_file():
         raise ValueError(f"no file at {path}: is the root of the data set right?")
-    return h5py.File(path, "r")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened: {error}") from error
 
 
 def read_h5(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def load_pth(path: str | Path) -> Any:
     """Tensors and arrays from a `.pth` file, as numpy arrays where they were.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file holds something else, or is not whole.
     """
     import torch
 
@@ -68,6 +69,8 @@ def load_pth(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than arrays: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not whole: {str(error).splitlines()[0]}") from error
 
 
 def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], None]) -> None:
@@ -119,7 +122,7 @@ def cached(
         try:
             with np.load(path, allow_pickle=False) as found:
                 return dict(found)
-        except (ValueError, OSError, EOFError, KeyError):
+        except (ValueError, OSError, EOFError, KeyError, BadZipFile):
             path.unlink(missing_ok=True)
     made = make()
     save_arrays(path, **made)
