@@ -77,19 +77,31 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Mean score against trained weights, one point a row."""
+    """Mean score against trained weights, one point a row; the legend is the efficiency ranking.
+
+    Filled: after the last epoch. Hollow: the best epoch on the test set. Rows that train nothing stand at 1.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for row in rows:
-        x = max(row["trained_parameters"], 1)
-        axes.scatter(x, row["mean"], s=30)
-        shots = {0: "", None: ", all"}.get(row["shots"], f", {row['shots']}-shot")
-        axes.annotate(f"{row['method']}{shots}", (x, row["mean"]), (5, 4), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="trained parameters (1 = none)", ylabel="mean score, percent")
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for rank, row in enumerate(rows, 1):
+        x, last, best = max(row["trained_parameters"], 1), row["mean"], row["mean_best_epoch_on_test"]
+        shots = {0: "", None: ", all"}.get(row["shots"], f", {row['shots']} shots")
+        label = f"{rank}. {row['method']}{shots}: {row['efficiency']:.1f}"
+        color = axes.plot([x, x], [last, best], lw=1)[0].get_color()
+        axes.scatter([x], [last], s=36, color=color, label=label, zorder=3)
+        axes.scatter([x], [best], s=36, facecolors="none", edgecolors=color, zorder=2)
+    sets = max(len(row["scores"]) for row in rows)
+    axes.set(
+        xscale="log", xlabel="trained parameters (1 = none)", ylabel="mean score of the data sets, percent",
+        title=f"{rows[0]['model']}, up to {sets} data sets; filled: last epoch, hollow: best epoch on test",
+    )  # fmt: skip
+    axes.title.set_fontsize(9)
+    beside = dict(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(title="ranked by efficiency", fontsize=8, title_fontsize=8, **beside)  # type: ignore[arg-type]
     axes.grid(alpha=0.3)
     figure.tight_layout()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
