@@ -46,15 +46,15 @@ def test_video_config_builds(path):
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "image"], ids=name)
 def test_image_config_builds(path):
     cfg = random_weights(load_config(path))
-    tower = cfg.model.encoder.encoder
+    tower = cfg.model.encoder.get("encoder", cfg.model.encoder)
     if tower.type is timm_encoder:
         tower.arch = dict(depth=2)  # faster, and nothing in these configs depends on the depth
     with torch.device("meta"):
         model = build(cfg.model, MODELS)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trained >= 768 * cfg.model.head.num_classes
+    assert trained >= model.reader.out_dim * cfg.model.head.num_classes
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        for transform in loader.dataset.transforms:
+        for transform in loader.dataset.get("transforms", ()):
             build(transform, TRANSFORMS)
     published = published_settings(cfg)
     tasks = published.get("tasks", {"": []})

@@ -4,7 +4,8 @@ import argparse
 import sys
 
 EPILOG = """examples:
-  python tools/merge.py configs/image/lora_tiny-clip_8_digits.py work_dirs/lora/best.pth merged.safetensors
+  python tools/merge.py configs/image/lora_tiny-clip_48_digits.py work_dirs/lora_tiny-clip_48_digits/last.pth \\
+      merged.safetensors
 The result loads into timm.create_model(NAME, num_classes=K) with load_state_dict. LoRA, FacT, SSF and KAdaptation can
 be folded; what acts on the residual stream cannot.
 """

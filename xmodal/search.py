@@ -4,11 +4,14 @@ Paper: Neural Prompt Search (arXiv 2206.04673). A candidate is, for each kind of
 choices up to a depth, zeros behind it. The steps are those of the released search; its random numbers are not.
 """
 
+import copy
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from xmodal.adapters.noah import KINDS, searched_params
 
 Sizes = dict[str, list[int]]
 TRIES = 10
+PROGRESS = ("epoch", "scores", "candidates", "kept")
 
 
 @dataclass
@@ -96,6 +100,8 @@ class Search:
     epoch: int = 0
     candidates: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    judged: dict[str, float] = field(default_factory=dict)  # every evaluation, those of an unfinished epoch included
+    done: dict[str, Any] = field(default_factory=dict)  # the progress at the end of the last epoch
 
     def run(self, log: Callable[[str], None] = print) -> tuple[Sizes, float]:
         """Search, or go on searching; returns the best candidate and its accuracy.
@@ -111,11 +117,12 @@ class Search:
             self.kept = self.best(self.kept + self.candidates, self.population)
             top = self.kept[: self.parents]
             log(f"epoch {self.epoch + 1}/{self.epochs}: best {self.scores[top[0]]:.4f} of {len(self.scores)} evaluated")
-            new = self.make(self.mutations, lambda rng=rng, top=top: self.mutate(rng, top))
-            new += self.make(self.crossovers, lambda rng=rng, top=top: self.cross(rng, top))
+            new = self.make(self.mutations, partial(self.mutate, rng, top))
+            new += self.make(self.crossovers, partial(self.cross, rng, top))
             self.candidates = new
             self.fill(rng)
             self.epoch += 1
+            self.done = {name: copy.copy(getattr(self, name)) for name in PROGRESS}
             self.keep()
         best = self.best(self.kept, 1)[0]
         return json.loads(best), self.scores[best]
@@ -129,7 +136,10 @@ class Search:
         key = json.dumps(sizes)
         if key in self.scores or not self.least <= self.space.params(sizes) <= self.limit:
             return False
-        self.scores[key] = float(self.evaluate(sizes))
+        if key not in self.judged:
+            self.judged[key] = float(self.evaluate(sizes))
+            self.keep()
+        self.scores[key] = self.judged[key]
         return True
 
     def fill(self, rng: np.random.Generator) -> None:
@@ -159,7 +169,7 @@ class Search:
 
     def mutate(self, rng: np.random.Generator, parents: Sequence[str]) -> Sizes:
         """A parent, each kind of part made deeper or shallower with some probability; old sizes stay."""
-        sizes = json.loads(parents[rng.integers(len(parents))])
+        sizes = json.loads(parents[int(rng.integers(len(parents)))])
         for kind in KINDS:
             if rng.random() >= self.mutation_prob:
                 continue
@@ -175,11 +185,11 @@ class Search:
         return {kind: pair[rng.integers(2)][kind] for kind in KINDS}
 
     def keep(self) -> None:
-        """Write the progress."""
+        """Write the progress: what the last epoch left, and all evaluations."""
         if self.state_file is None:
             return
-        state = {"space": asdict(self.space), "seed": self.seed, "limit": self.limit, "epoch": self.epoch}
-        state |= {"scores": self.scores, "candidates": self.candidates, "kept": self.kept}
+        state = {"space": asdict(self.space), "seed": self.seed, "limit": self.limit}
+        state |= {"judged": self.judged, **self.done}
         part = Path(f"{self.state_file}.part")
         part.write_text(json.dumps(state))
         os.replace(part, self.state_file)
@@ -191,8 +201,10 @@ class Search:
         state = json.loads(Path(self.state_file).read_text())
         if (state["space"], state["seed"], state["limit"]) != (asdict(self.space), self.seed, self.limit):
             raise ValueError(f"{self.state_file} belongs to a search in another space, with another seed or limit")
-        for name in ("epoch", "scores", "candidates", "kept"):
-            setattr(self, name, state[name])
+        self.judged = state["judged"]
+        self.done = {name: state[name] for name in PROGRESS if name in state}
+        for name, value in self.done.items():
+            setattr(self, name, copy.copy(value))
 
 
 def sample_subnet(space: SearchSpace, seed: int, epoch: int, step: int) -> Sizes:

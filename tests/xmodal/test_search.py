@@ -67,6 +67,26 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path):
         search(seed=1, state_file=file).run(log=lambda line: None)
 
 
+def test_an_interrupted_epoch_is_not_evaluated_again(tmp_path):
+    calls = []
+
+    def stops(sizes):
+        calls.append(sizes)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return accuracy(sizes)
+
+    first = search(state_file=tmp_path / "search.json")
+    first.evaluate = stops
+    with pytest.raises(KeyboardInterrupt):
+        first.run(log=lambda line: None)
+    rest = search(state_file=tmp_path / "search.json")
+    rest.evaluate = lambda sizes: calls.append(sizes) or accuracy(sizes)
+    whole = search()
+    assert rest.run(log=lambda line: None) == whole.run(log=lambda line: None)
+    assert len(calls) - 1 == len(whole.scores)  # only the call that was interrupted comes twice
+
+
 def test_impossible_limits_are_explained():
     with pytest.raises(ValueError, match="raise the limit"):
         search(limit=10).run(log=lambda line: None)
