@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 
 def parser() -> argparse.ArgumentParser:
@@ -12,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("config", help="a config file")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
     p.add_argument("files", nargs="+", metavar="FILE", help="such as a video")
+    p.add_argument("--out", default="predictions", help="folder of labels, boxes and pages of point clouds")
     p.add_argument("--json", action="store_true", help="print JSON: all scores, or why a file could not be read")
     p.add_argument("--top", type=int, default=5, help="classes to show (5)")
     p.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision (fp16 needs a GPU)")
@@ -30,6 +33,15 @@ def show(rows: list[dict]) -> None:
             print(f"    {100 * entry['score']:6.2f} %  {entry['name']}")
 
 
+def reads_clouds(cfg: Any) -> bool:
+    """Whether the model of a config is one of point clouds."""
+    from pointcloud.model import CloudModel
+    from xmodal.registry import MODELS
+
+    kind = cfg.model.type
+    return issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, CloudModel)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Predict; returns the exit status, 1 when no file could be read."""
     args = parser().parse_intermixed_args(argv)
@@ -38,10 +50,16 @@ def main(argv: list[str] | None = None) -> int:
     from xmodal.engine.launch import prepare, run
     from xmodal.engine.predict import predict
 
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tools.predict_cloud import predict_files
+
     rows: list[dict] = []
 
     def job() -> None:
         cfg = prepare(args.config, options=args.cfg_options, amp=args.amp)
+        if reads_clouds(cfg):
+            rows.extend(predict_files(cfg, args.checkpoint, args.files, args.out))
+            return
         rows.extend(predict(cfg, args.checkpoint, args.files, args.amp, args.top))
         if args.json:
             print(json.dumps(rows, indent=1))

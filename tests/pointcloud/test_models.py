@@ -138,10 +138,23 @@ NETWORK_OF = [
 ]
 
 
-def test_grid_adapters_refuse_clouds():
-    model = CloudModel(small_tower(), NETWORK_OF[0], adapters=[dict(type="convpass")])
+NO_GRID = ("adaptformer", "bitfit", "fact", "houlsby", "kadaptation", "lora", "noah", "pfeiffer", "ssf", "vpt")
+
+
+@pytest.mark.parametrize("name", NO_GRID)
+def test_adapters_compose(name):
+    model = CloudModel(small_tower(), copy.deepcopy(NETWORK_OF[0]), adapters=[dict(type=name)])
+    _, batch = batches()[0]
+    losses = model(mode="loss", **batch)
+    sum(v for k, v in losses.items() if "loss" in k).backward()
+    grads = [p.grad for k, p in model.named_parameters() if "encoder" in k and p.requires_grad]
+    assert any(g is not None and g.abs().sum() > 0 for g in grads)
+
+
+@pytest.mark.parametrize("name", ["convpass", "aim", "st_adapter"])
+def test_grid_adapters_refuse_clouds(name):
     with pytest.raises(ValueError, match="grid"):
-        model(coord=cloud_batch())
+        CloudModel(small_tower(), NETWORK_OF[0], adapters=[dict(type=name)])(coord=cloud_batch())
 
 
 def test_typos_are_named():

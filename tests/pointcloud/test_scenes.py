@@ -136,7 +136,7 @@ def test_train_test_predict(tmp_path, config, metric, options, file):
     tool("tools/test.py", path, work / "last.pth", "--cfg-options", *given)
     assert 0 <= json.loads((work / "test.json").read_text())["test"][metric] <= 100
     tool(
-        "tools/predict_cloud.py",
+        "tools/predict.py",
         path,
         work / "last.pth",
         data / file,
