@@ -35,11 +35,13 @@ class STAdapter(nn.Module):
         kernel_size = tuple(kernel_size)
         if len(kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in kernel_size):
             raise ValueError(f"st_adapter: kernel_size must be three odd numbers (t, h, w), got {kernel_size}")
-        self.padding = tuple(k // 2 for k in kernel_size)
+        t, h, w = kernel_size
+        self.padding = (t // 2, h // 2, w // 2)
         self.fc1 = nn.Linear(dim, bottleneck)
-        self.conv = nn.Conv3d(bottleneck, bottleneck, kernel_size, padding=self.padding, groups=bottleneck)
+        self.conv = nn.Conv3d(bottleneck, bottleneck, (t, h, w), padding=self.padding, groups=bottleneck)
         self.fc2 = nn.Linear(bottleneck, dim)
         for zero in (self.conv.weight, self.conv.bias, self.fc1.bias, self.fc2.bias):
+            assert zero is not None
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:

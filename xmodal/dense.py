@@ -65,7 +65,9 @@ class SegmentationModel(TransferModel):
         """Maps of all stages of normalised images (B, 3, H, W)."""
         return self.reader(inputs["image"], None, self.encoder, None)
 
-    def forward(self, mode: str = "tensor", segment: Any = None, sample_id: Any = None, **inputs: Any) -> Any:
+    def forward(  # type: ignore[override]  # batches have a `segment` where others have a `label`
+        self, mode: str = "tensor", segment: Any = None, sample_id: Any = None, **inputs: Any
+    ) -> Any:
         """Run a preprocessed batch: `tensor` for logits (B, K, h, w), `loss` for losses, `predict` for dicts.
 
         Raises:

@@ -1,12 +1,15 @@
 """Fold adapters into the weights they edit: the result is a plain tower of the same speed as before."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.sites import Edits, Stream
 from xmodal.structures import Encoder
+
+Weighted = nn.Linear | nn.LayerNorm | nn.Conv2d
 
 
 def merge_adapters(encoder: Encoder, partial: bool = False) -> nn.Module:
@@ -28,7 +31,9 @@ def merge_adapters(encoder: Encoder, partial: bool = False) -> nn.Module:
     for _, owner in list(merged.named_modules()):
         edits = getattr(owner, "edits", None)
         if isinstance(edits, Edits) and len(edits) and foldable(owner):
-            fold_into(weight_owner(owner), edits)
+            layer = weight_owner(owner)
+            assert layer is not None
+            fold_into(layer, edits)
             edits.clear()
     return merged
 
@@ -44,25 +49,26 @@ def refuse_unfoldable(encoder: Encoder) -> None:
                 raise ValueError(f"{path}.{name} ({type(module).__name__}) has no weight to be merged into")
 
 
-def foldable(owner: nn.Module) -> bool:
+def foldable(owner: Any) -> bool:
     """Whether everything placed at an operation has an equivalent in its weight."""
     return weight_owner(owner) is not None and all(hasattr(m, "fold") for m in owner.edits.values())
 
 
-def weight_owner(owner: nn.Module) -> nn.Module | None:
+def weight_owner(owner: nn.Module) -> Weighted | None:
     """The module that holds the weight of an operation, None for one without."""
     for candidate in (owner, getattr(owner, "proj", None)):
-        if isinstance(candidate, nn.Linear | nn.LayerNorm | nn.Conv2d):
+        if isinstance(candidate, Weighted):
             return candidate
     return None
 
 
 @torch.no_grad()
-def fold_into(layer: nn.Module, edits: Edits) -> None:
+def fold_into(layer: Weighted, edits: Edits) -> None:
     """Fold edits, in their order, into the weight and bias of a layer."""
     weight = layer.weight.float()
     bias = None if layer.bias is None else layer.bias.float()
-    for module in edits.values():
+    folds: list[Any] = list(edits.values())
+    for module in folds:
         weight, bias = module.fold(weight, bias)
     layer.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
     if bias is not None:

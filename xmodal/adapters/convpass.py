@@ -49,6 +49,7 @@ class Bypass(nn.Module):
             nn.init.zeros_(self.conv.weight)
             self.conv.weight.data[:, :, 1, 1] = torch.eye(hidden)
         for zero in (self.down.bias, self.conv.bias, self.up.weight, self.up.bias):
+            assert zero is not None
             nn.init.zeros_(zero)
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:

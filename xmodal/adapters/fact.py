@@ -6,6 +6,7 @@ Paper: FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer (arX
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +161,8 @@ def fact(
     ]
     columns = sum(max(outs, ins) for *_, outs, ins in layers)
     factors = Factors(encoder.dim, rank, columns if form == "tk" else 0)
-    start, modules = 0, []
+    start = 0
+    modules: list[nn.Module] = []
     for block, site, outs, ins in layers:
         if form == "tt":
             update: FacT = FacTTT(factors, outs, ins, scale, dropout, "qkv" if site == "attn.qkv" else "s")
@@ -172,7 +174,7 @@ def fact(
     return modules
 
 
-def slices(block: nn.Module, site: str, dim: int) -> tuple[int, int]:
+def slices(block: Any, site: str, dim: int) -> tuple[int, int]:
     """How many D x D slices the weight of a layer has along its output and its input."""
     layer = block.get_submodule(site)
     out, width = layer.out_features, layer.in_features

@@ -6,6 +6,7 @@ terms and q, v adapted: L*(4*D + D) + 4*t^2 weights. Folds into the layers.
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ class KAdaptation(nn.Module):
 
     def __init__(self, parts: dict[str, Kronecker], width: int, scale: float = 1.0, dropout: float = 0.0):
         super().__init__()
-        self.parts = nn.ModuleDict(parts)
+        self.parts: Any = nn.ModuleDict(parts)  # of Kronecker, which nn.ModuleDict cannot say
         self.bias = nn.Parameter(torch.zeros(width))
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
@@ -154,7 +155,7 @@ def kadaptation(
     parts = [t for t in targets if t in PARTS]
     groups = {"attn.qkv": parts} if parts else {}
     groups |= {LAYERS[t]: [t] for t in targets if t in LAYERS}
-    modules: list[nn.Module] = []
+    modules: list[Any] = []
     for block in choose_blocks(encoder, blocks):
         for site, group in groups.items():
             layer = block.get_submodule(site)

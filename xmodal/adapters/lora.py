@@ -6,6 +6,7 @@ target of shape (out, in) costs rank*(in + out) weights. Folds into the layer.
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class LoRA(nn.Module):
     ):
         super().__init__()
         width = out_features // 3 if parts else out_features
-        self.parts = nn.ModuleDict(
+        self.parts: Any = nn.ModuleDict(  # of LowRank, which nn.ModuleDict cannot say
             {part: LowRank(in_features, width, rank, scale, dropout) for part in (parts or ("whole",))}
         )
 
@@ -136,7 +137,7 @@ def lora(
     sites = ["attn.qkv"] if parts else []
     sites += [LAYERS[t] for t in LAYERS if t in targets]
     scale = 1.0 if alpha is None else alpha / rank
-    modules = []
+    modules: list[nn.Module] = []
     for block in choose_blocks(encoder, blocks):
         for site in sites:
             find_site(block, site)

@@ -170,11 +170,11 @@ def choose_subnet(encoder: Encoder, sizes: Mapping[str, Sequence[int]], name: st
         before = int(sizes["prompt"][i])
 
 
-def largest(part: nn.Module) -> int:
+def largest(part: Prompts | SlicedLoRA | SlicedAdapter) -> int:
     """The largest size of a part of the supernet."""
     if isinstance(part, Prompts):
         return part.tokens.shape[1]
-    return part.a.shape[0] if isinstance(part, SlicedLoRA) else part.down.out_features  # type: ignore[union-attr]
+    return part.a.shape[0] if isinstance(part, SlicedLoRA) else part.down.out_features
 
 
 def subnet_params(sizes: Mapping[str, Sequence[int]], dim: int) -> int:

@@ -43,7 +43,7 @@ class AppendPrompts(nn.Module):
             self.deep = nn.Parameter(torch.empty(replaced, num_tokens, width).uniform_(-bound, bound))
         self.projection = nn.Linear(width, dim) if dim else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        if dim:
+        if isinstance(self.projection, nn.Linear):
             nn.init.kaiming_normal_(self.projection.weight, a=0, mode="fan_out")
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:

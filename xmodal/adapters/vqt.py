@@ -5,6 +5,7 @@ block: L*T*D weights (and L*T for the weighted sum). The head sees D*(1 + L*T) f
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,7 @@ class VisualQueries(Reader):
 
     taps = ("attn.k", "attn.v")
     reads = "prefix"
+    keep: Tensor | None
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class VisualQueries(Reader):
         feature = feature if self.keep is None else feature[:, self.keep]
         return feature if grid is None else feature.unflatten(0, (-1, grid.t)).mean(1)
 
-    def run_block(self, block: nn.Module, i: int, k: Tensor, v: Tensor, grid: Grid | None) -> Tensor:
+    def run_block(self, block: Any, i: int, k: Tensor, v: Tensor, grid: Grid | None) -> Tensor:
         """Pass the queries of block i through it: (B, T, D)."""
         grid = None if grid is None else grid.prefix_only()
         x = self.dropout(self.queries[i].to(k.dtype)).expand(len(k), -1, -1)

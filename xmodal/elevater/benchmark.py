@@ -163,7 +163,7 @@ class JobRun:
         s, visual, weights = self.settings, self.subject.visual, None
         if s.text_init and self.subject.clip is not None:
             weights = self.subject.text_weights(self.sentences())
-        width = int(visual.out_dim)  # type: ignore[arg-type]
+        width = int(visual.out_dim)
         if s.merge_projection:
             with without_projection(visual) as projection:
                 if projection is not None:

@@ -29,9 +29,10 @@ class Subject:
         device: where it computes.
     """
 
-    def __init__(self, model: nn.Module, name: str = "", device: str | torch.device = "cpu"):
-        self.clip = model.to(device).eval() if isinstance(model, CLIP) else None
-        self.visual = freeze(self.clip.visual if self.clip else model.to(device))
+    def __init__(self, model: CLIP | Encoder, name: str = "", device: str | torch.device = "cpu"):
+        model = model.to(device)
+        self.clip = model.eval() if isinstance(model, CLIP) else None
+        self.visual = freeze(model.visual if isinstance(model, CLIP) else model)
         self.name, self.device = name or self.visual.name, torch.device(device)
         self.sha = fingerprint(self.visual)
         self.scale = self.clip.logit_scale.item() if self.clip else None
@@ -39,7 +40,7 @@ class Subject:
     @property
     def image_size(self) -> int:
         """Pixels of the images it reads."""
-        return self.visual.image_size  # type: ignore[return-value]
+        return self.visual.image_size
 
     @torch.no_grad()
     def text_weights(self, sentences: Sequence[Sequence[str]], batch_size: int = 256) -> Tensor:

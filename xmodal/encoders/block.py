@@ -4,6 +4,8 @@ Names and arithmetic are timm's; what is ours are the sites (see `sites.py`), th
 only the first tokens of the output will be read, only they are computed.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class QuickGELU(nn.Module):
         return F.silu(x * 1.702) * (1 / 1.702)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
     "quick_gelu": QuickGELU,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import Tokenizer
+from xmodal.structures import Encoder
 
 LOGIT_SCALE = 2.6592600369327783  # log(1 / 0.07), where training starts
 
@@ -28,7 +29,7 @@ class CLIP(nn.Module):
 
     def __init__(
         self,
-        visual: nn.Module,
+        visual: Encoder,
         text: TextTransformer,
         tokenizer: Tokenizer | None = None,
         logit_scale: float = LOGIT_SCALE,

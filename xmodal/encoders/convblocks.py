@@ -7,7 +7,7 @@ Sites of a convolutional block: `conv` (the KxK convolution up to its activation
 branch before the identity is added; x is the block's input) and `post`, a stream.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm.layers
 import torch
@@ -64,10 +64,12 @@ class Sited:
     Attributes:
         family: of the tower.
         act: activation of an adapter beside the convolution.
+        aa: timm's anti-aliasing, in the blocks that have it.
     """
 
     family = "resnet"
     act = "relu"
+    aa: Any
 
     def add_sites(self) -> None:
         """Create the sites."""
@@ -266,6 +268,8 @@ class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
 
     family = "swin"
     act = "gelu"
+    attn: Any  # timm's, with sites added
+    mlp: Any
 
     def add_sites(self) -> None:
         """Create the sites of a transformer block."""
@@ -314,7 +318,8 @@ def sited(model: nn.Module) -> nn.Module:
         ValueError: the model has no block of a kind that is known here.
     """
     found = 0
-    for module in list(model.modules()):
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         kind = KINDS.get(type(module))
         if kind is not None:
             module.__class__ = kind
@@ -323,14 +328,15 @@ def sited(model: nn.Module) -> nn.Module:
         elif type(module) is timm.layers.StdConv2d:
             module.__class__ = StdConv2d
         elif type(module) is convnext.ConvNeXtStage and isinstance(module.downsample, nn.Sequential):
-            module.downsample[1].__class__ = Conv2d
-            module.downsample[1].add_sites()
+            conv: Any = module.downsample[1]
+            conv.__class__ = Conv2d
+            conv.add_sites()
     if not found:
         known = ", ".join(sorted(k.__name__ for k in KINDS))
         raise ValueError(f"{type(model).__name__} has none of the blocks that have sites: {known}")
     return model
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
+def blocks_of(model: nn.Module) -> list[Any]:
     """The blocks with sites, in order."""
     return [m for m in model.modules() if isinstance(m, Sited)]

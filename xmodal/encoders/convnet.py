@@ -37,10 +37,11 @@ class ConvNet(Encoder):
 
     pool_type = "map"
     patch_size = 32
+    body: Any
 
     def __init__(
         self,
-        body: nn.Module,
+        body: Any,
         image_size: int = 224,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
@@ -58,7 +59,7 @@ class ConvNet(Encoder):
         self.recompute = False
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[Any]:
         """The blocks with sites, in order."""
         return blocks_of(self.body)
 
@@ -164,7 +165,7 @@ def convnet(name: str = "resnet50", pretrained: bool = False, checkpoint: str = 
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
         raise ValueError(f"timm has no model {name!r}; near it: {', '.join(near) or 'nothing'}")
-    body = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    body: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     if checkpoint:
         load_body(body, checkpoint)
     cfg = body.pretrained_cfg

@@ -7,10 +7,11 @@ The weights are TensorFlow's: symmetric-to-the-end padding, BatchNorm eps 1e-3 a
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.encoders.convnet import ConvNet
 from xmodal.registry import ENCODERS
@@ -42,7 +43,7 @@ def packaged_file() -> Path:
     return next((Path(package.__file__).parent / "models").glob("*.pth"))
 
 
-def from_lite_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def from_lite_state(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     """The package's names as those of timm's model, whose blocks come in stages."""
     places = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
     ours = {}
@@ -71,7 +72,7 @@ def efficientnet_lite0(checkpoint: str = "", image_size: int = 224) -> ConvNet:
     path = Path(checkpoint) if checkpoint else packaged_file()
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
-    body = timm.create_model("tf_efficientnet_lite0")
+    body: Any = timm.create_model("tf_efficientnet_lite0")
     body.load_state_dict(from_lite_state(torch.load(path, map_location="cpu", weights_only=True), body))
     classifier = body.classifier
     body.reset_classifier(0)

@@ -2,17 +2,42 @@
 
 import hashlib
 
+import torch
 from torch import nn
 
 from xmodal.encoders.block import DropPath
-from xmodal.encoders.sites import Edits, Stream
+from xmodal.encoders.sites import Edits, Linear, M, Stream
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: M) -> M:
     """Stop training every weight of `module`. What is placed in it afterwards trains."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module.eval()
+
+
+def hold_frozen_in(blocks: nn.Module, dtype: str) -> None:
+    """Hold the frozen linear layers of a tower's blocks in half precision; they compute in it too.
+
+    The residual stream, the norms and all that trains stay float32. Place adapters before.
+
+    Raises:
+        ValueError: an unknown precision, or blocks without a frozen linear layer.
+    """
+    if dtype not in HALVES:
+        raise ValueError(f"trunk_dtype {dtype!r}: choose bf16 (also on a CPU), fp16 (GPU) or None for float32")
+    layers = [m for m in blocks.modules() if isinstance(m, Linear) and not m.weight.requires_grad]
+    if not layers:
+        raise ValueError("trunk_dtype: the encoder's blocks have no frozen linear layer")
+    for layer in layers:
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None and not parameter.requires_grad:
+                parameter.data = parameter.data.to(HALVES[dtype])
+    for edits in blocks.modules():
+        if isinstance(edits, Edits) and edits:
+            edits.widen = True
 
 
 def keep_frozen_in_eval(module: nn.Module) -> None:

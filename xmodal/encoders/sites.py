@@ -7,12 +7,14 @@ keys of the tower's own weights never change.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from xmodal.structures import Encoder, Grid
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Stream(nn.ModuleDict):
@@ -118,7 +120,7 @@ def site_names(owner: nn.Module) -> list[str]:
     return names
 
 
-def place(owner: nn.Module, site: str, name: str, module: nn.Module) -> nn.Module:
+def place(owner: nn.Module, site: str, name: str, module: M) -> M:
     """Place a module at a site, behind those already there, and return it.
 
     Raises:

@@ -57,7 +57,9 @@ def tiny_clip_encoder(
     weights: str = "pretrained", image_size: int | None = None, drop_path: float = 0.0, seed: int = 0
 ) -> VisionTransformer:
     """The image tower of the shipped tiny CLIP; arguments are those of `tiny_clip`."""
-    return tiny_clip(weights, image_size, drop_path, seed).visual  # type: ignore[return-value]
+    tower = tiny_clip(weights, image_size, drop_path, seed).visual
+    assert isinstance(tower, VisionTransformer)
+    return tower
 
 
 def facts() -> dict[str, Any]:
