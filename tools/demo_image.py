@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 LITE, TINY = "efficientnet_lite0", "tiny_clip_encoder"
 SIZES = {LITE: 64, TINY: 48}
-BATCH, TESTS, VALIDATION = 32, 500, 300
+BATCH = 32
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 EVERY_LAYER = ["q", "k", "v", "proj", "fc1", "fc2"]
 
@@ -65,24 +65,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def digits(size: int, shots: int, seed: int, split: str = "test") -> tuple:
-    """Training images and labels, then those of the split; float 0 to 255, (N, 3, size, size).
-
-    Test (500) and validation images (300) are the same for every seed; the shots are drawn from the others.
-    """
-    import numpy as np
+    """Training images and labels, then those of the split; float 0 to 255, (N, 3, size, size)."""
     import torch
-    import torch.nn.functional as F
-    from sklearn.datasets import load_digits
 
-    data = load_digits()
-    images = torch.tensor(data.images * (255 / 16), dtype=torch.float32)[:, None].expand(-1, 3, -1, -1)
-    labels = torch.tensor(data.target)
-    parts = np.split(np.random.default_rng(0).permutation(len(labels)), [TESTS, TESTS + VALIDATION])
-    chosen = dict(zip(("test", "val", "pool"), parts, strict=True))
-    order = np.random.default_rng([1, seed]).permutation(chosen["pool"])
-    train = np.concatenate([order[data.target[order] == c][:shots] for c in range(10)])
-    grow = lambda rows: F.interpolate(images[rows], size=(size, size), mode="bilinear", antialias=True)  # noqa: E731
-    return grow(train), labels[train], grow(chosen[split]), labels[chosen[split]]
+    from xmodal.data.digits import Digits
+
+    parts = (Digits(name, size, shots, seed, test_mode=True) for name in ("train", split))
+    return tuple(x for p in parts for x in (p.images.expand(-1, 3, -1, -1), torch.from_numpy(p.labels)))
 
 
 def build_model(row: Row) -> Any:
@@ -273,7 +262,7 @@ def show(rows: list[Row], args: argparse.Namespace) -> None:
     """Run, print, write."""
     began = time.perf_counter()
     title = (
-        f"scikit-learn's digits, {args.shots} training images a class, {TESTS} test images, "
+        f"scikit-learn's digits, {args.shots} training images a class, 500 test images, "
         f"mean of {len(args.seeds)} draws ({args.epochs} epochs, last epoch)"
     )
     print(f"{title}\n\n{markdown(HEADER)}\n{markdown(('---',) * 6)}", flush=True)

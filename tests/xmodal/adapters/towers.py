@@ -5,6 +5,7 @@ import functools
 
 import timm
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from xmodal.encoders.convnet import ConvNet
@@ -37,6 +38,18 @@ def efficientnet():
     return ConvNet(timm.create_model("efficientnet_lite0", num_classes=0), 32)
 
 
+def bit():
+    layers = dict(
+        conv_layer=timm.layers.StdConv2d, norm_layer=functools.partial(timm.layers.GroupNormAct, num_groups=4)
+    )
+    body = timm.models.resnetv2.ResNetV2([1, 1], (32, 64), num_classes=0, stem_type="fixed", stem_chs=16, **layers)
+    return ConvNet(body, 32)
+
+
+def clip_resnet():
+    return ConvNet(ModifiedResNet([1, 1, 1, 1], output_dim=12, heads=4, image_size=32, width=8), 32)
+
+
 TOWERS = {
     "vit": {
         "token": vit,
@@ -44,7 +57,13 @@ TOWERS = {
         "clip": lambda: vit(pre_norm=True, act="quick_gelu", out_dim=10, patch_bias=False),
     },
     "swin": {"swin": swin},
-    "convnet": {"resnet": resnet, "convnext": convnext},
+    "convnet": {
+        "resnet": resnet,
+        "convnext": convnext,
+        "bit": bit,
+        "clip-resnet": clip_resnet,
+        "efficientnet": efficientnet,
+    },
 }
 
 
