@@ -1,4 +1,4 @@
-"""A grid of few-shot runs: python tools/fewshot.py CONFIG --shots 1 2 4 8 16 --seeds 1 2 3."""
+"""A grid of few-shot runs: python tools/fewshot.py CONFIG --shots 1 2 4 8 16 --seeds 1 2 3 --workers 2."""
 
 import argparse
 import sys
@@ -8,7 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 EPILOG = """The grid resumes: runs whose result file is there and whose recipe is the same are not run again.
 Results, learned prompts (in the layout of Dassl), table.md and plot.png go to the output folder.
-Selecting on the test set, as some released code does, must be asked for and is printed as such."""
+Selecting on the test set, as some released code does, must be asked for and is printed as such; choose rates and ranges
+with --on val, which reports on the validation split and never looks at the test split."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
         "--load", nargs="+", default=[], metavar="METHOD=PATH", help="test a Dassl run (folder) or best_F_*.pt instead"
     )
     p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--workers", type=int, default=1, help="processes that share the runs (default 1)")
+    p.add_argument("--on", choices=("test", "val"), default="test", help="the split that is reported on")
     p.add_argument("--allow-test-selection", action="store_true", help="allow recipes that select on the test set")
     return p
 
@@ -35,20 +38,30 @@ def job(args: argparse.Namespace) -> None:
     """Run the grid, print the table, draw the plot."""
     import logging
     import shutil
+    from functools import partial
 
-    from xmodal.protocols.config import build_grid, read_grid_config
-    from xmodal.protocols.grid import draw_plot, format_table
+    from xmodal.protocols.config import grid_from_file, read_grid_config
+    from xmodal.protocols.grid import draw_plot, format_searches, format_table
+    from xmodal.protocols.pool import run_in_processes
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cfg = read_grid_config(args.config)
-    out = Path(args.out or Path("work_dirs/fewshot") / Path(args.config).stem)
+    name = Path(args.config).stem + ("-val" if args.on == "val" else "")
+    out = Path(args.out or Path("work_dirs/fewshot") / name)
     load = dict(entry.split("=", 1) for entry in args.load)
-    more = dict(load=load, device=args.device, cache=args.cache or out / "features")
-    grid = build_grid(cfg, out, args.methods, args.allow_test_selection, **more)
+    more = dict(load=load, on=args.on, device=args.device, cache=args.cache or out / "features")
+    more |= dict(methods=args.methods, allow_test_selection=args.allow_test_selection)
+    make = partial(grid_from_file, args.config, out, **more)
+    grid = make()
     shots = args.shots or list(cfg.get("shots", grid.protocol.shots))
     seeds = args.seeds or list(cfg.get("seeds", grid.protocol.seeds))
+    missing = [cell for cell in grid.cells(shots, seeds) if grid.found(*cell) is None]
+    if args.workers > 1 and len(missing) > 1:
+        run_in_processes(make, missing, args.workers)
     results = grid.run(shots, seeds)
-    table = format_table(results)
+    table = "\n\n".join(filter(None, (format_table(results), format_searches(results))))
+    if args.on == "val":
+        table = f"On the VALIDATION split, for choosing recipes; these are no test figures.\n\n{table}"
     (out / "table.md").write_text(table + "\n")
     draw_plot(results, out / "plot.png", cfg.get("title", ""))
     if args.plot:

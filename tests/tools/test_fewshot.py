@@ -12,6 +12,7 @@ import torch
 from tests.xmodal.clips import small_clip
 from tools import fewshot
 from tools.data import check_fewshot
+from xmodal.heads.checkpoints import load_inert
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
@@ -19,7 +20,7 @@ from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.protocols.bench import Bench, Source
 from xmodal.protocols.config import build_grid, make, read_grid_config
-from xmodal.protocols.grid import Grid, draw_plot, format_table
+from xmodal.protocols.grid import Grid, draw_plot, format_searches, format_table
 from xmodal.protocols.image_runs import DomainRun, ImageRun
 from xmodal.protocols.images import FewShotImages, ListedImages, ShapeImages
 from xmodal.protocols.items import Item, Splits, write_split_file
@@ -66,6 +67,9 @@ def test_every_method_runs_and_the_grid_resumes(bench, tmp_path):
     assert by["tip-f"]["trained_weights"] == 4 * 2 * 16
     assert {"protocol", "splits", "templates", "encoders", "sample_sha256", "seed", "recipe"} <= by["coop"].keys()
     assert (tmp_path / "coop" / "shots2_seed1" / "prompt_learner" / "model.pth.tar-2").exists()
+    assert load_inert(tmp_path / "tip-f/shots2_seed1/best_F_2shots.pt").shape == (8, 16)
+    assert by["tip-f"]["details"]["search"]["points"] == 15
+    assert "tip: 15 pairs" in format_searches(results)
     grid.bench = None  # nothing is run again
     assert grid.run([1, 2], [1]) == results
     table = format_table(results)

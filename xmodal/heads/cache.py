@@ -3,6 +3,7 @@
 Paper: Tip-Adapter (arXiv 2207.09519). Shared by Tip-Adapter and CaFo, which differ in what they add to the logits.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,7 @@ class SearchResult:
         betas: rows of the grid.
         alphas: columns of the grid.
         trace: (beta, alpha, accuracy) of every new best in the order in which a nested loop would meet it.
+        seconds: how long the search took.
     """
 
     beta: float
@@ -77,6 +79,7 @@ class SearchResult:
     betas: list[float]
     alphas: list[float]
     trace: list[tuple[float, float, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers for a result file, the grid left out."""
@@ -102,6 +105,7 @@ def search(
         scale: (largest beta, largest alpha), exclusive.
         steps: numbers of betas and alphas.
     """
+    start = time.perf_counter()
     betas, alphas = search_grid(scale, steps)
     weights = torch.tensor(alphas, dtype=base.dtype, device=base.device)[:, None, None]
     grid = torch.empty(len(betas), len(alphas))
@@ -111,7 +115,9 @@ def search(
         for part in range(0, len(alphas), per):
             best = torch.addcmul(base, added, weights[part : part + per]).argmax(-1)  # (alphas, N)
             row[part : part + per] = 100 * (best == label).sum(-1).cpu() / len(label)
-    return winner(grid, betas, alphas)
+    found = winner(grid, betas, alphas)
+    found.seconds = time.perf_counter() - start
+    return found
 
 
 def winner(grid: Tensor, betas: list[float], alphas: list[float]) -> SearchResult:

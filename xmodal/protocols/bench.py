@@ -1,7 +1,8 @@
 """What the runs of a few-shot grid share: the frozen encoders, the data sets, and features that are computed once."""
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Source:
     val: Any = None
     test: Any = None
     templates: Sequence[str] = TEMPLATES
+    digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         for part in ("train", "plain", "val", "test"):
@@ -61,13 +63,16 @@ class Source:
         return getattr(self, split)
 
     def hash(self) -> str:
-        """sha256 (16 digits) over the samples of all splits in order."""
+        """sha256 (16 digits) over the samples of all splits in order; computed once."""
+        if self.digest:
+            return self.digest
         parts = {}
         for split in ("train", "val", "test"):
             data = getattr(self, split)
             if data is not None:
                 parts[split] = list(zip(names_of(data), data.labels, strict=True))
-        return split_hash(parts)
+        self.digest = split_hash(parts)
+        return self.digest
 
 
 def names_of(data: Any) -> list[str]:
@@ -107,6 +112,7 @@ class Bench:
     cache: str | Path | None = None
     models: dict[str, TransferModel] = field(init=False, default_factory=dict)
     kept: dict[tuple[str, ...], dict[int, Tensor]] = field(init=False, default_factory=dict)
+    prints: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.clip = build(self.clip, ENCODERS).to(self.device).eval()
@@ -116,9 +122,7 @@ class Bench:
             raise ValueError(f"a bench needs sources of different names, got {names}")
         self.models["clip"] = TransferModel(self.clip.visual, nn.Identity(), self.adapters).to(self.device).eval()
         if self.weights:
-            from xmodal.engine.checkpoint import load_own_state, read
-
-            load_own_state(self.models["clip"], read(self.weights)["state_dict"], self.weights)
+            load_adapters(self.models["clip"], self.weights)
         if self.second is not None:
             self.models["second"] = TransferModel(self.second, nn.Identity()).to(self.device).eval()
 
@@ -140,7 +144,7 @@ class Bench:
 
     def about(self) -> dict[str, Any]:
         """Encoder and data for the result file."""
-        prints = {k: {"name": m.encoder.name, "sha256": fingerprint(m.encoder)} for k, m in self.models.items()}
+        prints = {k: {"name": m.encoder.name, "sha256": self.fingerprint(k)} for k, m in self.models.items()}
         return {
             "encoders": {**prints, "text": {"name": self.clip.text.name, "sha256": fingerprint(self.clip.text)}},
             "splits": {s.name: s.hash() for s in self.sources},
@@ -159,13 +163,22 @@ class Bench:
         turn = None if epoch is None else epoch % self.views
         key = (encoder, part.source, part.split, "plain" if turn is None else f"view{turn}")
         kept = self.load(key)
-        missing = sorted(set(part.indices) - set(kept))
-        if missing:
+        if not kept.keys() >= set(part.indices):
+            self.complete(key, kept, part, turn)
+        return torch.stack([kept[i] for i in part.indices]).to(self.device)
+
+    def complete(self, key: tuple[str, ...], kept: dict[int, Tensor], part: Part, turn: int | None) -> None:
+        """Add what a part needs and nobody has computed; a process that shares the cache waits meanwhile."""
+        path = self.file(key)
+        with locked(path):
+            kept.update(read_features(path))
+            missing = sorted(set(part.indices) - kept.keys())
+            if not missing:
+                return
             data = self.source(part.source).view(part.split, turn is not None)
             for rows in torch.tensor(missing).split(self.batch_size):
-                kept.update(self.run(self.models[encoder], data, rows.tolist(), turn))
-            self.save(key, kept)
-        return torch.stack([kept[i] for i in part.indices]).to(self.device)
+                kept.update(self.run(self.models[key[0]], data, rows.tolist(), turn))
+            self.save(path, kept)
 
     @torch.no_grad()
     def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> dict[int, Tensor]:
@@ -179,29 +192,66 @@ class Bench:
         feature = model.features(**inputs).unflatten(0, (-1, views)).mean(1).cpu()
         return dict(zip(rows, feature, strict=True))
 
+    def fingerprint(self, encoder: str) -> str:
+        """Hash of an encoder's weights, adapters included; computed once."""
+        if encoder not in self.prints:
+            self.prints[encoder] = fingerprint(self.models[encoder].encoder)
+        return self.prints[encoder]
+
     def file(self, key: tuple[str, ...]) -> Path | None:
         """Where features are kept; the name holds what they depend on."""
         if self.cache is None:
             return None
-        stamp = fingerprint(self.models[key[0]].encoder)[:12] + self.source(key[1]).hash()[:8]
+        stamp = self.fingerprint(key[0])[:12] + self.source(key[1]).hash()[:8]
         return Path(self.cache) / f"{'_'.join(key)}_{stamp}.pt"
 
     def load(self, key: tuple[str, ...]) -> dict[int, Tensor]:
         """Features kept under a key."""
         if key not in self.kept:
-            path = self.file(key)
-            content = torch.load(path, weights_only=True) if path and path.exists() else None
-            self.kept[key] = (
-                {} if content is None else dict(zip(content["index"].tolist(), content["feature"], strict=True))
-            )
+            self.kept[key] = read_features(self.file(key))
         return self.kept[key]
 
-    def save(self, key: tuple[str, ...], kept: Mapping[int, Tensor]) -> None:
+    @staticmethod
+    def save(path: Path | None, kept: Mapping[int, Tensor]) -> None:
         """Keep features on disk where a cache is wanted."""
-        path = self.file(key)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {"index": torch.tensor(sorted(kept)), "feature": torch.stack([kept[i] for i in sorted(kept)])}
         torch.save(content, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
+
+
+def read_features(path: Path | None) -> dict[int, Tensor]:
+    """Features by sample index that `Bench.save` wrote; none where there is no file."""
+    if path is None or not path.exists():
+        return {}
+    content = torch.load(path, weights_only=True)
+    return dict(zip(content["index"].tolist(), content["feature"], strict=True))
+
+
+@contextlib.contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Keep other processes from computing the same file (where the system has `fcntl`)."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except ImportError:
+            pass
+        yield
+
+
+def load_adapters(model: TransferModel, path: str) -> None:
+    """Load the adapters of a checkpoint of `tools/train.py`; its head and reader are left out, which is logged."""
+    from xmodal.engine.checkpoint import load_own_state, read
+
+    state = read(path)["state_dict"]
+    left_out = sorted(k for k in state if k.startswith(("head.", "reader.")))
+    load_own_state(model, {k: v for k, v in state.items() if k not in left_out}, path)
+    if left_out:
+        log.info("%s: left out %s", path, ", ".join(left_out))

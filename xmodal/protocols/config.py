@@ -55,12 +55,29 @@ def make_source(cfg: Mapping[str, Any]) -> Source:
     return Source(**cfg)
 
 
+def validated(source: Source) -> Source:
+    """The same source, whose validation split stands in the place of the test split.
+
+    Raises:
+        ValueError: a source without one.
+    """
+    if source.val is None:
+        raise ValueError(f"source {source.name!r} has no `val` split to report on")
+    return replace(source, test=source.val)
+
+
+def grid_from_file(path: str | Path, out: str | Path, **more: Any) -> Grid:
+    """`build_grid` of a config file."""
+    return build_grid(read_grid_config(path), out, **more)
+
+
 def build_grid(
     cfg: Config,
     out: str | Path,
     methods: Sequence[str] | None = None,
     allow_test_selection: bool = False,
     load: Mapping[str, str] | None = None,
+    on: str = "test",
     **bench: Any,
 ) -> Grid:
     """Build everything a grid config names.
@@ -71,10 +88,11 @@ def build_grid(
         methods: names of the methods to run; None for all.
         allow_test_selection: see `Grid`.
         load: released weights by method: a Dassl folder, or Tip-Adapter-F's file; these are tested instead of trained.
+        on: `test`, or `val` to report on the whole validation split instead, for choosing recipes.
         **bench: further arguments of `Bench` (`device`, `cache`).
 
     Raises:
-        ValueError: a method that the config does not have.
+        ValueError: a method that the config does not have, or a source without a validation split for `on="val"`.
     """
     for name in (*(methods or ()), *(load or ())):
         if name not in cfg.methods:
@@ -86,5 +104,8 @@ def build_grid(
         chosen[name] = replace(chosen[name], load=path)
     more = {**cfg.get("bench", {}), **bench}
     check_arguments(Bench, more)
-    table = Bench(cfg.clip, [make_source(s) for s in cfg.sources], **more)
+    sources = [make_source(s) for s in cfg.sources]
+    if on == "val":
+        sources = [validated(s) for s in sources]
+    table = Bench(cfg.clip, sources, **more)
     return Grid(table, make(cfg.protocol), chosen, out, allow_test_selection)

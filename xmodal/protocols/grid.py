@@ -10,9 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
-from xmodal.heads.checkpoints import NAMES, save_dassl
+from xmodal.heads.checkpoints import NAMES, save_dassl, save_tip_keys
 from xmodal.protocols.bench import Bench
 from xmodal.protocols.outcome import Outcome
 from xmodal.protocols.plans import Labelled, Plan, Protocol
@@ -20,6 +18,7 @@ from xmodal.protocols.runs import outcome_folder
 from xmodal.registry import METHODS
 
 log = logging.getLogger("xmodal.fewshot")
+Cell = tuple[str, int, int]
 
 
 def plain(value: Any) -> Any:
@@ -70,14 +69,18 @@ class Grid:
         self.data: list[Labelled] = [s.labelled() for s in bench.sources]
         self.about = bench.about()
 
+    def cells(self, shots: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
+        """Every (method, shots, seed); a method that needs no shots has one cell."""
+        grid = [(k, s) for k in shots for s in seeds]
+        return [
+            (name, *cell)
+            for name, recipe in self.methods.items()
+            for cell in (grid if recipe.needs_shots else [(0, seeds[0])])
+        ]
+
     def run(self, shots: Sequence[int], seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Run what is not there yet; all results."""
-        results = []
-        for name, recipe in self.methods.items():
-            cells = [(k, s) for k in shots for s in seeds] if recipe.needs_shots else [(0, seeds[0])]
-            for k, seed in cells:
-                results.append(self.cell(name, recipe, k, seed))
-        return results
+        return [self.cell(*cell) for cell in self.cells(shots, seeds)]
 
     def plan(self, recipe: Any, shots: int, seed: int) -> Plan:
         """What trains, validates and tests; methods that need no shots see the test sets of the first seed's plan."""
@@ -85,14 +88,23 @@ class Grid:
         plan = self.protocol.plan(self.data[0], shots if recipe.needs_shots else first, seed, self.data[1:])
         return plan if recipe.needs_shots else dataclasses.replace(plan, shots=0)
 
-    def cell(self, name: str, recipe: Any, shots: int, seed: int) -> dict[str, Any]:
+    def version(self, name: str) -> str:
+        """A hash over everything that a method's results depend on besides shots and seed."""
+        return stamp(plain(self.methods[name]), plain(self.protocol), self.about)
+
+    def found(self, name: str, shots: int, seed: int) -> dict[str, Any] | None:
+        """A result that is there already, of the same recipe."""
+        path = self.out / name / f"shots{shots}_seed{seed}" / "result.json"
+        result = json.loads(path.read_text()) if path.exists() else {}
+        return result if result.get("stamp") == self.version(name) else None
+
+    def cell(self, name: str, shots: int, seed: int) -> dict[str, Any]:
         """One run, or its result where it is there already."""
+        there = self.found(name, shots, seed)
+        if there is not None:
+            return there
         folder = self.out / name / f"shots{shots}_seed{seed}"
-        path, version = folder / "result.json", stamp(plain(recipe), plain(self.protocol), self.about)
-        if path.exists():
-            found = json.loads(path.read_text())
-            if found.get("stamp") == version:
-                return found
+        path, recipe, version = folder / "result.json", self.methods[name], self.version(name)
         plan = self.plan(recipe, shots, seed)
         start = time.perf_counter()
         outcome = recipe(self.bench, plan)
@@ -128,10 +140,13 @@ class Grid:
         }
 
     def save_head(self, outcome: Outcome, plan: Plan, name: str) -> None:
-        """Write a learned prompt the way Dassl does, where Dassl has such a trainer."""
+        """Write a learned prompt the way Dassl does, and the keys of Tip-Adapter-F as its release does."""
         kind = next((m.name for m in METHODS.values() if m.obj is type(outcome.head)), "")
+        folder = outcome_folder(self.out, name, plan)
         if outcome.head is not None and kind in NAMES:
-            save_dassl(outcome.head, outcome_folder(self.out, name, plan), len(outcome.details.get("losses", ())))
+            save_dassl(outcome.head, folder, len(outcome.details.get("losses", ())))
+        elif kind == "tip_adapter" and outcome.trained:
+            save_tip_keys(outcome.head, folder / f"best_F_{plan.shots}shots.pt")
 
 
 def collect(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, list[float]]]]:
@@ -170,6 +185,20 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def format_searches(results: Sequence[Mapping[str, Any]]) -> str:
+    """The longest search for alpha and beta of each method; empty where none was made."""
+    longest: dict[str, dict[str, Any]] = {}
+    for result in results:
+        found = result["details"].get("search")
+        if found and found["seconds"] > longest.get(result["method"], {"seconds": -1.0})["seconds"]:
+            longest[result["method"]] = found
+    return "\n".join(
+        f"{name}: {s['points']} pairs of alpha and beta on {s['samples']} images with {s['keys']} keys "
+        f"took {s['seconds']:.3f} s at most"
+        for name, s in longest.items()
+    )
+
+
 def draw_plot(results: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
     """Draw accuracy over shots, one panel a test set, error bars over seeds."""
     import matplotlib
@@ -197,8 +226,3 @@ def draw_plot(results: Sequence[Mapping[str, Any]], path: str | Path, title: str
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def seeded(seed: int) -> None:
-    """Fix what torch draws from its global generator."""
-    torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from xmodal.heads.cache import build_cache
+from xmodal.heads.cache import SearchResult, build_cache
 from xmodal.heads.cafo import CaFoHead, read_sentences
 from xmodal.heads.checkpoints import load_dassl, load_tip_keys
 from xmodal.heads.key_training import fit_keys
@@ -162,6 +162,11 @@ class PromptRun:
         return losses
 
 
+def searched(found: SearchResult, samples: int, keys: int) -> dict[str, Any]:
+    """How large a search was, and how long it took."""
+    return {"points": found.grid.numel(), "samples": samples, "keys": keys, "seconds": round(found.seconds, 4)}
+
+
 @dataclass
 class CacheRun:
     """Tip-Adapter, or Tip-Adapter-F with `finetune`.
@@ -214,7 +219,7 @@ class CacheRun:
         elif self.finetune:
             details["best_epoch"] = self.fit(bench, plan, train, val, head)
         found = head.search(bench.features(val), labels_of(val, bench), self.scale, self.steps)
-        details |= found.to_json()
+        details |= found.to_json() | {"search": searched(found, len(val.labels), len(head.keys))}
         scores = {n: accuracy(head, bench.features(p), p.labels) for n, p in plan.tests.items()}
         on = "test" if "test" in (val.split, self.select_on if self.finetune else "val") else "val"
         return Outcome(scores, on, head.keys.numel() if self.finetune else 0, details, head)
@@ -289,7 +294,8 @@ class CaFoRun:
         details: dict[str, Any] = {}
         if self.finetune:
             details["best_epoch"] = self.fit(bench, plan, parts, val, head)
-        details |= head.search(self.pair(bench, val), labels_of(val, bench), self.scale, self.steps).to_json()
+        found = head.search(self.pair(bench, val), labels_of(val, bench), self.scale, self.steps)
+        details |= found.to_json() | {"search": searched(found, len(val.labels), len(head.keys))}
         scores = {n: self.percent(head, self.pair(bench, p), p) for n, p in plan.tests.items()}
         trained = (head.keys.numel() + head.second_keys.numel()) * self.finetune
         return Outcome(scores, val.split, trained, details, head)
