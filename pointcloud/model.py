@@ -83,7 +83,7 @@ class CloudModel(TransferModel):
         self._tower = [tower]  # in a list: the network holds it
 
     @property
-    def encoder(self) -> nn.Module | None:  # type: ignore[override]
+    def encoder(self) -> nn.Module | None:
         """The tower inside the network."""
         return self._tower[0]
 

@@ -42,7 +42,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
-    return _GatherRows.apply(rows)  # type: ignore[return-value]
+    return _GatherRows.apply(rows)
 
 
 def unicl_target(label: Tensor) -> Tensor:

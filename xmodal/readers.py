@@ -1,7 +1,5 @@
 """Readers: from the tokens of the last block, or from taps inside, to one feature a clip or an image."""
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from xmodal.encoders.taps import Taps
@@ -21,7 +19,7 @@ class Reader(nn.Module):
     """
 
     reads: str = "all"
-    taps: ClassVar[tuple[str, ...]] = ()
+    taps: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     out_dim: int
 
@@ -44,7 +42,7 @@ class Reader(nn.Module):
         for i in self.layers:
             for name in self.taps:
                 taps.slots[i].write(name, kept[f"{name}.{i}"])  # type: ignore[union-attr]
-        return self(kept.get("tokens"), grid, encoder, taps)  # type: ignore[arg-type]
+        return self(kept.get("tokens"), grid, encoder, taps)
 
 
 @READERS.register_module(name="pooled")

@@ -80,7 +80,7 @@ def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], None
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            write(file)  # type: ignore[arg-type]
+            write(file)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

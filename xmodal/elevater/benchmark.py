@@ -258,7 +258,7 @@ def merge(first: Samples, second: Samples) -> Samples:
         return first.merged(second)
     one, two = first.feature, second.feature
     both = ImageSet(one.folder, [*one.entries, *two.entries], one.size, one.center_crop)
-    return Samples(both, torch.cat([first.label, second.label]))  # type: ignore[arg-type]
+    return Samples(both, torch.cat([first.label, second.label]))
 
 
 def run_job(

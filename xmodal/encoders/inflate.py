@@ -71,7 +71,7 @@ class TubeletConv(nn.Conv3d):
     def __init__(self, conv: nn.Conv2d, tubelet: int, init: str):
         (kh, kw), stride, padding = conv.kernel_size, conv.stride, conv.padding
         super().__init__(
-            conv.in_channels, conv.out_channels, (tubelet, kh, kw), (tubelet, *stride), (0, *padding),  # type: ignore[arg-type,misc]
+            conv.in_channels, conv.out_channels, (tubelet, kh, kw), (tubelet, *stride), (0, *padding),  # type: ignore[arg-type]
             bias=conv.bias is not None,
         )  # fmt: skip
         with torch.no_grad():
@@ -223,7 +223,7 @@ class InflatedSwin(Inflated):
             embed: Any = tower.patch_embed
             embed.proj = TubeletConv(embed.proj, tubelet, init)
         for stage in tower.stages:
-            stage.blocks = nn.ModuleList(  # type: ignore[assignment]
+            stage.blocks = nn.ModuleList(
                 SpaceTimeBlock(block, window, shifts=bool(i % 2))
                 for i, block in enumerate(stage.blocks)  # type: ignore[arg-type]
             )

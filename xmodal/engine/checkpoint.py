@@ -21,9 +21,9 @@ FORMAT = 1
 LAST, BEST = "last.pth", "best.pth"
 
 
-def bare(model: nn.Module) -> nn.Module:
+def bare(model: nn.Module) -> Any:
     """The model inside a DDP wrapper."""
-    return model.module if is_model_wrapper(model) else model  # type: ignore[return-value]
+    return model.module if is_model_wrapper(model) else model
 
 
 def own_keys(model: nn.Module) -> set[str]:
@@ -139,7 +139,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
 def random_state() -> dict[str, Any]:
     """State of the random generators of torch (CPU and this GPU), numpy and Python, as plain things and tensors."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

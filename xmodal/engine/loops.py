@@ -66,7 +66,7 @@ class TrainLoop(BaseLoop):
             sampler = StreamSampler(len(dataset), max_steps * self.batch, runner.seed, rank, world)
         self._max_steps = max_steps if max_steps is not None else int(max_epochs or 0) * self.steps_per_epoch
         self.sampler = sampler
-        super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))  # type: ignore[arg-type]
+        super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))
         self._iter = 0
         self.validated = True  # of the step a run starts from
         self.stop_training = False
@@ -166,7 +166,7 @@ class _EvalLoop(BaseLoop):
     def __init__(self, runner: Any, dataloader: dict, evaluator: Any, amp: str | None = None):
         dataset = build_dataset(dataloader["dataset"], seed=runner.seed)
         sampler = EvalSampler(len(dataset), get_rank(), get_world_size())
-        super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))  # type: ignore[arg-type]
+        super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))
         self.evaluator = runner.build_evaluator(evaluator)
         self.amp = amp
 
@@ -184,7 +184,7 @@ class _EvalLoop(BaseLoop):
             call(f"after_{stage}_iter", batch_idx=batch_idx, data_batch=batch, outputs=predictions)
             if self.runner.stop_requested:
                 raise Interrupted(f"stopped while {'validating' if stage == 'val' else 'testing'}")
-        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))  # type: ignore[arg-type]
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         call(f"after_{stage}_epoch", metrics=metrics)
         call(f"after_{stage}")
         return metrics

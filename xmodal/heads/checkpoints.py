@@ -171,7 +171,7 @@ def load_inert(path: str | Path) -> Any:
     serialization = torch.serialization
     try:
         strangers = serialization.get_unsafe_globals_in_checkpoint(path)
-        with serialization.safe_globals([(Inert, name) for name in strangers]):  # type: ignore[list-item]
+        with serialization.safe_globals([(Inert, name) for name in strangers]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: does not open without running pickled code ({error})") from error
