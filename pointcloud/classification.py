@@ -1,5 +1,7 @@
 """EPCL for classification and few-shot classification of object clouds."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,9 +34,12 @@ class EPCLClassifier(nn.Module):
         label_smoothing: of the first loss.
         skip_near_origin: see `PointTokenizer`.
         width: see `MiniPointNet`.
+        votes: passes over randomly drawn, scaled and shifted copies of a cloud whose logits are averaged when
+            predicting (the released code takes 10); 1 predicts the cloud as it is. Reports name the number.
+        vote_points: points drawn for each pass; None takes all.
 
     Raises:
-        ValueError: fewer than two classes, or text features that do not fit.
+        ValueError: fewer than two classes, no votes, or text features that do not fit.
     """
 
     text: Tensor | None
@@ -55,10 +60,13 @@ class EPCLClassifier(nn.Module):
         label_smoothing: float = 0.0,
         skip_near_origin: bool = False,
         width: int = 128,
+        votes: int = 1,
+        vote_points: int | None = None,
     ):
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
+        if num_classes < 2 or votes < 1:
+            raise ValueError(f"num_classes={num_classes}, votes={votes}: at least 2 classes and 1 vote are needed")
+        self.votes, self.vote_points = votes, vote_points
         dim, out = encoder.dim, encoder.out_dim
         if isinstance(text, str):
             text = torch.from_numpy(np.load(text, allow_pickle=False)).float()
@@ -128,7 +136,28 @@ class EPCLClassifier(nn.Module):
         losses["top1"] = (logits.argmax(1) == label).float().mean() * 100
         return losses
 
-    def predict(self, **inputs: Tensor) -> list[dict[str, Tensor]]:
-        """One dict a cloud with `scores` (K,): class probabilities of the head."""
-        logits, _ = self(**inputs)
-        return [{"scores": s} for s in logits.float().softmax(-1).cpu()]
+    def predict(self, **inputs: Tensor) -> list[dict[str, Any]]:
+        """One dict a cloud with `scores` (K,), class probabilities of the head, and the number of `votes`."""
+        if self.votes == 1:
+            logits = self(**inputs)[0].float()
+        else:
+            passes = [self(**redrawn(seed, self.vote_points, **inputs))[0].float() for seed in range(self.votes)]
+            logits = torch.stack(passes).mean(0)
+        return [{"scores": s, "votes": self.votes} for s in logits.softmax(-1).cpu()]
+
+
+def redrawn(
+    seed: int, count: int | None, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None
+) -> dict[str, Tensor | None]:
+    """Clouds with `count` random points, every axis scaled by 2/3 to 3/2 and shifted by up to 0.2, as in training.
+
+    Raises:
+        ValueError: padded clouds, whose points cannot be drawn alike.
+    """
+    if lengths is not None:
+        raise ValueError("votes need clouds with the same number of points: fix it with a transform, not with pad_to")
+    random = torch.Generator().manual_seed(seed)
+    keep = torch.randperm(coord.shape[1], generator=random)[:count].to(coord.device)
+    scale, shift = torch.rand(2, len(coord), 1, 3, generator=random).to(coord.device)
+    coord = coord[:, keep] * (2 / 3 + scale * (3 / 2 - 2 / 3)) + (shift - 0.5) * 0.4
+    return {"coord": coord, "feat": None if feat is None else feat[:, keep]}

@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 
 from pointcloud.detection_ap import evaluate_detections
-from xmodal.metrics import gather
+from xmodal.metrics import Accuracy, gather
 from xmodal.registry import METRICS
 
 
@@ -100,6 +100,22 @@ class TallyMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict:
         """Not used: `evaluate` does it all."""
         raise NotImplementedError("this metric counts by itself, see evaluate")
+
+
+@METRICS.register_module(name="classification3d")
+class CloudAccuracy(Accuracy):
+    """Overall accuracy (`top1`), mean class accuracy (`mean_class`) and how many votes a cloud had (`votes`)."""
+
+    votes = 1
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count one batch."""
+        self.votes = data_samples[0].get("votes", 1) if data_samples else self.votes
+        super().process(data_batch, data_samples)
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """The figures of `Accuracy`, and the votes."""
+        return {**super().evaluate(size), "votes": self.votes}
 
 
 @METRICS.register_module(name="segmentation3d")

@@ -3,6 +3,7 @@
 from torch.optim import AdamW
 
 from pointcloud.classification import EPCLClassifier
+from pointcloud.metrics import CloudAccuracy
 from pointcloud.model import CloudModel
 from xmodal.encoders.openclip_weights import open_clip_encoder
 from xmodal.engine.schedule import CosineSchedule
@@ -20,3 +21,5 @@ optim_wrapper = dict(
 # 1e-6 is the released floor
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=10, final=1e-6 / 3e-4)
 train_cfg = dict(max_epochs=300, val_interval=10)
+val_evaluator = dict(type=CloudAccuracy)  # vote with model.network.votes=10 model.network.vote_points=1024
+test_evaluator = dict(type=CloudAccuracy)

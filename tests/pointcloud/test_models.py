@@ -13,6 +13,7 @@ from pointcloud.criterion import Criterion, angle_bins
 from pointcloud.detection import Detector, best_class
 from pointcloud.detr_encoder import DETREncoder
 from pointcloud.epcl import EPCLDense
+from pointcloud.metrics import CloudAccuracy
 from pointcloud.model import CloudModel
 from pointcloud.segmentation import EPCLSegmenter
 from tests.pointcloud.towers import small_tower
@@ -186,6 +187,34 @@ def test_classification_counts_and_text(tmp_path):
         EPCLClassifier(small_tower(), 5, text=text)
     big = EPCLClassifier(freeze(small_tower(dim=768, depth=1, out_dim=512, num_heads=12)), 40)
     assert sum(p.numel() for p in big.parameters() if p.requires_grad) == 3_067_176
+
+
+def test_votes_are_averaged_and_named():
+    model = classifier(votes=3, vote_points=20).eval()
+    seen = []
+    model.network.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["coord"]), with_kwargs=True)
+    coord = cloud_batch(2, 50)
+    found = model(mode="predict", coord=coord, label=torch.tensor([0, 1]))
+    assert [tuple(x.shape) for x in seen] == [(2, 20, 3)] * 3
+    assert not seen[0].equal(seen[1])
+    again = model(mode="predict", coord=coord)
+    assert found[0]["scores"].equal(again[0]["scores"])
+    metric = CloudAccuracy()
+    metric.process({}, found)
+    assert metric.evaluate(2)["votes"] == 3
+    with pytest.raises(ValueError, match="same number of points"):
+        model(mode="predict", coord=coord, lengths=torch.tensor([50, 40]))
+
+
+def test_queries_see_the_points_around_them():
+    _, batch = batches()[2]
+    model = detector(votes=True, query_points=dict(radius=1.0, num_points=8, width=8))
+    losses = model(mode="loss", **batch)
+    assert {"loss_vote", "loss_on_object"} <= losses.keys()
+    sum(v for k, v in losses.items() if "loss" in k).backward()
+    assert sum(p.grad.abs().sum() for p in model.network.look.parameters()) > 0
+    with pytest.raises(ValueError, match="votes=True"):
+        detector(query_points=dict())
 
 
 def test_segmentation_count_is_the_papers():
