@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from torch import nn
 
 from xmodal.adapters.noah import KINDS, choose_subnet
 from xmodal.registry import HOOKS
@@ -51,7 +50,7 @@ def whole(space: SearchSpace) -> Sizes:
     return {kind: [max(space.dims)] * space.depth for kind in KINDS}
 
 
-def accuracy_of(model: nn.Module, loader: Iterable[Mapping[str, Any]], name: str = "noah") -> Callable[[Sizes], float]:
+def accuracy_of(model: Any, loader: Iterable[Mapping[str, Any]], name: str = "noah") -> Callable[[Sizes], float]:
     """A function from a subnet to the accuracy (0 to 1) that the supernet's weights give it.
 
     Args:

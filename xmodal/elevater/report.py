@@ -100,8 +100,8 @@ def plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
         title=f"{rows[0]['model']}, up to {sets} data sets; filled: last epoch, hollow: best epoch on test",
     )  # fmt: skip
     axes.title.set_fontsize(9)
-    beside = dict(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    axes.legend(title="ranked by efficiency", fontsize=8, title_fontsize=8, **beside)  # type: ignore[arg-type]
+    beside: dict[str, Any] = dict(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(title="ranked by efficiency", fontsize=8, title_fontsize=8, **beside)
     axes.grid(alpha=0.3)
     figure.tight_layout()
     Path(path).parent.mkdir(parents=True, exist_ok=True)

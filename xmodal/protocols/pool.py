@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def run_in_processes(make: Callable[[], Grid], cells: Sequence[Cell], workers: i
     """
     ordered = sorted(cells, key=lambda cell: -cell[1])
     threads = max(1, (os.cpu_count() or 1) // workers)
-    given = dict(mp_context=get_context("spawn"), initializer=start, initargs=(make, threads))
+    given: dict[str, Any] = dict(mp_context=get_context("spawn"), initializer=start, initargs=(make, threads))
     with ProcessPoolExecutor(min(workers, len(ordered)), **given) as pool:
         for future in [pool.submit(run_cell, cell) for cell in ordered]:
             future.result()
