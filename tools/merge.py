@@ -31,13 +31,13 @@ def merge(args: argparse.Namespace) -> None:
     """Read, fold, compare, write."""
     import torch
 
-    from xmodal.engine.checkpoint import load_own_state, read
+    from xmodal.engine.checkpoint import load_weights
     from xmodal.engine.config import load_config
     from xmodal.merge import largest_error, merge_adapters
     from xmodal.registry import MODELS, build
 
     model = build(load_config(args.config, args.cfg_options).model, MODELS).eval()
-    load_own_state(model, read(args.checkpoint)["state_dict"], args.checkpoint)
+    load_weights(model, args.checkpoint)
     merged = merge_adapters(model.encoder)
     size = model.encoder.image_size
     images = torch.randn(args.images, 3, size, size, generator=torch.Generator().manual_seed(0))

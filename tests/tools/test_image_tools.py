@@ -1,0 +1,78 @@
+"""Folding a checkpoint into a plain timm model, and choosing modules by their intrinsic dimension."""
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from tests.xmodal.adapters.towers import refill
+from tools import demo_image, lid, merge
+from xmodal.encoders.tiny import facts
+from xmodal.engine.checkpoint import FORMAT, own_state, write
+from xmodal.engine.config import load_config
+from xmodal.registry import MODELS, build
+
+pytest.importorskip("sklearn")
+CONFIG = "configs/image/lora_tiny-clip_48_digits.py"
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model with weights like trained ones, and its checkpoint."""
+    model = build(load_config(CONFIG).model, MODELS).eval()
+    refill(model, 0.1, only=lambda p: p.requires_grad)
+    meta = {"format": FORMAT, "encoder": model.frozen_fingerprint()}
+    write(tmp_path / "last.pth", {"state_dict": own_state(model), "meta": meta})
+    return model, str(tmp_path / "last.pth")
+
+
+def test_merged_file_loads_into_timm(trained, tmp_path, capsys):
+    model, checkpoint = trained
+    assert merge.main([CONFIG, checkpoint, str(tmp_path / "merged.safetensors")]) == 0
+    said = capsys.readouterr().out
+    assert "largest error" in said
+    vision = facts()["vision"]
+    plain = timm.create_model(
+        "vit_base_patch16_clip_quickgelu_224",
+        img_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        embed_dim=vision["dim"],
+        depth=vision["depth"],
+        num_heads=vision["num_heads"],
+        num_classes=10,
+    ).eval()
+    plain.load_state_dict(safetensors.torch.load_file(tmp_path / "merged.safetensors"))
+    images = torch.randn(3, 3, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(images), model(mode="tensor", image=images), atol=1e-3, rtol=1e-3)
+
+
+def test_merge_refuses_what_cannot_be_folded_and_what_is_too_far_off(trained, tmp_path, capsys):
+    _, checkpoint = trained
+    target = str(tmp_path / "merged.pth")
+    assert merge.main([CONFIG, checkpoint, target, "--tolerance", "1e-12"]) == 2
+    assert "more than --tolerance" in capsys.readouterr().err
+    assert merge.main(["configs/image/noah_tiny-clip_48_digits.py", checkpoint, target]) == 2
+    assert not (tmp_path / "merged.pth").exists()
+
+
+def test_modules_by_intrinsic_dimension(capsys):
+    assert lid.main([CONFIG, "--images", "60", "--neighbours", "10"]) == 0
+    said = capsys.readouterr().out
+    values = [float(line.split()[1]) for line in said.splitlines() if line.startswith("blocks.")]
+    assert len(values) == 8
+    assert values == sorted(values)
+    assert "kadaptation takes targets=" in said
+    assert lid.main([CONFIG, "--images", "9"]) == 2
+
+
+@pytest.mark.slow
+def test_digits_demo(tmp_path, capsys):
+    options = ["--shots", "4", "--seeds", "0", "1", "--epochs", "3", "--towers", "tiny_clip_encoder"]
+    rows = ["--rows", "linear probe", "lora", "vqt", "full fine-tuning"]
+    assert demo_image.main([*options, *rows, "--out", str(tmp_path)]) == 0
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 8
+    assert "img" in (tmp_path / "index.html").read_text()
+    assert demo_image.main([*options, "--rows", "lora", "--tune", "--epochs", "1"]) == 0
+    assert "best" in capsys.readouterr().out
+    assert demo_image.main(["--rows", "nothing"]) == 2
