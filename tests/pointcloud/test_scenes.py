@@ -1,6 +1,7 @@
 """Every raw point is voted for; pages and predictions of single files; the tools end to end on tiny sets."""
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -146,3 +147,27 @@ def test_train_test_predict(tmp_path, config, metric, options, file):
         *given,
     )
     assert len(list((tmp_path / "found").glob("*.html"))) == 1
+
+
+@pytest.mark.slow
+def test_fewshot_folds(tmp_path):
+    names = ["chair", "bed", "lamp", "mug", "car"]
+    for fold in (0, 1):
+        rng = np.random.default_rng(fold)
+        cloud = lambda i: np.concatenate(list(synthetic.object_cloud(names[i % 5], rng, 256).values()), 1)  # noqa: B023, E731
+        episode = {
+            "train": [(cloud(i), i % 5, "") for i in range(50)],
+            "test": [(cloud(i), i % 5, "") for i in range(25)],
+        }
+        path = tmp_path / "episodes" / "5way_10shot" / f"{fold}.pkl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(episode))
+    options = [f"{s}_dataloader.dataset.root={tmp_path / 'episodes'}" for s in ("train", "val", "test")]
+    options += [f"{s}_dataloader.num_workers=0" for s in ("train", "val", "test")]
+    options += ["model.encoder.pretrained=random", "model.encoder.name=ViT-S-32", "train_cfg.max_epochs=2"]
+    options += ["model.network.num_groups=16", "model.network.group_size=8", "param_scheduler.warmup_epochs=0"]
+    config = "configs/pointcloud/epcl_vit-b32-clip_1024_modelnet-5way10shot.py"
+    tool("tools/fewshot_clouds.py", config, "--work-dir", tmp_path / "w", "--folds", 0, 1, "--cfg-options", *options)
+    summary = json.loads((tmp_path / "w" / "folds.json").read_text())
+    assert set(summary["folds"]) == {"0", "1"}
+    assert summary["mean"] == pytest.approx(sum(summary["folds"].values()) / 2)
