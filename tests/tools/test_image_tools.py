@@ -6,7 +6,7 @@ import timm
 import torch
 
 from tests.xmodal.adapters.towers import refill
-from tools import demo_image, lid, merge
+from tools import demo_image, lid, merge, select_features
 from xmodal.encoders.tiny import facts
 from xmodal.engine.checkpoint import FORMAT, own_state, write
 from xmodal.engine.config import load_config
@@ -64,6 +64,27 @@ def test_modules_by_intrinsic_dimension(capsys):
     assert values == sorted(values)
     assert "kadaptation takes targets=" in said
     assert lid.main([CONFIG, "--images", "9"]) == 2
+
+
+def test_selected_features_shrink_the_head(tmp_path, capsys):
+    config, keep = "configs/image/vqt_tiny-clip_48_digits.py", str(tmp_path / "keep.json")
+    cfg = load_config(config, ["model.head.column_penalty=1e-2"])
+    model = build(cfg.model, MODELS)
+    images = torch.randn(2, 3, 48, 48)
+    losses = model(mode="loss", image=images, label=torch.tensor([0, 1]))
+    assert float(losses["loss_columns"]) == pytest.approx(1e-2 * float(model.head.fc.weight.norm(dim=0).sum()))
+    meta = {"format": FORMAT, "encoder": model.frozen_fingerprint()}
+    write(tmp_path / "last.pth", {"state_dict": own_state(model), "meta": meta})
+    assert select_features.main([config, str(tmp_path / "last.pth"), keep, "--fraction", "0.25"]) == 0
+    assert "of the head's weight" in capsys.readouterr().out
+    small = build(load_config(config, [f"model.reader.keep={keep}"]).model, MODELS)
+    small.reader.queries = model.reader.queries
+    whole = model.features(image=images)
+    assert small.head.fc.in_features == whole.shape[1] // 4
+    torch.testing.assert_close(small.features(image=images), whole[:, small.reader.keep])
+    (tmp_path / "keep.json").write_text("[99999]")
+    with pytest.raises(ValueError, match="indices from 0"):
+        build(load_config(config, [f"model.reader.keep={keep}"]).model, MODELS)
 
 
 @pytest.mark.slow

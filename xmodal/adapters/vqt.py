@@ -4,7 +4,9 @@ Paper: Visual Query Tuning: Towards Effective Usage of Intermediate Representati
 block: L*T*D weights (and L*T for the weighted sum). The head sees D*(1 + L*T) features, or D*(1 + L) pooled or summed.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +38,8 @@ class VisualQueries(Reader):
         num_queries: T.
         combine: `concat` the T outputs of a block, their `mean`, or their weighted `sum` with learned coefficients.
         normalize: divide the class feature and each block's features by their L2 norm.
-        keep: indices of the features handed on (feature selection), None for all.
+        keep: indices of the features handed on (feature selection), or a JSON file of them as
+            `tools/select_features.py` writes it; None for all.
         dropout: on the queries, in training.
 
     At start: not the identity.
@@ -44,7 +47,7 @@ class VisualQueries(Reader):
     Differs from the released code: the frozen stream leaves no graph; same numbers.
 
     Raises:
-        ValueError: another `combine`, no query, or a tower without class token.
+        ValueError: another `combine`, no query, features to keep that there are not, or a tower without class token.
     """
 
     taps = ("attn.k", "attn.v")
@@ -57,7 +60,7 @@ class VisualQueries(Reader):
         num_queries: int = 1,
         combine: str = "concat",
         normalize: bool = True,
-        keep: Sequence[int] | Tensor | None = None,
+        keep: Sequence[int] | Tensor | str | None = None,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -75,7 +78,7 @@ class VisualQueries(Reader):
         self.coefficients = nn.Parameter(torch.ones(depth, num_queries)) if combine == "sum" else None
         self.dropout = nn.Dropout(dropout)
         width = dim * (1 + depth * (num_queries if combine == "concat" else 1))
-        self.register_buffer("keep", None if keep is None else torch.as_tensor(keep, dtype=torch.long))
+        self.register_buffer("keep", None if keep is None else indices(keep, width))
         self.out_dim = width if self.keep is None else len(self.keep)
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
@@ -107,11 +110,24 @@ class VisualQueries(Reader):
         return x.flatten(1)
 
 
+def indices(keep: Sequence[int] | Tensor | str, width: int) -> Tensor:
+    """Indices (n,) of `width` features, read from a JSON file if it is a path.
+
+    Raises:
+        ValueError: none, or one that is outside.
+    """
+    where = keep if isinstance(keep, str) else "keep"
+    found = torch.as_tensor(json.loads(Path(keep).read_text()) if isinstance(keep, str) else keep, dtype=torch.long)
+    if not len(found) or found.min() < 0 or found.max() >= width:
+        raise ValueError(f"vqt: {where} must hold indices from 0 to {width - 1}, the features of this reader")
+    return found
+
+
 def most_used(weight: Tensor, fraction: float) -> Tensor:
     """Indices of the features a linear head uses most, by the L2 norm of its columns.
 
     Args:
-        weight: (K, features) of a head trained with `group_penalty`.
+        weight: (K, features) of a head trained with a `column_penalty`.
         fraction: share of features kept.
 
     Raises:
@@ -121,8 +137,3 @@ def most_used(weight: Tensor, fraction: float) -> Tensor:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     count = max(1, int(fraction * weight.shape[1]))
     return weight.norm(dim=0).topk(count).indices.sort().values
-
-
-def group_penalty(weight: Tensor, coefficient: float = 1e-4) -> Tensor:
-    """Sum of the column norms of a head's weight (K, features): pushes whole features to zero."""
-    return coefficient * weight.norm(dim=0).sum()

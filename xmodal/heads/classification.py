@@ -18,6 +18,8 @@ class ClassificationHead(nn.Module):
         norm: a LayerNorm in front (EVL).
         label_smoothing: of the loss.
         init_std: standard deviation of the initial weights (bias 0); None keeps torch's default.
+        column_penalty: times the sum of the norms of the weight's columns, added to the loss: it pushes whole features
+            to zero before `tools/select_features.py` chooses among them (VQT: 1e-4).
 
     Raises:
         ValueError: fewer than two classes.
@@ -31,12 +33,13 @@ class ClassificationHead(nn.Module):
         norm: bool = False,
         label_smoothing: float = 0.0,
         init_std: float | None = 0.02,
+        column_penalty: float = 0.0,
     ):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
         self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.column_penalty = label_smoothing, column_penalty
         self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_dim, num_classes)
@@ -56,7 +59,9 @@ class ClassificationHead(nn.Module):
         with torch.no_grad():
             hard = label if label.ndim == 1 else label.argmax(1)
             top1 = (logits.argmax(1) == hard).float().mean() * 100
-        return {"loss": loss, "top1": top1}
+        if not self.column_penalty:
+            return {"loss": loss, "top1": top1}
+        return {"loss": loss, "loss_columns": self.column_penalty * self.fc.weight.norm(dim=0).sum(), "top1": top1}
 
     def check_labels(self, label: Tensor) -> None:
         """Name a label that is out of range, on the CPU where looking costs nothing."""

@@ -1,0 +1,28 @@
+"""VQT (2 queries) on the tiny CLIP's image tower, 16-shot digits: real scans that come with scikit-learn.
+
+Recipe: AdamW, 40 epochs, the rate chosen on the validation images. Pixels: the tower's statistics.
+Command: python tools/train.py configs/image/vqt_tiny-clip_48_digits.py
+Measured here: docs/images.md.
+"""
+
+from mmengine.config import read_base
+
+from xmodal.adapters.vqt import VisualQueries
+from xmodal.encoders.tiny import tiny_clip_encoder
+from xmodal.heads.classification import ClassificationHead
+from xmodal.model import TransferModel
+
+with read_base():
+    from .._base_.digits import *
+    from .._base_.petl_100e import *
+    from .._base_.runtime import *
+
+model = dict(
+    type=TransferModel,
+    encoder=dict(type=tiny_clip_encoder),
+    reader=dict(type=VisualQueries, num_queries=2),
+    head=dict(type=ClassificationHead, num_classes=10),
+)
+optim_wrapper.optimizer.update(lr=3e-3)
+param_scheduler.update(warmup_epochs=4)
+train_cfg.update(max_epochs=40, val_interval=10)
