@@ -197,3 +197,64 @@ def test_front_and_middle_leave_the_end_token_where_it_was(clip):
         assert (marked == 7).all(-1).sum(1).tolist() == [4, 4, 4]
         end = clip.text.token_embedding.weight[clip.tokenizer.eot]
         assert torch.equal(marked[torch.arange(3), x.end], end.expand(3, -1))
+
+
+@pytest.mark.parametrize(
+    ("make", "saves"),
+    [
+        (lambda c, **k: CoOpHead(16, NAMES, c, n_ctx=5, **k), True),
+        (lambda c, **k: CoOpHead(16, NAMES, c, n_ctx=5, position="middle", **k), True),
+        (lambda c, **k: CoOpHead(16, NAMES, c, n_ctx=5, position="front", **k), False),
+        (lambda c, **k: CoOpHead(16, NAMES, c, n_ctx=5, class_specific=True, **k), False),
+        (lambda c, **k: CoCoOpHead(16, NAMES, c, n_ctx=5, **k), True),
+    ],
+    ids=["end", "middle", "front", "class-specific", "cocoop"],
+)
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(clip, make, saves):
+    """The reference runs every prompt on its own, with all its tokens."""
+    feature, label = torch.randn(4, 16), torch.tensor([0, 1, 2, 0])
+    tokens = []
+    clip.text.blocks[0].mlp.fc1.register_forward_pre_hook(lambda m, a: tokens.append(a[0].shape[:-1].numel()))
+    clip.text.blocks[0].mlp.register_forward_pre_hook(lambda m, a: tokens.append(a[0].shape[:-1].numel()))
+
+    def result(share, **more):
+        torch.manual_seed(0)
+        head = make(clip, **more)
+        head.text.share = share
+        tokens.clear()
+        logits = head(feature)
+        F.cross_entropy(logits, label).backward()
+        return logits.detach(), [p.grad for p in head.parameters()], max(tokens)
+
+    want, grads, most = result(False, truncate=False)
+    for share, more in (
+        (True, {}),
+        (True, {"truncate": False}),
+        (True, {"chunk": 2}),
+        (True, {"chunk": 4}),
+        (False, {}),
+    ):
+        logits, found, seen = result(share, **more)
+        assert torch.allclose(logits, want, atol=2e-5), (share, more)
+        for a, b in zip(found, grads, strict=True):
+            assert torch.allclose(a, b, atol=1e-5), (share, more)
+        assert seen <= most
+        if share and not more and saves:
+            assert seen < result(False)[2]
+
+
+def test_chunks_of_images_are_computed_again_instead_of_kept(clip):
+    """B x K prompts in passes of `chunk`: the tower runs each pass twice, forward and again for the gradient."""
+    calls = []
+    clip.text.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    head = CoCoOpHead(16, NAMES, clip, n_ctx=2, chunk=3)
+    head.loss(torch.randn(4, 16), torch.tensor([0, 1, 2, 0]))["loss"].backward()
+    assert len(calls) == 2 * 4
+
+
+def test_a_tower_that_is_not_causal_shares_nothing(clip):
+    clip.text.causal = False
+    head = CoOpHead(16, NAMES, clip, n_ctx=2)
+    head(torch.randn(2, 16))
+    with pytest.raises(ValueError, match="no beginning can be shared"):
+        clip.text.encode_branches(torch.zeros(1, 2, 20), torch.zeros(1, 3, 2, 20), torch.tensor([3, 3, 3]))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.branches import Branches
 from xmodal.encoders.sites import Edits, LayerNorm, LayerScale, Linear, Pointwise, Stream
 from xmodal.encoders.taps import Slot
 from xmodal.registry import did_you_mean
@@ -110,7 +111,10 @@ class Attention(nn.Module):
             tap.write("attn.q", q)
             tap.write("attn.k", k)
             tap.write("attn.v", v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and rows is None)
+        if isinstance(grid, Branches):
+            y = grid.attend(q, k, v)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and rows is None)
         y = self.proj(y.transpose(1, 2).flatten(2), short(grid, rows))  # (B, N, D)
         return self.edits(y, x if rows is None else x[:, :rows], short(grid, rows)) if self.edits else y
 

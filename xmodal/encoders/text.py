@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.block import Block, run_block
+from xmodal.encoders.branches import Branches
 from xmodal.encoders.sites import LayerNorm, Stream
 from xmodal.registry import ENCODERS
 
@@ -134,6 +135,37 @@ class TextTransformer(nn.Module):
         if truncate and self.causal:
             x = x[:, : int(end.max()) + 1]
         return self.pool(self.forward_blocks(x), end)
+
+    def encode_branches(self, beginning: Tensor, ends: Tensor, end: Tensor) -> Tensor:
+        """Features of sequences that begin alike; the beginning is computed once. Causal towers only.
+
+        Args:
+            beginning: token embeddings (G, P, W) without positions, of G groups of sequences.
+            ends: (G, K, S, W), how the K sequences of each group go on.
+            end: (K,) index of the token to read in the whole sequence, at least P.
+
+        Returns:
+            (G, K, D).
+
+        Raises:
+            ValueError: a tower that is not causal, or more tokens than it has positions for.
+        """
+        shared, size = beginning.shape[1], ends.shape[2]
+        if not self.causal or shared + size > self.context_length:
+            raise ValueError(
+                f"{self.name} reads {self.context_length} tokens at most, got {shared + size}"
+                if self.causal
+                else f"{self.name} is not causal: every token depends on all others, so no beginning can be shared"
+            )
+        at = self.pos_embed.to(beginning.dtype)
+        x = torch.cat([beginning + at[:shared], (ends + at[shared : shared + size]).flatten(1, 2)], dim=1)
+        layout = Branches(shared=shared, count=ends.shape[1])
+        x = self.pre_blocks(x, layout)
+        for block in self.blocks:
+            x = run_block(block, x, layout, None, None, self.recompute)
+        rows = x[:, shared:].unflatten(1, (-1, size))  # (G, K, S, W)
+        rows = rows[:, torch.arange(len(end), device=x.device), end - shared]  # (G, K, W)
+        return self.proj(self.norm(rows))
 
     def forward(self, ids: Tensor, truncate: bool = True) -> Tensor:
         """Token ids (K, L) to features (K, D), not normalised."""

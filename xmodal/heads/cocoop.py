@@ -84,9 +84,5 @@ class CoCoOpHead(ScoringHead):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map image features (B, D), normalised or not, to logits (B, K)."""
-        count, device = len(feature), feature.device
         ctx = self.ctx + self.shift(feature)[:, None]  # (B, M, W)
-        image = torch.arange(count, device=device).repeat_interleave(self.num_classes)  # (B*K,)
-        classes = torch.arange(self.num_classes, device=device).repeat(count)
-        text = self.text.encode(self.prompts, ctx, image, classes)
-        return self.text.logits(feature, text.unflatten(0, (count, self.num_classes)))
+        return self.text.logits(feature, self.text.encode_groups(self.prompts, ctx))

@@ -77,5 +77,4 @@ class CoOpHead(PromptHead):
 
     def text_features(self) -> Tensor:
         """Features (K, D) of the classes, not normalised."""
-        classes = self.every_class
-        return self.text.encode(self.prompts, self.ctx, classes if self.ctx.ndim == 3 else None, classes)
+        return self.text.encode(self.prompts, self.ctx)

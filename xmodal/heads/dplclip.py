@@ -113,9 +113,7 @@ class DPLCLIPHead(ScoringHead):
     def text_features(self, features: Sequence[Tensor]) -> Tensor:
         """Features (G, K, D) of the classes in each of G domains, given a batch (B_g, D) of each."""
         ctx = torch.stack([self.domain_prompt(f) for f in features])  # (G, T, W)
-        domain = torch.arange(len(features), device=ctx.device).repeat_interleave(self.num_classes)
-        classes = torch.arange(self.num_classes, device=ctx.device).repeat(len(features))
-        return self.text.encode(self.prompts, ctx, domain, classes).unflatten(0, (len(features), -1))
+        return self.text.encode_groups(self.prompts, ctx)
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map the features (B, D) of one domain's batch, not normalised, to logits (B, K)."""

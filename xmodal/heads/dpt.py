@@ -182,7 +182,7 @@ class DPTHead(PromptHead):
 
     def text_features(self) -> Tensor:
         """Features (K, D) of the classes, not normalised."""
-        return self.text.encode(self.prompts, self.ctx, None, self.every_class)
+        return self.text.encode(self.prompts, self.ctx)
 
     def encode(self, encoder: Any, tokens: Tensor, grid: Grid) -> DPTFeature:
         """Everything that logits and loss need, of embedded tokens (B*T, N, V)."""

@@ -195,10 +195,8 @@ class MVLPTHead(PromptHead):
 
     def text_features(self) -> Tensor:
         """Features (K, D) of the classes, not normalised."""
-        ctx, classes = self.used_prompts()[0], self.every_class
-        if ctx is None:
-            ctx = self.prompts.words.to(classes.device)
-        return self.text.encode(self.prompts, ctx, classes if ctx.ndim == 3 else None, classes)
+        ctx = self.used_prompts()[0]
+        return self.text.encode(self.prompts, self.prompts.words.to(self.text.scale.device) if ctx is None else ctx)
 
     def encode(self, encoder: Any, tokens: Tensor, grid: Grid) -> Tensor:
         """Image features (B, D) of embedded tokens (B*T, N, V), with visual prompts where there are any."""

@@ -29,8 +29,13 @@ class TextSide(nn.Module):
         chunk: prompts per forward pass of the tower, recomputed in the backward pass; None runs all at once and keeps
             their activations.
         truncate: cut sequences to the longest prompt (exact in a causal tower).
+
+    Attributes:
+        share: compute what prompts of one context have in common (the start, the context in front of the name) once.
+            Exact in a causal tower; nothing to share where every class has its own context or names come first.
     """
 
+    share = True
     scale: Tensor
     bias: Tensor
 
@@ -56,26 +61,59 @@ class TextSide(nn.Module):
         self.tower._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def encode(self, prompts: "PromptTokens", ctx: Tensor, which: Tensor | None, classes: Tensor) -> Tensor:
-        """Features (R, D), not normalised, of R spliced prompts.
+    def encode(self, prompts: "PromptTokens", ctx: Tensor) -> Tensor:
+        """Features (K, D), not normalised, of all K prompts.
 
         Args:
             prompts: the classes' tokens.
-            ctx: one context (n, W), or several (G, n, W).
-            which: (R,), the context of each prompt; None when there is one for all.
-            classes: (R,), the class of each prompt.
+            ctx: one context (n, W) for all classes, or one each (K, n, W).
         """
+        if ctx.ndim == 2:
+            return self.encode_groups(prompts, ctx[None])[0]
+        size = self.chunk or len(ctx)
+        parts = list(zip(ctx.split(size), prompts.every_class.split(size), strict=True))
+        return torch.cat([self.step(self.run, len(parts) > 1, prompts, *part) for part in parts])
 
-        def run(ctx: Tensor, which: Tensor | None, classes: Tensor) -> Tensor:
-            x, end = prompts.splice(ctx if which is None else ctx[which], classes), prompts.end[classes]
-            return self.tower.encode_embedded(x, end, truncate=self.truncate)
+    def encode_groups(self, prompts: "PromptTokens", ctx: Tensor) -> Tensor:
+        """Features (G, K, D), not normalised, of all K prompts with each of several contexts (G, n, W)."""
+        share = self.share and self.tower.causal and self.tower.pool_type == "end" and prompts.shared > 1
+        run = self.run_shared if share else self.run_groups
+        count = len(prompts.end)
+        size = self.chunk or len(ctx) * count
+        several = len(ctx) * count > size
+        rows = [
+            torch.cat([self.step(run, several, prompts, groups, part) for part in prompts.every_class.split(size)], 1)
+            for groups in ctx.split(max(1, size // count))
+        ]
+        return torch.cat(rows)
 
-        if self.chunk is None or len(classes) <= self.chunk:
-            return run(ctx, which, classes)
-        parts = classes.split(self.chunk)
-        groups = [None] * len(parts) if which is None else which.split(self.chunk)
-        step = lambda *a: checkpoint(run, *a, use_reentrant=False) if torch.is_grad_enabled() else run(*a)  # noqa: E731
-        return torch.cat([step(ctx, g, p) for g, p in zip(groups, parts, strict=True)])
+    @staticmethod
+    def step(run: Callable[..., Tensor], recompute: bool, *args: Any) -> Tensor:
+        """One pass of the tower, computed again in the backward pass where there are several."""
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(run, *args, use_reentrant=False)
+        return run(*args)
+
+    def stop(self, end: Tensor) -> int | None:
+        """Tokens of the longest prompt, given the indices of the end tokens; None to keep all."""
+        return int(end.max()) + 1 if self.truncate and self.tower.causal else None
+
+    def run(self, prompts: "PromptTokens", ctx: Tensor, classes: Tensor) -> Tensor:
+        """Features (R, D) of the prompts of `classes` (R,) with contexts (R, n, W)."""
+        end = prompts.end[classes]
+        return self.tower.encode_embedded(prompts.splice(ctx, classes, self.stop(end)), end, truncate=False)
+
+    def run_groups(self, prompts: "PromptTokens", ctx: Tensor, classes: Tensor) -> Tensor:
+        """Features (G, C, D) of the prompts of `classes` (C,) with each context (G, n, W)."""
+        each = ctx.repeat_interleave(len(classes), 0), classes.repeat(len(ctx))
+        return self.run(prompts, *each).unflatten(0, (len(ctx), -1))
+
+    def run_shared(self, prompts: "PromptTokens", ctx: Tensor, classes: Tensor) -> Tensor:
+        """The same, what the prompts of a context begin with computed once."""
+        end = prompts.end[classes]
+        each = ctx.repeat_interleave(len(classes), 0), classes.repeat(len(ctx))
+        x = prompts.splice(*each, self.stop(end)).unflatten(0, (len(ctx), -1))  # (G, C, L, W)
+        return self.tower.encode_branches(x[:, 0, : prompts.shared], x[:, :, prompts.shared :], end)
 
     @torch.no_grad()
     def encode_ids(self, ids: Tensor) -> Tensor:
@@ -210,19 +248,32 @@ class PromptTokens(nn.Module):
         with torch.no_grad():
             x = tower.embed(prompt.ids.to(tower.token_embedding.weight.device))  # (K, L, W)
         self.words = x[0, 1 : 1 + n].clone()
+        self.shared = {"end": 1 + n, "middle": 1 + n // 2, "front": 1}[position]  # tokens that all prompts begin with
         self.register_buffer("prefix", x[:, :1].clone(), persistent=False)
         self.register_buffer("suffix", x[:, 1 + n :].clone(), persistent=False)
         self.register_buffer("end", tower.end(prompt.ids).to(x.device), persistent=False)
         order = None if position == "end" else reorder(n, prompt.name_lens, x.shape[1], position).to(x.device)
         self.register_buffer("order", order, persistent=False)
 
-    def splice(self, ctx: Tensor, classes: Tensor) -> Tensor:
-        """Token embeddings (R, L, W) of the prompts of `classes` (R,) with contexts (n, W) or (R, n, W)."""
+    @property
+    def every_class(self) -> Tensor:
+        """Indices (K,) of all classes."""
+        return torch.arange(len(self.end), device=self.end.device)
+
+    def splice(self, ctx: Tensor, classes: Tensor, stop: int | None = None) -> Tensor:
+        """Token embeddings (R, L, W) of the prompts of `classes` (R,) with contexts (n, W) or (R, n, W).
+
+        Args:
+            ctx: contexts.
+            classes: (R,).
+            stop: make the first so many tokens only; more than any end token's index.
+        """
         ctx = ctx.expand(len(classes), -1, -1).to(self.prefix.dtype)
-        x = torch.cat([self.prefix[classes], ctx, self.suffix[classes]], dim=1)
+        suffix = self.suffix[:, : None if stop is None else stop - 1 - ctx.shape[1]]
+        x = torch.cat([self.prefix[classes], ctx, suffix[classes]], dim=1)
         if self.order is None:
             return x
-        return x.gather(1, self.order[classes][..., None].expand_as(x))
+        return x.gather(1, self.order[classes, :stop, None].expand_as(x))
 
 
 def reorder(n: int, name_lens: Sequence[int], length: int, position: str) -> Tensor:
@@ -261,8 +312,3 @@ class PromptHead(ScoringHead):
     def forward(self, feature: Tensor) -> Tensor:
         """Map image features (B, D), normalised or not, to logits (B, K)."""
         return self.text.logits(feature, self.kept_text_features())
-
-    @property
-    def every_class(self) -> Tensor:
-        """Indices (K,) of all classes on the tower's device."""
-        return torch.arange(self.num_classes, device=self.text.scale.device)
