@@ -186,6 +186,55 @@ def trained_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {k: v for k, v in plain.items() if not FROZEN.match(k)}
 
 
+OF_NETWORK = {
+    "EPCLClassifier": EPCL_CLASSIFICATION,
+    "EPCLSegmenter": EPCL_SEGMENTATION,
+    "EPCLDense": EPCL_DENSE,
+    "Detector": DETR3D,
+}
+
+
+def converter_of(network: nn.Module) -> Converter:
+    """The converter of a task network.
+
+    Raises:
+        ValueError: nothing official exists for it.
+    """
+    kind = type(network).__name__
+    if kind not in OF_NETWORK or (kind == "Detector" and not hasattr(network.backbone, "pre_encoder")):
+        raise ValueError(
+            f"no official checkpoints exist for {kind} on {type(getattr(network, 'backbone', 0)).__name__}"
+        )
+    return OF_NETWORK[kind]
+
+
+def official_state(model: nn.Module, path: str) -> tuple[dict[str, Tensor], str]:
+    """A released checkpoint as the saved state of a `CloudModel`, and the name of its layout.
+
+    Raises:
+        ValueError: keys that do not fit.
+    """
+    network: Any = model.network
+    converter = converter_of(network)
+    load_official(network, path, converter)
+    keys = set(model.saved_keys())  # type: ignore[operator]
+    return {k: v for k, v in model.state_dict().items() if k in keys}, converter.name
+
+
+def official_export(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], str] | None:
+    """The saved state of a `CloudModel` in the released layout, and its name; None for other models."""
+    plain = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+    if not plain or len(plain) < len(state):
+        return None
+    for converter in OF_NETWORK.values():
+        try:
+            official = converter.to_official(plain)
+        except ValueError:
+            continue
+        return {converter.holder: official} if converter.holder else official, converter.name
+    raise ValueError("no official layout fits these keys: adapters and EPCL's detection on 3DETR's decoder have none")
+
+
 def load_official(network: nn.Module, path: str, converter: Converter) -> None:
     """Put a released checkpoint into a task network whose frozen tower is in place.
 

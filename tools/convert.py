@@ -37,31 +37,39 @@ def bring_in(args: argparse.Namespace) -> None:
     from xmodal.engine.config import load_config
     from xmodal.registry import MODELS, build
 
-    official = read_official(args.source)
-    converter = find_converter(official, args.method)
     model = build(load_config(args.config, args.cfg_options).model, MODELS)
-    state = converter.to_ours(official)
-    load_own_state(model, state, args.source)
+    if hasattr(model, "network"):  # of point clouds
+        from pointcloud.checkpoints import official_state
+
+        state, method = official_state(model, args.source)
+    else:
+        official = read_official(args.source)
+        converter = find_converter(official, args.method)
+        state, method = converter.to_ours(official), converter.name
+        load_own_state(model, state, args.source)
     classes = Path(args.classes).read_text().split("\n") if args.classes else None
     meta = {
         "format": FORMAT, "version": xmodal.__version__, "step": 0, "epoch": 0, "validated": True, "seed": 0,
         "encoder": model.frozen_fingerprint(), "config": Path(args.config).stem, "source": Path(args.source).name,
-        "classes": [c for c in classes if c] if classes else None, "method": converter.name,
+        "classes": [c for c in classes if c] if classes else None, "method": method,
     }  # fmt: skip
     write(args.target, {"meta": meta, "state_dict": state})
-    print(
-        f"{converter.name}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} weights -> {args.target}"
-    )
+    print(f"{method}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} weights -> {args.target}")
 
 
 def bring_out(args: argparse.Namespace) -> None:
     """Our file to the official layout."""
     import torch
 
+    from pointcloud.checkpoints import official_export
     from xmodal.convert import CONVERTERS
     from xmodal.engine.checkpoint import read
 
     state = read(args.source)["state_dict"]
+    if cloud := official_export(state):
+        torch.save(cloud[0], args.target)
+        print(f"{cloud[1]} -> {args.target}")
+        return
     for converter in CONVERTERS.values():
         if args.method in (None, converter.name):
             try:

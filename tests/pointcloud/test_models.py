@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,11 @@ from pointcloud.metrics import CloudAccuracy
 from pointcloud.model import CloudModel
 from pointcloud.segmentation import EPCLSegmenter
 from tests.pointcloud.towers import small_tower
+from tools import convert
 from xmodal.encoders.frozen import freeze
+from xmodal.engine.checkpoint import load_weights
+from xmodal.engine.config import load_config
+from xmodal.registry import MODELS, build
 
 SEGMENTER = dict(planes=(16, 32), blocks=(2, 2), strides=(1, 4), num_neighbours=(4, 8))
 DECODER = dict(dim=16, num_heads=2, ffn_dim=16, depth=2, num_queries=6)
@@ -365,6 +370,22 @@ def test_released_files_load(tmp_path):
     torch.save({k: v for k, v in state.items() if "norm" not in k}, tmp_path / "torn.pth")
     with pytest.raises(ValueError, match="missing"):
         load_official(here, tmp_path / "torn.pth", EPCL_CLASSIFICATION)
+
+
+def test_convert_brings_released_files_in_and_out(tmp_path, capsys):
+    config = str(Path(__file__).parents[2] / "configs/pointcloud/epcl_tiny-clip_512_objects.py")
+    model = build(load_config(config).model, MODELS)
+    torch.nn.init.normal_(model.network.norm.weight)
+    own = {k: v for k, v in model.network.state_dict().items() if not k.startswith("epcl.encoder.")}
+    torch.save({"base_model": EPCL_CLASSIFICATION.to_official(own)}, tmp_path / "official.pth")
+    assert convert.main([config, str(tmp_path / "official.pth"), str(tmp_path / "ours.pth")]) == 0
+    other = build(load_config(config).model, MODELS)
+    load_weights(other, str(tmp_path / "ours.pth"))
+    assert other.network.norm.weight.equal(model.network.norm.weight)
+    assert convert.main([config, str(tmp_path / "ours.pth"), str(tmp_path / "back.pth"), "--export"]) == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["base_model"]
+    assert back["norm.weight"].equal(model.network.norm.weight)
+    assert "epcl-classification" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("masked", [False, True])
