@@ -43,7 +43,7 @@ class ImageTextLabelModel(ContrastiveModel):
         self.patch_head = nn.Linear(width, KINDS + TINTS + 5)
         self.windows = False  # of 3 by 3 patches around one thing, instead of whole pictures
 
-    def forward(self, mode: str = "tensor", **batch: Any) -> Any:
+    def forward(self, mode: str = "tensor", **batch: Any) -> Any:  # type: ignore[override]
         """As `ContrastiveModel.forward`; `loss` reads the batch of `ShapeThings`."""
         if mode != "loss":
             return super().forward(mode, **batch)
@@ -190,6 +190,7 @@ class SaveTowersHook(Hook):
     def after_train(self, runner: Any) -> None:
         """Write the file."""
         if is_main_process():
-            state = bare(runner.model).clip.state_dict()
+            model: Any = bare(runner.model)
+            state = model.clip.state_dict()
             halves = {k: v.detach().half().cpu().contiguous().clone() for k, v in state.items()}
             save_file(halves, Path(runner.work_dir) / self.filename)
