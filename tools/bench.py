@@ -50,11 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     for area in args.areas:
         module, name = AREAS[area]
         build = getattr(importlib.import_module(f"tools.benches.{module}"), name)
+        title = f"{area} ({args.size}, {args.batch} clip(s) of {args.frames} frames)" if module != "points" else area
         measured = measure.rows(measure.run_alternating(build(args), args.repeats))
         out["areas"][area] = measured
-        print(
-            measure.table(f"{area} ({args.size}, {args.batch} clip(s) of {args.frames} frames)", measured), flush=True
-        )
+        print(measure.table(title, measured), flush=True)
     print(f"{out['where']}")
     if args.json:
         args.json.write_text(json.dumps(out, indent=2))
