@@ -61,7 +61,7 @@ def load_pth(path: str | Path) -> Any:
     """
     import torch
 
-    core = getattr(np, "_core", None) or np.core
+    core = np._core if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else np.core
     types = [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.int32, np.int16, np.uint8, np.bool_)]
     known = [core.multiarray._reconstruct, np.ndarray, np.dtype, *types]
     try:
