@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.block import Block
-from xmodal.encoders.sites import choose_blocks, place
+from xmodal.encoders.sites import choose_blocks, linear, place
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid, need_grid
 
@@ -81,12 +81,12 @@ class TemporalAttention(nn.Module):
         u = block.norm1(x, grid).unflatten(0, (-1, frames))  # (B, T, N, D)
         u = u.transpose(1, 2).flatten(0, 1)  # (B*N, T, D)
         attn = block.attn
-        qkv = nn.functional.linear(u, attn.qkv.weight, attn.qkv.bias)
+        qkv = linear(u, attn.qkv.weight, attn.qkv.bias)
         q, k, v = (attn.heads(part) for part in qkv.chunk(3, dim=-1))  # (B*N, H, T, D/H)
         y = nn.functional.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
-        y = nn.functional.linear(y.transpose(1, 2).flatten(2), attn.proj.weight, attn.proj.bias)  # (B*N, T, D)
+        y = linear(y.transpose(1, 2).flatten(2), attn.proj.weight, attn.proj.bias)  # (B*N, T, D)
         y = y.unflatten(0, (-1, x.shape[1])).transpose(1, 2).flatten(0, 1)  # (B*T, N, D)
-        return x + self.adapter(y)
+        return x + self.adapter(y.to(x.dtype))
 
 
 class TemporalPositions(nn.Module):

@@ -24,11 +24,9 @@ def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
     heads, n = q.shape[-3], q.shape[-2]
     pairs, lead = (q.flatten(0, -4), k.flatten(0, -4)), q.shape[:-3]
     at_once = max(1, SCORES_AT_ONCE[q.device.type == "cpu"] // (heads * n * n))
-    maps = q.new_empty(len(pairs[0]), n, n)
-    for i in range(
-        0, len(maps), at_once
-    ):  # so few that a CPU's cache holds the scores
-        a, b = (x[i : i + at_once] for x in pairs)
+    maps = q.new_empty(len(pairs[0]), n, n, dtype=torch.float32)
+    for i in range(0, len(maps), at_once):  # so few that a CPU's cache holds the scores
+        a, b = (x[i : i + at_once].float() for x in pairs)
         maps[i : i + at_once] = ((a * a.shape[-1] ** -0.5) @ b.transpose(-1, -2)).softmax(-1).mean(-3)
     return maps.unflatten(0, lead)
 

@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
+from xmodal.encoders.frozen import fingerprint, freeze, hold_frozen_in, keep_frozen_in_eval
 from xmodal.encoders.sites import placed
 from xmodal.encoders.taps import Taps
 from xmodal.preprocessor import Preprocessor
@@ -37,6 +37,8 @@ class TransferModel(BaseModel):
         recompute: recompute activations in the backward pass, less memory for more time: of all blocks, or of the
             first n.
         compile_blocks: compile each block with `torch.compile`.
+        trunk_dtype: `bf16` (or `fp16` on a GPU) holds the frozen linear layers of the blocks in half precision and
+            computes them in it; the residual stream and all that trains stay float32.
 
     Raises:
         ValueError: a misspelt argument anywhere below, with the nearest known one.
@@ -52,6 +54,7 @@ class TransferModel(BaseModel):
         mixing: dict | None = None,
         recompute: bool | int = False,
         compile_blocks: bool = False,
+        trunk_dtype: str | None = None,
     ):
         encoder = build(encoder, ENCODERS)
         super().__init__(data_preprocessor=Preprocessor(encoder.pixel_mean, encoder.pixel_std, **(mixing or {})))
@@ -65,6 +68,8 @@ class TransferModel(BaseModel):
         self.reader: Reader = build(reader, READERS, encoder=encoder) if reader else PooledReader(encoder)
         self.head = build(head, HEADS, in_dim=self.reader.out_dim)
         encoder.recompute = recompute
+        if trunk_dtype is not None:
+            hold_frozen_in(getattr(encoder, "blocks", encoder), trunk_dtype)
         self._still_dead_parts()
         if compile_blocks:
             for block in encoder.blocks:

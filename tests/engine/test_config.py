@@ -66,9 +66,11 @@ def test_options_set_what_is_there_and_what_the_type_takes(tmp_path):
         "model.num_classes=4",
         "train_cfg.batch_split=2",
         "optim_wrapper.optimizer.betas=(0.8, 0.9)",
+        "cache.views=4",
     ]
     cfg = load_config(write_config(tmp_path), [*options, "default_hooks.checkpoint.every_steps=7"])
     assert (cfg.model.dim, cfg.model.num_classes, cfg.train_cfg.batch_split) == (9, 4, 2)
+    assert cfg.cache == {"views": 4}
     assert cfg.optim_wrapper.optimizer.betas == (0.8, 0.9)
     assert cfg.default_hooks.checkpoint.every_steps == 7
     text = CONFIG.replace("default_hooks =", "_rates = [dict(a=1)]\ndefault_hooks =").replace("clip", "clip")

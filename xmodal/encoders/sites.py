@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.structures import Encoder, Grid
@@ -28,17 +29,32 @@ class Stream(nn.ModuleDict):
 
 
 class Edits(nn.ModuleDict):
-    """Modules on the output of one operation, in order; empty it is the identity."""
+    """Modules on the output of one operation, in order; empty it is the identity.
+
+    Attributes:
+        widen: hand float32 to the modules, whatever the operation computes in.
+    """
+
+    widen = False
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the output y of an operation on x to the edited output."""
+        if self.widen:
+            y, x = y.float(), x.float()
         for module in self.values():
             y = module(y, x, grid)
         return y
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` in the precision of its weight: beside a float32 stream a frozen trunk may be held in bfloat16."""
+    if torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, weight, bias)
+    return F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+
+
 class Linear(nn.Linear):
-    """`nn.Linear` with a site."""
+    """`nn.Linear` with a site, in the precision of its weight."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__(in_features, out_features, bias)
@@ -46,7 +62,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
         """Map (..., in) to (..., out)."""
-        return self.edits(super().forward(x), x, grid)
+        return self.edits(linear(x, self.weight, self.bias), x, grid)
 
 
 class LayerNorm(nn.LayerNorm):

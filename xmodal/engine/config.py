@@ -64,6 +64,7 @@ def set_defaults(cfg: Config) -> None:
     cfg.setdefault("default_scope", "mmengine")
     cfg.setdefault("randomness", {})
     cfg.randomness.setdefault("seed", 0)
+    cfg.setdefault("cache", {})  # empty: none; so that cache.views=4 may be given as an option
     hooks = {
         "schedule": {"type": "mmengine.hooks.ParamSchedulerHook"},
         "progress": {"type": "xmodal.engine.progress.ProgressHook"},
