@@ -18,6 +18,8 @@ AREAS = {
     "farthest-points": ("points", "farthest_points"),
     "knn": ("points", "knn"),
     "ball-query": ("points", "ball_query"),
+    "coop": ("coop_memory", "coop"),
+    "tip-search": ("tip_search", "tip_search"),
 }
 
 

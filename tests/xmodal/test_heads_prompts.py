@@ -11,6 +11,7 @@ from tests.xmodal.clips import NAMES, small_clip
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
+from xmodal.heads import text_side
 from xmodal.heads.text_side import PromptTokens, TextSide, make_prompt_ids
 from xmodal.heads.zero_shot import ZeroShotHead
 from xmodal.model import TransferModel
@@ -214,7 +215,6 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(clip, make, sav
     """The reference runs every prompt on its own, with all its tokens."""
     feature, label = torch.randn(4, 16), torch.tensor([0, 1, 2, 0])
     tokens = []
-    clip.text.blocks[0].mlp.fc1.register_forward_pre_hook(lambda m, a: tokens.append(a[0].shape[:-1].numel()))
     clip.text.blocks[0].mlp.register_forward_pre_hook(lambda m, a: tokens.append(a[0].shape[:-1].numel()))
 
     def result(share, **more):
@@ -241,6 +241,16 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(clip, make, sav
         assert seen <= most
         if share and not more and saves:
             assert seen < result(False)[2]
+
+
+def test_sharing_is_chosen_where_it_pays(clip, monkeypatch):
+    calls, head = [], CoOpHead(16, NAMES, clip, n_ctx=4)
+    monkeypatch.setattr(clip.text, "encode_branches", lambda *a: calls.append(1) or torch.ones(1, 3, 16))
+    head(torch.randn(2, 16))
+    assert not calls, "a few tokens of a tiny tower are faster on their own"
+    monkeypatch.setattr(text_side, "PAYS", 0)
+    head(torch.randn(2, 16))
+    assert calls
 
 
 def test_chunks_of_images_are_computed_again_instead_of_kept(clip):
