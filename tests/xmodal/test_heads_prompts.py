@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from tests.xmodal.clips import NAMES, small_clip
+from xmodal.heads import text_side
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
-from xmodal.heads import text_side
 from xmodal.heads.text_side import PromptTokens, TextSide, make_prompt_ids
 from xmodal.heads.zero_shot import ZeroShotHead
 from xmodal.model import TransferModel

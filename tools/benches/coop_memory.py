@@ -1,4 +1,4 @@
-"""Time and memory of a CoOp step against the number of classes: `python tools/bench.py coop` times it, this file counts.
+"""Time and memory of a CoOp step against the number of classes: `tools/bench.py coop` times it, this file counts bytes.
 
 Examples:
   python tools/benches/coop_memory.py --classes 100 300 1000       # peak of a step, counted over tensor sizes
