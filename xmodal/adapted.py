@@ -217,7 +217,12 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
 
         return from_timm(model), copy.deepcopy(model.head)
     if kind.startswith("open_clip"):
-        return from_clip(model), None
+        visual = getattr(model, "visual", model)
+        if type(visual).__name__ != "TimmModel":  # SigLIP and others that have timm's tower in them
+            return from_clip(visual), None
+        tower, head = tower_and_head(visual.trunk)
+        tower.pixel_mean, tower.pixel_std = tuple(visual.image_mean), tuple(visual.image_std)
+        return tower, nn.Sequential(head or nn.Identity(), copy.deepcopy(visual.head))
     if kind.startswith("timm.models"):
         from xmodal.encoders.convnet import ConvNet
 
@@ -230,20 +235,19 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     raise ValueError(f"{type(model).__name__} is no timm or open_clip model: build one of the suite's encoders first")
 
 
-def from_clip(model: Any) -> Encoder:
-    """The image tower of an open_clip model, or of its `visual`."""
+def from_clip(visual: Any) -> Encoder:
+    """The image tower `visual` of an open_clip model."""
     from xmodal.encoders.convnet import ConvNet
     from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
     from xmodal.encoders.weights import from_clip_visual_state
 
-    visual = getattr(model, "visual", model)
     mean, std = getattr(visual, "image_mean", None) or CLIP_MEAN, getattr(visual, "image_std", None) or CLIP_STD
     kind = type(visual).__name__
     if kind == "ModifiedResNet":
         return ConvNet(copy.deepcopy(visual), visual.image_size, mean, std, "clip")
     if kind != "VisionTransformer":
         raise ValueError(
-            f"{kind} is no image tower of open_clip that is known: VisionTransformer and ModifiedResNet are"
+            f"{kind} is no image tower of open_clip that is known: VisionTransformer, ModifiedResNet and TimmModel are"
         )
     block, state = visual.transformer.resblocks[0], visual.state_dict()
     dim, _, patch, _ = visual.conv1.weight.shape

@@ -70,6 +70,22 @@ def test_open_clip_models(tower, images):
     torch.testing.assert_close(adapted(images), model.encode_image(images), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "pool", "proj"), [("vit_tiny_patch16_224", "token", ""), ("resnet18", "avg", "linear")]
+)
+def test_open_clip_models_around_timm_towers(name, pool, proj):
+    torch.manual_seed(0)
+    tower = open_clip.timm_model.TimmModel(name, 192, image_size=224, pool=pool, proj=proj, pretrained=False).eval()
+    tower.image_mean, tower.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    adapted = xmodal.adapt(
+        tower, "lora" if "vit" in name else "conv_adapter", **({} if "vit" in name else {"norms": "none"})
+    )
+    images = torch.randn(1, 3, 224, 224)
+    plain = adapted.use(None).eval()(images)
+    torch.testing.assert_close(plain, tower(images), atol=1e-5, rtol=1e-4)
+    assert adapted.encoder.pixel_mean == (0.5, 0.5, 0.5)
+
+
 def test_switching_and_mixing_in_one_batch(model, images):
     adapted = filled(xmodal.adapt(model, "lora", name="a"))
     adapted.add("vpt", "b", num_tokens=3)
