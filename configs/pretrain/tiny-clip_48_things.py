@@ -20,7 +20,7 @@ with read_base():
     from .._base_.runtime import *
 
 model = dict(type=ImageTextLabelModel, clip=dict(type=tiny_clip, weights="random"))
-train_dataloader = dict(batch_size=64, num_workers=0, dataset=dict(type=ShapeThings, count=60000))
+train_dataloader = dict(batch_size=48, num_workers=0, dataset=dict(type=ShapeThings, count=60000))
 # the pictures of one thing among the first 1000 of another world, 64 classes
 val_dataloader = dict(
     batch_size=425, num_workers=0, dataset=dict(type=ShapeCaptions, count=425, world=1_000_000, alone=True)
@@ -32,7 +32,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=CosineSchedule, warmup_steps=100)
-train_cfg = dict(max_steps=5670, val_interval=945)
+train_cfg = dict(max_steps=7560, val_interval=1890)
 val_cfg = dict()
 test_cfg = dict()
 custom_hooks = [dict(type=WindowsFirstHook, share=0.5185), dict(type=SaveTowersHook)]
