@@ -74,6 +74,7 @@ def test_every_method_runs_and_the_grid_resumes(bench, tmp_path):
     assert grid.run([1, 2], [1]) == results
     table = format_table(results)
     assert "| coop |" in table
+    assert "| zero-shot | " + f"{by['zero-shot']['scores']['plain']:.2f} |" in format_table([by["zero-shot"]])
     draw_plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
@@ -184,6 +185,18 @@ def test_checker_names_what_is_missing_and_what_does_not_match(tmp_path, capsys)
     assert "classes 2, expected 10" in out
     assert "3.jpg" in out
     assert "sample " in out
+
+
+def test_checker_knows_shifted_sets_and_domains(tmp_path, capsys):
+    for domain in "abcd":
+        for label in ("dog", "horse"):
+            (tmp_path / "PACS" / domain / label).mkdir(parents=True)
+            (tmp_path / "PACS" / domain / label / "1.jpg").write_bytes(b"")
+    assert check_fewshot.main([str(tmp_path), "PACS", "imagenet_r"]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG    PACS: PACS/A 2, PACS/C 2, PACS/P 2, PACS/S 2 images" in out
+    assert "PACS/A: classes 2, expected 7" in out
+    assert "MISSING  imagenet_r" in out
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/fewshot").glob("*.py")), ids=lambda p: p.stem)

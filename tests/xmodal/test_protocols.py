@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from xmodal.protocols.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
+from xmodal.protocols.folders import DOMAINBED, read_domain, read_folder, read_shift
 from xmodal.protocols.images import ListedImages, ShapeImages, crop_box
 from xmodal.protocols.images import test_view as view_for_testing
 from xmodal.protocols.items import Item, Splits, read_split_file, split_hash, write_split_file
@@ -261,3 +262,53 @@ def test_aircraft_and_imagenet_lists(tmp_path):
     assert splits.val == splits.test
     with pytest.raises(ValueError, match="did you mean 'imagenet'"):
         read_coop(tmp_path, "imagnet")
+
+
+def draw_folder(folder, classes, count=2):
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((20, 20, 3), 40 * number + i, np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+def test_folders_of_classes(tmp_path):
+    draw_folder(tmp_path / "made", ["a_dog", "cat"])
+    splits = read_folder(tmp_path / "made")
+    assert splits.class_names == ["a dog", "cat"]
+    assert [(i.path, i.label) for i in splits.train] == [
+        ("a_dog/0.png", 0),
+        ("a_dog/1.png", 0),
+        ("cat/0.png", 1),
+        ("cat/1.png", 1),
+    ]
+    assert ListedImages(splits, "train", size=16)[2]["sample_id"] == "cat/0.png"
+    with pytest.raises(ValueError, match="does not exist"):
+        read_folder(tmp_path / "none")
+
+
+def test_shifted_sets_take_their_names_from_imagenet(tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet" / "classnames.txt").write_text("n01 tench\nn02 gold fish\nn03 shark\n")
+    draw_folder(tmp_path / "imagenet-adversarial" / "imagenet-a", ["n01", "n03"])
+    splits = read_shift(tmp_path, "imagenet_a")
+    assert splits.class_names == ["tench", "shark"]
+    draw_folder(tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val", ["0", "1", "2"])
+    assert read_shift(tmp_path, "imagenetv2").class_names == ["tench", "gold fish", "shark"]
+    (tmp_path / "imagenet-adversarial" / "imagenet-a" / "n09").mkdir()
+    with pytest.raises(ValueError, match="n09: no class is called so"):
+        read_shift(tmp_path, "imagenet_a")
+    with pytest.raises(ValueError, match="did you mean 'imagenet_sketch'"):
+        read_shift(tmp_path, "imagenet_skech")
+
+
+def test_domains_are_the_folders_in_alphabetical_order(tmp_path):
+    for number, domain in enumerate(("art_painting", "cartoon", "photo", "sketch")):
+        draw_folder(tmp_path / "PACS" / domain, ["dog", "horse"], number + 1)
+    photo = read_domain(tmp_path, "PACS", "P")
+    assert (photo.dataset, len(photo.train)) == ("PACS/P", 6)
+    with pytest.raises(ValueError, match="no domain 'X'; it has A, C, P, S"):
+        read_domain(tmp_path, "PACS", "X")
+    with pytest.raises(ValueError, match="should hold 4 domains, found 0"):
+        read_domain(tmp_path, "VLCS", "C")
+    assert {len(about.domains) for about in DOMAINBED.values()} == {4}

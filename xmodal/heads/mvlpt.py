@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.block import Block
+from xmodal.heads.base import top1
 from xmodal.heads.text_side import PromptHead, PromptIds, PromptTokens, TextSide, make_prompt_ids
 from xmodal.heads.visual_prompts import pooled, run_prompted
 from xmodal.registry import HEADS, method
@@ -210,6 +212,14 @@ class MVLPTHead(PromptHead):
             return self.dropout(visual[i : i + 1].expand(len(x), -1, -1))
 
         return pooled(encoder, run_prompted(encoder, tokens, grid, prompt_of), grid)
+
+    def loss(self, feature: Any, label: Tensor, task: Tensor | None = None) -> dict[str, Tensor]:
+        """Cross-entropy and top-1, among the classes of each sample's task where `task` (B,) is given."""
+        if task is None:
+            return super().loss(feature, label)
+        logits = self.mask(self(feature), task)
+        self.check_labels(label)
+        return {"loss": F.cross_entropy(logits, label), "top1": top1(logits, label)}
 
     def mask(self, logits: Tensor, task: Tensor) -> Tensor:
         """Leave each sample only the classes of its task.

@@ -6,6 +6,7 @@ Paper: CoOp (arXiv 2109.01134). Reused by CoCoOp, DPT, MVLPT, Tip-Adapter and Ca
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from xmodal.protocols.items import Item, Splits, read_split_file
@@ -74,12 +75,6 @@ _ROWS = (
      "a photo of a person doing {}.", "middle frames, from the CoOp notes"),
 )  # fmt: skip
 COOP11 = {row[0]: CoopDataset(*row) for row in _ROWS}
-SHIFTS = {
-    "imagenetv2": (1000, 10000),
-    "imagenet_sketch": (1000, 50889),
-    "imagenet_a": (200, 7500),
-    "imagenet_r": (200, 30000),
-}
 
 EUROSAT_NAMES = {
     "AnnualCrop": "Annual Crop Land",
@@ -132,6 +127,7 @@ def find_dataset(name: str) -> CoopDataset:
     return COOP11[name]
 
 
+@lru_cache(maxsize=4)  # a config asks once a split
 def read_coop(root: str | Path, name: str) -> Splits:
     """The official splits of a data set below `root`.
 

@@ -167,7 +167,7 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown tables of mean and standard deviation over seeds, one a test set, and how results were selected."""
     lines = []
     for test, methods in collect(results).items():
-        shots = sorted({k for cells in methods.values() for k in cells if k})
+        shots = sorted({k for cells in methods.values() for k in cells if k}) or [0]
         lines += [f"{test} (top-1, %)", "", "| method | " + " | ".join(f"{k} shots" for k in shots) + " |"]
         lines.append("|---" * (1 + len(shots)) + "|")
         for name, cells in methods.items():

@@ -4,7 +4,7 @@ Papers: DPT (arXiv 2208.08340), MVLPT (2211.11720), DPLCLIP (2111.12853) under D
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,6 +44,7 @@ class ImageRun:
         warmup_epochs: with a constant small rate.
         text_lr: another rate for the text context, as DPT has (its warm-up is 1 epoch then); None for the same.
         start: Dassl folders whose average is where training starts (MVLPT's multi-task initialisation).
+        mask_tasks: each image competes among the classes of its own task alone (MVLPT).
         load: a Dassl run to test instead of training.
     """
 
@@ -54,6 +55,7 @@ class ImageRun:
     warmup_epochs: int = 1
     text_lr: float | None = None
     start: Sequence[str] = ()
+    mask_tasks: bool = False
     load: str | None = None
     needs_shots: ClassVar[bool] = True
 
@@ -61,7 +63,7 @@ class ImageRun:
         """Train, then test on every set with the class names it has."""
         train = join_parts(plan.train)
         torch.manual_seed(plan.seed)
-        model = self.build(bench, train.classes)
+        model = self.build(bench, train.classes, plan.train)
         details: dict[str, Any] = {}
         if self.start:
             states = [self.state_of(bench, train.classes, folder) for folder in self.start]
@@ -74,14 +76,17 @@ class ImageRun:
         trained = sum(p.numel() for p in model.head.parameters())
         return Outcome(scores, trained=trained, details=details, head=model.head)
 
-    def build(self, bench: Bench, classes: Sequence[str]) -> PromptedModel:
+    def build(self, bench: Bench, classes: Sequence[str], tasks: Sequence[Part] = ()) -> PromptedModel:
         """A fresh model around the bench's image tower."""
-        head = build(dict(self.head), HEADS, in_dim=bench.width, class_names=list(classes), clip=bench.clip)
+        given: dict[str, Any] = dict(in_dim=bench.width, class_names=list(classes), clip=bench.clip)
+        if self.mask_tasks:
+            given["task_sizes"] = {part.source: len(part.classes) for part in tasks}
+        head = build(dict(self.head), HEADS, **given)
         return PromptedModel(bench.clip.visual, head).to(bench.device)
 
     def state_of(self, bench: Bench, classes: Sequence[str], folder: str) -> dict[str, Tensor]:
         """Weights of a Dassl run."""
-        head = self.build(bench, classes).head
+        head = replace(self, mask_tasks=False).build(bench, classes).head
         load_dassl(head, folder)
         return {k: v.clone() for k, v in head.state_dict().items()}
 
@@ -89,6 +94,7 @@ class ImageRun:
         """Train; the mean loss of every epoch."""
         epochs = epochs_for(plan.shots, self.epochs)
         owners = [(part.source, i) for part in plan.train for i in part.indices]
+        task = torch.tensor([n for n, part in enumerate(plan.train) for _ in part.indices])
         groups = self.optimizers(model, epochs)
         losses = []
         model.train()
@@ -100,7 +106,7 @@ class ImageRun:
             for rows in minibatches(len(owners), self.batch_size, (plan.seed, plan.shots, epoch)):
                 items = [bench.source(owners[r][0]).train[epoch, owners[r][1]] for r in rows.tolist()]
                 batch = collate([{**item, "label": label[r]} for item, r in zip(items, rows.tolist(), strict=True)])
-                loss = model(**model.data_preprocessor(batch), mode="loss")["loss"]
+                loss = self.loss(model, model.data_preprocessor(batch), task[rows])
                 for optimizer, _ in groups:
                     optimizer.zero_grad()
                 loss.backward()
@@ -109,6 +115,14 @@ class ImageRun:
                 total.append(loss.item())
             losses.append(round(sum(total) / len(total), 5))
         return losses
+
+    def loss(self, model: PromptedModel, batch: Mapping[str, Any], task: Tensor) -> Tensor:
+        """Loss of a batch whose samples belong to `task` (B,)."""
+        if not self.mask_tasks:
+            return model(**batch, mode="loss")["loss"]
+        head: Any = model.head
+        feature = model.features(**{k: v for k, v in batch.items() if k in ("image", "clips")})
+        return head.loss(feature, batch["label"], task)["loss"]
 
     def optimizers(self, model: PromptedModel, epochs: int) -> list[tuple[torch.optim.Optimizer, list[float]]]:
         """One optimiser with the rate of every epoch, or a second one for the text context."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +92,3 @@ def split_hash(parts: Mapping[str, Iterable[tuple[str, int]]]) -> str:
         for sample, label in parts[name]:
             digest.update(f"{sample}\t{label}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def index_of(class_names: Sequence[str]) -> dict[str, int]:
-    """Label of each class name."""
-    return {name: i for i, name in enumerate(class_names)}

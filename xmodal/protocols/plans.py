@@ -295,14 +295,6 @@ class MultiTask(Protocol):
         return {"mean": sum(scores.values()) / len(scores)}
 
 
-DOMAINBED = {
-    "PACS": (("A", "C", "P", "S"), 7),
-    "VLCS": (("C", "L", "S", "V"), 5),
-    "OfficeHome": (("A", "C", "P", "R"), 65),
-    "TerraIncognita": (("L100", "L38", "L43", "L46"), 10),
-}
-
-
 @dataclass
 class BestSoFar:
     """Keep the first strictly greatest score of a run, and what belonged to it.
