@@ -229,9 +229,9 @@ def decode(
         log_size: see `BoxDecoder`.
 
     Returns:
-        `logits` (B, Q, C+1), `class_probs` (B, Q, C), `objectness` (B, Q), `center` and `size` in metres (B, Q, 3) and
-        their shares of the scene `center_normalized`, `size_normalized`, `angle_logits`, `angle_raw` (residuals in half
-        bins), `angle_residual` (B, Q, A), `angle` (B, Q) and `boxes` (B, Q, 7).
+        `query` (B, Q, 3), `logits` (B, Q, C+1), `class_probs` (B, Q, C), `objectness` (B, Q), `center` and `size` in
+        metres (B, Q, 3) and their shares of the scene `center_normalized`, `size_normalized`, `angle_logits`,
+        `angle_raw` (residuals in half bins), `angle_residual` (B, Q, A), `angle` (B, Q) and `boxes` (B, Q, 7).
     """
     extent = high - low
     center = query_xyz + raw["center_head"].sigmoid() - 0.5  # at most half a metre from the query
@@ -246,6 +246,7 @@ def decode(
     angle = continuous_angle(raw["angle_cls_head"], residual)
     probs = raw["sem_cls_head"].softmax(-1)
     return {
+        "query": query_xyz,
         "logits": raw["sem_cls_head"],
         "class_probs": probs[..., :-1],
         "objectness": 1 - probs[..., -1],

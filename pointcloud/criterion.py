@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointcloud.matcher import Matcher, Targets, pairwise_giou
+from pointcloud.matcher import Matcher, Targets, inside, pairwise_giou
 
 WEIGHTS = {"sem_cls": 1.0, "angle_cls": 0.1, "angle_reg": 0.5, "center": 5.0, "size": 1.0, "giou": 1.0}
 
@@ -54,6 +54,8 @@ class Criterion(nn.Module):
         no_object_weight: weight of the background in the class loss.
         weights: of the terms, keys of `WEIGHTS`; what is left out keeps its default.
         giou_rule: `exact` or `released`, see `matcher.pairwise_giou`.
+        inside: instead of one query for each true box, every query that stands in one answers for it, the box grown by
+            this many metres; duplicates are left to the suppression. For queries placed by votes and short schedules.
 
     Raises:
         ValueError: an unknown term.
@@ -69,8 +71,10 @@ class Criterion(nn.Module):
         no_object_weight: float = 0.25,
         weights: dict[str, float] | None = None,
         giou_rule: str = "exact",
+        inside: float | None = None,
     ):
         super().__init__()
+        self.inside = inside
         unknown = set(weights or {}) - set(WEIGHTS)
         if unknown:
             raise ValueError(f"no loss term is called {sorted(unknown)}; there are {sorted(WEIGHTS)}")
@@ -113,6 +117,8 @@ class Criterion(nn.Module):
     def match(self, predicted: dict[str, Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
         """Generalised IoU (B, Q, N) and the index of each query's true box (B, Q), -1 for none."""
         giou = pairwise_giou(predicted["boxes"], targets, self.giou_rule)
+        if self.inside is not None:
+            return giou, inside(predicted["query"], targets, self.inside)
         return giou, self.matcher(predicted, targets, giou.detach())
 
     def layer(self, predicted: dict[str, Tensor], targets: Targets, count: Tensor) -> dict[str, Tensor]:
@@ -121,6 +127,8 @@ class Criterion(nn.Module):
             targets = {k: F.pad(v, (0, 0) * (v.ndim - 2) + (0, 1)) for k, v in targets.items()}
         giou, assigned = self.match(predicted, targets)
         matched = (assigned >= 0).float()  # (B, Q)
+        if self.inside is not None:
+            count = mean_over_processes(matched.sum()).clamp(min=1)
         label = torch.where(assigned >= 0, pick(targets["box_label"], assigned), self.num_classes)
         terms = {
             "sem_cls": F.cross_entropy(predicted["logits"].transpose(1, 2), label, self.class_weight),

@@ -72,3 +72,14 @@ class Matcher(nn.Module):
             rows, columns = linear_sum_assignment(cost[b, :, : int(count)].numpy())
             assigned[b, rows] = torch.from_numpy(columns)
         return assigned.to(giou.device)
+
+
+@torch.no_grad()
+def inside(query: Tensor, targets: Targets, slack: float) -> Tensor:
+    """Index of the true box that each query (B, Q, 3) stands in, grown by `slack` metres; -1 for none: (B, Q)."""
+    rows = []
+    for points, true, mask in zip(query, targets["boxes"], targets["box_mask"].bool(), strict=True):
+        held = boxes.contains(true, points, slack) & mask[:, None]  # (N, Q)
+        first = held.int().argmax(0) if len(held) else held.new_zeros(held.shape[1], dtype=torch.int64)
+        rows.append(first.masked_fill(~held.any(0), -1))
+    return torch.stack(rows)

@@ -28,13 +28,13 @@ model = dict(
         num_angle_bins=12,
         backbone=dict(num_groups=128, group_size=16, feat_dim=3, scale=0.3, width=32),
         decoder=dict(dim=128, num_heads=4, ffn_dim=256, depth=2, num_queries=20, mlp_dropout=0.0, dropout=0.0, log_size=True),
-        criterion=dict(weights=dict(giou=2.0, size=5.0), no_object_weight=0.2),
+        criterion=dict(weights=dict(giou=2.0, size=5.0), no_object_weight=0.2, inside=0.1),
         votes=True,
         query_points=dict(feat_dim=3, radius=1.2, num_points=96, width=32),
     ),
 )
 optim_wrapper = dict(
-    optimizer=dict(type=AdamW, lr=1.5e-3, weight_decay=0.02),
+    optimizer=dict(type=AdamW, lr=2.5e-3, weight_decay=0.02),
     paramwise_cfg=dict(no_decay=["norm", ".bias"]),
     clip_grad=dict(max_norm=1.0),
 )

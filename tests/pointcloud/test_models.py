@@ -14,6 +14,7 @@ from pointcloud.criterion import Criterion, angle_bins
 from pointcloud.detection import Detector, best_class
 from pointcloud.detr_encoder import DETREncoder
 from pointcloud.epcl import EPCLDense
+from pointcloud.matcher import inside
 from pointcloud.metrics import CloudAccuracy
 from pointcloud.model import CloudModel
 from pointcloud.segmentation import EPCLSegmenter
@@ -324,6 +325,14 @@ class TestCriterion:
         total, terms = criterion([predicted], targets)
         assert float(total) < 1e-5
         assert float(terms["loss_cardinality"]) == 0
+
+    def test_every_query_inside_answers(self):
+        query = torch.tensor([[[0.2, 0.1, 0.0], [0.5, 0.3, 0.1], [0.78, 0.1, 0.0], [-3.0, 0.0, 0.0]]])
+        batch = box_batch(1)
+        found = inside(query, batch, 0.1)
+        assert found.tolist() == [[0, 0, 0, -1]]
+        assert inside(query, batch, 0.0).tolist() == [[0, 0, -1, -1]]
+        assert inside(query, {k: v[:, :0] for k, v in batch.items()}, 0.1).tolist() == [[-1] * 4]
 
     def test_scenes_without_boxes(self):
         model = detector().train()
