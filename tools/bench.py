@@ -3,6 +3,8 @@
 Examples:
   python tools/bench.py st-adapter evl
   python tools/bench.py temporal-conv --size b16 --repeats 9 --json bench.json
+  python tools/bench.py st-adapter --peak                # also the peak memory of a step
+  python tools/bench.py decode decode-gop250 cache-evl   # reading films; cached against uncached steps
 """
 
 import argparse
@@ -13,6 +15,19 @@ AREAS = {
     "st-adapter": ("video", "st_adapter"),
     "evl": ("video", "evl"),
     "temporal-conv": ("video", "temporal_conv"),
+    "forward": ("video", "forward"),
+    "decode": ("data", "decode"),
+    "decode-gop250": ("data", "decode_gop250"),
+    "decode-memory": ("data", "decode_memory"),
+    "workers": ("data", "workers"),
+    "cache-evl": ("cached", "evl"),
+    "cache-probe": ("cached", "probe"),
+    "cache-top-block": ("cached", "top_block"),
+    "scale-batch": ("scaling", "batch"),
+    "scale-frames": ("scaling", "frames"),
+    "scale-classes": ("scaling", "classes"),
+    "precision": ("scaling", "precision"),
+    "ddp": ("scaling", "ddp"),
     "vqt": ("vqt", "vqt"),
     "lora": ("lora", "lora"),
     "farthest-points": ("points", "farthest_points"),
@@ -27,11 +42,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("areas", nargs="+", choices=sorted(AREAS), help="what to measure")
-    parser.add_argument("--size", default="b16", help="b16, l14 or tiny (default b16, 224 px)")
+    parser.add_argument("--size", default="b16", help="b16, l14, s16 or tiny (default b16; 224 px but tiny)")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--batch", type=int, default=1, help="clips")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; medians are shown")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", action="store_true", help="follow the allocations of a step too")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args(argv)
 
@@ -48,14 +64,29 @@ def main(argv: list[str] | None = None) -> None:
     from tools.benches import measure
 
     torch.set_num_threads(args.threads)
-    out = {"where": measure.where(), "args": {k: str(v) for k, v in vars(args).items()}, "areas": {}}
+    out: dict = {
+        "where": measure.where(),
+        "args": {k: str(v) for k, v in vars(args).items()},
+        "areas": {},
+        "claims": [],
+    }
     for area in args.areas:
         module, name = AREAS[area]
-        build = getattr(importlib.import_module(f"tools.benches.{module}"), name)
+        source = importlib.import_module(f"tools.benches.{module}")
         title = f"{area} ({args.size}, {args.batch} clip(s) of {args.frames} frames)" if module != "points" else area
-        measured = measure.rows(measure.run_alternating(build(args), args.repeats))
+        built = getattr(source, name)(args)
+        if isinstance(built[0], dict):  # measured already
+            out["areas"][area] = built
+            print(measure.plain_table(title, built), flush=True)
+            continue
+        measured = measure.rows(measure.run_alternating(built, args.repeats, peak=args.peak))
+        wanted = getattr(source, "WANTED", {}).get(name, ()) if args.size == "b16" else ()  # claims are about B/16
+        claims = measure.verdicts(measured, wanted)
         out["areas"][area] = measured
-        print(measure.table(title, measured), flush=True)
+        out["claims"] += [{"area": area, **claim} for claim in claims]
+        print(measure.table(title, measured))
+        print(measure.claims_text(claims) or "", flush=True)
+    out["where"]["load at the end"] = measure.where()["load"]
     print(f"{out['where']}")
     if args.json:
         args.json.write_text(json.dumps(out, indent=2))

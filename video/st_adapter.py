@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
@@ -51,8 +52,16 @@ class STAdapter(nn.Module):
         if start == end:  # only prefix tokens are left, and they pass untouched
             return x
         patches = x[:, start:end]
-        patches = patches + self.fc2(self.convolve(self.fc1(patches), grid))
-        return torch.cat([x[:, :start], patches, x[:, end:]], dim=1)
+        u = self.fc1(patches)
+        if torch.is_grad_enabled():  # the convolution costs so little that its output is made again
+            change = checkpoint(self.up, u, grid, use_reentrant=False, preserve_rng_state=False)
+        else:
+            change = self.up(u, grid)
+        return torch.cat([x[:, :start], patches + change, x[:, end:]], dim=1)
+
+    def up(self, u: Tensor, grid: Grid) -> Tensor:
+        """Convolve u (B*T, h*w, Ca) and map it to (B*T, h*w, D)."""
+        return self.fc2(self.convolve(u, grid))
 
     def convolve(self, u: Tensor, grid: Grid) -> Tensor:
         """Depth-wise convolution of u (B*T, h*w, Ca), zero-padded, over the frames of each clip.

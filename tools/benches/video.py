@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benches.measure import Variant
+from tools.benches.measure import Variant, Wanted
 from video.evl import EVLDecoder, EVLLayer
 from video.readers import TimeMeanReader
 from video.st_adapter import STAdapter
@@ -17,8 +17,25 @@ from xmodal.model import TransferModel
 
 SIZES = {
     "b16": dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12),
+    "s16": dict(image_size=224, patch_size=16, dim=384, depth=12, num_heads=6),
     "l14": dict(image_size=224, patch_size=14, dim=1024, depth=24, num_heads=16),
     "tiny": dict(image_size=48, patch_size=8, dim=128, depth=4, num_heads=4),
+}
+
+
+WANTED = {
+    "st_adapter": [
+        Wanted("time", "ours", "floor: forward and input gradient", 1.04),
+        Wanted("time", "ours, first 2 blocks recomputed", "released formulation", 1.05),
+        Wanted("kept", "ours, first 2 blocks recomputed", "released formulation", 0.6),
+        Wanted("time", "ours, bf16 trunk", "ours", 1 / 1.6),
+    ],
+    "evl": [
+        Wanted("time", "ours", "frozen forward", 1.10),
+        Wanted("time", "ours", "released formulation", 1 / 1.45),
+        Wanted("kept", "ours", "released formulation", 0.4),
+    ],
+    "temporal_conv": [Wanted("time", "ours", "Conv3d with permutes", 1 / 3)],
 }
 
 
@@ -74,11 +91,11 @@ def frozen_forward(state):
         return model.features(clips=clips)
 
 
-def st_adapter_model(args, plain=False, recompute=False):
+def st_adapter_model(args, plain=False, classes=400, **options):
     width = SIZES[args.size]["dim"] // 2
     if not plain:
         adapters = [dict(type=st_adapter_method, bottleneck=width)]
-        model = TransferModel(encoder(args.size), head(), adapters, dict(type=TimeMeanReader), recompute=recompute)
+        model = TransferModel(encoder(args.size), head(classes), adapters, dict(type=TimeMeanReader), **options)
     else:
         from xmodal.encoders.sites import place
 
@@ -104,8 +121,8 @@ def input_gradient_step(state, read="all"):
     return loss
 
 
-def probe(args):
-    return TransferModel(encoder(args.size), head(), reader=dict(type=TimeMeanReader)).train()
+def probe(args, **options):
+    return TransferModel(encoder(args.size), head(), reader=dict(type=TimeMeanReader), **options).train()
 
 
 def full(args):
@@ -114,12 +131,13 @@ def full(args):
 
 
 def st_adapter(args):
-    """ST-Adapter 12 x D/2: released formulation, ours, floor, frozen forward, full fine-tuning."""
+    """ST-Adapter 12 x D/2: released formulation, ours, floors, frozen forward, full fine-tuning."""
     data = clips_for(args)
     return [
         Variant("released formulation", train_step, lambda: (st_adapter_model(args, plain=True), data)),
         Variant("ours", train_step, lambda: (st_adapter_model(args), data)),
-        Variant("ours, first 3 blocks recomputed", train_step, lambda: (st_adapter_model(args, recompute=3), data)),
+        Variant("ours, first 2 blocks recomputed", train_step, lambda: (st_adapter_model(args, recompute=2), data)),
+        Variant("ours, bf16 trunk", train_step, lambda: (st_adapter_model(args, trunk_dtype="bf16"), data)),
         Variant("floor: forward and input gradient", input_gradient_step, lambda: (probe(args), data)),
         Variant("the same, last block pruned", lambda s: input_gradient_step(s, "prefix"), lambda: (probe(args), data)),
         Variant("frozen forward", frozen_forward, lambda: (probe(args), data)),
@@ -165,11 +183,11 @@ def unfused_attention(self, x, grid=None, rows=None, tap=None):
     return self.proj((attention @ v).transpose(1, 2).flatten(2))
 
 
-def evl_model(args, plain=False):
+def evl_model(args, plain=False, **options):
     layers = min(4, SIZES[args.size]["depth"] - 1)
     reader = dict(type=EVLDecoder, num_frames=args.frames, num_layers=layers)
     heads = dict(head(), norm=True, init_std=None)
-    model = TransferModel(encoder(args.size, plain), heads, reader=reader).train()
+    model = TransferModel(encoder(args.size, plain), heads, reader=reader, **options).train()
     if plain:
         for block in model.encoder.blocks:
             block.attn.forward = unfused_attention.__get__(block.attn)
@@ -184,7 +202,9 @@ def evl(args):
     return [
         Variant("released formulation", train_step, lambda: (evl_model(args, plain=True), data)),
         Variant("ours", train_step, lambda: (evl_model(args), data)),
+        Variant("ours, bf16 trunk", train_step, lambda: (evl_model(args, trunk_dtype="bf16"), data)),
         Variant("frozen forward", frozen_all, lambda: (probe(args), data)),
+        Variant("frozen forward, bf16 trunk", frozen_all, lambda: (probe(args, trunk_dtype="bf16"), data)),
     ]
 
 
@@ -193,6 +213,24 @@ def frozen_all(state):
     model, (clips, _) = state
     with torch.no_grad():
         return model.encoder.forward_blocks(*model.embed(clips=clips))
+
+
+def forward(args):
+    """The frozen forward alone, as a reader of the class token needs it: released arithmetic, float32, bf16."""
+    data = clips_for(args)
+
+    def plain():
+        model = probe(args)
+        for block in model.encoder.blocks:
+            block.mlp.act.op, block.attn.forward = PlainGELU(), unfused_attention.__get__(block.attn)
+        model.reader.reads = "all"
+        return model, data
+
+    return [
+        Variant("unfused, whole last block", frozen_forward, plain),
+        Variant("float32", frozen_forward, lambda: (probe(args), data)),
+        Variant("bf16 trunk", frozen_forward, lambda: (probe(args, trunk_dtype="bf16"), data)),
+    ]
 
 
 def temporal_conv(args):
