@@ -158,6 +158,11 @@ def collect(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[in
     return table
 
 
+def shots_name(shots: int) -> str:
+    """How a number of shots is called; -1 are all images."""
+    return "all images" if shots == -1 else f"{shots} shots"
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and, of several, the sample standard deviation."""
     return f"{mean(values):.2f}" if len(values) < 2 else f"{mean(values):.2f} +- {stdev(values):.2f}"
@@ -168,7 +173,7 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for test, methods in collect(results).items():
         shots = sorted({k for cells in methods.values() for k in cells if k}) or [0]
-        lines += [f"{test} (top-1, %)", "", "| method | " + " | ".join(f"{k} shots" for k in shots) + " |"]
+        lines += [f"{test} (top-1, %)", "", "| method | " + " | ".join(shots_name(k) for k in shots) + " |"]
         lines.append("|---" * (1 + len(shots)) + "|")
         for name, cells in methods.items():
             row = (
@@ -217,8 +222,9 @@ def draw_plot(results: Sequence[Mapping[str, Any]], path: str | Path, title: str
             xs = sorted(cells)
             bars = [stdev(cells[x]) if len(cells[x]) > 1 else 0.0 for x in xs]
             axis.errorbar(xs, [mean(cells[x]) for x in xs], yerr=bars, marker="o", capsize=3, label=name)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(shots or [1], [str(k) for k in shots] or ["1"])
+        if all(k > 0 for k in shots):
+            axis.set_xscale("log", base=2)
+        axis.set_xticks(shots or [1], [shots_name(k).split()[0] for k in shots] or ["1"])
         axis.set(xlabel="training images per class", ylabel="top-1 accuracy, %", title=title or test)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
