@@ -21,6 +21,9 @@ class Registry:
         self.name, self.scope = name, scope
         self.module_dict: dict[str, Any] = {}
 
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
     def get(self, name: str) -> Any:
         """The part of a name, None when there is none."""
         return self.module_dict.get(name.removeprefix(f"{self.scope}."))

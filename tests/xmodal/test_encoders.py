@@ -122,6 +122,8 @@ def test_every_plain_vision_transformer_of_timm_is_read_or_refused():
     ],
 )
 def test_unsupported_timm_models_are_refused_by_name(name, said):
+    if name.endswith("radio_v3") and not timm.is_model(name):
+        pytest.skip("this timm is older than that model")
     with pytest.raises(ValueError, match=said) as error:
         timm_encoder(name, weights="random")
     assert said.startswith(("did", "aug")) or SUPPORTED in str(error.value)
