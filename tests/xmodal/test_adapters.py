@@ -269,6 +269,22 @@ def test_mistakes_are_explained(row, arguments, message):
         ADAPTERS.get(row)(build(TOWERS["vit"]["token"]), **arguments)
 
 
+def test_ssf_needs_operations_with_sites():
+    with pytest.raises(ValueError, match="ViT, Swin and ConvNeXt"):
+        ADAPTERS.get("ssf")(build(TOWERS["convnet"]["resnet"]))
+
+
+def test_ssf_scales_every_channel_of_every_operation():
+    for family in ("swin", "convnext"):
+        encoder = build(TOWERS[family][family])
+        wide = sum(m.weight.shape[0] for m in encoder.body.modules() if isinstance(m, OPERATIONS))
+        ADAPTERS.get("ssf")(encoder)
+        assert count(encoder, trained_only=True) == 2 * wide
+
+
+OPERATIONS = (nn.Linear, nn.Conv2d, nn.LayerNorm)
+
+
 def test_frozen_batch_norms_keep_their_statistics():
     encoder = build(TOWERS["convnet"]["resnet"])
     ADAPTERS.get("conv_adapter")(encoder, reduction=4)

@@ -33,19 +33,27 @@ class Sizes(NamedTuple):
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` with a site."""
 
+    maps = True  # what comes out has its channels on the second axis
     edits: Edits
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W)."""
         return self.edits(super().forward(x), x)
 
-    def add_sites(self) -> None:
-        """Create the site."""
-        self.edits = Edits()
-
     def sizes(self) -> Sizes:
         """Its own sizes."""
         return Sizes(self.in_channels, self.out_channels, self.kernel_size[0], self.stride[0])
+
+
+class LayerNorm2d(timm.layers.LayerNorm2d):
+    """LayerNorm over the channels of a map, with a site."""
+
+    maps = True
+    edits: Edits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W)."""
+        return self.edits(super().forward(x), x)
 
 
 class StdConv2d(timm.layers.StdConv2d):
@@ -275,10 +283,8 @@ class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
         """Create the sites of a transformer block."""
         self.pre_attn, self.pre_mlp, self.post = Stream(), Stream(), Stream()
         self.attn.edits, self.mlp.edits = Edits(), Edits()
-        for owner in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
-            owner.__class__, owner.edits = Linear, Edits()
-        for norm in (self.norm1, self.norm2):
-            norm.__class__, norm.edits = LayerNorm, Edits()
+        for op in (self.norm1, self.attn.qkv, self.attn.proj, self.norm2, self.mlp.fc1, self.mlp.fc2):
+            add_site(op)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C)."""
@@ -311,6 +317,16 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+# operations of ConvNeXt and Swin, inside and between the blocks
+OPS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: Conv2d,
+    nn.Linear: Linear,
+    nn.LayerNorm: LayerNorm,
+    timm.layers.LayerNorm: LayerNorm,
+    timm.layers.LayerNorm2d: LayerNorm2d,
+}
+
+
 def sited(model: nn.Module) -> nn.Module:
     """Give every block of a timm or open_clip model its sites, in place; weights and keys stay.
 
@@ -327,14 +343,21 @@ def sited(model: nn.Module) -> nn.Module:
             found += 1
         elif type(module) is timm.layers.StdConv2d:
             module.__class__ = StdConv2d
-        elif type(module) is convnext.ConvNeXtStage and isinstance(module.downsample, nn.Sequential):
-            conv: Any = module.downsample[1]
-            conv.__class__ = Conv2d
-            conv.add_sites()
     if not found:
         known = ", ".join(sorted(k.__name__ for k in KINDS))
         raise ValueError(f"{type(model).__name__} has none of the blocks that have sites: {known}")
+    if isinstance(model, convnext.ConvNeXt | swin_transformer.SwinTransformer):
+        for module in list(model.modules()):
+            add_site(module)
     return model
+
+
+def add_site(module: nn.Module) -> None:
+    """Give a plain operation with weights its site, if it has none."""
+    for plain, ours in OPS.items():
+        if type(module) is plain:
+            module.__class__ = ours
+            module.edits = Edits()
 
 
 def blocks_of(model: nn.Module) -> list[Any]:

@@ -69,9 +69,12 @@ class ConvNet(Encoder):
         return len(self.blocks)
 
     def further_sites(self) -> list[tuple[nn.Module, str]]:
-        """Convolutions between stages (ConvNeXt) and the attention pooling (CLIP) that have sites: (owner, site)."""
-        found = [(n, m) for n, m in self.body.named_modules() if isinstance(m, Conv2d | AttentionPool)]
-        return [(self.body, name) for name, _ in found]
+        """Convolutions between stages (ConvNeXt) and the attention pooling (CLIP): (owner, site)."""
+        return [
+            (self.body, name)
+            for name, m in self.body.named_modules()
+            if isinstance(m, AttentionPool) or (isinstance(m, Conv2d) and ".downsample." in name)
+        ]
 
     def train(self, mode: bool = True) -> "ConvNet":
         """Set the mode; unless all weights train, the statistics of the BatchNorms stay as they are."""

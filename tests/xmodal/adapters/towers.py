@@ -57,6 +57,7 @@ TOWERS = {
         "clip": lambda: vit(pre_norm=True, act="quick_gelu", out_dim=10, patch_bias=False),
     },
     "swin": {"swin": swin},
+    "convnext": {"convnext": convnext},
     "convnet": {
         "resnet": resnet,
         "convnext": convnext,
