@@ -1,6 +1,6 @@
 """Training steps of LoRA: `peft` on a timm model, ours on the same weights, the floor, full fine-tuning.
 
-Needs `pip install peft`. Both update the fused q, k, v projection with the same rank, both start from the same factors;
+Needs peft (`pip install -e .[bench]`). Both update the fused q, k, v projection with the same rank, both start from the same factors;
 the bench checks that outputs and gradients agree before it measures.
 """
 
@@ -42,7 +42,7 @@ def peft_model(args) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ValueError("the bench of LoRA compares with peft: pip install peft") from error
+        raise ValueError("the bench of LoRA compares with peft: pip install -e .[bench]") from error
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"], modules_to_save=["head"], lora_dropout=0.0)
     return get_peft_model(timm_model(args), config).train()
 
