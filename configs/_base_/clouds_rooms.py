@@ -5,7 +5,15 @@ Make them once: python tools/data/make_clouds.py demo_out/clouds
 
 from pointcloud.datasets.s3dis import S3DIS
 from pointcloud.metrics import SegmentationMetric
-from pointcloud.transforms import ColourShift, RandomFlip, RandomRotation, RandomScale, SphereCrop, ToOrigin, VoxelPoints
+from pointcloud.transforms import (
+    ColourShift,
+    RandomFlip,
+    RandomRotation,
+    RandomScale,
+    SphereCrop,
+    ToOrigin,
+    VoxelPoints,
+)
 
 _classes = ["floor", "wall", "chair", "table", "bed", "sofa", "shelf", "lamp"]
 _rooms = dict(type=S3DIS, root="demo_out/clouds/rooms")

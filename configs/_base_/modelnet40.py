@@ -11,9 +11,7 @@ _train = [
     dict(type=ScaleShift, scale=(2 / 3, 3 / 2), shift=0.2),
 ]
 _test = [dict(type=UnitBall), dict(type=FarthestPoints, num_points=1024)]
-train_dataloader = dict(
-    batch_size=32, num_workers=8, dataset=dict(**_modelnet, split="train", transforms=_train)
-)
+train_dataloader = dict(batch_size=32, num_workers=8, dataset=dict(**_modelnet, split="train", transforms=_train))
 val_dataloader = dict(
     batch_size=32, num_workers=8, dataset=dict(**_modelnet, split="test", transforms=_test, test_mode=True)
 )

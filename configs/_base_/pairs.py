@@ -29,7 +29,9 @@ train_dataloader = dict(
         ],
     ),
 )
-val_dataloader = dict(batch_size=256, num_workers=8, dataset=dict(type=LabelledFolder, root="data/imagenet/val", test=True))
+val_dataloader = dict(
+    batch_size=256, num_workers=8, dataset=dict(type=LabelledFolder, root="data/imagenet/val", test=True)
+)
 test_dataloader = val_dataloader
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=5)
 train_cfg = dict(max_epochs=32)

@@ -23,9 +23,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=8,
     num_workers=8,
-    dataset=dict(
-        **_scenes, split_file="data/scannet/meta_data/scannetv2_val.txt", transforms=_points, test_mode=True
-    ),
+    dataset=dict(**_scenes, split_file="data/scannet/meta_data/scannetv2_val.txt", transforms=_points, test_mode=True),
 )
 val_evaluator = dict(type=DetectionMetric, classes=DETECTION_CLASSES)
 test_evaluator = dict(type=DetectionMetric, classes=DETECTION_CLASSES)

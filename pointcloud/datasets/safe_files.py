@@ -1,6 +1,7 @@
 """Reading the files of released data sets without running what may be pickled in them, and writing atomically."""
 
 import hashlib
+import importlib
 import io
 import os
 import pickle
@@ -61,9 +62,10 @@ def load_pth(path: str | Path) -> Any:
     """
     import torch
 
-    core = np._core if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else np.core
+    core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+    multiarray = importlib.import_module(f"{core}.multiarray")
     types = [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.int32, np.int16, np.uint8, np.bool_)]
-    known = [core.multiarray._reconstruct, np.ndarray, np.dtype, *types]
+    known = [multiarray._reconstruct, np.ndarray, np.dtype, *types]
     try:
         with torch.serialization.safe_globals(known):
             return torch.load(path, map_location="cpu", weights_only=True)

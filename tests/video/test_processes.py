@@ -17,7 +17,9 @@ METHODS = ["st-adapter", "evl"]
 
 def run(*words, launch=()):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, *launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=env
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 

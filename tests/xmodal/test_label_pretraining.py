@@ -1,4 +1,4 @@
-"""Image-text-label pretraining: what a batch says, windows, the losses, the hooks, towers that come back from a file."""
+"""Image-text-label pretraining: what a batch says, windows, losses, hooks, towers that come back from a file."""
 
 from types import SimpleNamespace
 

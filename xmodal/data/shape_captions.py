@@ -20,7 +20,7 @@ def shape_tokenizer() -> WordTokenizer:
 
 
 def close_up(rng: np.random.Generator, size: int = 48) -> tuple[np.ndarray, Scene]:
-    """A picture (size, size, 3) that one thing fills to 62-94 %, and its phrase (which says its size) as the caption."""
+    """A picture (size, size, 3) that one thing fills to 62-94 %, and its phrase (with its size) as the caption."""
     thing = random_thing(rng)
     words, diameter = phrase(thing, rng), 0.45 + 0.9 * thing.size
     x, y = rng.uniform(diameter / 2, 1 - diameter / 2, 2)
