@@ -86,7 +86,7 @@ def block_of(case: Case, weights: Mapping[str, Tensor], stride: int) -> nn.Modul
         named = re.search(r"GroupNorm\((\d+)", str(case.arch))
         groups = int(named.group(1)) if named else find(case.arch, "groups", "num_groups", default=32)
         block = preact_bottleneck(weights, stride, groups)
-    elif "clip" in str([*case.arch.values(), case.json["system"]]).lower():
+    elif "downsample.0.bias" in weights or "clip" in str([*case.arch.values(), case.json["system"]]).lower():
         block = clip_bottleneck(weights, stride)
     else:
         block = bottleneck(weights, stride)
