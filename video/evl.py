@@ -5,6 +5,8 @@ N layers, query width Q, MLP factor m, T frames and a grid of G x G patches:
 N*(4*D*Q + 3*Q + D + 2*m*D*D + m*D + D + 6*D) + N*4*D + N*T*D + N*2*(2G-1)^2*D + D, head not included.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -234,7 +236,7 @@ class EVLDecoder(Reader):
             x = layer(x, frames, maps, grid)
         return x[:, 0]
 
-    def seen(self, layer: nn.Module, i: int, grid: Grid, taps: Taps) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def seen(self, layer: Any, i: int, grid: Grid, taps: Taps) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """What a decoder layer reads from block i: tokens (B, T, N, D) and attention maps between frames."""
         frames = taps["post", i].unflatten(0, (-1, grid.t))
         if layer.cross_attention is None:

@@ -43,7 +43,7 @@ class ImageTextLabelModel(ContrastiveModel):
         self.patch_head = nn.Linear(width, KINDS + TINTS + 5)
         self.windows = False  # of 3 by 3 patches around one thing, instead of whole pictures
 
-    def forward(self, mode: str = "tensor", **batch: Any) -> Any:  # type: ignore[override]
+    def forward(self, mode: str = "tensor", **batch: Any) -> Any:  # type: ignore[override]  # one batch, whole
         """As `ContrastiveModel.forward`; `loss` reads the batch of `ShapeThings`."""
         if mode != "loss":
             return super().forward(mode, **batch)
@@ -75,7 +75,7 @@ class ImageTextLabelModel(ContrastiveModel):
         self, tokens: Tensor, ids: Tensor, labels: Tensor, owner: Tensor, patch: Tensor, batch: dict
     ) -> dict[str, Tensor]:
         """Half the contrast, the labels of pictures, and what patches say about the things that lie on them."""
-        image = F.normalize(self.clip.visual.pool(tokens), dim=-1)  # type: ignore[operator]
+        image = F.normalize(self.clip.visual.pool(tokens), dim=-1)
         text = self.clip.encode_text(ids, normalize=True)
         contrast = unicl_loss(image, text, self.log_scale, same_text_label(ids))["loss"]
         patches = patch_loss(self.patch_head(tokens[:, 1:]), owner, patch, batch, self.side)
@@ -89,16 +89,16 @@ class ImageTextLabelModel(ContrastiveModel):
     @property
     def side(self) -> int:
         """Patches along an edge."""
-        return self.clip.visual.image_size // self.clip.visual.patch_size  # type: ignore[operator]
+        return self.clip.visual.image_size // self.clip.visual.patch_size
 
     def tokens_of(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Normed tokens (B, 1+K, D) of images (B, 3, S, S): all, or the class token and the patches `keep` (B, K)."""
         visual = self.clip.visual
-        tokens, grid = visual.embed(images)  # type: ignore[operator]
+        tokens, grid = visual.embed(images)
         if keep is not None:
             index = torch.cat([torch.zeros_like(keep[:, :1]), keep + 1], 1)  # (B, 1+K)
             tokens, grid = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1])), None
-        return visual.norm(visual.forward_blocks(tokens, grid))  # type: ignore[operator]
+        return visual.norm(visual.forward_blocks(tokens, grid))
 
 
 def multi_label(logits: Tensor, labels: Tensor) -> Tensor:

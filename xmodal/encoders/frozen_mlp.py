@@ -24,7 +24,7 @@ class FrozenMlp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of x (N, D); the weights are frozen."""
         hidden, w1, w2 = ctx.saved_tensors
         grad = torch.ops.aten.silu_backward(grad @ w2, hidden)  # (N, hidden)

@@ -60,7 +60,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.edits = Edits()
 
-    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map (..., in) to (..., out)."""
         return self.edits(linear(x, self.weight, self.bias), x, grid)
 
@@ -72,7 +72,7 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(dim, eps=eps)
         self.edits = Edits()
 
-    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Normalise the last axis."""
         if x.dtype == self.weight.dtype:
             y = super().forward(x)

@@ -54,7 +54,7 @@ class FrozenCache:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         dataset: Any,
         root: str | Path = "work_dirs/cache",
         views: int = 1,
@@ -289,7 +289,7 @@ def plain(item: dict[str, Any]) -> dict[str, Any]:
     return {**numbers, "sample_id": item.get("sample_id")}
 
 
-def key_of(model: nn.Module, dataset: Any, config: Any, dtype: str, shard: int) -> str:
+def key_of(model: Any, dataset: Any, config: Any, dtype: str, shard: int) -> str:
     """Hash of all that cached activations depend on."""
     frozen = nn.Module()
     frozen.parts = nn.ModuleList([m for n, m in model.encoder.named_children() if n != "blocks"])
