@@ -1,7 +1,7 @@
 """Training steps of LoRA: `peft` on a timm model, ours on the same weights, the floor, full fine-tuning.
 
-Needs peft (`pip install -e .[bench]`). Both update the fused q, k, v projection with the same rank, both start from the same factors;
-the bench checks that outputs and gradients agree before it measures.
+Needs peft (`pip install -e .[bench]`). Both update the fused q, k, v projection with the same rank; before it measures,
+the bench gives both the same factors and checks that outputs and gradients agree.
 """
 
 import timm
@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benches.measure import Variant
-from tools.benches.peak import peak_megabytes
+from tools.benches.measure import Variant, Wanted
 from tools.benches.video import SIZES
 from xmodal.adapted import Adapted, adapt
 
 RANK, CLASSES = 8, 100
+WANTED = {"lora": [Wanted(what, "ours", "peft", 1.0) for what in ("time", "kept", "peak")]}
 
 
 def timm_model(args) -> nn.Module:
@@ -117,13 +117,4 @@ def lora(args):
     check(args, data)
     rows = {"peft": (step, peft_model), "ours": (step, ours), "floor: forward and input gradient": (floor, frozen),
             "full fine-tuning": (step, full)}  # fmt: skip
-    states = {name: (make(args), data) for name, (_, make) in rows.items()}
-    peaks = {}
-    for name, (run, _) in rows.items():
-        run(states[name])
-        peaks[name] = peak_megabytes(lambda run=run, name=name: run(states[name]))
-        print(
-            f"peak memory of a step, {name}: {peaks[name]:.1f} MB, {peaks[name] / peaks['peft']:.2f} of peft's",
-            flush=True,
-        )
-    return [Variant(name, run, lambda name=name: states[name]) for name, (run, _) in rows.items()]
+    return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.benches.measure import Variant
-from tools.benches.peak import peak_megabytes
+from tools.benches.measure import Variant, Wanted
 from tools.benches.video import SIZES
 from xmodal.adapters.vpt import vpt
 from xmodal.adapters.vqt import VisualQueries
@@ -18,6 +17,9 @@ from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 
 QUERIES, CLASSES = 1, 100
+WANTED = {
+    "vqt": [Wanted("peak", "ours", "released formulation", 0.35), Wanted("time", "ours", "released formulation", 1.0)]
+}
 
 
 class PlainBlock(nn.Module):
@@ -153,12 +155,4 @@ def vqt(args):
         "VPT-deep, 10 prompts": (step, vpt_model),
         "frozen forward": (frozen_forward, vqt_model),
     }
-    peaks = {}
-    for name, (run, make) in rows.items():
-        state = (make(args), data)
-        run(state)
-        peaks[name] = peak_megabytes(lambda run=run, state=state: run(state))
-    first = next(iter(peaks.values()))
-    for name, peak in peaks.items():
-        print(f"peak memory of a step, {name}: {peak:.1f} MB, {peak / first:.2f} of the released", flush=True)
     return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]
