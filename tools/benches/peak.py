@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own chatter
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's own chatter
 
 
 def peak_megabytes(step: Callable[[], Any]) -> float:
