@@ -30,6 +30,7 @@ def clip_of(case: Case) -> CLIP:
     a = case.arch
     shapes = {k: v for k, v in case.json["state"].items() if not k.startswith(OWN)}
     eps, ratio = a.get("layernorm_eps", 1e-5), a.get("mlp_ratio", 4)
+    act = "quick_gelu" if "quick" in str(a.get("activation", "quick")).lower() else "gelu"
     visual = VisionTransformer(
         image_size=a["image_resolution"],
         patch_size=a["patch_size"],
@@ -37,7 +38,7 @@ def clip_of(case: Case) -> CLIP:
         depth=a["vision_layers"],
         num_heads=vision_heads(a),
         mlp_ratio=ratio,
-        act="quick_gelu",
+        act=act,
         pre_norm=True,
         patch_bias=False,
         norm_eps=eps,
@@ -51,6 +52,7 @@ def clip_of(case: Case) -> CLIP:
         a["text_heads"],
         a["embed_dim"],
         mlp_ratio=ratio,
+        act=act,
         norm_eps=eps,
     )
     clip = CLIP(visual, text)
@@ -95,7 +97,7 @@ def coop_case(case: Case) -> dict[str, Any]:
     clip, key, out = clip_of(case), "prompt_learner.ctx", {}
     feature = clip.encode_image(case.input("image"))
     for tag, v in case.json["variants"].items():
-        from_words = "embeddings" in str(v.get("ctx", ""))
+        from_words = not str(v.get("ctx", "fill_array")).startswith("fill")
         head = CoOpHead(
             clip.out_dim,
             class_names(len(v["tokens"])),
@@ -175,7 +177,8 @@ def dpl_updates(case: Case, clip: CLIP, head: DPLCLIPHead) -> list[Tensor]:
     images = [torch.from_numpy(fill_input(f"train_image_{d}", tuple(shape), case.seed)) for d in domains]
     features = [clip.encode_image(x) for x in images]
     labels = [(torch.arange(shape[0]) + d) % a["n_classes"] for d in domains]
-    optimizer = torch.optim.SGD(head.parameters(), lr=a["lr"], momentum=a["momentum"])
+    decay = a.get("weight_decay", 0.0)
+    optimizer = torch.optim.SGD(head.parameters(), lr=a["lr"], momentum=a["momentum"], weight_decay=decay)
     losses = []
     for _ in range(len(case.expected.get("train_losses", range(3)))):
         loss = head.loss_over_domains(features, labels)["loss"]
@@ -194,7 +197,7 @@ def mvlpt_case(case: Case) -> dict[str, Any]:
     tokens, grid = clip.visual.embed(case.input("image"))
     for tag, v in case.json["variants"].items():
         head = mvlpt_head(clip, v, tasks.get("sizes"))
-        names = {k: mvlpt_name(k) for k in v["trainable"]}
+        names = {k: mvlpt_name(k) for k, shape in v["trainable"].items() if 0 not in shape}
         tensors = fill_own(head, case, names, v["trainable"])
         logits = head(head.encode(clip.visual, tokens, grid))
         loss = cotangent_loss(case, logits)

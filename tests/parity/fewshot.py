@@ -51,6 +51,11 @@ def cluster(case: Case, name: str, labels: list[int], centers: str = "centers") 
     return middle + case.json["inputs"]["noise"] * case.input(name)
 
 
+def number(value: Any, default: float) -> float:
+    """A number of a case, or the default where it is prose."""
+    return float(value) if isinstance(value, int | float) else default
+
+
 def percent(logits: Tensor, label: Tensor) -> float:
     """Top-1 accuracy."""
     return float((logits.argmax(1) == label).float().mean() * 100)
@@ -63,7 +68,7 @@ def tip_adapter_case(case: Case) -> dict[str, Any]:
     y, v, t = (torch.tensor(i[f"{k}_labels"]) for k in ("train", "val", "test"))
     train = cluster(case, "train_features", i["train_labels"])  # (A, N, D)
     val, test = (cluster(case, f"{k}_features", i[f"{k}_labels"]) for k in ("val", "test"))  # the head normalises
-    text = unit(case.input("centers") + i["text_factor"] * case.input("text"))  # (K, D)
+    text = unit(case.input("centers") + i.get("text_factor", 1.5) * case.input("text"))  # (K, D)
     names = [str(k) for k in range(a["n_classes"])]
     head = TipAdapterHead.from_shots(train, y, text, names, alpha=a["init_alpha"], beta=a["init_beta"])
     out = {"cache_keys": head.keys.detach().t(), "cache_values": head.values, "clip_weights": text.t()}
@@ -119,6 +124,7 @@ def tip_training(
         a["train_epoch"],
         a["lr"],
         a["adamw_eps"],
+        number(a.get("adamw_weight_decay"), 0.01),
         score=lambda: percent(tuned(test), t),
         watch=lambda: tuned(test),
     )
@@ -147,7 +153,7 @@ def cafo_case(case: Case) -> dict[str, Any]:
     )
     keys = [unit(k) for k in both("keys", label["cache"])]
     val, test = both("val", label["val"]), both("test", label["test"])  # the head normalises
-    text = unit(case.input("clip_centers") + 2 * case.input("text"))
+    text = unit(case.input("clip_centers") + i.get("text_factor", 2) * case.input("text"))
     names = [str(k) for k in range(a["n_classes"])]
     _, values = build_cache(keys[0], torch.tensor(label["cache"]), len(names))
     state = case.state()
