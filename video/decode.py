@@ -1,9 +1,10 @@
 """The one door to video files: frames by index, exact, from whatever file people bring.
 
-decord reads (only the frames asked, one thread, so that damaged files decode the same everywhere). PyAV takes over,
-sequentially, where decord fails or would return other frames than asked: trims copied without re-encoding keep hidden
-frames that decord counts, and open groups of pictures shift its frames after a seek. A scan of the packets, which
-decodes nothing, tells beforehand. Whatever goes wrong with a file arrives as `VideoError`.
+H.264 is read from its key frames (`keyframes.py`), other codecs by decord (only the frames asked, one thread, so that
+damaged files decode the same everywhere). PyAV takes over, sequentially, where that fails or would return other frames
+than asked: trims copied without re-encoding keep hidden frames that decord counts, and open groups of pictures shift
+its frames after a seek. A scan of the packets, which decodes nothing, tells beforehand. Whatever goes wrong with a file
+arrives as `VideoError`.
 """
 
 import importlib.metadata
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from video.keyframes import KeyFrames
 from video.sequential import Scan, Sequential, scan
 
 _WHERE = re.compile(r"\[[\d:]+\] /\S+:\d+: ")  # when and in which C++ line decord noticed
@@ -82,7 +84,7 @@ class VideoFile:
 
     @property
     def backend(self) -> str:
-        """Who reads this file: `decord` or `pyav`."""
+        """Who reads this file: `keyframes`, `decord` or `pyav`."""
         return self._backend.name
 
     @property
@@ -140,7 +142,7 @@ class VideoFile:
             other = Sequential(self.source, self._scan)
             frames = other.frames(unique)
         except Exception as error:  # PyAV raises FFmpegError (several kinds), ValueError and IndexError
-            raise VideoError(self.path, f"{_words(reason)}; {_words(error)}", "decord, pyav") from None
+            raise VideoError(self.path, f"{_words(reason)}; {_words(error)}", f"{self.backend}, pyav") from None
         self._backend = other if other.num_frames >= self._backend.num_frames else self._backend
         return frames
 
@@ -184,9 +186,11 @@ def _check_file(source: str | bytes, path: str) -> None:
 
 
 def _open(source: str | bytes, path: str) -> tuple[Scan, _Backend]:
-    """Choose who reads: decord where random access is exact, PyAV otherwise."""
+    """Choose who reads: at random where that is exact, in sequence otherwise."""
     try:
         found = scan(source)
+        if KeyFrames.suits(found):
+            return found, KeyFrames(source, found)
         if found.random_access:
             reader = _decord_if_sound(source, found)
             if reader is not None:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +22,9 @@ class Scan:
         leading: frames shown before the key frame that they follow in the file (open groups of pictures, common in
             HEVC); a decoder that seeks to that key frame drops them, and decord then returns shifted frames.
         broken_start: the first key frame has such frames, which nobody can decode.
+        container: FFmpeg's name of the format.
+        times: presentation times of the frames in order, in the stream's own unit; empty where some are unknown.
+        keys: presentation time of each key frame and the decoding time to seek to.
     """
 
     num_frames: int
@@ -30,6 +33,9 @@ class Scan:
     hidden: int
     leading: bool
     broken_start: bool
+    container: str = ""
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    keys: dict[int, int] = field(default_factory=dict, repr=False)
 
     @property
     def random_access(self) -> bool:
@@ -42,23 +48,29 @@ def scan(source: str | bytes) -> Scan:
     shown = hidden = 0
     key = first_key = None
     leading = broken_start = False
+    times: list[int | None] = []
+    keys: dict[int, int] = {}
     with open_film(source) as (container, stream):
         for packet in container.demux(stream):
             if not packet.size:
                 continue
             hidden += packet.is_discard
             shown += not packet.is_discard
+            times.append(packet.pts)
             if packet.is_keyframe:
                 key = packet.pts
                 first_key = key if first_key is None else first_key
+                if key is not None:
+                    keys[key] = key if packet.dts is None else packet.dts
             elif key is not None and packet.pts is not None and packet.pts < key:
                 leading = True
                 broken_start |= key == first_key
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        codec = stream.codec_context.codec.canonical_name
+        codec, form = stream.codec_context.codec.canonical_name, container.format.name
     if shown == 0:
         raise ValueError("no frames")
-    return Scan(shown, fps, codec, hidden, leading, broken_start)
+    known = np.array([] if None in times else sorted(times), np.int64)
+    return Scan(shown, fps, codec, hidden, leading, broken_start, form, known, keys)
 
 
 @contextmanager
@@ -98,7 +110,7 @@ class Sequential:
         with open_film(self._source) as (container, stream):
             for number, frame in enumerate(container.decode(stream)):
                 if number in wanted:
-                    image = _upright(frame)
+                    image = upright(frame)
                     out = np.empty((len(wanted), *image.shape), np.uint8) if out is None else out
                     out[wanted[number]] = image
                 if number == last:
@@ -108,7 +120,8 @@ class Sequential:
         return out
 
 
-def _upright(frame: Any) -> np.ndarray:
+def upright(frame: Any) -> np.ndarray:
+    """A decoded frame as (H, W, 3) uint8 RGB, turned as its display matrix says."""
     image = frame.to_ndarray(format="rgb24")  # (H, W, 3)
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
 
@@ -128,4 +141,4 @@ def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:
         for number, frame in enumerate(container.decode(stream)):
             time = float(number / rate) if frame.time is None else frame.time
             start = time if start is None else start
-            yield _upright(frame), time - start, rate
+            yield upright(frame), time - start, rate

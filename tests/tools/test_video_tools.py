@@ -78,7 +78,7 @@ def test_reencode_videos(shelf, capsys):
     shown = [range(60), range(30), range(20, 60)]
     for sample, numbers, size in zip(copies, shown, [(96, 128), (96, 128), (96, 128)], strict=True):
         with VideoFile(sample.path) as film:
-            assert (film.num_frames, film.backend, film.codec) == (len(numbers), "decord", "h264")
+            assert (film.num_frames, film.backend, film.codec) == (len(numbers), "keyframes", "h264")
             assert abs(film.size[0] - size[0]) <= 2
             asked = np.random.default_rng(0).permutation(len(numbers))[:8]
             assert films.numbers_of(film.read(asked)) == [numbers[i] for i in asked]
