@@ -23,10 +23,11 @@ TASKS = {
     "detection": ("epcl_tiny-clip_2k_rooms-det", {"map25": 70.0, "map50": 25.0}),
 }
 SAMPLES = {
-    "classification": f"{DATA}/objects/chair/chair_0120.txt",
+    "classification": f"{DATA}/objects/chair/chair_0170.txt",
     "segmentation": f"{DATA}/rooms/trainval_fullarea/Area_5_room_0.npy",
     "detection": f"{DATA}/boxes_test/000000_pc.npz",
 }
+UNVALIDATED = ["val_dataloader=none", "val_cfg=none", "val_evaluator=none"]  # nothing is chosen here, so no validation
 VARIANTS = {
     "pretrained, frozen": [],
     "random, frozen": ["model.encoder.weights=random"],
@@ -73,7 +74,8 @@ def run_one(task: str, variant: str, args: argparse.Namespace) -> dict[str, Any]
     work = args.out / "runs" / f"{task}_{variant.replace(', ', '-').replace(' ', '-')}"
     options = [*VARIANTS[variant], *args.cfg_options]
     more = ["--cfg-options", *options] if options else []
-    seconds = call(["tools/train.py", path, "--work-dir", str(work), "--seed", str(args.seed), *more], work / "log.txt")
+    train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(args.seed)]
+    seconds = call([*train, "--cfg-options", *UNVALIDATED, *options], work / "log.txt")
     call(["tools/test.py", path, str(work / "last.pth"), *more], work / "log.txt")
     report = json.loads((work / "report.json").read_text())
     test = json.loads((work / "test.json").read_text())["test"]
@@ -133,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     args.out = args.out if args.out.is_absolute() else ROOT / args.out
     start = time.time()
     call(["tools/data/make_clouds.py", DATA, "--seed", str(args.seed)], args.out / "data.log")
-    jobs = [(task, variant) for task in args.tasks for variant in args.variants]
+    jobs = [(task, variant) for task in args.tasks for variant in args.variants]  # the longest task comes first
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda job: run_one(*job, args), jobs))
     made = pages(rows, args.out)
