@@ -1,5 +1,6 @@
 """The few-shot grid end to end on drawn shapes, and the checker of data folders."""
 
+import dataclasses
 import inspect
 import json
 import subprocess
@@ -105,6 +106,11 @@ def test_domains_and_tasks(tmp_path):
     result = Grid(bench, DomainBed(held_out="grey"), {"dpl": run}, tmp_path).run([-1], [0])[0]
     assert list(result["scores"]) == ["grey"]
     assert result["selected_on"] == "val"
+    last = dataclasses.replace(run, select_on="last")
+    result = Grid(bench, DomainBed(held_out="grey"), {"last": last}, tmp_path).run([-1], [0])[0]
+    assert (result["selected_on"], result["details"]["selected"]) == ("none (last step)", 2)
+    with pytest.raises(ValueError, match="choose val or last"):
+        dataclasses.replace(run, select_on="test")
     tasks = Bench(small_clip(), [source("one"), source("two", colors=("green",))])
     run = ImageRun(dict(type=MVLPTHead, n_ctx=2, n_visual=0), epochs=1)
     scores = Grid(tasks, MultiTask(), {"mvlpt": run}, tmp_path).run([1], [1])[0]["scores"]
