@@ -38,12 +38,12 @@ ROWS = [
     Row(LITE, "linear probe", 1e-2),
     Row(LITE, "conv_adapter", 3e-3, dict(type="conv_adapter", reduction=8)),
     Row(LITE, "full fine-tuning", 1e-3, trains=True),
-    Row(TINY, "linear probe", 3e-2),
+    Row(TINY, "linear probe", 1e-1),
     Row(TINY, "vqt", 3e-2, reader=dict(type="vqt", num_queries=2)),
-    Row(TINY, "lora", 3e-3, dict(type="lora", rank=8, targets=EVERY_LAYER)),
-    Row(TINY, "vpt", 1e-2, dict(type="vpt", num_tokens=8)),
-    Row(TINY, "convpass", 3e-3, dict(type="convpass", hidden=16)),
-    Row(TINY, "ssf", 3e-3, dict(type="ssf")),
+    Row(TINY, "lora", 1e-2, dict(type="lora", rank=8, targets=EVERY_LAYER)),
+    Row(TINY, "vpt", 3e-2, dict(type="vpt", num_tokens=8)),
+    Row(TINY, "convpass", 1e-2, dict(type="convpass", hidden=16)),
+    Row(TINY, "ssf", 1e-2, dict(type="ssf")),
     Row(TINY, "full fine-tuning", 1e-3, trains=True),
 ]
 
@@ -51,7 +51,7 @@ ROWS = [
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--shots", type=int, default=8, help="training images a class (default 8)")
+    p.add_argument("--shots", type=int, default=16, help="training images a class (default 16)")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="draws of the training images")
     p.add_argument("--epochs", type=int, default=20, help="passes over the training images (default 20)")
     p.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, such as lora conv_adapter")
