@@ -10,7 +10,6 @@ from xmodal.engine.checkpoint import read
 
 RUN = """
 import sys
-from xmodal.engine.ema import EMAHook
 from xmodal.engine.launch import prepare, run, train
 from xmodal.engine.loops import TrainLoop
 
@@ -23,7 +22,7 @@ TrainLoop.run_iter = stop
 work, recipe, stop_at, launcher, *options = sys.argv[1:]
 stop_at = int(stop_at)
 cfg = prepare(f"configs/pretrain/{recipe}.py", work, options, launcher=launcher)
-cfg.default_hooks["ema"] = dict(type=EMAHook, decay=0.8)
+cfg.default_hooks["ema"] = dict(type="xmodal.engine.ema.EMAHook", decay=0.8)
 sys.exit(run(lambda: train(cfg, "auto"), resumable=True))
 """
 OPTIONS = (
