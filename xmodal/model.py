@@ -38,7 +38,8 @@ class TransferModel(BaseModel):
             first n.
         compile_blocks: compile each block with `torch.compile`.
         trunk_dtype: `bf16` (or `fp16` on a GPU) holds the frozen linear layers of the blocks in half precision and
-            computes them in it; the residual stream and all that trains stay float32.
+            computes them in it; the residual stream and all that trains stay float32. `int8` (needs torchao) is for
+            extraction, prediction and readers: no gradient passes it.
 
     Raises:
         ValueError: a misspelt argument anywhere below, with the nearest known one.
@@ -68,6 +69,7 @@ class TransferModel(BaseModel):
         self.reader: Reader = build(reader, READERS, encoder=encoder) if reader else PooledReader(encoder)
         self.head = build(head, HEADS, in_dim=self.reader.out_dim)
         encoder.recompute = recompute
+        self.trunk_dtype = trunk_dtype
         if trunk_dtype is not None:
             hold_frozen_in(getattr(encoder, "blocks", encoder), trunk_dtype)
         self._still_dead_parts()
@@ -88,7 +90,13 @@ class TransferModel(BaseModel):
         """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialise loaded weights."""
 
     def train(self, mode: bool = True) -> "TransferModel":
-        """Set the mode; frozen parts stay in evaluation mode."""
+        """Set the mode; frozen parts stay in evaluation mode.
+
+        Raises:
+            ValueError: something in the encoder is to be trained through an int8 trunk.
+        """
+        if mode and self.trunk_dtype == "int8" and any(p.requires_grad for p in self.encoder.parameters()):
+            raise ValueError("no gradient passes an int8 trunk: train with trunk_dtype bf16 or None, predict with int8")
         super().train(mode)
         if mode:
             keep_frozen_in_eval(self.encoder)

@@ -1,5 +1,7 @@
 """Cheaper frozen parts: the fused MLP, a trunk in bfloat16, and towers that compile into one graph."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from video.evl import EVLDecoder
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.encoders.block import Block
-from xmodal.encoders.frozen import freeze
+from xmodal.encoders.frozen import fingerprint, freeze
 from xmodal.encoders.sites import Linear, place
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
@@ -102,6 +104,33 @@ def test_bf16_trunk_refuses_what_it_cannot_do():
         TransferModel(encoder=tower(), head=HEAD, trunk_dtype="half")
     with pytest.raises(ValueError, match="no frozen linear layer"):
         TransferModel(encoder=tower(), head=HEAD, trunk_dtype="bf16", freeze_encoder=False)
+
+
+@pytest.mark.parametrize("method", ["evl", "st_adapter", "lora"])
+def test_int8_trunk_extracts_and_predicts(method):
+    pytest.importorskip("torchao")
+    clips = torch.randn(2, 1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    plain = refill(TransferModel(encoder=tower(act="quick_gelu"), head=HEAD, **METHODS[method])).eval()
+    torch.manual_seed(0)
+    small = TransferModel(encoder=tower(act="quick_gelu"), head=HEAD, trunk_dtype="int8", **METHODS[method]).eval()
+    small.load_state_dict({k: v for k, v in plain.state_dict().items() if k in plain.saved_keys()}, strict=False)
+    with torch.no_grad():
+        want, got = plain.features(clips=clips), small.features(clips=clips)
+    assert got.dtype == torch.float32
+    assert 0 < (got - want).norm() < 0.1 * want.norm()
+    assert fingerprint(small.encoder) != fingerprint(plain.encoder)
+    if method != "evl":
+        with pytest.raises(ValueError, match="no gradient passes"):
+            small.train()
+        return
+    small.train()(mode="loss", clips=clips, label=torch.tensor([0, 1]))["loss"].backward()
+
+
+def test_int8_without_torchao_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ValueError, match="pip install torchao"):
+        TransferModel(encoder=tower(), head=HEAD, trunk_dtype="int8")
 
 
 @pytest.mark.slow

@@ -19,18 +19,22 @@ def freeze(module: M) -> M:
 
 
 def hold_frozen_in(blocks: nn.Module, dtype: str) -> None:
-    """Hold the frozen linear layers of a tower's blocks in half precision; they compute in it too.
+    """Hold the frozen linear layers of a tower's blocks in half precision or int8; they compute in it too.
 
-    The residual stream, the norms and all that trains stay float32. Place adapters before.
+    The residual stream, the norms and all that trains stay float32. Place adapters before. int8 (torchao: weights per
+    row, activations per token as they come) has no gradient: it is for extraction and prediction.
 
     Raises:
-        ValueError: an unknown precision, or blocks without a frozen linear layer.
+        ValueError: an unknown precision, blocks without a frozen linear layer, or int8 without torchao.
     """
-    if dtype not in HALVES:
-        raise ValueError(f"trunk_dtype {dtype!r}: choose bf16 (also on a CPU), fp16 (GPU) or None for float32")
+    if dtype not in (*HALVES, "int8"):
+        raise ValueError(f"trunk_dtype {dtype!r}: choose bf16 (also on a CPU), fp16 (GPU), int8 or None for float32")
     layers = [m for m in blocks.modules() if isinstance(m, Linear) and not m.weight.requires_grad]
     if not layers:
         raise ValueError("trunk_dtype: the encoder's blocks have no frozen linear layer")
+    if dtype == "int8":
+        quantise(blocks, layers)
+        return
     for layer in layers:
         for parameter in (layer.weight, layer.bias):
             if parameter is not None and not parameter.requires_grad:
@@ -38,6 +42,22 @@ def hold_frozen_in(blocks: nn.Module, dtype: str) -> None:
     for edits in blocks.modules():
         if isinstance(edits, Edits) and edits:
             edits.widen = True
+
+
+def quantise(blocks: nn.Module, layers: list[Linear]) -> None:
+    """Hold layers in int8 through torchao.
+
+    Raises:
+        ValueError: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    except ImportError as error:
+        raise ValueError(f"trunk_dtype int8 needs torchao (pip install torchao): {error}") from None
+    chosen = {id(layer) for layer in layers}
+    quantize_(blocks, Int8DynamicActivationInt8WeightConfig(), filter_fn=lambda module, _: id(module) in chosen)
+    for layer in layers:
+        layer.weight.requires_grad_(False)
 
 
 def keep_frozen_in_eval(module: nn.Module) -> None:
@@ -79,5 +99,7 @@ def fingerprint(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)}".encode())
+        if type(value) is not torch.Tensor:  # held in int8
+            value = value.dequantize()
         digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
