@@ -4,14 +4,17 @@ import copy
 import pickle
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from tests.xmodal.adapters.towers import TOWERS, build, refill
 from xmodal.adapters.conv_adapter import ExtraNorm
+from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.frozen import count
 from xmodal.encoders.sites import Edits, Stream, placed
 from xmodal.merge import largest_error, merge_adapters
+from xmodal.model import TransferModel
 from xmodal.registry import ADAPTERS, METHODS, load_catalogue
 
 load_catalogue()
@@ -267,6 +270,15 @@ def test_compiled_blocks_give_the_same(row, make):
 def test_mistakes_are_explained(row, arguments, message):
     with pytest.raises(ValueError, match=message):
         ADAPTERS.get(row)(build(TOWERS["vit"]["token"]), **arguments)
+
+
+def test_stochastic_depth_of_a_frozen_swin_is_on_in_training_only():
+    options = dict(img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4))
+    body = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, drop_path_rate=0.9, **options)
+    model = TransferModel(ConvNet(body, 32), dict(type="classification", num_classes=2), [dict(type="lora", rank=2)])
+    images = torch.randn(8, 3, 32, 32)
+    assert not torch.equal(model.train().features(image=images), model.features(image=images))
+    torch.testing.assert_close(model.eval().features(image=images), model.features(image=images))
 
 
 def test_ssf_needs_operations_with_sites():

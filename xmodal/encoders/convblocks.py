@@ -17,6 +17,7 @@ from timm.models import _efficientnet_blocks as efficientnet
 from timm.models import convnext, resnet, resnetv2, swin_transformer
 from torch import Tensor, nn
 
+from xmodal.encoders.block import DropPath
 from xmodal.encoders.sites import Edits, LayerNorm, Linear, Pointwise, Stream
 from xmodal.structures import Grid
 
@@ -343,6 +344,8 @@ def sited(model: nn.Module) -> nn.Module:
             found += 1
         elif type(module) is timm.layers.StdConv2d:
             module.__class__ = StdConv2d
+        elif type(module) is timm.layers.DropPath:
+            module.__class__ = DropPath  # ours stays on in frozen towers when a recipe asks for it
     if not found:
         known = ", ".join(sorted(k.__name__ for k in KINDS))
         raise ValueError(f"{type(model).__name__} has none of the blocks that have sites: {known}")
