@@ -5,10 +5,10 @@ Paper: CLIP (arXiv 2103.00020), as CoOp (2109.01134) runs it: a coarse grid of C
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
@@ -52,25 +52,27 @@ def fit_logistic(
         max_iter: iterations at most.
         start: where to start; zeros where none is given.
     """
-    x, y = feature.double(), label.long()
-    rows, width = torch.arange(len(y)), x.shape[1]
+    y, rows = label.long(), torch.arange(len(label))
+    x = torch.cat([feature.double(), torch.ones(len(label), 1, dtype=torch.float64)], 1)  # (N, D+1)
+    w = torch.zeros(num_classes, x.shape[1], dtype=torch.float64)
+    if start is not None:
+        w = torch.cat([start.weight, start.bias[:, None]], 1).double()
+    w.requires_grad_(True)
+    stop: dict[str, Any] = dict(max_iter=max_iter, max_eval=2 * max_iter, tolerance_grad=1e-5, tolerance_change=1e-9)
+    optimizer = torch.optim.LBFGS([w], history_size=10, line_search_fn="strong_wolfe", **stop)
 
-    def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        w = torch.from_numpy(flat).view(num_classes, width + 1)
-        weight, bias = w[:, :-1], w[:, -1]
-        log = (x @ weight.t() + bias).log_softmax(1)
+    @torch.no_grad()
+    def cost() -> float:
+        log = (x @ w.t()).log_softmax(1)
         error = log.exp()
         error[rows, y] -= 1
-        grad = torch.cat([strength * error.t() @ x + weight, strength * error.sum(0)[:, None]], 1)
-        value = 0.5 * (weight**2).sum() - strength * log[rows, y].sum()
-        return float(value), grad.flatten().numpy()
+        w.grad = strength * error.t() @ x
+        w.grad[:, :-1] += w[:, :-1]
+        return float(0.5 * (w[:, :-1] ** 2).sum() - strength * log[rows, y].sum())
 
-    first = torch.zeros(num_classes, width + 1, dtype=torch.float64)
-    if start is not None:
-        first = torch.cat([start.weight, start.bias[:, None]], 1).double()
-    found = minimize(cost, first.flatten().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": max_iter})
-    w = torch.from_numpy(found.x).view(num_classes, width + 1).float()
-    return Probe(w[:, :-1], w[:, -1], strength)
+    optimizer.step(cost)
+    found = w.detach().float()
+    return Probe(found[:, :-1], found[:, -1], strength)
 
 
 def search_probe(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int, steps: int = 8) -> Probe:
