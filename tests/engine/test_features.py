@@ -19,6 +19,7 @@ READERS = {
     "evl": dict(reader=dict(type=EVLDecoder, num_frames=3, num_layers=2)),
     "probe": dict(reader=dict(type=TimeMeanReader)),
     "attention": dict(reader=dict(type=AttentionProbe, num_frames=3)),
+    "vqt": dict(reader=dict(type="vqt")),
     "top block": dict(reader=dict(type=TimeMeanReader), adapters=[dict(type=st_adapter, bottleneck=4, blocks=[1])]),
 }
 

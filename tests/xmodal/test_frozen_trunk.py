@@ -22,6 +22,7 @@ TIME = dict(type=TimeMeanReader)
 METHODS = {
     "st_adapter": dict(adapters=[dict(type=st_adapter, bottleneck=8, sites=["pre_attn", "pre_mlp"])], reader=TIME),
     "evl": dict(reader=dict(type=EVLDecoder, num_frames=3, num_layers=2)),
+    "vqt": dict(reader=dict(type="vqt")),
     "aim": dict(adapters=[dict(type=aim, num_frames=3)], reader=TIME),
     **{name: dict(adapters=[dict(type=name)], reader=TIME) for name in ("lora", "vpt", "bitfit", "ssf", "noah")},
 }

@@ -124,6 +124,7 @@ class Attention(nn.Module):
         dim = x.shape[-1]
         bias = self.qkv.bias
         q = self.q_norm(self.heads(linear(x, self.qkv.weight[:dim], None if bias is None else bias[:dim])))
+        q = q.to(k.dtype)
         y = F.scaled_dot_product_attention(q, k, v)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, Q, D)
 
