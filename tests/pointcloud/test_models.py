@@ -406,3 +406,14 @@ def test_3detr_names_come_back(masked):
     assert "decoder.layers.0.multihead_attn.in_proj_weight" in official
     back = DETR3D.to_ours(official)
     assert all(back[k].equal(v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_epcl_is_one_graph():
+    """Grouping of points, tower and head, forward and backward."""
+    torch._dynamo.reset()
+    model, points = classifier().eval(), cloud_batch()
+    compiled = torch.compile(lambda coord: model(coord=coord, mode="tensor"), backend="aot_eager", fullgraph=True)
+    got, want = compiled(points), model(coord=points, mode="tensor")
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    sum(part.square().sum() for part in got if part.requires_grad).backward()

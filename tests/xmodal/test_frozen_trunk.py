@@ -145,3 +145,18 @@ def test_a_training_pass_is_one_graph(method):
     got, want = compiled(clips), model.features(clips=clips)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
     got.square().sum().backward()
+
+
+@pytest.mark.slow
+def test_conv_adapter_is_one_graph():
+    from tests.xmodal.adapters.towers import resnet
+    from xmodal.adapters.conv_adapter import conv_adapter
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = TransferModel(encoder=resnet(), head=HEAD, adapters=[dict(type=conv_adapter, reduction=4)]).eval()
+    images = torch.randn(2, 3, 32, 32)
+    compiled = torch.compile(lambda x: model.features(image=x), backend="aot_eager", fullgraph=True)
+    got, want = compiled(images), model.features(image=images)
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
+    got.square().sum().backward()
