@@ -1,5 +1,7 @@
 """The frozen-prefix cache: the same features, the same training, stale entries never used, killed and resumed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,49 @@ def test_stale_entries_are_never_used(tmp_path):
     assert cache_of(model_of("evl"), tmp_path).folder != folder
     assert cache_of(model_of("probe"), tmp_path, dtype="int8").folder != folder
     assert cache_of(model_of("probe"), tmp_path, config={"size": 16}).folder != folder
+    other = model_of("probe")
+    for block in other.encoder.blocks:
+        block.mlp.act.op = torch.nn.ReLU()
+    assert cache_of(other, tmp_path).folder != folder  # the same weights, another tower
+    other = model_of("probe")
+    other.encoder.num_heads = 4
+    assert cache_of(other, tmp_path).folder != folder
+    other = model_of("probe")
+    other.data_preprocessor.mean += 0.1
+    assert cache_of(other, tmp_path).folder != folder
+    other = model_of("probe").train()
+    other.encoder.recompute = True
+    assert cache_of(other, tmp_path).folder == folder
+
+
+def test_a_changed_file_is_computed_again(tmp_path):
+    film = tmp_path / "a.mp4"
+    film.write_bytes(b"one")
+    clips = Clips()
+    clips.samples = [SimpleNamespace(path=str(film), label=0)]
+    first = FrozenCache(model_of("probe"), clips, tmp_path).folder
+    assert FrozenCache(model_of("probe"), clips, tmp_path).folder == first
+    film.write_bytes(b"another")
+    assert FrozenCache(model_of("probe"), clips, tmp_path).folder != first
+    relabelled = Clips()
+    relabelled.samples = [SimpleNamespace(path=str(film), label=1)]
+    assert FrozenCache(model_of("probe"), relabelled, tmp_path).folder != first
+
+
+def test_a_full_disk_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(ValueError, match="GB left"):
+        cache_of(model_of("probe"), tmp_path).fill()
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_the_estimate_is_what_is_written(tmp_path):
+    for dtype in ("float16", "int8"):
+        cache = cache_of(model_of("evl"), tmp_path, dtype=dtype, views=2)
+        estimate = cache.megabytes()
+        cache.fill()
+        written = sum(path.stat().st_size for path in cache.folder.glob("*.npy")) / 2**20
+        assert estimate == pytest.approx(written, rel=0.25)  # a sample that cannot be read, headers
 
 
 def test_precision_and_limits(tmp_path):

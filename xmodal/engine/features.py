@@ -31,6 +31,7 @@ from xmodal.structures import Grid
 
 DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
 SCALE = "#scale"
+NOT_SEEN = ("training", "recompute", "call_super_init", "dump_patches")  # change nothing in what is cached
 
 
 class FrozenCache:
@@ -101,7 +102,8 @@ class FrozenCache:
         for index in range(len(self.dataset)):
             item = self.dataset[0, index]
             if "skipped" not in item:
-                one = sum(pack(v, self.dtype)[0].nbytes for v in self.compute([item])[0].values())
+                packed = [pack(value, self.dtype) for value in self.compute([item])[0].values()]
+                one = sum(part.nbytes for pair in packed for part in pair if part is not None)
                 return one * min(todo, len(self.dataset) * self.views) / 2**20
         raise ValueError("no sample of the data set can be read: there is nothing to cache")
 
@@ -299,6 +301,7 @@ def key_of(model: Any, dataset: Any, config: Any, dtype: str, shard: int) -> str
     pixels = model.data_preprocessor
     parts = {
         "weights": [fingerprint(frozen), tokens],
+        "tower": [repr(frozen), *sorted(plain_options(model.encoder))],
         "pixels": [pixels.mean.tolist(), pixels.std.tolist()],
         "boundary": boundary,
         "reader": [type(model.reader).__name__, model.reader.reads, model.reader.taps, model.reader.layers],
@@ -308,6 +311,13 @@ def key_of(model: Any, dataset: Any, config: Any, dtype: str, shard: int) -> str
         "store": [dtype, shard],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def plain_options(encoder: nn.Module) -> Iterator[str]:
+    """What a tower was built with that its weights do not tell: heads, sizes, pooling."""
+    for key, value in vars(encoder).items():
+        if isinstance(value, int | float | str | tuple) and not key.startswith("_") and key not in NOT_SEEN:
+            yield f"{key}={value}"
 
 
 def fingerprint_of(value: Tensor) -> str:
