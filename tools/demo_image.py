@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LITE, TINY = "efficientnet_lite0", "tiny_clip_encoder"
-SIZES = {LITE: 64, TINY: 48}
+SIZES = {LITE: 48, TINY: 48}
 BATCH = 32
 EVERY_LAYER = ["q", "k", "v", "proj", "fc1", "fc2"]
 
@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shots", type=int, default=16, help="training images a class (default 16)")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="draws of the training images")
-    p.add_argument("--epochs", type=int, default=20, help="passes over the training images (default 20)")
+    p.add_argument("--epochs", type=int, default=12, help="passes over the training images (default 12)")
     p.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, such as lora conv_adapter")
     p.add_argument("--towers", nargs="+", choices=SIZES, default=list(SIZES), metavar="NAME", help=", ".join(SIZES))
     p.add_argument("--tune", action="store_true", help="try rates with the first seed, on the validation images")
