@@ -48,6 +48,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="rounds; medians are shown")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", action="store_true", help="follow the allocations of a step too")
+    parser.add_argument("--profile", action="store_true", help="say by kind of operation where a step's time goes")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args(argv)
 
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import torch
 
-    from tools.benches import measure
+    from tools.benches import measure, profile
 
     torch.set_num_threads(args.threads)
     out: dict = {
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         "args": {k: str(v) for k, v in vars(args).items()},
         "areas": {},
         "claims": [],
+        "profiles": {},
     }
     for area in args.areas:
         module, name = AREAS[area]
@@ -86,6 +88,10 @@ def main(argv: list[str] | None = None) -> None:
         out["claims"] += [{"area": area, **claim} for claim in claims]
         print(measure.table(title, measured))
         print(measure.claims_text(claims) or "", flush=True)
+        if args.profile:
+            found = {v.name: profile.shares(lambda v=v: v.run(v.state)) for v in built}
+            out["profiles"][area] = found
+            print("\n".join(profile.line(name, share) for name, share in found.items()), flush=True)
     out["where"]["load at the end"] = measure.where()["load"]
     print(f"{out['where']}")
     if args.json:
