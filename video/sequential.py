@@ -69,8 +69,9 @@ def scan(source: str | bytes) -> Scan:
         codec, form = stream.codec_context.codec.canonical_name, container.format.name
     if shown == 0:
         raise ValueError("no frames")
-    known = np.array([] if None in times else sorted(times), np.int64)
-    return Scan(shown, fps, codec, hidden, leading, broken_start, form, known, keys)
+    known = sorted(time for time in times if time is not None)
+    whole = np.array(known if len(known) == len(times) else [], np.int64)
+    return Scan(shown, fps, codec, hidden, leading, broken_start, form, whole, keys)
 
 
 @contextmanager

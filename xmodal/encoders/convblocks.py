@@ -318,6 +318,10 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+REPLACED: dict[type[nn.Module], type[nn.Module]] = {
+    timm.layers.StdConv2d: StdConv2d,
+    timm.layers.DropPath: DropPath,  # ours stays on in frozen towers when a recipe asks for it
+}
 # operations of ConvNeXt and Swin, inside and between the blocks
 OPS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: Conv2d,
@@ -342,10 +346,8 @@ def sited(model: nn.Module) -> nn.Module:
             module.__class__ = kind
             module.add_sites()
             found += 1
-        elif type(module) is timm.layers.StdConv2d:
-            module.__class__ = StdConv2d
-        elif type(module) is timm.layers.DropPath:
-            module.__class__ = DropPath  # ours stays on in frozen towers when a recipe asks for it
+        elif type(module) in REPLACED:
+            module.__class__ = REPLACED[type(module)]
     if not found:
         known = ", ".join(sorted(k.__name__ for k in KINDS))
         raise ValueError(f"{type(model).__name__} has none of the blocks that have sites: {known}")
