@@ -34,6 +34,7 @@ class EPCLSegmenter(nn.Module):
         share: channel groups that share weights.
         num_task_tokens: T; None for one per class.
         ignore_label: points with this label have no loss.
+        class_weight: weight of each class in the loss (K,), so that rare things count; None for 1.
         prefix_position: see `EPCL`.
         eval_voxel: predict scenes in parts of one point per voxel of this edge (metres), summing logits at every raw
             point (see `scenes.vote`); None runs each cloud as it is.
@@ -43,6 +44,8 @@ class EPCLSegmenter(nn.Module):
     Raises:
         ValueError: options of different lengths.
     """
+
+    class_weight: Tensor | None
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class EPCLSegmenter(nn.Module):
         share: int = 8,
         num_task_tokens: int | None = None,
         ignore_label: int = -1,
+        class_weight: Sequence[float] | None = None,
         prefix_position: Tensor | None = None,
         eval_voxel: float | None = None,
         eval_points: int = 40_000,
@@ -68,6 +72,10 @@ class EPCLSegmenter(nn.Module):
                 f"planes {tuple(planes)}, blocks {tuple(blocks)}, strides {tuple(strides)} and num_neighbours "
                 f"{tuple(num_neighbours)} describe different numbers of stages (at least 2)"
             )
+        if class_weight is not None and len(class_weight) != num_classes:
+            raise ValueError(f"class_weight has {len(class_weight)} entries for {num_classes} classes")
+        weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        self.register_buffer("class_weight", weight, persistent=False)
         self.num_classes, self.in_dim, self.ignore_label = num_classes, in_dim, ignore_label
         self.neighbours = tuple(num_neighbours)
         last = len(planes) - 1
@@ -148,7 +156,7 @@ class EPCLSegmenter(nn.Module):
         logits = self(*self.flat(coord, feat, lengths)).float()
         sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
         target = pack(segment, sizes)
-        loss = F.cross_entropy(logits, target, ignore_index=self.ignore_label)
+        loss = F.cross_entropy(logits, target, self.class_weight, ignore_index=self.ignore_label)
         keep = target != self.ignore_label
         right = (logits.argmax(1) == target)[keep].float().mean() * 100
         return {"loss_segment": loss, "oa": right}

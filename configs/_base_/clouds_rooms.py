@@ -18,7 +18,7 @@ from pointcloud.transforms import (
 _classes = ["floor", "wall", "chair", "table", "bed", "sofa", "shelf", "lamp"]
 _rooms = dict(type=S3DIS, root="demo_out/clouds/rooms")
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=1,
     persistent_workers=True,
     dataset=dict(
@@ -29,11 +29,11 @@ train_dataloader = dict(
             dict(type=RandomFlip, axes="xy"),
             dict(type=RandomRotation, degrees=180),
             dict(type=VoxelPoints, size=0.1),
-            dict(type=SphereCrop, max_points=2048),
+            dict(type=SphereCrop, max_points=4096),
             dict(type=ToOrigin),
             dict(type=ColourShift, prob=0.95, ratio=0.05),
         ],
-        pad_to=2048,
+        pad_to=4096,
     ),
 )
 val_dataloader = dict(batch_size=1, num_workers=1, dataset=dict(**_rooms, areas=(2,), test_mode=True))

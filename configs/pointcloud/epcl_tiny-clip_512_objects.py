@@ -28,9 +28,9 @@ model = dict(
     ),
 )  # fmt: skip
 optim_wrapper = dict(
-    optimizer=dict(type=AdamW, lr=1.5e-3, weight_decay=0.04),
+    optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.04),
     paramwise_cfg=dict(no_decay=["norm", ".bias"]),
     clip_grad=dict(max_norm=1.0),
 )
-param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
+param_scheduler = dict(type=CosineSchedule, warmup_steps=40)
 train_cfg = dict(max_epochs=10, val_interval=10)

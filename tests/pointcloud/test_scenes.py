@@ -132,7 +132,8 @@ def test_train_test_predict(tmp_path, config, metric, options, file):
         given += [f"{s}_dataloader.dataset.classes={data / 'boxes_classes.txt'}" for s in ("train", "val", "test")]
     if options == "objects":
         given += [f"{s}_dataloader.dataset.cache=none" for s in ("train", "val", "test")]
-    given += ["train_cfg.max_epochs=2", "train_cfg.val_interval=2"]
+    length = "max_steps" if options == "rooms" else "max_epochs"
+    given += [f"train_cfg.{length}=2", "train_cfg.val_interval=2", "param_scheduler.warmup_steps=0"]
     tool("tools/train.py", path, "--work-dir", work, "--cfg-options", *given)
     tool("tools/test.py", path, work / "last.pth", "--cfg-options", *given)
     assert 0 <= json.loads((work / "test.json").read_text())["test"][metric] <= 100
