@@ -183,11 +183,11 @@ def best_class(found: dict[str, Any], min_score: float = 0.3) -> dict[str, Any]:
     """For people: each box once, under its best class, if its score is high enough.
 
     Args:
-        found: one entry of `Detector.predict`.
+        found: one entry of `Detector.predict`, or of what the model makes of it.
         min_score: of a box that is kept.
 
     Returns:
-        The same keys, best first.
+        `boxes`, `box_label` and `scores`, best first.
     """
     order = found["scores"].argsort(kind="stable")[::-1]
     kept: list[int] = []
@@ -197,7 +197,7 @@ def best_class(found: dict[str, Any], min_score: float = 0.3) -> dict[str, Any]:
         if found["scores"][i] >= min_score and key not in seen:
             seen.add(key)
             kept.append(int(i))
-    return {k: v[kept] for k, v in found.items()}
+    return {k: found[k][kept] for k in ("boxes", "box_label", "scores")}
 
 
 def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:

@@ -360,7 +360,7 @@ class TestCriterion:
 def test_best_class_names_each_box_once():
     boxes = np.repeat(np.arange(14.0).reshape(2, 7), 2, axis=0)
     found = {"boxes": boxes, "box_label": np.array([0, 1, 0, 1]), "scores": np.array([0.9, 0.4, 0.1, 0.2])}
-    kept = best_class(found)
+    kept = best_class({**found, "sample_id": "a room"})
     assert kept["box_label"].tolist() == [0]
 
 
