@@ -1,7 +1,7 @@
 """DPLCLIP under DomainBed's protocol: three styles of drawn shapes train, photographic negatives are left out.
 
 Command: python tools/fewshot.py configs/fewshot/tiny-clip_domains.py
-Measured here: nothing yet.
+Measured here: worse than zero-shot CLIP on the domain left out (36.5 against 74.0, seed 0), see docs/fewshot.md
 """
 
 from xmodal.encoders.tiny import tiny_clip
