@@ -142,9 +142,10 @@ class CaFoHead(ScoringHead):
     ) -> SearchResult:
         """Set alpha and beta to the best pair on labelled features of both encoders, and say what was tried."""
         base, affinities = self.zero_shot(features[0]), self.affinities(features)
+        room = torch.empty_like(affinities[0])
 
         def blended(beta: float) -> Tensor:
-            return fuse(base, [cache_logits(a, self.values, beta) for a in affinities], self.fusion)
+            return fuse(base, [cache_logits(a, self.values, beta, room) for a in affinities], self.fusion)
 
         found = search(base, blended, label, scale, steps)
         self.alpha, self.beta = found.alpha, found.beta

@@ -105,6 +105,8 @@ class TipAdapterHead(ScoringHead):
             steps: numbers of betas and alphas.
         """
         affinity = unit(feature) @ self.keys.t()  # (N, cache)
-        found = search(self.zero_shot(feature), lambda b: cache_logits(affinity, self.values, b), label, scale, steps)
+        room = torch.empty_like(affinity)
+        added = lambda beta: cache_logits(affinity, self.values, beta, room)  # noqa: E731
+        found = search(self.zero_shot(feature), added, label, scale, steps)
         self.alpha, self.beta = found.alpha, found.beta
         return found
