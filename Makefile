@@ -51,8 +51,8 @@ test-pytorch3d:  ## the point tests on both backends, in an environment of its o
 	$(P3D)/bin/python tools/bench.py farthest-points knn ball-query --repeats 2
 	$(P3D)/bin/python -m tools.benches.points
 
-bench: install  ## our training steps against the released formulations and the floors, at ViT-B/16 size
-	$(BIN)/python tools/bench.py temporal-conv st-adapter evl
+bench: install  ## our steps against the released formulations and the floors at ViT-B/16 size (about 10 minutes)
+	$(BIN)/python tools/bench.py temporal-conv st-adapter evl cache-evl vqt decode
 
 lint: install  ## ruff
 	$(BIN)/pip install -q -c constraints.txt ruff
