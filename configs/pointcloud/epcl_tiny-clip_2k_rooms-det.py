@@ -40,6 +40,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(no_decay=["norm", ".bias"]),
     clip_grad=dict(max_norm=1.0),
 )
-param_scheduler = dict(type=CosineSchedule, warmup_steps=25)
+param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
 default_hooks.checkpoint.update(best="map25")
-train_cfg = dict(max_epochs=7, val_interval=7)
+train_cfg = dict(max_epochs=10, val_interval=10)
