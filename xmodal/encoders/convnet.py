@@ -109,6 +109,7 @@ class ConvNet(Encoder):
             raise ValueError(f"{self.name} runs all its blocks or none, not those from {start} to {stop}")
         if taps is not None:
             raise ValueError(f"{self.name} has no taps: methods that read attention inside need a vision transformer")
+        tokens = channels_last(tokens)
         if not self.clip:
             return self.body.forward_features(tokens)
         for part in (self.body.stem, self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4):
@@ -129,6 +130,7 @@ class ConvNet(Encoder):
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Maps (B, C_i, h_i, w_i) of all stages, finest first, for dense tasks: strides 4, 8, 16, 32."""
+        images = channels_last(images)
         if self.clip:
             maps, x = [], self.body.stem(images)
             for stage in (self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4):
@@ -147,6 +149,14 @@ class ConvNet(Encoder):
         dims = [m.shape[1] for m in self.stages(torch.zeros(1, 3, self.image_size, self.image_size, device=device))]
         self.train(mode)
         return dims
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The same images (B, C, H, W) with the channels innermost in memory; all maps behind them follow.
+
+    Grouped convolutions, Conv-Adapter's above all, run two to four times faster on the CPU that way.
+    """
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 @ENCODERS.register_module(name="convnet")
