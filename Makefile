@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo demo-image test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
+.PHONY: help demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ demo-image: install  ## image adapters: digits few-shot on a real CNN and the ti
 
 demo-3d: install  ## point clouds: three tasks on clouds made here (under 15 minutes)
 	$(BIN)/python tools/demo_3d.py
+
+demo-fewshot: install  ## CLIP from 1 to 16 shots: zero-shot, probe, CoOp, Tip-Adapter(-F), with a plot
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fewshot.py configs/fewshot/tiny-clip_negatives16.py --workers 2 --out demo_out/fewshot
 
 test: install  ## the fast tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --cov --cov-report=term:skip-covered
