@@ -66,16 +66,18 @@ def sample_farthest(points: Tensor, counts: Tensor, most: int, valid: Tensor, fi
         return chosen
     rows = torch.arange(batch, device=points.device)
     points = points.masked_fill(~valid[..., None], 0)
+    planes = points.permute(2, 0, 1).contiguous()  # (C, B, P)
     nearest = torch.full((batch, size), float("inf"), dtype=points.dtype, device=points.device)
     nearest = nearest.masked_fill(~valid | skip, -1.0)
-    last = first
-    picks = [last]
-    for _ in range(1, most):
-        to_last = pair_distances(points, points[rows, last][:, None])  # (B, P)
-        nearest = torch.minimum(nearest, to_last)
-        last = nearest.argmax(dim=1)  # the first maximum wins
-        picks.append(last)
-    chosen = torch.stack(picks, dim=1)
+    dist, off = torch.empty_like(nearest), torch.empty_like(nearest)
+    last = chosen[:, 0] = first
+    for step in range(1, most):
+        place = points[rows, last]  # (B, C)
+        for c, plane in enumerate(planes):  # the order of `pair_distances`, in place
+            torch.sub(plane, place[:, c : c + 1], out=off if c else dist)
+            dist = dist.add_(off.mul_(off)) if c else dist.mul_(dist)
+        nearest = torch.minimum(nearest, dist, out=nearest)
+        last = chosen[:, step] = nearest.argmax(dim=1)  # the first maximum wins
     wanted = torch.arange(most, device=points.device)[None] < counts[:, None]
     return chosen.masked_fill(~wanted, -1)
 
