@@ -43,4 +43,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type=CosineSchedule, warmup_steps=30)
 default_hooks.checkpoint.update(best="miou")
-train_cfg = dict(max_steps=440, val_interval=440)
+train_cfg = dict(max_steps=300, val_interval=300)
