@@ -2,7 +2,7 @@
 
 Recipe: ours. Data: drawn when the run starts.
 Command: python tools/train.py configs/pretrain/msclip_tiny_32_shapes_unshared.py
-Measured here: the figures of docs/pretraining.md.
+Measured here: nothing yet on these pictures; pilots on others are in docs/pretraining.md.
 """
 
 from mmengine.config import read_base
