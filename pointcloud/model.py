@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from pointcloud.classification import EPCLClassifier
@@ -15,12 +14,18 @@ from pointcloud.segmentation import EPCLSegmenter
 from pointcloud.task_token import Tower
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.model import TransferModel
-from xmodal.registry import ADAPTERS, ENCODERS, MODELS, build, check_arguments
+from xmodal.registry import ADAPTERS, ENCODERS, MODELS, Registry, build, check_arguments, method
 from xmodal.structures import Encoder
 
 NETWORKS = Registry("network", scope="xmodal")
-NETWORKS.register_module(name="classification3d", module=EPCLClassifier)
-NETWORKS.register_module(name="segmentation3d", module=EPCLSegmenter)
+EPCL_PAPER = "EPCL: Frozen CLIP Transformer Is An Efficient Point Cloud Encoder, arXiv 2212.04098"
+_epcl = dict(slot="encoder+head", paper=EPCL_PAPER)
+method(
+    NETWORKS, "classification3d", params="tokenizer, position MLP, task tokens, head", parity=("epcl_cls",), **_epcl
+)(EPCLClassifier)
+method(NETWORKS, "segmentation3d", params="U-Net around the blocks, task tokens", parity=("epcl_seg",), **_epcl)(
+    EPCLSegmenter
+)
 INPUTS = ("coord", "feat", "lengths")
 
 
@@ -163,14 +168,22 @@ def with_options(kind: type, options: dict[str, Any], **given: Any) -> Any:
     return kind(**options, **given)
 
 
-@NETWORKS.register_module(name="detection3d")
+@method(NETWORKS, "detection3d", params="tokenizer, task tokens, 3DETR's decoder", parity=("epcl_dense",), **_epcl)
 def detection3d(encoder: Encoder, num_classes: int, backbone: dict | None = None, **options: Any) -> Detector:
     """3DETR's decoder on EPCL tokens; options are those of `Detector`, `backbone` those of `EPCLBackbone`."""
     tokens = with_options(EPCLBackbone, {"num_task_tokens": num_classes + 1, **(backbone or {})}, encoder=encoder)
     return with_options(Detector, options, backbone=tokens, num_classes=num_classes)
 
 
-@NETWORKS.register_module(name="detr3d")
+@method(
+    NETWORKS,
+    "detr3d",
+    slot="encoder+head",
+    paper="3DETR: An End-to-End Transformer Model for 3D Object Detection, arXiv 2109.08141",
+    params="all",
+    parity=("detr3d",),
+    families=("none",),
+)
 def detr3d(encoder: None, num_classes: int, backbone: dict | None = None, **options: Any) -> Detector:
     """3DETR as published; options are those of `Detector`, `backbone` those of `DETREncoder`."""
     points = with_options(DETREncoder, backbone or {})
