@@ -93,12 +93,12 @@ class EVLLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.normal_(linear.bias, std=1e-6)
 
-    def augment(self, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
+    def augment(self, frames: Tensor, motion: Tensor | None, grid: Grid) -> Tensor:
         """Add what the temporal modules see.
 
         Args:
             frames: tokens of one block (B, T, N, D); never changed in place.
-            maps: attention of that block's patches to their neighbour frames, twice (B, T-1, n, n).
+            motion: what `cross_attention` makes of that block's maps (B, T, n, D).
             grid: where the patches sit.
 
         Returns:
@@ -113,25 +113,26 @@ class EVLLayer(nn.Module):
             tokens = tokens + conv.permute(0, 2, 3, 1)  # (B, T, N, D)
         if self.temporal_pos_embed is not None:
             tokens = tokens + self.temporal_pos_embed[:, None]
-        if self.cross_attention is not None:
-            motion = self.cross_attention(maps)  # (B, T, hw, D)
+        if motion is not None:
             tokens = tokens + F.pad(motion, (0, 0, grid.prefix, tokens.shape[2] - grid.prefix - grid.num_patches))
         return tokens
 
-    def read(self, x: Tensor, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
+    def read(self, x: Tensor, frames: Tensor, motion: Tensor | None, grid: Grid) -> Tensor:
         """What the query x (B, 1, D) finds in the augmented tokens of one block (B, T, N, D)."""
-        tokens = self.augment(frames, maps, grid).flatten(1, 2)  # (B, T*N, D)
+        tokens = self.augment(frames, motion, grid).flatten(1, 2)  # (B, T*N, D)
         return self.attn(self.norm1(x), self.norm3(tokens))
 
     def forward(self, x: Tensor, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
         """Let the query x (B, 1, D) read the tokens of one block (B, T, N, D).
 
-        The augmented tokens are made again in the backward pass: they are many, and making them is cheap.
+        The augmented tokens are made again in the backward pass: they are many, and making them is cheap; the motion
+        vectors in them are kept.
         """
+        motion = self.cross_attention(maps) if self.cross_attention is not None else None  # (B, T, hw, D)
         if torch.is_grad_enabled():
-            x = x + checkpoint(self.read, x, frames, maps, grid, use_reentrant=False)
+            x = x + checkpoint(self.read, x, frames, motion, grid, use_reentrant=False)
         else:
-            x = x + self.read(x, frames, maps, grid)
+            x = x + self.read(x, frames, motion, grid)
         return x + self.fc2(self.dropout(self.act(self.fc1(self.norm2(x)))))
 
 

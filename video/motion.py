@@ -5,6 +5,7 @@ Paper: EVL (arXiv 2208.03550), temporal cross attention. Only w1 and w2 train: 2
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from xmodal.structures import Grid
 
@@ -81,14 +82,51 @@ class MotionTable(nn.Module):
         return vectors.unflatten(0, maps.shape[:2])
 
 
+def spread(maps: Tensor, h: int, w: int) -> Tensor:
+    """Attention maps (P, h*w, h*w) by offset: for each query row (h, P*w, h*(2w-1)).
+
+    The columns of a map are shifted so that they count offsets; then the keys of one query row need a contiguous run of
+    the table.
+    """
+    maps = maps.unflatten(2, (h, w)).unflatten(1, (h, w)).flip(3, 4)  # (P, qi, qj, h-1-ki, w-1-kj)
+    offsets = maps.new_zeros(len(maps), h, w, h, 2 * w - 1)
+    for qj in range(w):  # offset qj-kj+w-1 = qj + (w-1-kj)
+        offsets[:, :, qj, :, qj : qj + w] = maps[:, :, qj]
+    return offsets.transpose(0, 1).reshape(h, -1, h * (2 * w - 1))
+
+
+class OffsetSum(torch.autograd.Function):
+    """One product per query row with its run of the table; keeps the maps alone, and they get no gradient."""
+
+    @staticmethod
+    def forward(ctx, maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
+        """Maps (P, h*w, h*w) and a table ((2h-1)*(2w-1), D) to vectors (P, h*w, D)."""
+        ctx.save_for_backward(maps)
+        ctx.size, ctx.rows = (h, w), len(table)
+        wide = 2 * w - 1
+        offsets = spread(maps, h, w)
+        rows = [offsets[qi] @ table[qi * wide : (qi + h) * wide] for qi in range(h)]  # row offset qi-ki+h-1
+        return torch.stack(rows, 0).unflatten(1, (-1, w)).transpose(0, 1).flatten(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None, None]:  # type: ignore[override]
+        """Gradient of the table, summed in place."""
+        (maps,), (h, w) = ctx.saved_tensors, ctx.size
+        wide = 2 * w - 1
+        offsets = spread(maps, h, w)
+        grad = grad.unflatten(1, (h, w)).transpose(0, 1).flatten(1, 2)  # (h, P*w, D)
+        table = grad.new_zeros(ctx.rows, grad.shape[-1])
+        for qi in range(h):
+            table[qi * wide : (qi + h) * wide].addmm_(offsets[qi].t(), grad[qi])
+        return None, table, None, None
+
+
 def weigh_offsets(maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
     """For each query sum the vectors of its offsets to all keys, weighted by its attention map.
 
-    The columns of a map are shifted so that they count offsets; then the keys of one query row need a contiguous run
-    of the table, and one product per query row does it.
-
     Args:
-        maps: (P, h*w, h*w), rows are queries.
+        maps: (P, h*w, h*w), rows are queries; without gradient.
         table: ((2h-1)*(2w-1), D), row (qi-ki+h-1)*(2w-1) + (qj-kj+w-1).
         h: patch rows.
         w: patch columns.
@@ -96,11 +134,4 @@ def weigh_offsets(maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
     Returns:
         (P, h*w, D).
     """
-    wide = 2 * w - 1
-    maps = maps.unflatten(2, (h, w)).unflatten(1, (h, w)).flip(3, 4)  # (P, qi, qj, h-1-ki, w-1-kj)
-    offsets = maps.new_zeros(len(maps), h, w, h, wide)
-    for qj in range(w):  # offset qj-kj+w-1 = qj + (w-1-kj)
-        offsets[:, :, qj, :, qj : qj + w] = maps[:, :, qj]
-    offsets = offsets.transpose(0, 1).reshape(h, -1, h * wide)  # (qi, P*w, h*wide)
-    rows = [offsets[qi] @ table[qi * wide : (qi + h) * wide] for qi in range(h)]  # row offset qi-ki+h-1
-    return torch.stack(rows, 0).unflatten(1, (-1, w)).transpose(0, 1).flatten(1, 2)  # (P, h*w, D)
+    return OffsetSum.apply(maps, table, h, w)

@@ -48,7 +48,7 @@ def test_augment_equals_the_plain_modules_and_keeps_its_input():
     frames = torch.randn(2, 4, 8, 12)
     q, k = torch.randn(8, 3, 8, 4), torch.randn(8, 3, 8, 4)
     before = frames.clone()
-    got = layer.augment(frames, layer.cross_attention.maps(q, k, grid), grid)
+    got = layer.augment(frames, layer.cross_attention(layer.cross_attention.maps(q, k, grid)), grid)
     conv = layer.temporal_conv(frames.permute(0, 2, 3, 1).reshape(16, 12, 4)).view(2, 8, 12, 4).permute(0, 3, 1, 2)
     want = frames + conv + layer.temporal_pos_embed[:, None]
     qf, kf = (x[:, :, 2:].unflatten(0, (2, 4)) for x in (q, k))
