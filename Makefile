@@ -27,7 +27,7 @@ demo-image: install  ## image adapters: digits few-shot on a real CNN and the ti
 	$(BIN)/python tools/demo_image.py --out demo_out/image
 	$(BIN)/python tools/demo_segments.py --out demo_out/segments
 
-demo-3d: install  ## point clouds: three tasks on clouds made here (under 15 minutes)
+demo-3d: install  ## point clouds: three tasks, three encoders each, on clouds made here (25 CPU-minutes)
 	$(BIN)/python tools/demo_3d.py
 
 demo-fewshot: install  ## CLIP from 1 to 16 shots: zero-shot, probe, CoOp, Tip-Adapter(-F), with a plot

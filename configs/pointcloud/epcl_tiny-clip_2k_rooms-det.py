@@ -5,8 +5,8 @@ around them; every query inside a true box answers for it. Neither paper has any
 Data: see configs/_base_/clouds_boxes.py
 Command: python tools/train.py configs/pointcloud/epcl_tiny-clip_2k_rooms-det.py
 Baselines: --cfg-options model.encoder.weights=random; and with model.freeze_encoder=false, all from scratch
-Measured here: mAP@.25 93.2, mAP@.5 70.6 on 40 validation rooms and 92.0, 64.7 on 40 test rooms after 10 epochs instead
-of 8, seed 0; docs/pointclouds.md has the table of the demo.
+Measured here: mAP@.25 90.1, mAP@.5 55.5 on 40 test rooms, seed 0 (93.2, 70.6 on validation rooms after 10 epochs);
+docs/pointclouds.md has the whole table of the demo.
 """
 
 from mmengine.config import read_base
