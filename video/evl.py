@@ -117,22 +117,21 @@ class EVLLayer(nn.Module):
             tokens = tokens + F.pad(motion, (0, 0, grid.prefix, tokens.shape[2] - grid.prefix - grid.num_patches))
         return tokens
 
-    def read(self, x: Tensor, frames: Tensor, motion: Tensor | None, grid: Grid) -> Tensor:
+    def read(self, x: Tensor, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
         """What the query x (B, 1, D) finds in the augmented tokens of one block (B, T, N, D)."""
+        motion = self.cross_attention(maps) if self.cross_attention is not None else None  # (B, T, hw, D)
         tokens = self.augment(frames, motion, grid).flatten(1, 2)  # (B, T*N, D)
         return self.attn(self.norm1(x), self.norm3(tokens))
 
     def forward(self, x: Tensor, frames: Tensor, maps: tuple[Tensor, Tensor] | None, grid: Grid) -> Tensor:
         """Let the query x (B, 1, D) read the tokens of one block (B, T, N, D).
 
-        The augmented tokens are made again in the backward pass: they are many, and making them is cheap; the motion
-        vectors in them are kept.
+        The augmented tokens are made again in the backward pass: they are many, and making them is cheap.
         """
-        motion = self.cross_attention(maps) if self.cross_attention is not None else None  # (B, T, hw, D)
         if torch.is_grad_enabled():
-            x = x + checkpoint(self.read, x, frames, motion, grid, use_reentrant=False)
+            x = x + checkpoint(self.read, x, frames, maps, grid, use_reentrant=False)
         else:
-            x = x + self.read(x, frames, motion, grid)
+            x = x + self.read(x, frames, maps, grid)
         return x + self.fc2(self.dropout(self.act(self.fc1(self.norm2(x)))))
 
 
