@@ -34,7 +34,10 @@ def tool(name):
     return module.main
 
 
-@pytest.mark.parametrize("name", ["train", "test", "predict"])
+TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if "def main" in p.read_text())
+
+
+@pytest.mark.parametrize("name", TOOLS)
 def test_help_needs_neither_torch_nor_mmengine(name):
     code = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"
