@@ -22,13 +22,17 @@ def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
     Returns:
         (..., n, n), rows sum to one.
     """
-    heads, n = q.shape[-3], q.shape[-2]
-    pairs, lead = (q.flatten(0, -4), k.flatten(0, -4)), q.shape[:-3]
-    at_once = max(1, SCORES_AT_ONCE[q.device.type == "cpu"] // (heads * n * n))
+    lead, (heads, n, width) = q.shape[:-3], q.shape[-3:]
+    scale = width**-0.5
+    pairs = q.flatten(0, -4), k.flatten(0, -4).transpose(-1, -2)
+    at_once = max(1, min(len(pairs[0]), SCORES_AT_ONCE[q.device.type == "cpu"] // (heads * n * n)))
     maps = q.new_empty(len(pairs[0]), n, n, dtype=torch.float32)
-    for i in range(0, len(maps), at_once):  # so few that a CPU's cache holds the scores
+    scores = q.new_empty(at_once, heads, n, n, dtype=torch.float32)  # one piece of memory, which a CPU's cache holds
+    for i in range(0, len(maps), at_once):
         a, b = (x[i : i + at_once].float() for x in pairs)
-        maps[i : i + at_once] = ((a * a.shape[-1] ** -0.5) @ b.transpose(-1, -2)).softmax(-1).mean(-3)
+        out = scores[: len(a)]
+        torch.baddbmm(out.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), beta=0, alpha=scale, out=out.flatten(0, 1))
+        torch.mean(torch.softmax(out, -1, out=out), -3, out=maps[i : i + at_once])
     return maps.unflatten(0, lead)
 
 
@@ -72,66 +76,68 @@ class MotionTable(nn.Module):
 
     def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
         """Turn maps (B, T-1, n, n) into motion vectors (B, T, n, D); a single frame has no neighbour, and none."""
-        pad = nn.functional.pad
-        previous, following = (self.look(m, w) for m, w in zip(maps, (self.w1, self.w2), strict=True))  # (B, T-1, n, D)
-        return pad(previous, (0, 0, 0, 0, 1, 0)) + pad(following, (0, 0, 0, 0, 0, 1))
+        past, future = (m.to(self.w1.dtype) for m in maps)
+        return OffsetSum.apply(past, future, self.w1, self.w2, *self.grid)
 
-    def look(self, maps: Tensor, table: Tensor) -> Tensor:
-        """Vectors (B, T-1, n, D) of frame pairs."""
-        vectors = weigh_offsets(maps.flatten(0, 1).to(table.dtype), table, *self.grid)
-        return vectors.unflatten(0, maps.shape[:2])
+
+def run_width(w: int) -> int:
+    """How many query columns share a product: the largest divisor of w up to 8, unless only less than 4 divides it."""
+    return next((c for c in range(min(w, 8), 3, -1) if w % c == 0), w)
 
 
 def spread(maps: Tensor, h: int, w: int) -> Tensor:
-    """Attention maps (P, h*w, h*w) by offset: for each query row (h, P*w, h*(2w-1)).
+    """Attention maps by offset instead of by key.
 
-    The columns of a map are shifted so that they count offsets; then the keys of one query row need a contiguous run of
-    the table.
-    """
-    maps = maps.unflatten(2, (h, w)).unflatten(1, (h, w)).flip(3, 4)  # (P, qi, qj, h-1-ki, w-1-kj)
-    offsets = maps.new_zeros(len(maps), h, w, h, 2 * w - 1)
-    for qj in range(w):  # offset qj-kj+w-1 = qj + (w-1-kj)
-        offsets[:, :, qj, :, qj : qj + w] = maps[:, :, qj]
-    return offsets.transpose(0, 1).reshape(h, -1, h * (2 * w - 1))
-
-
-class OffsetSum(torch.autograd.Function):
-    """One product per query row with its run of the table; keeps the maps alone, and they get no gradient."""
-
-    @staticmethod
-    def forward(ctx, maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
-        """Maps (P, h*w, h*w) and a table ((2h-1)*(2w-1), D) to vectors (P, h*w, D)."""
-        ctx.save_for_backward(maps)
-        ctx.size, ctx.rows = (h, w), len(table)
-        wide = 2 * w - 1
-        offsets = spread(maps, h, w)
-        rows = [offsets[qi] @ table[qi * wide : (qi + h) * wide] for qi in range(h)]  # row offset qi-ki+h-1
-        return torch.stack(rows, 0).unflatten(1, (-1, w)).transpose(0, 1).flatten(1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None, None]:  # type: ignore[override]
-        """Gradient of the table, summed in place."""
-        (maps,), (h, w) = ctx.saved_tensors, ctx.size
-        wide = 2 * w - 1
-        offsets = spread(maps, h, w)
-        grad = grad.unflatten(1, (h, w)).transpose(0, 1).flatten(1, 2)  # (h, P*w, D)
-        table = grad.new_zeros(ctx.rows, grad.shape[-1])
-        for qi in range(h):
-            table[qi * wide : (qi + h) * wide].addmm_(offsets[qi].t(), grad[qi])
-        return None, table, None, None
-
-
-def weigh_offsets(maps: Tensor, table: Tensor, h: int, w: int) -> Tensor:
-    """For each query sum the vectors of its offsets to all keys, weighted by its attention map.
+    Query columns come in runs of c, whose offsets to all keys are v = c + w - 1 columns of a table.
 
     Args:
-        maps: (P, h*w, h*w), rows are queries; without gradient.
-        table: ((2h-1)*(2w-1), D), row (qi-ki+h-1)*(2w-1) + (qj-kj+w-1).
+        maps: (B, P, h*w, h*w), P pairs of frames.
         h: patch rows.
         w: patch columns.
 
     Returns:
-        (P, h*w, D).
+        (w/c, h, P*B*c, h*v): run, query row; pair, clip and column; key row from the last and offset.
     """
-    return OffsetSum.apply(maps, table, h, w)
+    c, (b, pairs) = run_width(w), maps.shape[:2]
+    maps = maps.reshape(b, pairs, h, w // c, c, h, w).flip(5, 6)  # keys counted from the last
+    maps = maps.permute(3, 2, 1, 0, 4, 5, 6)  # (w/c, h, P, B, c, h, w)
+    offsets = maps.new_zeros(w // c, h, pairs, b, c, h, c + w - 1)
+    for j in range(c):  # offset qj-kj+w-1 = run*c + j + (w-1-kj)
+        offsets[:, :, :, :, j, :, j : j + w] = maps[:, :, :, :, j]
+    return offsets.flatten(5).flatten(2, 4)
+
+
+class OffsetSum(torch.autograd.Function):
+    """One product per run of query columns and query row, with its part of a table; the maps get no gradient."""
+
+    @staticmethod
+    def forward(ctx, past: Tensor, future: Tensor, w1: Tensor, w2: Tensor, h: int, w: int) -> Tensor:
+        """Maps (B, T-1, h*w, h*w) and tables ((2h-1)*(2w-1), D) to vectors (B, T, h*w, D)."""
+        ctx.save_for_backward(past, future)
+        ctx.grid = h, w
+        b, t, c = len(past), past.shape[1] + 1, run_width(w)
+        vectors = w1.new_zeros(w // c, h, t * b * c, w1.shape[-1])
+        for maps, table, seen in ((past, w1, vectors[:, :, b * c :]), (future, w2, vectors[:, :, : -b * c])):
+            parts = table.unflatten(0, (2 * h - 1, 2 * w - 1)).unfold(1, c + w - 1, c).permute(1, 0, 3, 2)
+            for offsets, part, out in zip(spread(maps, h, w), parts.contiguous(), seen, strict=True):
+                rows = part.unfold(0, h, 1).permute(0, 3, 1, 2).flatten(1, 2)  # (h, h*v, D), row offset qi-ki+h-1
+                out.baddbmm_(offsets, rows)
+        vectors = vectors.unflatten(2, (t, b, c)).permute(3, 2, 1, 0, 4, 5)  # (B, T, h, w/c, c, D)
+        return vectors.flatten(2, 4)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, None, Tensor, Tensor, None, None]:  # type: ignore[override]
+        """Gradients of the tables, summed in place."""
+        (h, w), c, (b, _, _, dim) = ctx.grid, run_width(ctx.grid[1]), grad.shape
+        grad = grad.unflatten(2, (h, w // c, c)).permute(3, 2, 1, 0, 4, 5).flatten(2, 4)  # (w/c, h, T*B*c, D)
+        tables = grad.new_zeros(2, 2 * h - 1, 2 * w - 1, dim)
+        for maps, table, seen in zip(
+            ctx.saved_tensors, tables, (grad[:, :, b * c :], grad[:, :, : -b * c]), strict=True
+        ):
+            for run, offsets in enumerate(spread(maps, h, w)):
+                part = grad.new_zeros(2 * h - 1, c + w - 1, dim)
+                for qi in range(h):
+                    part[qi : qi + h].flatten(0, 1).addmm_(offsets[qi].t(), seen[run, qi])
+                table[:, run * c : run * c + c + w - 1] += part
+        return None, None, *tables.flatten(1, 2), None, None

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from video.evl import EVLDecoder, EVLLayer, QueryAttention
-from video.motion import MotionTable, neighbour_attention, weigh_offsets
+from video.motion import MotionTable, neighbour_attention
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.structures import Grid
@@ -25,27 +25,40 @@ def gathered(maps, table, h, w):
     return torch.einsum("pqk,qkc->pqc", maps, table[index])
 
 
-@pytest.mark.parametrize(("h", "w"), [(3, 3), (2, 4), (1, 5), (4, 1)])
-def test_offsets_equal_the_gathered_table(h, w):
-    maps, table = torch.rand(5, h * w, h * w), torch.randn((2 * h - 1) * (2 * w - 1), 6)
-    torch.testing.assert_close(weigh_offsets(maps, table, h, w), gathered(maps, table, h, w), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(("h", "w"), [(3, 3), (2, 4), (1, 5), (4, 1), (2, 8), (3, 10), (2, 11)])
+def test_motion_and_its_gradients_equal_the_gathered_tables(h, w):
+    past, future = (torch.rand(2, 3, h * w, h * w) for _ in range(2))
+    table, grad = refill(MotionTable(6, (h, w))), torch.randn(2, 4, h * w, 6)
+    got = table((past, future))
+    before = gathered(past.flatten(0, 1), table.w1, h, w).unflatten(0, (2, 3))
+    after = gathered(future.flatten(0, 1), table.w2, h, w).unflatten(0, (2, 3))
+    want = F.pad(before, (0, 0, 0, 0, 1, 0)) + F.pad(after, (0, 0, 0, 0, 0, 1))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    weights = list(table.parameters())
+    for a, b in zip(torch.autograd.grad(got, weights, grad), torch.autograd.grad(want, weights, grad), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_query_attention_equals_projected_keys_and_values():
-    attn = refill(QueryAttention(12, 8, 2))
-    x, tokens = torch.randn(3, 1, 12), torch.randn(3, 7, 12)
+    attn, norm = refill(QueryAttention(12, 8, 2)), refill(nn.LayerNorm(12))
+    x, tokens = (torch.randn(3, n, 12).mul(3).add(1).requires_grad_() for n in (1, 7))
     q, k, v = (
         p(t).unflatten(-1, (2, 4)).transpose(1, 2)
-        for p, t in ((attn.q_proj, x), (attn.k_proj, tokens), (attn.v_proj, tokens))
+        for p, t in ((attn.q_proj, x), (attn.k_proj, norm(tokens)), (attn.v_proj, norm(tokens)))
     )
     plain = attn.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attn(x, tokens), plain, atol=1e-5, rtol=1e-5)
+    got = attn(x, tokens, norm)
+    torch.testing.assert_close(got, plain, atol=1e-5, rtol=1e-5)
+    wanted = [x, tokens, *norm.parameters(), *(p for p in attn.parameters() if p.requires_grad)]
+    grad = torch.randn_like(got)
+    for a, b in zip(torch.autograd.grad(got, wanted, grad), torch.autograd.grad(plain, wanted, grad), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_augment_equals_the_plain_modules_and_keeps_its_input():
     grid = Grid(4, 2, 3, prefix=2)
     layer = refill(EVLLayer(12, 4, (2, 3), 12, 3))
-    frames = torch.randn(2, 4, 8, 12)
+    frames = torch.randn(2, 4, 8, 12, requires_grad=True)
     q, k = torch.randn(8, 3, 8, 4), torch.randn(8, 3, 8, 4)
     before = frames.clone()
     got = layer.augment(frames, layer.cross_attention(layer.cross_attention.maps(q, k, grid)), grid)
@@ -59,6 +72,10 @@ def test_augment_equals_the_plain_modules_and_keeps_its_input():
     want[:, :-1, 2:] += future.unflatten(0, (2, 3))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     assert torch.equal(frames, before)
+    grad, weights = torch.randn_like(got), [frames, *layer.temporal_conv.parameters(), layer.temporal_pos_embed]
+    weights += [table.w1, table.w2]
+    for a, b in zip(torch.autograd.grad(got, weights, grad), torch.autograd.grad(want, weights, grad), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_parameter_count_of_the_paper():

@@ -183,9 +183,9 @@ def unfused_attention(self, x, grid=None, rows=None, tap=None):
     return self.proj((attention @ v).transpose(1, 2).flatten(2))
 
 
-def evl_model(args, plain=False, **options):
+def evl_model(args, plain=False, recompute=2, **options):
     layers = min(4, SIZES[args.size]["depth"] - 1)
-    reader = dict(type=EVLDecoder, num_frames=args.frames, num_layers=layers)
+    reader = dict(type=EVLDecoder, num_frames=args.frames, num_layers=layers, recompute=recompute)
     heads = dict(head(), norm=True, init_std=None)
     model = TransferModel(encoder(args.size, plain), heads, reader=reader, **options).train()
     if plain:
@@ -202,6 +202,7 @@ def evl(args):
     return [
         Variant("released formulation", train_step, lambda: (evl_model(args, plain=True), data)),
         Variant("ours", train_step, lambda: (evl_model(args), data)),
+        Variant("ours, nothing recomputed", train_step, lambda: (evl_model(args, recompute=0), data)),
         Variant("ours, bf16 trunk", train_step, lambda: (evl_model(args, trunk_dtype="bf16"), data)),
         Variant("frozen forward", frozen_all, lambda: (probe(args), data)),
         Variant("frozen forward, bf16 trunk", frozen_all, lambda: (probe(args, trunk_dtype="bf16"), data)),
