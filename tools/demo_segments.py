@@ -22,7 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, default=Path("demo_out/segments"), help="folder of table and pictures")
     p.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES[:2]), metavar="NAME", help=", ".join(LINES))
-    p.add_argument("--steps", type=int, default=400, help="training steps of 8 pictures (default 400)")
+    p.add_argument("--steps", type=int, default=1000, help="training steps of 8 pictures (default 1000)")
     p.add_argument("--pictures", type=int, default=600, help="training pictures (default 600)")
     p.add_argument("--tests", type=int, default=120, help="unseen pictures (default 120)")
     p.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (default 64)")
@@ -41,7 +41,7 @@ def build_model(line: str, size: int, num_classes: int, weights: str = "") -> An
     adapters = [dict(type=conv_adapter, reduction=8, norms="none")] if line == "conv-adapter" else []
     return SegmentationModel(
         encoder=dict(type=efficientnet_lite0, image_size=size, checkpoint=weights),
-        head=dict(type=LightFPN, num_classes=num_classes),
+        head=dict(type=LightFPN, num_classes=num_classes, class_weight=[0.2] + [1.0] * (num_classes - 1)),
         adapters=adapters,
         freeze_encoder=line != "finetune",
     )
@@ -118,7 +118,7 @@ def run_line(line: str, args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(args.seed)
     train = ShapeSegments(args.pictures, args.size, flip=True, seed=args.seed)
     model = build_model(line, args.size, len(train.classes), args.weights)
-    costs = fit(model, train, args.steps, 5e-4 if line == "finetune" else 2e-3, args.seed)
+    costs = fit(model, train, args.steps, 1e-3 if line == "finetune" else 5e-3, args.seed)
     found, shown = test(model, ShapeSegments(args.tests, args.size, world=1))
     draw(args.out / f"{line}.png", shown)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

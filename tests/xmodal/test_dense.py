@@ -75,6 +75,11 @@ def test_ignored_pixels_do_not_count():
     logits = head.full_size(maps, (16, 16))
     want = torch.nn.functional.cross_entropy(logits[:, :, 8:], segment[:, 8:])
     assert torch.allclose(head.loss(maps, part)["loss"], want, atol=1e-6)
+    weight = [0.2, 1.0, 2.0]
+    want = torch.nn.functional.cross_entropy(logits[:, :, 8:], segment[:, 8:], torch.tensor(weight))
+    weighted = LightFPN([4, 8], 3, width=8, class_weight=weight).eval()
+    weighted.load_state_dict(head.state_dict())
+    assert torch.allclose(weighted.loss(maps, part)["loss"], want, atol=1e-6)
     with pytest.raises(ValueError, match="holds class 5"):
         head.loss(maps, segment.clamp(max=0) + 5)
 
@@ -99,3 +104,5 @@ def test_mistakes_are_named():
         segmenter()(mode="segment", image=torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="2 classes"):
         LightFPN([4], 1)
+    with pytest.raises(ValueError, match="2 entries for 3 classes"):
+        LightFPN([4], 3, class_weight=[1.0, 1.0])

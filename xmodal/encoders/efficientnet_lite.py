@@ -63,17 +63,18 @@ def efficientnet_lite0(checkpoint: str = "", image_size: int = 224) -> ConvNet:
     """EfficientNet-Lite0 trained on ImageNet.
 
     Args:
-        checkpoint: a file with the package's weights; default: the package's own.
+        checkpoint: a file with the package's weights, or `random`; default: the package's own.
         image_size: pixels; any multiple of 32 will do.
 
     Raises:
         ValueError: neither the package nor a file.
     """
-    path = Path(checkpoint) if checkpoint else packaged_file()
-    if not path.is_file():
-        raise ValueError(f"no weights at {path}")
     body: Any = timm.create_model("tf_efficientnet_lite0")
-    body.load_state_dict(from_lite_state(torch.load(path, map_location="cpu", weights_only=True), body))
+    if checkpoint != "random":
+        path = Path(checkpoint) if checkpoint else packaged_file()
+        if not path.is_file():
+            raise ValueError(f"no weights at {path}")
+        body.load_state_dict(from_lite_state(torch.load(path, map_location="cpu", weights_only=True), body))
     classifier = body.classifier
     body.reset_classifier(0)
     half = (0.5, 0.5, 0.5)

@@ -25,15 +25,29 @@ class LightFPN(nn.Module):
         num_classes: K, background included.
         width: channels inside.
         dropout: before the classifier, in training.
+        class_weight: weight of each class in the loss (K,), so that small things count too; None for 1.
 
     Trains: all of it.
 
     Raises:
-        ValueError: fewer than two classes or no map.
+        ValueError: fewer than two classes, no map, or another number of class weights than classes.
     """
 
-    def __init__(self, in_dim: Sequence[int], num_classes: int, width: int = 64, dropout: float = 0.1):
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        in_dim: Sequence[int],
+        num_classes: int,
+        width: int = 64,
+        dropout: float = 0.1,
+        class_weight: Sequence[float] | None = None,
+    ):
         super().__init__()
+        if class_weight is not None and len(class_weight) != num_classes:
+            raise ValueError(f"class_weight has {len(class_weight)} entries for {num_classes} classes")
+        weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        self.register_buffer("class_weight", weight, persistent=False)
         if num_classes < 2 or not in_dim:
             raise ValueError(f"light_fpn needs 2 classes and a map at least, got {num_classes} and {list(in_dim)}")
         self.num_classes = num_classes
@@ -68,7 +82,8 @@ class LightFPN(nn.Module):
         with torch.no_grad():
             known = segment != IGNORE
             right = (logits.argmax(1) == segment)[known].float().mean() * 100
-        return {"loss": F.cross_entropy(logits, segment, ignore_index=IGNORE), "pixel_accuracy": right}
+        loss = F.cross_entropy(logits, segment, self.class_weight, ignore_index=IGNORE)
+        return {"loss": loss, "pixel_accuracy": right}
 
     def predict(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Classes (B, H, W)."""
