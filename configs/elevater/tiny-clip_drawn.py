@@ -2,7 +2,7 @@
 
 Data: python tools/elevater.py draw DATA --train 400 --test 200
 Command: python tools/elevater.py run DATA OUT --config configs/elevater/tiny-clip_drawn.py
-Measured here: the tables of docs/elevater.md; adapters on drawn-colors and drawn-places alone.
+Measured here: the tables of docs/elevater.md.
 """
 
 from xmodal.encoders.tiny import tiny_clip

@@ -2,7 +2,7 @@
 
 Recipe: ours. Data: drawn when the run starts.
 Command: python tools/train.py configs/pretrain/unicl_tiny-clip_32_shapes.py
-Measured here: nothing yet on these pictures; pilots on others are in docs/pretraining.md.
+Measured here: 35.8 % zero-shot of 64 classes, mean of seeds 0, 1, 2 (standard deviation 6.0); docs/pretraining.md.
 """
 
 from mmengine.config import read_base

@@ -1,4 +1,4 @@
-"""The tiny CLIP that ships with the project (tools/pretrain_tiny_clip.py); configs/pretrain has one like it."""
+"""The tiny CLIP that ships with the project; configs/pretrain/tiny-clip_48_things.py is its recipe."""
 
 import json
 from importlib.resources import as_file, files
