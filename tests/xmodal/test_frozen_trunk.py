@@ -11,6 +11,7 @@ from video.aim import aim
 from video.evl import EVLDecoder
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
+from xmodal.encoders.attend import WidenedAttention
 from xmodal.encoders.block import Block
 from xmodal.encoders.frozen import fingerprint, freeze
 from xmodal.encoders.sites import Linear, place
@@ -160,3 +161,17 @@ def test_conv_adapter_is_one_graph():
     got, want = compiled(images), model.features(image=images)
     torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
     got.square().sum().backward()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_widened_on_a_cpu(causal):
+    q, k, v = (torch.randn(2, 3, 5, 8).bfloat16().requires_grad_() for _ in range(3))
+    out = WidenedAttention.apply(q, k, v, causal)
+    grad = torch.randn_like(out)
+    wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    want = torch.nn.functional.scaled_dot_product_attention(*wide, is_causal=causal)
+    got = torch.autograd.grad(out, (q, k, v), grad)
+    assert out.dtype == got[0].dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), want, atol=1e-2, rtol=1e-2)
+    for a, b in zip(got, torch.autograd.grad(want, wide, grad.float()), strict=True):
+        torch.testing.assert_close(a.float(), b, atol=2e-2, rtol=2e-2)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.attend import attend
 from xmodal.encoders.branches import Branches
 from xmodal.encoders.frozen_mlp import frozen_mlp
 from xmodal.encoders.sites import Edits, LayerNorm, LayerScale, Linear, Pointwise, Stream, linear
@@ -115,7 +116,7 @@ class Attention(nn.Module):
         if isinstance(grid, Branches):
             y = grid.attend(q, k, v)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and rows is None)
+            y = attend(q, k, v, is_causal=self.causal and rows is None)
         y = self.proj(y.transpose(1, 2).flatten(2), short(grid, rows))  # (B, N, D)
         return self.edits(y, x if rows is None else x[:, :rows], short(grid, rows)) if self.edits else y
 
@@ -125,7 +126,7 @@ class Attention(nn.Module):
         bias = self.qkv.bias
         q = self.q_norm(self.heads(linear(x, self.qkv.weight[:dim], None if bias is None else bias[:dim])))
         q = q.to(k.dtype)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = attend(q, k, v)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, Q, D)
 
 
