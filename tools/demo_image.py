@@ -36,14 +36,14 @@ class Row(NamedTuple):
 
 ROWS = [
     Row(LITE, "linear probe", 1e-2),
-    Row(LITE, "conv_adapter", 9e-3, dict(type="conv_adapter", reduction=8)),
+    Row(LITE, "conv_adapter", 3e-3, dict(type="conv_adapter", reduction=8)),
     Row(LITE, "full fine-tuning", 3e-3, trains=True),
     Row(TINY, "linear probe", 1e-1),
-    Row(TINY, "vqt", 3e-2, reader=dict(type="vqt", num_queries=2)),
+    Row(TINY, "vqt", 9e-2, reader=dict(type="vqt", num_queries=2)),
     Row(TINY, "lora", 1e-2, dict(type="lora", rank=8, targets=EVERY_LAYER)),
     Row(TINY, "vpt", 3e-2, dict(type="vpt", num_tokens=8)),
     Row(TINY, "convpass", 1e-2, dict(type="convpass", hidden=16)),
-    Row(TINY, "ssf", 1e-2, dict(type="ssf")),
+    Row(TINY, "ssf", 3e-2, dict(type="ssf")),
     Row(TINY, "full fine-tuning", 1e-3, trains=True),
 ]
 
