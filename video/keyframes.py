@@ -5,6 +5,7 @@ decoding everything.
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,14 @@ class KeyFrames:
         """The target frames between one key frame and the next."""
         container.seek(self._found.keys[start], stream=stream)
         decoder, waiting, begun = stream.codec_context, set(targets), False
-        for packet in container.demux(stream):
-            begun |= packet.is_keyframe and packet.pts == start
-            if not packet.size or not begun:
-                continue
-            decoder.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
-            yield from (frame for frame in decoder.decode(packet) if frame.pts in targets)
-            waiting.discard(packet.pts)
-            if not waiting:
-                break
+        with closing(container.demux(stream)) as packets:  # one that is left half-read and open never frees its packet
+            for packet in packets:
+                begun |= packet.is_keyframe and packet.pts == start
+                if not packet.size or not begun:
+                    continue
+                decoder.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
+                yield from (frame for frame in decoder.decode(packet) if frame.pts in targets)
+                waiting.discard(packet.pts)
+                if not waiting:
+                    break
         yield from (frame for frame in decoder.decode(None) if frame.pts in targets)

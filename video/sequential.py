@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -88,6 +88,13 @@ def open_film(source: str | bytes) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
+def decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """All frames; the packets are closed behind a reader that stops early, or PyAV never frees the last."""
+    with closing(container.demux(stream)) as packets:
+        for packet in packets:
+            yield from packet.decode()
+
+
 class Sequential:
     """Sequential decoding by PyAV: slower, right on every file; holds no handle between calls."""
 
@@ -101,7 +108,7 @@ class Sequential:
 
     def _count(self) -> int:
         with open_film(self._source) as (container, stream):
-            return sum(1 for _ in container.decode(stream))
+            return sum(1 for _ in decoded(container, stream))
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) at distinct indices."""
@@ -109,7 +116,7 @@ class Sequential:
         out: np.ndarray | None = None
         last, number = max(wanted), -1
         with open_film(self._source) as (container, stream):
-            for number, frame in enumerate(container.decode(stream)):
+            for number, frame in enumerate(decoded(container, stream)):
                 if number in wanted:
                     image = upright(frame)
                     out = np.empty((len(wanted), *image.shape), np.uint8) if out is None else out
@@ -139,7 +146,7 @@ def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:
     with open_film(source) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         start: float | None = None
-        for number, frame in enumerate(container.decode(stream)):
+        for number, frame in enumerate(decoded(container, stream)):
             time = float(number / rate) if frame.time is None else frame.time
             start = time if start is None else start
             yield upright(frame), time - start, rate
