@@ -52,7 +52,7 @@ def run_method(config: str, out: Path, seed: int, options: list[str]) -> dict:
     more = ["--cfg-options", *options] if options else []
     train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(seed), *more]
     dump = work / "predictions.json"
-    test = ["tools/test.py", path, str(work / "last.pth"), "--dump", str(dump)]
+    test = ["tools/test.py", path, str(work / "last.pth"), "--dump", str(dump), *more]
     seconds = call(*train)
     call(*test)
     return {
