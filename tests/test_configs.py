@@ -9,6 +9,7 @@ from tools.vtab import published_settings
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.engine.config import apply_options, load_config
+from xmodal.engine.optim import param_groups
 from xmodal.registry import MODELS, TRANSFORMS, build
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,14 @@ def random_weights(cfg):
     return cfg
 
 
+def check_groups(cfg, model):
+    """The config's rules for rates and decay must fit the weights that train."""
+    wrapper = cfg.optim_wrapper
+    rules = wrapper.get("paramwise_cfg") or {}
+    groups = param_groups(model, wrapper.optimizer.lr, wrapper.optimizer.get("weight_decay", 0.0), **rules)
+    assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "video"], ids=name)
 def test_video_config_builds(path):
     cfg = random_weights(load_config(path))
@@ -41,6 +50,7 @@ def test_video_config_builds(path):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     assert 0 < trained <= total
+    check_groups(cfg, model)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     assert train.num_frames == val.num_frames
     assert cfg.get("param_scheduler") is not None
@@ -56,6 +66,7 @@ def test_image_config_builds(path):
         model = build(cfg.model, MODELS)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained >= sum(p.numel() for p in model.head.parameters()) > 0
+    check_groups(cfg, model)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         for transform in loader.dataset.get("transforms", ()):
             build(transform, TRANSFORMS)

@@ -29,6 +29,7 @@ model = dict(
     head=dict(type=ClassificationHead, num_classes=8, dropout=0.1, label_smoothing=0.05),
 )
 _full = {f"encoder.blocks.{i}.{site}": 1.0 for i in range(4) for site in ("pre_attn", "pre_mlp")}
+del _full["encoder.blocks.3.pre_mlp"]  # behind what the reader reads: it does not train
 train_dataloader.update(batch_size=8)
 optim_wrapper = dict(
     optimizer=dict(type=AdamW, lr=3e-3, weight_decay=0.02),
