@@ -9,6 +9,7 @@ import argparse
 import base64
 import io
 import json
+import os
 import statistics
 import sys
 import time
@@ -257,6 +258,7 @@ def sheet(result: dict[str, Any], args: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the rows; prints and writes the table and the page."""
     args = parse_args(argv)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's memory profile warns of what was there before
     sys.path.insert(0, str(ROOT))
     names = {row.name for row in ROWS}
     wrong = [name for name in args.rows or () if name not in names]
