@@ -120,7 +120,8 @@ def train(model: Any, inputs: Inputs, rate: float, epochs: int, seed: int) -> No
     weights = [p for p in model.parameters() if p.requires_grad]
     steps = epochs * -(-len(inputs.labels) // BATCH)
     optimiser = torch.optim.AdamW(weights, rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.2)
+    total = max(steps, 10)  # a warm-up of two steps at least
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=total, pct_start=0.2)
     model.train()
     for epoch in range(epochs):
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(inputs.labels)))
