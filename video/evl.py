@@ -115,9 +115,7 @@ class EVLLayer(nn.Module):
 
     def read(self, x: Tensor, frames: Tensor, past: Tensor | None, future: Tensor | None, grid: Grid) -> Tensor:
         """What the query x (B, 1, D) finds in the augmented tokens of one block (B, T, N, D)."""
-        motion = None
-        if self.cross_attention is not None and past is not None and future is not None:
-            motion = self.cross_attention((past, future))  # (B, T, hw, D)
+        motion = None if self.cross_attention is None else self.cross_attention((past, future))  # (B, T, hw, D)
         tokens = self.augment(frames, motion, grid).flatten(1, 2)  # (B, T*N, D)
         return self.attn(self.norm1(x), tokens, self.norm3)
 

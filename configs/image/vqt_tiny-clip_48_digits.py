@@ -1,6 +1,6 @@
 """VQT (2 queries) on the tiny CLIP's image tower, 16-shot digits: real scans that come with scikit-learn.
 
-Recipe: AdamW, 40 epochs, the rate that 12 epochs chose on the validation images. Pixels: the tower's statistics.
+Recipe: AdamW, 40 epochs, a rate that was not tuned at this length. Pixels: the tower's statistics.
 Command: python tools/train.py configs/image/vqt_tiny-clip_48_digits.py
 Measured here: nothing at this length; docs/images.md has shorter runs of the method.
 """
