@@ -1,0 +1,1 @@
+"""Short seeded runs whose losses and metrics are kept as text beside their commands."""
