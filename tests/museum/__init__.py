@@ -1,0 +1,1 @@
+"""Files of every kind that the suite writes, made once, which stay readable."""
