@@ -14,7 +14,9 @@ from torch import nn
 from tests.engine.toy import CONFIG, ToyModel, write_config
 from xmodal.engine import launch
 from xmodal.engine.checkpoint import CheckpointHook
-from xmodal.engine.compat import OptimWrapper, Runner, autocast, check_amp
+from xmodal.engine.compat import Runner
+from xmodal.engine.optim import OptimWrapper
+from xmodal.engine.precision import autocast, check_amp
 from xmodal.engine.schedule import CosineSchedule
 
 

@@ -205,3 +205,25 @@ def test_parts_of_a_batch_add_up(tmp_path):
         torch.testing.assert_close(value, parts.model.state_dict()[name], atol=1e-6, rtol=1e-5)
     first, second = losses(tmp_path, "whole"), losses(tmp_path, "parts")
     assert all(first[s][0] == pytest.approx(second[s][0], abs=1e-4) and first[s][1] == second[s][1] for s in first)
+
+
+def test_a_run_without_progress_has_the_same_report(tmp_path):
+    """The loop feeds the report; nothing depends on what is shown."""
+    run(tmp_path, CONFIG, "shown")
+    run(tmp_path, CONFIG, "silent", options=["default_hooks.progress=none"])
+    shown, silent = (json.loads((tmp_path / w / "report.json").read_text()) for w in ("shown", "silent"))
+    assert epochs(tmp_path, "shown") == epochs(tmp_path, "silent")
+    assert len(silent["epochs"]) == 4
+    assert silent["best"] == shown["best"] != {}
+    assert silent["status"] == "finished"
+    last = silent["history"][-1]
+    assert last["step"] == 20
+    assert {"loss", "lr", "per_second"} <= last.keys()
+
+
+def test_a_test_without_progress_writes_its_result(tmp_path):
+    config = write_config(tmp_path)
+    launch.train(launch.prepare(config, str(tmp_path / "w")))
+    cfg = launch.prepare(config, str(tmp_path / "w"), ["default_hooks.progress=none"])
+    metrics = launch.evaluate(cfg, str(tmp_path / "w" / "last.pth"))
+    assert json.loads((tmp_path / "w" / "test.json").read_text())["test"]["top1"] == metrics["top1"]

@@ -187,6 +187,8 @@ def pack(runner: Any, step: int, validated: bool) -> dict[str, Any]:
         "schedules": [s.state_dict() for s in runner.param_schedulers or ()],
         "random": gather(random_state()),
     }
+    if (sums := loop.unfinished(step)) is not None:
+        checkpoint["progress"] = sums
     runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
     return checkpoint
 
@@ -217,6 +219,7 @@ def resume(runner: Any, path: str | Path) -> None:
     for schedule, state in zip(runner.param_schedulers or (), checkpoint["schedules"], strict=True):
         schedule.load_state_dict(state)
     runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+    loop.meter.saved = checkpoint.get("progress")
     loop._iter, loop.validated = meta["step"], meta["validated"]
     if len(checkpoint["random"]) == runner.world_size:
         set_random_state(checkpoint["random"][runner.rank])

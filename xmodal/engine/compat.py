@@ -5,7 +5,6 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,17 @@ import torch
 import torch.distributed as dist
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import OptimWrapper as StockOptimWrapper
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner as StockRunner
-from torch import Tensor, nn
+from torch import nn
 
 from xmodal.engine import checkpoint as checkpoints
+from xmodal.engine.optim import TrainedGroups
 from xmodal.engine.schedule import SCHEDULES, Schedule
 from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, did_you_mean, resolve
 
 RUNS = itertools.count(1)
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def quiet() -> None:
@@ -34,23 +32,6 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="mmengine")
-
-
-def check_amp(amp: str | None, device: str) -> None:
-    """Refuse a precision that the device cannot train in.
-
-    Raises:
-        ValueError: an unknown precision, or fp16 without a GPU.
-    """
-    if amp is not None and amp not in DTYPES:
-        raise ValueError(f"amp {amp!r}: choose bf16, fp16 or None")
-    if amp == "fp16" and device == "cpu":
-        raise ValueError("fp16 needs a GPU; on a CPU use bf16 or full precision")
-
-
-def autocast(device: torch.device, amp: str | None) -> Any:
-    """The autocast context of a precision. Why: mmengine's trains on CUDA only. Until: AmpOptimWrapper takes a CPU."""
-    return torch.autocast(device.type, dtype=DTYPES.get(amp or ""), enabled=amp is not None)
 
 
 def init_distributed(launcher: str) -> None:
@@ -72,94 +53,6 @@ def init_distributed(launcher: str) -> None:
     dist.init_process_group("gloo")
 
 
-class OptimWrapper(StockOptimWrapper):
-    """Backward and step in any precision on any device, over a batch that may come in parts.
-
-    Why: mmengine's AmpOptimWrapper asserts a GPU and scales bf16 losses; its accumulation counts loader iterations,
-    which schedules, checkpoints and logs then count too. Until: both change.
-
-    Args:
-        optimizer: the optimizer.
-        clip_grad: arguments of `clip_grad_norm_`, or of `clip_grad_value_` with `type="value"`.
-        amp: `bf16`, `fp16` (GPU) or None.
-        accumulative_counts: refused; `train_cfg.batch_split` is what does this here.
-    """
-
-    def __init__(
-        self, optimizer: Any, clip_grad: dict | None = None, amp: str | None = None, accumulative_counts: int = 1
-    ):
-        if accumulative_counts != 1:
-            raise ValueError(
-                f"accumulative_counts={accumulative_counts}: here an iteration is an optimizer step; give the whole "
-                f"batch as batch_size and set train_cfg.batch_split={accumulative_counts}"
-            )
-        super().__init__(optimizer, clip_grad=dict(clip_grad) if clip_grad else None)
-        self.device = optimizer.param_groups[0]["params"][0].device
-        check_amp(amp, self.device.type)
-        self.amp = amp
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
-        self.grad_norm: Tensor | None = None
-        self.begin(1.0, last=True)
-
-    def begin(self, share: float, last: bool) -> None:
-        """Announce a part of a batch: its share of the samples, and whether the step follows."""
-        self.share, self.last = share, last
-
-    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Nothing to count."""
-
-    def should_update(self) -> bool:
-        """Whether this part is the last of its batch."""
-        return self.last
-
-    def should_sync(self) -> bool:
-        """Whether gradients are to be averaged over processes after this part."""
-        return self.last
-
-    def scale_loss(self, loss: Tensor) -> Tensor:
-        """Weigh a part by its share."""
-        return loss * self.share
-
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Any:
-        """Autocast around the forward pass; no gradient exchange before the last part."""
-        with super().optim_context(model), autocast(self.device, self.amp):
-            yield
-
-    def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Backward pass of the scaled loss."""
-        self.scaler.scale(loss).backward(**kwargs)
-
-    def step(self, **kwargs: Any) -> None:
-        """Clip, then step."""
-        if self.clip_grad_kwargs:
-            self.scaler.unscale_(self.optimizer)
-            self._clip_grad()
-        self.scaler.step(self.optimizer, **kwargs)
-        self.scaler.update()
-
-    def _clip_grad(self) -> None:
-        # Why: mmengine's syncs the GPU each step and appends to a HistoryBuffer in O(n). Until: update_scalar is O(1).
-        params = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-        self.grad_norm = self.clip_func(params, **self.clip_grad_kwargs)
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the optimizer and of the loss scale, with the names of the weights in each group."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it.
-
-        Raises:
-            ValueError: the groups hold other weights.
-        """
-        for mine, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=False):
-            if mine.get("names") != theirs.get("names"):
-                raise ValueError("the optimizer groups of the checkpoint hold other weights than this config's")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-
-
 def _checked_loop(loop: Any) -> Any:
     if isinstance(loop, dict) and "type" in loop:
         loop = dict(loop)
@@ -178,6 +71,7 @@ class Runner(StockRunner):
     def __init__(self, *args: Any, **kwargs: Any):
         self.stop_requested = False
         self.training = False
+        self.log_interval = 50  # steps between two points of the curves; ProgressHook sets it
         # Why: runners started within one second share logger and visualizer by name. Until: names are not timestamps
         name = kwargs.get("experiment_name") or Path(getattr(kwargs.get("cfg"), "filename", None) or "run").stem
         kwargs["experiment_name"] = f"{name}_{next(RUNS)}"
@@ -227,8 +121,6 @@ class Runner(StockRunner):
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build with our constructor unless the config names one. Why: mmengine's makes one group a weight."""
         if isinstance(optim_wrapper, dict) and "constructor" not in optim_wrapper:
-            from xmodal.engine.optim import TrainedGroups
-
             cfg = dict(optim_wrapper)
             cfg.pop("type", None)
             return TrainedGroups(cfg, cfg.pop("paramwise_cfg", None))(self.model)

@@ -11,10 +11,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from xmodal.engine.compat import Runner, check_amp
+from xmodal.engine.compat import Runner
 from xmodal.engine.config import load_config
 from xmodal.engine.features import use_cache
 from xmodal.engine.loops import Interrupted
+from xmodal.engine.precision import check_amp
 
 
 def prepare(

@@ -1,5 +1,7 @@
 """Training counted in epochs or in steps, and evaluation. One position, the optimizer step, says where a run is."""
 
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,8 @@ from torch import nn
 from xmodal.data.collate import batch_size, split
 from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler
-from xmodal.engine.compat import autocast
+from xmodal.engine.meter import Meter
+from xmodal.engine.precision import autocast
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,6 +74,7 @@ class TrainLoop(BaseLoop):
         self.validated = True  # of the step a run starts from
         self.stop_training = False
         self._stream: Iterator | None = None
+        self.meter = Meter()
 
     @property
     def iter(self) -> int:
@@ -125,6 +129,7 @@ class TrainLoop(BaseLoop):
     def run_segment(self) -> None:
         """Train up to the next pause; hooks see it as an epoch."""
         end = self.segment_end(self._iter)
+        self.meter.begin(self._iter)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         for batch in self._batches():
@@ -134,6 +139,8 @@ class TrainLoop(BaseLoop):
                 raise Interrupted(f"stopped after step {self._iter}")
             if self.by_steps and self._iter >= end:
                 break  # the stream goes on after the pause
+        if means := self.meter.end():
+            self.runner.call_hook("after_log_epoch", step=self._iter, values=means)
         self.runner.call_hook("after_train_epoch")
 
     def _batches(self) -> Iterator[dict]:
@@ -146,7 +153,12 @@ class TrainLoop(BaseLoop):
         return iter(self.dataloader)
 
     def run_iter(self, batch_idx: int, batch: dict) -> None:
-        """One optimizer step."""
+        """Take one optimizer step.
+
+        Raises:
+            FloatingPointError: at a log point, when the loss is no longer a number.
+        """
+        self.meter.batch_is_here()
         self.runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=batch)
         if not batch_size(batch):
             raise ValueError(f"no sample of a training batch could be read: {batch.get('skipped')}")
@@ -156,8 +168,30 @@ class TrainLoop(BaseLoop):
             self.runner.optim_wrapper.begin(share, last=number == len(pieces))
             for key, value in self.runner.model.train_step(piece, optim_wrapper=self.runner.optim_wrapper).items():
                 outputs[key] = outputs.get(key, 0.0) + share * value.detach()
+        self.log(outputs, batch)
         self.runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=batch, outputs=outputs)
         self._iter += 1
+
+    def log(self, outputs: dict[str, Any], batch: dict) -> None:
+        """Count a step; every `runner.log_interval` steps hand means, rate and speed to the hooks (`after_log`)."""
+        norm = self.runner.optim_wrapper.grad_norm
+        values = outputs if norm is None else {**outputs, "grad_norm": norm}
+        self.meter.add(values, batch_size(batch), self.runner.world_size)
+        step = self._iter + 1
+        if step % self.runner.log_interval and step != self._max_steps:
+            return
+        means, speed = self.meter.log()
+        if not all(math.isfinite(v) for k, v in means.items() if "loss" in k):
+            raise FloatingPointError(f"the loss is {means.get('loss')} by step {step}: lower lr, or use bf16 for fp16")
+        lr = max(group["lr"] for group in self.runner.optim_wrapper.optimizer.param_groups)
+        numbers = {**means, "lr": lr, **speed}
+        self.runner.call_hook("after_log", step=step, values=numbers)
+        self.runner.visualizer.add_scalars({k: v for k, v in numbers.items() if math.isfinite(v)}, step=step)
+
+    def unfinished(self, step: int) -> list | None:
+        """Return the sums of an unfinished segment for a checkpoint of this step, None at the end of one."""
+        at_end = step % self.steps_per_epoch == 0 or (self.by_steps and step % self.val_interval == 0)
+        return None if at_end else [step, self.meter.segment.state()]
 
 
 class _EvalLoop(BaseLoop):
@@ -173,7 +207,7 @@ class _EvalLoop(BaseLoop):
     @torch.no_grad()
     def run(self) -> dict[str, Any]:
         """Evaluate; returns the metrics."""
-        call, stage = self.runner.call_hook, self.stage
+        call, stage, start = self.runner.call_hook, self.stage, time.perf_counter()
         call(f"before_{stage}")
         call(f"before_{stage}_epoch")
         self.runner.model.eval()
@@ -185,6 +219,10 @@ class _EvalLoop(BaseLoop):
             if self.runner.stop_requested:
                 raise Interrupted(f"stopped while {'validating' if stage == 'val' else 'testing'}")
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        call("after_log_eval", stage=stage, metrics=metrics, seconds=time.perf_counter() - start)
+        numbers = {f"{stage}/{k}": v for k, v in metrics.items() if isinstance(v, float)}
+        if numbers:
+            self.runner.visualizer.add_scalars(numbers, step=self.runner.iter)
         call(f"after_{stage}_epoch", metrics=metrics)
         call(f"after_{stage}")
         return metrics

@@ -1,14 +1,17 @@
-"""Optimizer groups: only what trains, merged by rate and weight decay, shown once as a table."""
+"""Group the trained weights by rate and weight decay, and step them in any precision on any device."""
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper as StockOptimWrapper
 from mmengine.registry import OPTIMIZERS
-from torch import nn
+from torch import Tensor, nn
 
 from xmodal.engine.checkpoint import bare
-from xmodal.engine.compat import OptimWrapper
+from xmodal.engine.precision import autocast, check_amp
 from xmodal.registry import build, check_arguments, did_you_mean, resolve
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -84,6 +87,94 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [[row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)] for row in rows]
     return "\n".join("  ".join(line) for line in lines)
+
+
+class OptimWrapper(StockOptimWrapper):
+    """Backward and step in any precision on any device, over a batch that may come in parts.
+
+    Why: mmengine's AmpOptimWrapper asserts a GPU and scales bf16 losses; its accumulation counts loader iterations,
+    which schedules, checkpoints and logs then count too. Until: both change.
+
+    Args:
+        optimizer: the optimizer.
+        clip_grad: arguments of `clip_grad_norm_`, or of `clip_grad_value_` with `type="value"`.
+        amp: `bf16`, `fp16` (GPU) or None.
+        accumulative_counts: refused; `train_cfg.batch_split` is what does this here.
+    """
+
+    def __init__(
+        self, optimizer: Any, clip_grad: dict | None = None, amp: str | None = None, accumulative_counts: int = 1
+    ):
+        if accumulative_counts != 1:
+            raise ValueError(
+                f"accumulative_counts={accumulative_counts}: here an iteration is an optimizer step; give the whole "
+                f"batch as batch_size and set train_cfg.batch_split={accumulative_counts}"
+            )
+        super().__init__(optimizer, clip_grad=dict(clip_grad) if clip_grad else None)
+        self.device = optimizer.param_groups[0]["params"][0].device
+        check_amp(amp, self.device.type)
+        self.amp = amp
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        self.grad_norm: Tensor | None = None
+        self.begin(1.0, last=True)
+
+    def begin(self, share: float, last: bool) -> None:
+        """Announce a part of a batch: its share of the samples, and whether the step follows."""
+        self.share, self.last = share, last
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Nothing to count."""
+
+    def should_update(self) -> bool:
+        """Whether this part is the last of its batch."""
+        return self.last
+
+    def should_sync(self) -> bool:
+        """Whether gradients are to be averaged over processes after this part."""
+        return self.last
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Weigh a part by its share."""
+        return loss * self.share
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Any:
+        """Autocast around the forward pass; no gradient exchange before the last part."""
+        with super().optim_context(model), autocast(self.device, self.amp):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Backward pass of the scaled loss."""
+        self.scaler.scale(loss).backward(**kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip, then step."""
+        if self.clip_grad_kwargs:
+            self.scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+    def _clip_grad(self) -> None:
+        # Why: mmengine's syncs the GPU each step and appends to a HistoryBuffer in O(n). Until: update_scalar is O(1).
+        params = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        self.grad_norm = self.clip_func(params, **self.clip_grad_kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer and of the loss scale, with the names of the weights in each group."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it.
+
+        Raises:
+            ValueError: the groups hold other weights.
+        """
+        for mine, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=False):
+            if mine.get("names") != theirs.get("names"):
+                raise ValueError("the optimizer groups of the checkpoint hold other weights than this config's")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 class TrainedGroups:

@@ -14,7 +14,7 @@ from xmodal.data.collate import batch_size
 from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EvalSampler
 from xmodal.engine.checkpoint import load_weights
-from xmodal.engine.compat import autocast
+from xmodal.engine.precision import autocast
 from xmodal.registry import DATASETS, MODELS, build, resolve
 
 

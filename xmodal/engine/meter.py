@@ -1,0 +1,91 @@
+"""Means and speed of a training run: what logs, curves and reports are made of."""
+
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class Means:
+    """Running means of scalars; they stay on their device until `look` is called."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self.count, self.weight = 0, 0.0
+
+    def add(self, values: dict[str, Any], weight: float = 1.0) -> None:
+        """Add one step's values; `weight` is its number of samples."""
+        self.count += 1
+        self.weight += weight
+        for key, value in values.items():
+            value = value.detach().float() if isinstance(value, torch.Tensor) else float(value)
+            self.sums[key] = self.sums.get(key, 0.0) + weight * value
+
+    def state(self) -> list:
+        """Return sums, count and weight as plain numbers."""
+        return [{k: float(v) for k, v in self.sums.items()}, self.count, self.weight]
+
+    def look(self) -> dict[str, float]:
+        """Return the means over the samples and over the processes."""
+        if not self.count:
+            return {}
+        keys = list(self.sums)
+        total = torch.stack([torch.as_tensor(self.sums[k], dtype=torch.float32).cpu() for k in keys]).double()
+        total = total / self.weight
+        if dist.is_available() and dist.is_initialized():
+            total = total.cuda() if dist.get_backend() == "nccl" else total
+            dist.all_reduce(total)
+            total = total / dist.get_world_size()
+        return dict(zip(keys, total.tolist(), strict=True))
+
+
+class Meter:
+    """Count the steps between two pauses of a training run (a segment) and between two log points (a window)."""
+
+    def __init__(self) -> None:
+        self.saved: list | None = None
+        self.segment = Means()
+
+    def begin(self, step: int) -> None:
+        """Start a segment at a step; sums restored from a checkpoint of the same step are continued."""
+        self.segment = Means()
+        if self.saved and self.saved[0] == step:
+            self.segment.sums, self.segment.count, self.segment.weight = self.saved[1]
+        self.saved = None
+        self.start = time.perf_counter()
+        self._open_window()
+        self.mark = self.start
+
+    def _open_window(self) -> None:
+        self.window, self.samples, self.data_time = Means(), 0, 0.0
+        self.window_start = time.perf_counter()
+
+    def batch_is_here(self) -> None:
+        """Count the time since the last step as data time."""
+        self.data_time += time.perf_counter() - self.mark
+
+    def add(self, values: dict[str, Any], size: int, world_size: int) -> None:
+        """Add one step on `size` samples of this process."""
+        self.window.add(values, size)
+        self.segment.add(values, size)
+        self.samples += size * world_size
+        self.mark = time.perf_counter()
+
+    def log(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Close the window; return its means and its speed (`data_time`, `step_time` in seconds, `per_second`)."""
+        values, seconds = self.window.look(), time.perf_counter() - self.window_start
+        count = self.window.count
+        speed = {
+            "data_time": self.data_time / count,
+            "step_time": seconds / count,
+            "per_second": self.samples / max(seconds, 1e-9),
+        }
+        self._open_window()
+        return values, speed
+
+    def end(self) -> dict[str, float]:
+        """Return the means of the segment and its `seconds`; empty where it had no step."""
+        if not self.segment.count:
+            return {}
+        return {**self.segment.look(), "seconds": time.perf_counter() - self.start}
