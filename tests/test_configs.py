@@ -102,3 +102,14 @@ def test_a_leaf_never_inherits_a_leaf():
     for path in CONFIGS:
         assert "from .." not in path.read_text().replace("from .._base_", ""), name(path)
         assert "\n    from .s" not in path.read_text(), name(path)
+
+
+RUNS = [p for p in CONFIGS if p.parent.name in ("video", "image", "pointcloud", "pretrain")]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name)
+def test_a_printed_config_is_the_same_experiment(path, tmp_path):
+    cfg = load_config(path)
+    printed = tmp_path / "printed.py"
+    printed.write_text(cfg.pretty_text)
+    assert load_config(printed).pretty_text == cfg.pretty_text

@@ -90,3 +90,49 @@ def test_there_is_no_utils_and_no_second_vision_transformer():
 def test_every_tests_folder_is_a_package():
     folders = {p.parent for p in (ROOT / "tests").rglob("*.py")}
     assert not [d for d in folders if not (d / "__init__.py").exists()]
+
+
+def graph():
+    """Module -> the modules of the suite that it imports, inside functions too."""
+    names = {module_name(p): p for p in SOURCES}
+    edges = {}
+    for name, path in names.items():
+        found = {i for i in imports_of(path) if i in names and i != name}
+        found -= {"xmodal"}  # `from xmodal import adapters`: the package itself holds `adapt` alone
+        edges[name] = set() if name in CATALOGUE else found
+    return edges
+
+
+def circles(edges):
+    """Every circle that a walk in depth meets, as a path that returns to its start."""
+    found, done = [], set()
+
+    def walk(name, path):
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for other in sorted(edges[name]):
+                walk(other, [*path, name])
+            done.add(name)
+
+    for name in sorted(edges):
+        walk(name, [])
+    return found
+
+
+def test_imports_have_no_circle():
+    assert circles(graph()) == []
+
+
+def test_a_circle_would_be_noticed():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
+
+
+def test_files_and_functions_can_be_seen_whole():
+    """No file of the library has more than 400 lines, no function more than 60."""
+    for path in SOURCES:
+        text = path.read_text()
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno + 1 <= 60, f"{path}: {node.name}"

@@ -18,6 +18,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision (fp16 needs a GPU)")
     p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as train_cfg.max_epochs=3")
     p.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="pytorch under torchrun")
+    p.add_argument(
+        "--print-config", action="store_true",
+        help="print the whole experiment as a config that can be loaded again, and stop",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, help="of everything random; default: the config's")
     return p
 
@@ -29,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def job() -> None:
         cfg = prepare(args.config, args.work_dir, args.cfg_options, args.seed, args.amp, args.launcher)
+        if args.print_config:
+            print(cfg.pretty_text)
+            return
         train(cfg, args.resume)
 
     return run(job, resumable=True)

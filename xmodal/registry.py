@@ -128,7 +128,10 @@ def resolve(kind: Any, registry: Registry) -> Any:
         found = registry.module_dict.get(kind)
     if found is None and "." in kind:
         module, _, name = kind.rpartition(".")
-        found = getattr(importlib.import_module(module), name, None)
+        source = importlib.import_module(module)
+        found = getattr(source, name, None)
+        if found is None:
+            raise ValueError(f"{module} has no {name!r}; {did_you_mean(name, vars(source))}")
     if found is None:
         raise ValueError(f"no {registry.name} is called {kind!r}; {did_you_mean(kind, registry.module_dict)}")
     return found
@@ -160,8 +163,22 @@ def check_arguments(obj: Any, kwargs: dict) -> None:
             raise ValueError(f"{name} has no argument {key!r}; {did_you_mean(key, parameters)}")
 
 
+# Public names were spelled the British way up to version 0.1; they are refused by their new names.
+AMERICAN = {"colour": "color", "centre": "center", "normalis": "normaliz", "grey": "gray", "neighbour": "neighbor",
+            "labelled": "labeled"}  # fmt: skip
+
+
+def american(word: str) -> str:
+    """Return a name in American spelling."""
+    for old, new in AMERICAN.items():
+        word = word.replace(old, new).replace(old.capitalize(), new.capitalize())
+    return word
+
+
 def did_you_mean(word: str, known: Any) -> str:
-    """A hint for a misspelt word: the nearest known one, or all of them."""
+    """A hint for a misspelt word: its new name, the nearest known one, or all of them."""
     known = sorted(str(k) for k in known)
+    if (renamed := american(str(word))) != word and renamed in known:
+        return f"{word!r} is now {renamed!r}"
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

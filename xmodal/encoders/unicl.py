@@ -83,8 +83,7 @@ def unicl(
     """
     visual = SwinEncoder(
         image_size, patch_size, swin_dim, depths, num_heads, window_size, mlp_ratio, out_dim, stem, merge, norm_eps,
-        drop_path=drop_path, name=name,
-    )  # fmt: skip
+        drop_path=drop_path, name=name)  # fmt: skip
     text = TextTransformer(
         vocab_size, context_length, text_width, text_depth, text_heads, out_dim, text_mlp_ratio, norm_eps=text_norm_eps,
         name=f"{name}-text",
