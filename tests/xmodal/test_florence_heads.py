@@ -91,3 +91,27 @@ def test_co_attention_losses_learn():
     assert sums[-1] < 0.5 * sums[0]
     with pytest.raises(ValueError, match="at least 2"):
         head.loss(image[:1], text[:1], masked[:1], target[:1])
+
+
+def test_matching_and_word_losses_by_hand():
+    """The wrong text of a sample is its neighbour's, with that one's padding; words count at masked places alone."""
+    head, image, text = refilled(), torch.randn(3, 5, 12), torch.randn(3, 6, 10)
+    keep = torch.ones(3, 6, dtype=torch.bool)
+    keep[0, 2:] = False
+    keep[2, 4:] = False
+    masked = text.clone()
+    masked[:, 1] = 0
+    target = torch.full((3, 6), -100)
+    target[:, 1] = torch.tensor([3, 4, 5])
+    losses = head.loss(image, text, masked, target, keep)
+    answers = []
+    for i in range(3):
+        for other, label in ((i, 1), ((i - 1) % 3, 0)):
+            a, b = head(image[i : i + 1], text[other : other + 1, : keep[other].sum()])
+            answers.append(head.match(torch.cat([a[0, 0], b[0, 0]])).log_softmax(-1)[label])
+    assert losses["loss_match"].item() == pytest.approx(-torch.stack(answers).mean().item(), abs=1e-5)
+    words = []
+    for i in range(3):
+        stream = head(image[i : i + 1], masked[i : i + 1, : keep[i].sum()])[1]
+        words.append(head.words(stream[0, 1]).log_softmax(-1)[target[i, 1]])
+    assert losses["loss_words"].item() == pytest.approx(-torch.stack(words).mean().item(), abs=1e-5)
