@@ -199,7 +199,9 @@ def test_a_run_caches_its_training_views_and_one_view_to_validate(tmp_path):
     def used(seed):
         model = model_of("probe")
         runner = SimpleNamespace(model=model, seed=seed, rank=0, world_size=1)
-        runner._train_dataloader, runner._val_dataloader = (dict(dataset=dict(type=Clips), batch_size=2) for _ in range(2))
+        runner._train_dataloader, runner._val_dataloader = (
+            dict(dataset=dict(type=Clips), batch_size=2) for _ in range(2)
+        )
         use_cache(runner, dict(root=tmp_path, views=2, dtype="float32"))
         return [loader["dataset"] for loader in (runner._train_dataloader, runner._val_dataloader)]
 

@@ -46,7 +46,9 @@ def domains(curves, tests=1, **options):
 
     part = lambda d: Part(str(d), "train", list(range(10)), [0] * 10, ["a", "b"])  # noqa: E731
     trained = range(len(curves) - tests)
-    plan = Plan("domainbed", -1, 0, [part(d) for d in trained], [part(d) for d in trained], {"held": part(len(trained))})
+    plan = Plan(
+        "domainbed", -1, 0, [part(d) for d in trained], [part(d) for d in trained], {"held": part(len(trained))}
+    )
     bench = SimpleNamespace(width=2, clip=None, device="cpu", features=features)
     given = dict(steps=len(curves[0]), interval=1, lr=1.0, momentum=0.0, batch_size=4)
     return DomainRun(dict(type=ScriptedHead, curves=curves), **{**given, **options})(bench, plan)
@@ -198,7 +200,14 @@ def test_kept_features_belong_to_an_encoder_and_a_split(tmp_path, key):
 
 @pytest.mark.parametrize(
     "changed",
-    [dict(size=32), dict(seed=1), dict(scale=(0.5, 1.0)), dict(flip=False), dict(colors=("red", "green")), dict(style="grey")],
+    [
+        dict(size=32),
+        dict(seed=1),
+        dict(scale=(0.5, 1.0)),
+        dict(flip=False),
+        dict(colors=("red", "green")),
+        dict(style="grey"),
+    ],
     ids=str,
 )
 def test_kept_features_belong_to_a_view(bench, tmp_path, changed):

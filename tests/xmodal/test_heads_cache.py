@@ -235,9 +235,7 @@ def test_cafos_logits_by_the_papers_formula():
     head = CaFoHead(12, list("abcd"), text, keys, others, values, alpha=1.5, beta=2.5, logit_scale=3.0)
     a, b = torch.randn(7, 12), torch.randn(7, 5)
     base = 3 * F.normalize(a, dim=-1) @ text.t()
-    caches = [
-        torch.exp(-2.5 * (1 - F.normalize(q, dim=-1) @ k.t())) @ values for q, k in ((a, keys), (b, others))
-    ]
+    caches = [torch.exp(-2.5 * (1 - F.normalize(q, dim=-1) @ k.t())) @ values for q, k in ((a, keys), (b, others))]
     z0, *z = ((r - r.mean(1, keepdim=True)) / r.var(1, keepdim=True).sqrt() for r in (base, *caches))
     weight = torch.stack([(r * z0).sum(1) for r in z]).softmax(0)
     want = base + 1.5 * (weight[0][:, None] * z[0] + weight[1][:, None] * z[1])

@@ -94,7 +94,10 @@ def test_masks_leave_a_task_its_own_classes(clip):
 
 def test_averaged_states(clip):
     heads = [MVLPTHead(16, NAMES, clip) for _ in range(3)]
-    want = {name: (p + q + r) / 3 for (name, p), q, r in zip(heads[0].named_parameters(), *(h.parameters() for h in heads[1:]), strict=True)}
+    want = {
+        name: (p + q + r) / 3
+        for (name, p), q, r in zip(heads[0].named_parameters(), *(h.parameters() for h in heads[1:]), strict=True)
+    }
     mean = average_states([h.state_dict() for h in heads])
     assert mean.keys() == want.keys()
     assert all(torch.allclose(mean[name], value, atol=1e-6) for name, value in want.items())
@@ -215,7 +218,8 @@ def test_class_aware_prompts_by_the_formula():
     x, asked = torch.randn(2, 7, 8).double(), torch.randn(2, 2, 6).double()
     prompts, logits = part(x, asked)
     norm = lambda y, layer: (  # noqa: E731
-        (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, correction=0) + 1e-5).sqrt() * layer.weight + layer.bias
+        (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, correction=0) + 1e-5).sqrt() * layer.weight
+        + layer.bias
     )
     for b in range(2):
         query = asked[b] @ part.meta_net.weight.t() + part.meta_net.bias

@@ -58,7 +58,10 @@ def test_labels_are_left_alone_and_checked():
     target = unicl_target(label)
     assert label.tolist() == [0, 4, 0, 4]
     assert target.tolist() == [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 1, 0, 1]]
-    assert unicl_target(torch.tensor([0, 4])).tolist() == [[1, 0], [0, 1]]  # a caption is of no class, not even the last
+    assert unicl_target(torch.tensor([0, 4])).tolist() == [
+        [1, 0],
+        [0, 1],
+    ]  # a caption is of no class, not even the last
     with pytest.raises(ValueError, match="-1"):
         unicl_target(torch.tensor([-1, 0]))
     with pytest.raises(ValueError, match="go together"):

@@ -116,7 +116,9 @@ def test_the_long_side_is_rounded_down():
 def test_clips_are_resized_as_opencv_does(name, kind):
     frames = noise(2, 3, 20, 30)
     got = resize(frames, (33, 47), name)
-    want = np.stack([cv2.resize(f.astype(np.float32), (47, 33), interpolation=kind) for f in frames.permute(0, 2, 3, 1).numpy()])
+    want = np.stack(
+        [cv2.resize(f.astype(np.float32), (47, 33), interpolation=kind) for f in frames.permute(0, 2, 3, 1).numpy()]
+    )
     assert np.abs(got.permute(0, 2, 3, 1).numpy() - want).max() < 1e-2
     assert got.min() < 0 or name == "bilinear", "neither rounded nor clamped"
 
@@ -179,7 +181,9 @@ def test_erasing_fills_a_box_with_the_mean():
 def test_erasing_draws_noise_around_the_mean():
     clip = torch.zeros(2, 3, 60, 60, dtype=torch.uint8)
     got = RandomErasing(1.0, area=(1, 1), ratio=1.0)(clip, 0, Wrapped(0.0))[0].float()
-    assert got.std((0, 2, 3)).tolist() == pytest.approx([255 * s for s in (0.26862954, 0.26130258, 0.27577711)], rel=0.15)
+    assert got.std((0, 2, 3)).tolist() == pytest.approx(
+        [255 * s for s in (0.26862954, 0.26130258, 0.27577711)], rel=0.15
+    )
     assert got.mean((0, 2, 3)).tolist() == pytest.approx([123, 117, 104], abs=8)
     assert not torch.equal(got[0], got[1]), "every frame has its own noise"
 
