@@ -103,3 +103,13 @@ def test_a_tied_weight_is_exchanged_once():
     first, inside, last = validation(model=model)
     assert first == last == (2, 5, 5)
     assert inside[0] == 5
+
+
+def test_a_resumed_run_goes_on_with_its_average():
+    runner = SimpleNamespace(model=nn.Linear(1, 1, bias=False), iter=7)
+    hook = EMAHook()
+    hook.after_load_checkpoint(runner, {"ema_state_dict": {"weight": torch.tensor([[5.0]])}})
+    hook.before_train(runner)
+    assert hook.average["weight"].item() == 5
+    with pytest.raises(ValueError, match="holds no average"):
+        hook.after_load_checkpoint(runner, {})

@@ -1,6 +1,7 @@
 """How long an epoch is, when validation is due, and in which mode and precision the model runs."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_where_a_segment_ends():
 class Modes(Hook):
     """Notes whether the model trains, in every step of training and of validation."""
 
-    seen: list = []
+    seen: ClassVar[list[tuple[str, bool]]] = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.seen.append(("train", runner.model.training))

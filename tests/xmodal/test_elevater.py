@@ -664,3 +664,54 @@ def test_a_submission_holds_millions_and_the_seeds_in_order(tmp_path, method, sh
         assert [p[0][0] for p in found["predictions"]] == [0.142857, 0.285714, 0.428571]  # six decimals
     with pytest.raises(ValueError, match="seeds of one model"):
         submission(tmp_path, [results[0], {**results[0], "dataset": "gtsrb"}])
+
+
+def test_kept_features_are_of_one_set_of_images_and_one_end_of_the_encoder(root, subject, tmp_path):
+    """With and without the projection, of other images or squeezed ones: each is a file of its own."""
+    data = read_dataset(root, "drawn-colors")
+    images = ImageSet(data.folder, data.test[:3], 48)
+    kept, raw = features(subject, images, tmp_path), features(subject, images, tmp_path, raw=True)
+    assert (kept.shape[1], raw.shape[1]) == (96, 128)
+    assert torch.equal(features(subject, images, tmp_path, raw=True), raw)
+    plain = images.digest()
+    others = [
+        ImageSet(data.folder, data.test[1:4], 48),
+        ImageSet(data.folder, data.test[:3], 32),
+        ImageSet(data.folder, data.test[:3], 48, center_crop=False),
+    ]
+    assert plain == ImageSet(data.folder, data.test[:3], 48).digest()
+    assert len({plain, *(o.digest() for o in others)}) == 4
+
+
+def test_a_result_of_other_settings_is_run_again(root, subject, tmp_path):
+    job, score = Job("drawn-colors", "zero-shot"), {}
+    for name, options in (("a", {}), ("b", {"prompts": {"template_map": {"drawn-colors": ["{}"]}}}), ("c", {})):
+        score[name] = run_job(subject, job, root, tmp_path, Settings(**options))
+    assert score["a"]["tag"] == score["c"]["tag"] != score["b"]["tag"]
+    path = tmp_path / "drawn-colors.zero-shot.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "score": -1.0}))
+    assert run_job(subject, job, root, tmp_path, Settings())["score"] == -1, "of equal settings it is read"
+    assert run_job(subject, job, root, tmp_path, Settings(epochs=3))["score"] >= 0
+
+
+def test_names_of_jobs():
+    assert Job("d", "lora", 5, 2).name == "d.lora.5shot-seed2"
+    assert Job("d", "lora").name == "d.lora.full"
+    assert Job("d", "zero-shot", 5, 2).name == "d.zero-shot"
+
+
+def test_sizes_on_disk_are_compared_with_the_benchmarks(tmp_path):
+    """A training list may hold the validation images too; nothing else."""
+    folder = tmp_path / "classification" / "kitti-distance_20210923"
+    folder.mkdir(parents=True)
+    (folder / "labels.txt").write_text("a\nb\nc\nd\n")
+    (folder / "test.txt").write_text("x.png 0\n" * 711)
+
+    def problems(train):
+        (folder / "train.txt").write_text("x.png 0\n" * train)
+        return check(tmp_path, "kitti-distance", archives=False)["problems"]
+
+    assert problems(6347) == problems(6347 + 423) == []
+    assert problems(6348) == ["6348 images in train.txt, the benchmark has 6347"]
+    (folder / "test.txt").write_text("x.png 0\n" * (711 + 423))
+    assert problems(6347) == ["1134 images in test.txt, the benchmark has 711"]

@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.xmodal.clips import small_clip
 from xmodal.data.collate import collate
+from xmodal.heads.key_training import KeyTraining
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.protocols.bench import Bench, Source
 from xmodal.protocols.grid import Grid, format_table, spread
@@ -16,7 +17,7 @@ from xmodal.protocols.image_runs import DomainRun, ImageRun, columns_of
 from xmodal.protocols.images import ShapeImages
 from xmodal.protocols.outcome import COOP_EPOCHS, accuracy, dassl_optimizer, epochs_for, minibatches
 from xmodal.protocols.plans import Coop11, Part, Plan, Tip
-from xmodal.protocols.runs import CacheRun, PromptRun
+from xmodal.protocols.runs import CacheRun, CaFoRun, PromptRun
 
 # a head whose accuracy is written down for every step
 
@@ -259,3 +260,46 @@ def test_masked_tasks_compete_among_themselves():
     logits = model(mode="tensor", image=batch["image"]).double()
     want = -logits[:, 4:].log_softmax(1)[0, 0]
     assert run.loss(model, batch, torch.tensor([1])).item() == pytest.approx(want.item(), abs=1e-4)
+
+
+def test_synthetic_shots_are_of_the_training_classes_by_name():
+    """Their source may name the classes in another order, and more of them."""
+    made = SimpleNamespace(classes=["dog", "cat", "owl"], labels=[0, 0, 1, 1, 2, 2])
+    bench = SimpleNamespace(source=lambda name: SimpleNamespace(train=made))
+    train = Part("real", "train", [0, 1], [0, 1], ["cat", "dog"])
+    (part,) = CaFoRun(synthetic="made", synthetic_shots=2).synthetic_part(bench, train)
+    assert sorted(zip(part.indices, part.labels, strict=True)) == [(0, 1), (1, 1), (2, 0), (3, 0)]
+    assert part.classes == ["cat", "dog"]
+    with pytest.raises(ValueError, match="no synthetic images of class 'fox'"):
+        CaFoRun(synthetic="made").synthetic_part(bench, dataclasses.replace(train, classes=["cat", "fox"]))
+
+
+@pytest.mark.parametrize(("official", "want"), [(True, 5 * 2), (False, None)])
+def test_cafos_cosine_counts_real_batches_as_the_release_does(bench, monkeypatch, official, want):
+    """7 real images in batches of 4 are 2 steps an epoch; synthetic ones add steps that the release does not count."""
+    asked = []
+    monkeypatch.setattr("xmodal.protocols.runs.fit_keys", lambda *a, period, **k: asked.append(period) or KeyTraining())
+    monkeypatch.setattr(CaFoRun, "pair", staticmethod(lambda *a: (None, None)))
+    parts = [Part("plain", "train", list(range(n)), [0] * n, ["a", "b"]) for n in (7, 3)]
+    head = SimpleNamespace(keys=None, second_keys=None)
+    CaFoRun(official=official, epochs=5, batch_size=4).fit(bench, plan_of(bench), parts, parts[0], head)
+    assert asked == [want]
+
+
+def test_prompts_train_for_all_epochs_and_the_last_step_is_tested(bench):
+    """The rate of epoch 0 is the warm-up's; losses are means over the steps of an epoch."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+            self.seen = []
+
+        def loss(self, feature, label):
+            self.seen.append(len(label))
+            return {"loss": self.w.sum() * 0 + len(self.seen)}
+
+    head, plan = Head(), plan_of(bench)
+    losses = PromptRun({}, epochs={1: 2, 2: 3, 4: 9}, batch_size=4).fit(bench, plan, plan.train[0], head)
+    assert head.seen == [4] * 6  # 2 shots of 4 classes
+    assert losses == [1.5, 3.5, 5.5]

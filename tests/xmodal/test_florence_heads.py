@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from xmodal.heads.co_attention import CoAttentionHead, CoAttentionLayer
-from xmodal.heads.dynamic_head import DynamicHead, DynamicReLU
+from xmodal.heads.dynamic_head import DynamicBlock, DynamicHead, DynamicReLU
 
 
 def pyramid(dims=(16, 16, 16), size=17):
@@ -115,3 +116,30 @@ def test_matching_and_word_losses_by_hand():
         stream = head(image[i : i + 1], masked[i : i + 1, : keep[i].sum()])[1]
         words.append(head.words(stream[0, 1]).log_softmax(-1)[target[i, 1]])
     assert losses["loss_words"].item() == pytest.approx(-torch.stack(words).mean().item(), abs=1e-5)
+
+
+def test_dynamic_relu_by_the_formula():
+    """max((1 + 2 a1) x + b1, 2 a2 x + b2), the four a channel within half a unit of 0 and made from the mean."""
+    relu, x = DynamicReLU(8).double(), torch.randn(2, 8, 3, 4).double()
+    torch.nn.init.normal_(relu.fc2.weight, std=2.0)
+    hidden = (x.mean((2, 3)) @ relu.fc1.weight.t() + relu.fc1.bias).clamp(min=0)
+    y = ((hidden @ relu.fc2.weight.t()) / 6 + 0.5).clamp(0, 1) - 0.5
+    assert y.abs().max() > 0.2
+    a1, b1, a2, b2 = (y[:, 8 * i : 8 * i + 8, None, None] for i in range(4))
+    assert torch.allclose(relu(x), torch.maximum((1 + 2 * a1) * x + b1, 2 * a2 * x + b2))
+
+
+def test_a_dynamic_block_by_the_formula():
+    """At its start nothing is moved and everything seen through a half: plain convolutions, weighed and averaged."""
+    block, levels = DynamicBlock(16), pyramid(size=9)
+    torch.nn.init.normal_(block.scale.weight)
+    gates = lambda s: (  # noqa: E731
+        ((s.mean((2, 3)) @ block.scale.weight[0, :, 0, 0] + block.scale.bias).clamp(min=0) + 3) / 6
+    ).clamp(0, 1)[:, None, None, None]
+    conv = lambda part, x, stride=1: part.norm(0.5 * F.conv2d(x, part.weight, stride=stride, padding=1))  # noqa: E731
+    up = F.interpolate(conv(block.coarser, levels[2]), size=levels[1].shape[-2:], mode="bilinear")
+    seen = [conv(block.same, levels[1]), conv(block.finer, levels[0], 2), up]
+    want = (sum(gates(s) * s for s in seen) / 3).clamp(min=0)
+    block.gate.data.fill_(0.25)
+    out = block(levels)[1]
+    assert torch.allclose(out, levels[1] + 0.25 * (want - levels[1]), atol=1e-4)

@@ -248,3 +248,13 @@ def test_mixing_is_for_training_alone_and_odd_batches_pass():
     odd = pre({k: v[:3] for k, v in batch.items()}, training=True)
     assert torch.allclose(odd["image"], batch["image"][:3], atol=1e-4)
     assert torch.equal(odd["label"], torch.eye(4)[:3])
+
+
+def test_predictions_without_labels_or_names():
+    scores = torch.eye(3)[:2]
+    found = TransferModel.to_predictions(scores, None, None)
+    assert [(p["sample_id"], p["label"]) for p in found] == [("0", None), ("1", None)]
+    found = TransferModel.to_predictions(scores, torch.tensor([2, 1]), ["x", "y"])
+    assert [(p["sample_id"], p["label"], p["scores"].tolist()) for p in found] == [
+        ("x", 2, [1, 0, 0]), ("y", 1, [0, 1, 0]),
+    ]  # fmt: skip

@@ -13,6 +13,7 @@ from PIL import Image
 from xmodal.data.captions import CaptionList, LabelledFolder, MixedPairs, RandomCrop, TarShards
 from xmodal.data.collate import collate
 from xmodal.data.shape_captions import CLASSES, ShapeCaptions, shape_tokenizer
+from xmodal.data.shape_pool import ShapeThings
 from xmodal.data.shapes import COLORS, SHAPES, picture
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.pretraining import ContrastiveModel, retrieval
@@ -225,3 +226,29 @@ def test_the_labels_of_the_shape_world_name_what_is_drawn():
         assert f"{thing.color} {thing.shape}" in sample["caption"] or not want
     assert 5 < (world.labels > 0).sum() < 30
     assert (ShapeCaptions(30, labelled=0.0, world=4).labels == 0).all()
+
+
+def test_five_samples_may_always_be_unreadable(folder):
+    for path in (folder / "classes").rglob("*.png"):
+        path.write_bytes(b"")
+    test = LabelledFolder(str(folder / "classes"), size=16, test=True)
+    assert all("skipped" in test[i] for i in range(5))
+    with pytest.raises(ValueError, match="6 of 6 samples cannot be read"):
+        test[5]
+
+
+def test_mixed_sets_draw_with_the_runs_seed_unless_they_say_their_own(folder):
+    one = dict(type="labelled_folder", root=str(folder / "classes"), size=16)
+    mixed = MixedPairs([one, {**one, "seed": 9}], seed=4)
+    assert [d.seed for d in mixed.datasets] == [4, 9]
+    assert torch.equal(torch.from_numpy(mixed[1, 7]["image"]), torch.from_numpy(mixed.datasets[1][1, 1]["image"]))
+
+
+def test_brightness_and_contrast_are_drawn_anew_every_epoch():
+    """(1 + g gain) x + s shift, g and s uniform in -1 to 1, then cut off at 0 and 255."""
+    things = ShapeThings(3, world=2, gain=0.2, shift=30.0, seed=5)
+    for epoch in range(3):
+        g, s = np.random.default_rng([5, epoch, 1]).uniform(-1, 1, 2)
+        want = np.clip(things.pool.images[1].astype(np.float64) * (1 + 0.2 * g) + 30 * s, 0, 255)
+        assert np.allclose(things[epoch, 1]["image"], want, atol=1e-3)
+    assert not np.array_equal(things[0, 1]["image"], things[1, 1]["image"])
