@@ -156,9 +156,13 @@ def test_dpt_in_a_model_trains_everything_and_saves_only_itself(clip, bottom):
 
 
 def test_clips_are_averaged_over_frames(clip):
-    model = PromptedModel(clip.visual, dict(type="mvlpt", class_names=NAMES, clip=clip, n_ctx=2, n_visual=2))
+    """Features are means over the frames of a view, probabilities means over views."""
+    model = PromptedModel(clip.visual, dict(type="mvlpt", class_names=NAMES, clip=clip, n_ctx=2, n_visual=2)).eval()
     clips = torch.randn(2, 2, 3, 3, 16, 16)
-    assert len(model.eval()(mode="predict", clips=clips)) == 2
+    found = torch.stack([p["scores"] for p in model(mode="predict", clips=clips)])
+    each = model.features(image=clips.flatten(0, 2)).unflatten(0, (2, 2, 3)).mean(2)  # (clips, views, D)
+    want = torch.stack([model.head(each[:, view]).softmax(-1) for view in range(2)]).mean(0)
+    assert torch.allclose(found, want, atol=1e-5)
 
 
 @pytest.mark.parametrize(
