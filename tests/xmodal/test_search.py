@@ -121,6 +121,15 @@ def test_parents_are_the_best(monkeypatch):
     assert [s.scores[p] for p in seen[-1]] == [s.scores[k] for k in ranked[:4]]
 
 
+def test_the_population_is_the_best_of_all_that_ever_were():
+    """The last epoch's new candidates are judged and no longer taken in."""
+    s = search(epochs=5)
+    s.run(log=lambda line: None)
+    taken_in = sorted((s.scores[k] for k in s.scores if k not in s.candidates), reverse=True)
+    assert len(taken_in) > 30
+    assert [s.scores[k] for k in s.kept] == taken_in[:12]
+
+
 def test_a_child_takes_each_kind_from_one_of_two_parents():
     kinds = ("prompt", "lora", "adapter")
     one, two = ({kind: [size, 0, 0, 0] for kind in kinds} for size in (1, 3))
