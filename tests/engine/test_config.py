@@ -112,3 +112,11 @@ def test_dump_reloads(tmp_path):
     cfg.dump(str(tmp_path / "dumped.py"))
     runner = launch.train(launch.prepare(str(tmp_path / "dumped.py"), str(tmp_path / "w"), ["train_cfg.max_epochs=2"]))
     assert runner.iter == 10
+
+
+def test_precision_and_seed_of_the_command_line_reach_every_stage(tmp_path):
+    text = CONFIG + "test_dataloader = dict(batch_size=4, dataset=dict(type=ToyData, size=5, test=True))\n"
+    cfg = launch.prepare(write_config(tmp_path, text), str(tmp_path / "w"), seed=11, amp="bf16")
+    assert cfg.randomness.seed == 11
+    assert (cfg.optim_wrapper.amp, cfg.val_cfg.amp, cfg.test_cfg.amp) == ("bf16",) * 3
+    assert cfg.work_dir == str(tmp_path / "w")

@@ -1,5 +1,6 @@
 """The frozen-prefix cache: the same features, the same training, stale entries never used, killed and resumed."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from video.evl import EVLDecoder
 from video.readers import AttentionProbe, TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.data.collate import collate
-from xmodal.engine.features import FrozenCache, pack, unpack
+from xmodal.engine.features import FrozenCache, pack, unpack, use_cache
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 
@@ -118,18 +119,124 @@ def test_stale_entries_are_never_used(tmp_path):
     assert cache_of(other, tmp_path).folder == folder
 
 
-def test_a_changed_file_is_computed_again(tmp_path):
-    film = tmp_path / "a.mp4"
-    film.write_bytes(b"one")
-    clips = Clips()
-    clips.samples = [SimpleNamespace(path=str(film), label=0)]
-    first = FrozenCache(model_of("probe"), clips, tmp_path).folder
-    assert FrozenCache(model_of("probe"), clips, tmp_path).folder == first
+def change(model, what):
+    """The model, changed in one thing that activations depend on, and how its cache is made."""
+    more = {}
+    if what == "deviation":
+        model.data_preprocessor.std *= 1.1
+    elif what == "border":  # the last block trains: the stream in front of it is kept instead of the tower's answer
+        model.encoder.blocks[-1].requires_grad_(True)
+    elif what == "layers":
+        model.reader.layers = [0]
+    elif what == "class token":
+        model.encoder.cls_token.data += 0.1
+    elif what == "shard":
+        more["shard"] = 2
+    return model, more
+
+
+@pytest.mark.parametrize("what", ["deviation", "border", "layers", "class token", "shard"])
+def test_everything_activations_depend_on_is_in_the_key(tmp_path, what):
+    plain = cache_of(model_of("evl"), tmp_path).folder
+    assert cache_of(change(model_of("evl"), None)[0], tmp_path).folder == plain
+    model, more = change(model_of("evl"), what)
+    assert cache_of(model, tmp_path, **more).folder != plain
+
+
+def test_the_number_of_samples_is_in_the_key(tmp_path):
+    class Fewer(Clips):
+        def __len__(self):
+            return 6
+
+    model = model_of("probe")
+    assert FrozenCache(model, Fewer(), tmp_path).folder != FrozenCache(model, Clips(), tmp_path).folder
+
+
+@pytest.fixture
+def filed(tmp_path):
+    """A function that makes the cache's folder for one file with a label."""
+    (tmp_path / "a.mp4").write_bytes(b"one")
+    model = model_of("probe")
+
+    def folder(name="a.mp4", label=0):
+        clips = Clips()
+        clips.samples = [SimpleNamespace(path=str(tmp_path / name), label=label)]
+        return FrozenCache(model, clips, tmp_path).folder
+
+    assert folder() == folder()
+    return folder
+
+
+def test_a_file_changed_at_equal_size_is_computed_again(filed, tmp_path):
+    before, film = filed(), tmp_path / "a.mp4"
+    info = film.stat()
+    film.write_bytes(b"two")
+    assert film.stat().st_size == info.st_size
+    os.utime(film, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))  # clocks of some disks are coarse
+    assert filed() != before
+
+
+def test_a_file_of_another_size_is_computed_again(filed, tmp_path):
+    before, film = filed(), tmp_path / "a.mp4"
+    info = film.stat()
     film.write_bytes(b"another")
-    assert FrozenCache(model_of("probe"), clips, tmp_path).folder != first
-    relabelled = Clips()
-    relabelled.samples = [SimpleNamespace(path=str(film), label=1)]
-    assert FrozenCache(model_of("probe"), relabelled, tmp_path).folder != first
+    os.utime(film, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert filed() != before
+
+
+def test_a_changed_label_is_computed_again(filed):
+    assert filed(label=1) != filed(label=0)
+
+
+def test_another_file_is_computed_again(filed, tmp_path):
+    info = (tmp_path / "a.mp4").stat()
+    (tmp_path / "b.mp4").write_bytes(b"two")
+    os.utime(tmp_path / "b.mp4", ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert filed("b.mp4") != filed("a.mp4")
+
+
+def test_a_run_caches_its_training_views_and_one_view_to_validate(tmp_path):
+    def used(seed):
+        model = model_of("probe")
+        runner = SimpleNamespace(model=model, seed=seed, rank=0, world_size=1)
+        runner._train_dataloader, runner._val_dataloader = (
+            dict(dataset=dict(type=Clips), batch_size=2) for _ in range(2)
+        )
+        use_cache(runner, dict(root=tmp_path, views=2, dtype="float32"))
+        return [loader["dataset"] for loader in (runner._train_dataloader, runner._val_dataloader)]
+
+    train, val = used(seed=0)
+    assert (train.views, val.views) == (2, 1)
+    assert not torch.equal(train[0, 1]["cached/tokens"], train[1, 1]["cached/tokens"])
+    assert torch.equal(val[0, 1]["cached/tokens"], val[1, 1]["cached/tokens"])
+    assert used(seed=0)[0].folder == train.folder
+    assert used(seed=1)[0].folder != train.folder
+
+
+def test_the_limit_is_in_gigabytes(tmp_path, monkeypatch):
+    cache = cache_of(model_of("probe"), tmp_path, max_gb=2.0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**50))
+    monkeypatch.setattr(cache, "megabytes", lambda: 2047.0)
+    assert cache.check_space() == 2047
+    monkeypatch.setattr(cache, "megabytes", lambda: 2049.0)
+    with pytest.raises(ValueError, match=r"needs 2\.0 GB, more than max_gb=2"):
+        cache.check_space()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_filling_leaves_the_mode_of_the_model(tmp_path, training):
+    model = model_of("probe").train(training)
+    cache_of(model, tmp_path).fill()
+    assert model.training == training
+
+
+def test_int8_has_a_scale_for_every_vector():
+    value = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32) * np.array([[1e-3], [1.0], [1e3]], "f")
+    stored, scale = pack(value, "int8")
+    assert stored.dtype == np.int8
+    assert np.abs(stored).max(1).tolist() == [127, 127, 127]
+    half_a_step = np.abs(value).max(1, keepdims=True) / 127 / 2
+    assert (np.abs(unpack(stored, scale) - value) <= half_a_step * 1.0001).all()
 
 
 def test_a_full_disk_is_refused_before_anything_is_computed(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Groups, schedules, averages."""
+"""Groups, schedules, clipping."""
 
 import math
 
@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.toy import CONFIG, write_config
-from xmodal.engine import launch
-from xmodal.engine.checkpoint import LAST, read
+from xmodal.engine.compat import OptimWrapper
 from xmodal.engine.optim import TrainedGroups, param_groups, table
 from xmodal.engine.schedule import ConstantSchedule, CosineSchedule
 
@@ -123,43 +121,46 @@ def test_constant_final_and_resume():
         CosineSchedule(optimizer(), 10, 5, warmup_epochs=2)
 
 
-def test_average_is_of_the_trained_part_and_is_what_best_evaluates(tmp_path):
-    text = CONFIG.replace("default_hooks = dict(", "default_hooks = dict(ema=dict(type='ema', decay=0.5), ")
-    runner = launch.train(launch.prepare(write_config(tmp_path, text), str(tmp_path / "w")))
-    last = read(tmp_path / "w" / LAST)
-    average, weights = last["ema_state_dict"], last["state_dict"]
-    assert set(average) == {
-        "head.weight",
-        "head.bias",
-        "norm.weight",
-        "norm.bias",
-        "norm.running_mean",
-        "norm.running_var",
-    }
-    assert not torch.equal(average["head.weight"], weights["head.weight"])
-    assert torch.equal(runner.model.head.weight.detach(), weights["head.weight"])  # put back after validation
-    assert last["meta"]["evaluated"] == "ema"
-    from tests.engine.toy import ToyModel
-    from xmodal.engine.checkpoint import load_weights
-
-    model = ToyModel()
-    load_weights(model, tmp_path / "w" / "best.pth")
-    best = read(tmp_path / "w" / "best.pth")
-    assert torch.equal(model.head.weight.detach(), best["ema_state_dict"]["head.weight"])
+def test_a_final_rate_by_the_formula():
+    found = rates(CosineSchedule(optimizer(2.0), 10, 5, warmup_steps=2, final=0.1), 12)
+    want = [2.0 * (0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * step / 8))) for step in range(8)]
+    assert found == pytest.approx([0, 1, *want, 0.2, 0.2])
 
 
-def test_average_formula():
-    from xmodal.engine.ema import EMAHook
+def test_every_group_keeps_its_own_base_rate():
+    sgd = torch.optim.SGD([dict(params=[nn.Parameter(torch.zeros(1))], lr=rate) for rate in (2.0, 0.1)])
+    schedule = ConstantSchedule(sgd, 10, 5, warmup_steps=4)
+    schedule.step()
+    assert [g["lr"] for g in sgd.param_groups] == pytest.approx([0.5, 0.025])
 
-    class Fake:
-        model, iter = nn.Linear(1, 1, bias=False), 0
 
-    torch.nn.init.constant_(Fake.model.weight, 1.0)
-    hook = EMAHook(decay=0.9)
-    hook.before_train(Fake)
-    torch.nn.init.constant_(Fake.model.weight, 2.0)
-    hook.after_train_iter(Fake, 0)
-    keep = (1 + 1) / (10 + 1)
-    assert hook.average["weight"].item() == pytest.approx(keep * 1 + (1 - keep) * 2)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        EMAHook(decay=1.0)
+class MyRMSNorm(nn.Module):
+    """A norm of some package: known by its name."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dim))
+
+
+def test_every_kind_of_norm_can_go_without_decay():
+    norms = dict(a=nn.LayerNorm(3), b=nn.BatchNorm2d(3), c=nn.GroupNorm(1, 3), d=nn.SyncBatchNorm(3), e=MyRMSNorm(3))
+    model = nn.ModuleDict({**norms, "fc": nn.Linear(3, 3)})
+    groups = param_groups(model, 0.1, 0.05, no_decay=["norm"])
+    assert {n for g in groups if g["weight_decay"] for n in g["names"]} == {"fc.weight", "fc.bias"}
+
+
+def test_the_optimizer_uses_the_rates_of_its_groups():
+    given = {"optimizer": {"type": torch.optim.AdamW, "lr": 0.1, "weight_decay": 0.05}}
+    wrapper = TrainedGroups(given, dict(no_decay=[".bias"], lr_mult={"head": 10}))(tower())
+    found = {n: (g["lr"], g["weight_decay"]) for g in wrapper.optimizer.param_groups for n in g["names"]}
+    assert found["head.weight"] == (pytest.approx(1.0), 0.05)
+    assert found["head.bias"] == (pytest.approx(1.0), 0.0)
+    assert found["adapter.weight"] == (0.1, 0.05)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    weight = nn.Parameter(torch.zeros(2))
+    wrapper = OptimWrapper(torch.optim.SGD([weight], lr=1.0), clip_grad=dict(max_norm=1.0))
+    wrapper.update_params((weight * torch.tensor([3.0, 4.0])).sum())
+    assert wrapper.grad_norm.item() == pytest.approx(5)
+    assert weight.tolist() == pytest.approx([-0.6, -0.8], abs=1e-5)

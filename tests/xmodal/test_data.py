@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from xmodal.data.broken import FileDataset, TooManyBrokenFilesError
 from xmodal.data.collate import batch_size, collate, split
-from xmodal.data.loader import build_loader
+from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler
 
 
@@ -102,7 +103,7 @@ def test_split_keeps_samples_together():
     batch = collate([item(i) for i in range(5)])
     pieces = split(batch, 3)
     assert [p["sample_id"] for p, _ in pieces] == [["s0", "s1"], ["s2"], ["s3", "s4"]]
-    assert sum(share for _, share in pieces) == pytest.approx(1)
+    assert [share for _, share in pieces] == pytest.approx([2 / 5, 1 / 5, 2 / 5])
     assert len(split(batch, 9)) == 5
     assert split(batch, 1)[0][0] is batch
     with pytest.raises(ValueError, match="cannot cut 'odd'"):
@@ -128,3 +129,49 @@ def test_loader_leaves_the_global_random_state_alone(workers):
         keys = [s for batch in loader for s in batch["sample_id"]]
         assert keys == [str(k) for k in sampler]
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Seeded(Numbers):
+    def __init__(self, seed=0):
+        self.seed = seed
+
+
+def test_a_data_set_receives_the_runs_seed_unless_it_says_its_own():
+    assert build_dataset(dict(type=Seeded), seed=5).seed == 5
+    assert build_dataset(dict(type=Seeded, seed=3), seed=5).seed == 3
+    assert isinstance(build_dataset(dict(type=Numbers), seed=5), Numbers)  # takes no seed
+
+
+class Some(FileDataset):
+    """Files of which the first few are broken."""
+
+    def __init__(self, count, broken, max_broken=0.01, test_mode=True, seed=0):
+        super().__init__([f"f{i}" for i in range(count)], "a list", test_mode, seed, max_broken)
+        self.first = broken
+
+    def test_item(self, index):
+        return self.train_item(index, np.random.default_rng(0))
+
+    def train_item(self, index, rng):
+        if index < self.first:
+            raise OSError("broken")
+        return {"sample_id": f"f{index}", "draw": int(rng.integers(10**9))}
+
+
+@pytest.mark.parametrize(("count", "share", "allowed"), [(20, 0.01, 5), (20, 0.25, 5), (20, 0.5, 10), (1000, 0.01, 10)])
+def test_so_many_files_may_be_broken(count, share, allowed):
+    files = Some(count, allowed + 1, share)
+    assert [files[i]["skipped"] for i in range(allowed)] == [f"f{i}" for i in range(allowed)]
+    assert len(files.broken) == allowed
+    with pytest.raises(TooManyBrokenFilesError, match=f"{allowed + 1} of {count} files"):
+        files[allowed]
+
+
+def test_replacements_depend_on_seed_and_epoch():
+    draw = lambda seed, epoch: Some(1000, 1, test_mode=False, seed=seed)[epoch, 0]["sample_id"]  # noqa: E731
+    assert draw(0, 0) == draw(0, 0) != "f0"
+    assert len({draw(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}) > 4
+    files = Some(1000, 1, test_mode=False)
+    assert files[0, 7]["draw"] != files[1, 7]["draw"]
+    assert files[1, 7]["draw"] == Some(1000, 1, test_mode=False)[1, 7]["draw"]
+    assert files[1, 7]["draw"] != Some(1000, 1, test_mode=False, seed=1)[1, 7]["draw"]

@@ -5,7 +5,8 @@ import torch
 
 from xmodal.adapters.conv_adapter import conv_adapter
 from xmodal.data.collate import collate
-from xmodal.data.shape_segments import CLASSES, ShapeSegments
+from xmodal.data.shape_segments import CLASSES, ShapeSegments, segment_of
+from xmodal.data.shapes import SHAPES, Thing
 from xmodal.dense import MeanIoU, SegmentationModel
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.tiny import tiny_clip_encoder
@@ -75,6 +76,9 @@ def test_ignored_pixels_do_not_count():
     logits = head.full_size(maps, (16, 16))
     want = torch.nn.functional.cross_entropy(logits[:, :, 8:], segment[:, 8:])
     assert torch.allclose(head.loss(maps, part)["loss"], want, atol=1e-6)
+    right = (logits[:, :, 8:].argmax(1) == segment[:, 8:]).double().mean().item()
+    assert 0 < right < 1
+    assert head.loss(maps, part)["pixel_accuracy"].item() == pytest.approx(100 * right, abs=1e-4)
     weight = [0.2, 1.0, 2.0]
     want = torch.nn.functional.cross_entropy(logits[:, :, 8:], segment[:, 8:], torch.tensor(weight))
     weighted = LightFPN([4, 8], 3, width=8, class_weight=weight).eval()
@@ -106,3 +110,44 @@ def test_mistakes_are_named():
         LightFPN([4], 1)
     with pytest.raises(ValueError, match="2 entries for 3 classes"):
         LightFPN([4], 3, class_weight=[1.0, 1.0])
+
+
+def test_pixels_of_all_processes_add_up(monkeypatch):
+    """The other process has four pixels of class 2, all of them taken for class 1."""
+    theirs = torch.zeros(3, 3, dtype=torch.int64)
+    theirs[2, 1] = 4
+    monkeypatch.setattr("xmodal.dense.gather", lambda mine: [mine, (theirs, 2, [{"sample_id": "z", "reason": "r"}])])
+    metric = MeanIoU(3)
+    metric.process({}, [{"segment": torch.tensor([[0, 1]]), "target": torch.tensor([[0, 1]])}])
+    found = metric.evaluate(4)
+    assert found["iou"] == [100.0, 100 * 1 / 5, 0.0]
+    assert found["miou"] == pytest.approx(40)
+    assert found["pixel_accuracy"] == pytest.approx(100 * 2 / 6)
+    assert (found["evaluated"], len(found["skipped"])) == (3, 1)
+
+
+def test_the_head_adds_coarse_maps_to_fine_ones():
+    """With everything else the identity, a fine map of ones and a coarse one of 10 to 40 are added pixel by pixel."""
+    head = LightFPN([1, 1], 2, width=1).eval()
+    with torch.no_grad():
+        for layer in (*head.lateral, head.classify):
+            layer.weight.fill_(1.0)
+            layer.bias.zero_()
+        head.smooth = torch.nn.Identity()
+    fine, coarse = torch.ones(1, 1, 4, 4), torch.tensor([[[[10.0, 20.0], [30.0, 40.0]]]])
+    want = np.kron(coarse[0, 0].numpy(), np.ones((2, 2))) + 1
+    out = head([fine, coarse])
+    assert out.shape == (1, 2, 4, 4)
+    assert np.allclose(out[0, 0].detach().numpy(), want)
+
+
+def test_a_pixels_class_is_the_shape_that_covers_it():
+    """Classes: 0 the background, then the shapes in their order; of two shapes the one drawn last is in front."""
+    for number, shape in enumerate(SHAPES, start=1):
+        segment = segment_of((Thing(shape, "red", 0.3, 0.5, 0.4),), 48)
+        assert set(np.unique(segment)) == {0, number}
+        assert CLASSES[number] == shape
+    both = segment_of((Thing("circle", "red", 0.5, 0.5, 0.8), Thing("square", "blue", 0.5, 0.5, 0.3)), 48)
+    assert CLASSES[both[24, 24]] == "square"
+    assert CLASSES[both[24, 9]] == "circle"
+    assert CLASSES[both[1, 1]] == "background"

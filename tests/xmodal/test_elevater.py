@@ -1,6 +1,8 @@
 """ELEVATER's procedures on cases made here, and its protocol end to end in its own layout."""
 
+import dataclasses
 import json
+import random
 import zipfile
 from collections import Counter
 
@@ -10,13 +12,13 @@ import torch
 
 from tools.elevater import main
 from xmodal.elevater import metrics
-from xmodal.elevater.benchmark import Job, Settings, run_job
+from xmodal.elevater.benchmark import Job, JobRun, Settings, run_job
 from xmodal.elevater.catalogue import CARDS, DETECTION
-from xmodal.elevater.datasets import ImageSet, check, check_detection, fit, read_dataset
+from xmodal.elevater.datasets import DataSet, Entry, ImageSet, check, check_detection, find_folder, fit, read_dataset
 from xmodal.elevater.models import ImageClassifier, Subject, encode, features
-from xmodal.elevater.probe import LinearProbe, Samples, fit_probe
+from xmodal.elevater.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
 from xmodal.elevater.prompts import of_dataset, read_knowledge, read_prompts, sentences
-from xmodal.elevater.report import efficiency, write_report
+from xmodal.elevater.report import efficiency, submission, summarise, write_report
 from xmodal.elevater.search import SearchSpace, hyperparameter_search
 from xmodal.elevater.speed import search_speed
 from xmodal.elevater.split import few_shot_subset, validation_split
@@ -40,6 +42,9 @@ def test_map11_by_hand():
     # ranked 1 0 1 0: precision 1, 1/2, 2/3, 1/2 at recall .5 .5 1 1; best precision at recall >= t: 1 to .5, then 2/3
     score, label = np.array([[4.0], [3.0], [2.0], [1.0]]), np.array([[1], [0], [1], [0]])
     assert metrics.map11(score, label) == pytest.approx(100 * (6 * 1 + 5 * 2 / 3) / 11)
+    # first right of three, then nothing: precision 1/3 at every recall, but the curve begins at recall 0, precision 1
+    score, label = np.array([[3.0], [2.0], [1.0]]), np.array([[0], [0], [1]])
+    assert metrics.map11(score, label) == pytest.approx(100 * (1 + 10 / 3) / 11)
     with pytest.raises(ValueError, match="positive"):
         metrics.map11(score, 0 * label)
 
@@ -201,7 +206,8 @@ def test_fit_is_torchvisions_resize_and_crop():
     picture = Image.fromarray(pixels)
     wanted = tv.center_crop(tv.resize(picture, 48, tv.InterpolationMode.BICUBIC), [48, 48])
     assert np.array_equal(np.asarray(fit(picture, 48, True)), np.asarray(wanted))
-    assert fit(picture, 48, False).size == (48, 48)
+    squeezed = tv.resize(picture, [48, 48], tv.InterpolationMode.BICUBIC)
+    assert np.array_equal(np.asarray(fit(picture, 48, False)), np.asarray(squeezed))
 
 
 def test_catalogue_is_the_benchmarks():
@@ -355,3 +361,357 @@ def test_command_line(root, tmp_path, capsys):
     config.write_text("method = ['zero-shot']\n")
     assert main(["run", str(root), str(tmp_path), "--config", str(config)]) == 1
     assert "did you mean 'methods'" in capsys.readouterr().err
+
+
+# rules at their borders
+
+
+def test_map11_leaves_out_classes_without_a_positive():
+    score, label = np.array([[4.0, 1.0], [3.0, 2.0]]), np.array([[1, 0], [0, 0]])
+    assert metrics.map11(score, label) == pytest.approx(100)
+
+
+def in_seeded_order(labels, seed=0):
+    """Labels placed so that the seeded shuffle looks at them in the order given."""
+    order = list(range(len(labels)))
+    random.Random(seed).shuffle(order)
+    placed = [None] * len(labels)
+    for at, label in zip(order, labels, strict=True):
+        placed[at] = label
+    return placed, order
+
+
+@pytest.mark.parametrize(
+    ("shots", "before", "sample", "taken"),
+    [
+        (4, [0, 0, 1, 1, 1, 1, 1, 1, 1], [0, 1], True),  # rarest 2 = half of the shots, though 1 has 7 > 6
+        (4, [0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 1], True),  # rarest 3, commonest 6 = one and a half of the shots
+        (4, [0, 0, 0, 1, 1, 1, 1, 1, 1, 1], [0, 1], False),  # rarest 3, commonest 7
+        (4, [0, 0, 0, 0, 1, 1, 1], [0], False),  # the class is full
+        (4, [0, 0, 0, 0, 1], [0, 1], True),  # one class is full, the other is not
+        (2, [0, 1, 1, 1, 1], [0, 1], True),  # rarest 1 = half of the shots
+        (3, [0, 0, 1, 1, 1, 1, 1], [0, 1], False),  # rarest 2 > 1.5, commonest 5 > 4.5
+    ],
+)
+def test_the_few_shot_rule_at_its_borders(shots, before, sample, taken):
+    """A third class keeps the draw going; samples of class 1 alone are taken beside a rare class 3."""
+    # class 1 grows beyond the shots because each of its samples also shows a class of its own that has none yet
+    rare = iter(range(3, 50))
+    counts = {0: 0, 1: 0}
+    labels = []
+    for label in before:
+        counts[label] += 1
+        labels.append([label] if counts[label] <= shots and label == 0 else [label, next(rare)])
+    placed, order = in_seeded_order([*labels, sample])
+    drawn = few_shot_subset(placed, shots, 0, num_classes=60)
+    assert drawn[: len(before)] == order[: len(before)]
+    assert (order[len(before)] in drawn) == taken
+
+
+def test_validation_of_several_labels_serves_the_lowest_class_first():
+    """Class 0 takes its first sample, which shows class 2 too; class 2 is then served, class 1 takes its own first."""
+    labels = [[2], [1, 2], [0, 2], [0], [1], [2]]
+    train, val = validation_split(labels, share=0.2)
+    assert (train, val) == ([0, 3, 4, 5], [1, 2])  # 0: number 2; 1: number 1; 2: served twice over
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        validation_split(labels, 1.0)
+
+
+def test_the_grids_are_the_benchmarks():
+    space = SearchSpace()
+    assert space.learning_rates == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+    assert np.log10(space.weight_decays).tolist() == pytest.approx([-6 + i / 8 for i in range(97)], abs=1e-9)
+    assert space.initial == (0, 16, 32, 48, 64, 80, 96)
+    assert space.spans == (8, 4, 2, 1)
+
+
+def test_the_default_settings_are_the_benchmarks():
+    s = Settings()
+    assert (s.epochs, s.epochs + s.extra_epochs, s.batch_size) == (10, 50, 64)
+    assert (s.channel_bn, s.merge_val, s.rate) == (True, True, None)
+
+
+# the probe, written out
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("none", 1.0), ("clip", 1 / 0.07), ("ln_cls", np.log(10)), ("pretrained", np.exp(2.5))]
+)
+def test_factors_on_the_logits(kind, factor):
+    probe = LinearProbe(4, 10, channel_bn=False, logit_scale_init=kind, pretrained_scale=2.5)
+    x = torch.randn(3, 4)
+    want = factor * (x @ probe.fc.weight.t() + probe.fc.bias)
+    assert torch.allclose(probe(x), want, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="did you mean 'clip'"):
+        LinearProbe(4, 10, logit_scale_init="clipp")
+
+
+def test_features_are_normalised_behind_the_batch_norm():
+    probe, x = LinearProbe(4, 3, normalize=True).train(), 5 * torch.randn(6, 4) + 2
+    y = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+    y = y / y.norm(dim=1, keepdim=True)
+    assert torch.allclose(probe(x), y @ probe.fc.weight.t() + probe.fc.bias, atol=1e-5)
+    assert [n for n, p in probe.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
+
+
+def test_the_probe_trains_as_torch_written_out():
+    """SGD with momentum 0.9 and decay on weight and bias: v = 0.9 v + g + d w, w = w - r v."""
+    x, label = torch.randn(8, 4, generator=torch.Generator().manual_seed(2)), torch.arange(8) % 3
+    probe = LinearProbe(4, 3, channel_bn=False)
+    found = fit_probe(probe, Samples(x, label), Samples(x, label), 0.1, 0.05, epochs=4).probe
+    w, b = probe.fc.weight.detach().double(), probe.fc.bias.detach().double()
+    speed = [torch.zeros_like(w), torch.zeros_like(b)]
+    for _ in range(4):
+        error = (x.double() @ w.t() + b).softmax(1) - torch.eye(3, dtype=torch.float64)[label]
+        grads = error.t() @ x.double() / 8, error.mean(0)
+        speed = [0.9 * v + g + 0.05 * p for v, g, p in zip(speed, grads, (w, b), strict=True)]
+        w, b = w - 0.1 * speed[0], b - 0.1 * speed[1]
+    assert torch.allclose(found.fc.weight.double(), w, atol=1e-5)
+    assert torch.allclose(found.fc.bias.double(), b, atol=1e-5)
+
+
+def test_several_labels_have_a_binary_loss():
+    logits, label = torch.randn(3, 4), torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1]])
+    p = logits.double().sigmoid()
+    want = -(label * p.log() + (1 - label) * (1 - p).log()).mean().item()
+    assert objective(logits, label).item() == pytest.approx(want, abs=1e-5)
+    hard = torch.tensor([0, 3, 1])
+    want = -logits.double().log_softmax(1)[torch.arange(3), hard].mean().item()
+    assert objective(logits, hard).item() == pytest.approx(want, abs=1e-5)
+
+
+def test_the_first_best_epoch_and_the_last_are_told_apart():
+    """Scores 60, 80, 70, 80: the best is the second epoch's, and each probability table goes with its score."""
+    scores, seen = [60.0, 80.0, 70.0, 80.0], []
+
+    def measure(probabilities, label):
+        seen.append(probabilities)
+        return scores[len(seen) - 1]
+
+    x = Samples(torch.randn(6, 4), torch.arange(6) % 2)
+    found = fit_probe(LinearProbe(4, 2), x, x, 0.5, 0.0, epochs=4, measure=measure)
+    assert (found.best, found.last) == (80.0, 80.0)
+    assert np.array_equal(found.best_probabilities, seen[1])
+    assert np.array_equal(found.last_probabilities, seen[3])
+    assert not np.allclose(seen[1], seen[3])
+    assert seen[0].sum(1) == pytest.approx(np.ones(6), abs=1e-5)
+
+
+def test_a_last_single_sample_joins_the_batch_before():
+    data = Samples(torch.arange(9.0)[:, None], torch.arange(9))
+    sizes = lambda size: [len(y) for _, y in batches(data, size, torch.Generator().manual_seed(0))]  # noqa: E731
+    assert sizes(4) == [4, 5]
+    assert sizes(5) == [5, 4]
+    assert sizes(9) == [9]
+    seen = torch.cat([y for _, y in batches(data, 4, torch.Generator().manual_seed(0))])
+    assert sorted(seen.tolist()) == list(range(9))
+
+
+# what a job does
+
+
+def job_run(root, subject, tmp_path, dataset="drawn-colors", method="linear-probe", shots=None, **settings):
+    return JobRun(subject, Job(dataset, method, shots), root, tmp_path, Settings(**settings))
+
+
+def test_pools_of_one_shot_few_shots_and_all(root, subject, tmp_path):
+    """One shot is one sample a class to train and one to validate; of five, one; of all, a fifth of each class."""
+    for shots, train, val in ((1, 1, 1), (5, 4, 1)):
+        pools = job_run(root, subject, tmp_path, shots=shots).pools()
+        labels = read_dataset(root, "drawn-colors").labels(read_dataset(root, "drawn-colors").train)
+        have = Counter(labels)
+        assert Counter(pools.train.label.tolist()) == {c: min(train, n - 1) for c, n in have.items()}
+        assert Counter(pools.val.label.tolist()) == dict.fromkeys(have, val)
+    pools = job_run(root, subject, tmp_path).pools()
+    assert Counter(pools.val.label.tolist()) == {c: -(-n // 5) for c, n in have.items()}
+    assert len(pools.train) + len(pools.val) == 60
+    assert len(pools.test) == 30
+    assert pools.search_train is pools.train
+
+
+def test_a_full_run_of_a_large_set_searches_on_a_few_shots(root, subject, tmp_path):
+    run = job_run(root, subject, tmp_path)
+    run.data.card = dataclasses.replace(run.data.card, search_shots=2)
+    pools = run.pools()
+    assert len(pools.train) + len(pools.val) == 60
+    assert Counter(torch.cat([pools.search_train.label, pools.search_val.label]).tolist()) == dict.fromkeys(range(8), 2)
+    few = job_run(root, subject, tmp_path, shots=3)
+    few.data.card = dataclasses.replace(few.data.card, search_shots=2)
+    pools = few.pools()
+    assert pools.search_train is pools.train
+
+
+@pytest.mark.parametrize(
+    ("shots", "merge", "merged"), [(1, True, False), (2, True, True), (2, False, False), (None, True, True)]
+)
+def test_the_final_run_trains_on_validation_samples_too_but_for_one_shot(root, subject, tmp_path, shots, merge, merged):
+    """Its score is that of the last epoch; the best one on the test set is told apart."""
+    run = job_run(root, subject, tmp_path, shots=shots, merge_val=merge, rate=(0.1, 0.0), epochs=3, extra_epochs=4)
+    calls, table = [], np.full((30, 8), 1 / 8)
+
+    def fit(train, test, rate, decay, epochs):
+        calls.append((len(train), len(test), rate, decay, epochs))
+        return Fit(90.0, 70.0, table, table, None)
+
+    run.fitter = lambda model: fit
+    found, pools = run.train(), run.pools()
+    assert calls == [(len(pools.train) + len(pools.val) * merged, 30, 0.1, 0.0, 7)]
+    assert (found["score"], found["best_epoch_on_test"]) == (70.0, 90.0)
+
+
+def test_the_search_takes_the_best_epoch_on_validation_samples(root, subject, tmp_path):
+    space = SearchSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=())
+    run = job_run(root, subject, tmp_path, shots=2, epochs=3, extra_epochs=0, space=space)
+    calls, table = [], np.full((30, 8), 1 / 8)
+
+    def fit(train, test, rate, decay, epochs):
+        calls.append(len(test))
+        return Fit(100 * rate + (decay == 1.0), 0.0, table, table, None)
+
+    run.fitter = lambda model: fit
+    found = run.train()
+    assert (found["learning_rate"], found["weight_decay"]) == (0.01, pytest.approx(1.0))
+    assert found["val_score"] == pytest.approx(2.0)
+    assert (found["trials"], calls) == (4, [8] * 4 + [30])
+
+
+def test_zero_shot_probabilities_by_the_formula(root, subject, tmp_path):
+    run = job_run(root, subject, tmp_path, method="zero-shot")
+    found, data = run.zero_shot(), run.data
+    images = encode(subject.visual, ImageSet(data.folder, data.test, 48)[torch.arange(30)]).double()
+    text = subject.text_weights([[t.format(name) for t in data.templates] for name in data.class_names]).double()
+    cosine = images / images.norm(dim=1, keepdim=True) @ text.t()
+    assert np.allclose(found["probabilities"], (100 * cosine).softmax(1).numpy(), atol=1e-4)
+
+
+def test_text_weights_are_mean_unit_features(subject):
+    sentences = [["a photo of a red circle", "a blue square"], ["a star"]]
+    want = []
+    for own in sentences:
+        each = [subject.clip.encode_text(subject.clip.tokenize([s]))[0].double() for s in own]
+        mean = sum(e / e.norm() for e in each) / len(each)
+        want.append(mean / mean.norm())
+    assert torch.allclose(subject.text_weights(sentences).double(), torch.stack(want), atol=1e-5)
+
+
+def test_targets_of_one_and_of_several_labels():
+    card = CARDS["voc-2007-classification"]
+    entries = [Entry("a", (0, 2)), Entry("b", (1,))]
+    several = DataSet(card, None, ["x", "y", "z"])
+    assert several.targets(entries).tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert several.labels(entries) == [[0, 2], [1]]
+    one = DataSet(CARDS["mnist"], None, ["x", "y", "z"])
+    assert one.targets(entries[1:]).tolist() == one.labels(entries[1:]) == [1]
+
+
+def test_the_newest_folder_is_read(tmp_path):
+    for date in ("20210101", "20220303", "20211231"):
+        (tmp_path / "classification" / f"mnist_{date}").mkdir(parents=True)
+    (tmp_path / "classification" / "fmnist_20250101").mkdir()
+    assert find_folder(tmp_path, CARDS["mnist"]).name == "mnist_20220303"
+
+
+# the report
+
+
+def result(dataset, seed, score, best, trained=1000, method="linear-probe", shots=5):
+    return dict(model="m", dataset=dataset, method=method, shots=shots, seed=seed, score=score,
+                best_epoch_on_test=best, trained_parameters=trained)  # fmt: skip
+
+
+def test_the_summary_is_a_mean_over_seeds_then_over_sets():
+    """Set a has three seeds with mean 60, set b one with 90: the mean is 75."""
+    rows = summarise(
+        [
+            *(result("mnist", seed, score, score + 6) for seed, score in enumerate((50.0, 60.0, 70.0))),
+            result("gtsrb", 0, 90.0, 93.0, trained=3000),
+            {**result("mnist", 0, 76.0, 0.0, 0, "zero-shot", None), "best_epoch_on_test": 76.0},
+            result("mnist", 0, 80.0, 80.0, 10**8, "fine-tune", 5),
+        ]
+    )
+    assert [r["method"] for r in rows] == ["zero-shot", "linear-probe", "fine-tune"]
+    row = rows[1]
+    assert row["scores"] == {"mnist": 60.0, "gtsrb": 90.0}
+    assert (row["mean"], row["mean_best_epoch_on_test"]) == (75.0, 79.5)
+    assert (row["seeds"], row["trained_parameters"], row["of_benchmark"]) == ([0, 1, 2], 2000, 2)
+    assert row["efficiency"] == pytest.approx(75 * np.exp(-np.log10(2000 / 1e8 + 1)))
+    assert rows[0]["efficiency"] == 76.0
+    assert rows[2]["efficiency"] == pytest.approx(80 * np.exp(-np.log10(2)))
+
+
+@pytest.mark.parametrize(
+    ("method", "shots", "said"), [("linear-probe", 5, 5), ("linear-probe", None, -1), ("zero-shot", None, 0)]
+)
+def test_a_submission_holds_millions_and_the_seeds_in_order(tmp_path, method, shots, said):
+    results = []
+    for seed in (2, 0, 1):
+        own = {
+            **result("mnist", seed, 50.0, 50.0, 772, method, shots),
+            "total_parameters": 5_000_000,
+            "visual_parameters": 2_000_000,
+        }
+        np.savez(
+            tmp_path / f"{Job('mnist', method, shots, seed).name}.npz", probabilities=np.full((2, 2), (seed + 1) / 7)
+        )
+        results.append(own)
+    results = results[:1] if method == "zero-shot" or shots is None else results
+    found = submission(tmp_path, results)
+    assert found["num_trainable_params"] == pytest.approx(772e-6)
+    assert found["num_params"] == pytest.approx(5.000772)
+    assert (found["num_visual_params"], found["num_backbone_params"]) == (2.0, 5.0)
+    assert (found["n_shot"], found["rnd_seeds"]) == (said, sorted(r["seed"] for r in results))
+    if len(results) == 3:
+        assert [p[0][0] for p in found["predictions"]] == [0.142857, 0.285714, 0.428571]  # six decimals
+    with pytest.raises(ValueError, match="seeds of one model"):
+        submission(tmp_path, [results[0], {**results[0], "dataset": "gtsrb"}])
+
+
+def test_kept_features_are_of_one_set_of_images_and_one_end_of_the_encoder(root, subject, tmp_path):
+    """With and without the projection, of other images or squeezed ones: each is a file of its own."""
+    data = read_dataset(root, "drawn-colors")
+    images = ImageSet(data.folder, data.test[:3], 48)
+    kept, raw = features(subject, images, tmp_path), features(subject, images, tmp_path, raw=True)
+    assert (kept.shape[1], raw.shape[1]) == (96, 128)
+    assert torch.equal(features(subject, images, tmp_path, raw=True), raw)
+    plain = images.digest()
+    others = [
+        ImageSet(data.folder, data.test[1:4], 48),
+        ImageSet(data.folder, data.test[:3], 32),
+        ImageSet(data.folder, data.test[:3], 48, center_crop=False),
+    ]
+    assert plain == ImageSet(data.folder, data.test[:3], 48).digest()
+    assert len({plain, *(o.digest() for o in others)}) == 4
+
+
+def test_a_result_of_other_settings_is_run_again(root, subject, tmp_path):
+    job, score = Job("drawn-colors", "zero-shot"), {}
+    for name, options in (("a", {}), ("b", {"prompts": {"template_map": {"drawn-colors": ["{}"]}}}), ("c", {})):
+        score[name] = run_job(subject, job, root, tmp_path, Settings(**options))
+    assert score["a"]["tag"] == score["c"]["tag"] != score["b"]["tag"]
+    path = tmp_path / "drawn-colors.zero-shot.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "score": -1.0}))
+    assert run_job(subject, job, root, tmp_path, Settings())["score"] == -1, "of equal settings it is read"
+    assert run_job(subject, job, root, tmp_path, Settings(epochs=3))["score"] >= 0
+
+
+def test_names_of_jobs():
+    assert Job("d", "lora", 5, 2).name == "d.lora.5shot-seed2"
+    assert Job("d", "lora").name == "d.lora.full"
+    assert Job("d", "zero-shot", 5, 2).name == "d.zero-shot"
+
+
+def test_sizes_on_disk_are_compared_with_the_benchmarks(tmp_path):
+    """A training list may hold the validation images too; nothing else."""
+    folder = tmp_path / "classification" / "kitti-distance_20210923"
+    folder.mkdir(parents=True)
+    (folder / "labels.txt").write_text("a\nb\nc\nd\n")
+    (folder / "test.txt").write_text("x.png 0\n" * 711)
+
+    def problems(train):
+        (folder / "train.txt").write_text("x.png 0\n" * train)
+        return check(tmp_path, "kitti-distance", archives=False)["problems"]
+
+    assert problems(6347) == problems(6347 + 423) == []
+    assert problems(6348) == ["6348 images in train.txt, the benchmark has 6347"]
+    (folder / "test.txt").write_text("x.png 0\n" * (711 + 423))
+    assert problems(6347) == ["1134 images in test.txt, the benchmark has 711"]

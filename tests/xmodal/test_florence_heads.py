@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from xmodal.heads.co_attention import CoAttentionHead, CoAttentionLayer
-from xmodal.heads.dynamic_head import DynamicHead, DynamicReLU
+from xmodal.heads.dynamic_head import DynamicBlock, DynamicHead, DynamicReLU
 
 
 def pyramid(dims=(16, 16, 16), size=17):
@@ -91,3 +92,54 @@ def test_co_attention_losses_learn():
     assert sums[-1] < 0.5 * sums[0]
     with pytest.raises(ValueError, match="at least 2"):
         head.loss(image[:1], text[:1], masked[:1], target[:1])
+
+
+def test_matching_and_word_losses_by_hand():
+    """The wrong text of a sample is its neighbour's, with that one's padding; words count at masked places alone."""
+    head, image, text = refilled(), torch.randn(3, 5, 12), torch.randn(3, 6, 10)
+    keep = torch.ones(3, 6, dtype=torch.bool)
+    keep[0, 2:] = False
+    keep[2, 4:] = False
+    masked = text.clone()
+    masked[:, 1] = 0
+    target = torch.full((3, 6), -100)
+    target[:, 1] = torch.tensor([3, 4, 5])
+    losses = head.loss(image, text, masked, target, keep)
+    answers = []
+    for i in range(3):
+        for other, label in ((i, 1), ((i - 1) % 3, 0)):
+            a, b = head(image[i : i + 1], text[other : other + 1, : keep[other].sum()])
+            answers.append(head.match(torch.cat([a[0, 0], b[0, 0]])).log_softmax(-1)[label])
+    assert losses["loss_match"].item() == pytest.approx(-torch.stack(answers).mean().item(), abs=1e-5)
+    words = []
+    for i in range(3):
+        stream = head(image[i : i + 1], masked[i : i + 1, : keep[i].sum()])[1]
+        words.append(head.words(stream[0, 1]).log_softmax(-1)[target[i, 1]])
+    assert losses["loss_words"].item() == pytest.approx(-torch.stack(words).mean().item(), abs=1e-5)
+
+
+def test_dynamic_relu_by_the_formula():
+    """max((1 + 2 a1) x + b1, 2 a2 x + b2), the four a channel within half a unit of 0 and made from the mean."""
+    relu, x = DynamicReLU(8).double(), torch.randn(2, 8, 3, 4).double()
+    torch.nn.init.normal_(relu.fc2.weight, std=2.0)
+    hidden = (x.mean((2, 3)) @ relu.fc1.weight.t() + relu.fc1.bias).clamp(min=0)
+    y = ((hidden @ relu.fc2.weight.t()) / 6 + 0.5).clamp(0, 1) - 0.5
+    assert y.abs().max() > 0.2
+    a1, b1, a2, b2 = (y[:, 8 * i : 8 * i + 8, None, None] for i in range(4))
+    assert torch.allclose(relu(x), torch.maximum((1 + 2 * a1) * x + b1, 2 * a2 * x + b2))
+
+
+def test_a_dynamic_block_by_the_formula():
+    """At its start nothing is moved and everything seen through a half: plain convolutions, weighed and averaged."""
+    block, levels = DynamicBlock(16), pyramid(size=9)
+    torch.nn.init.normal_(block.scale.weight)
+    gates = lambda s: (  # noqa: E731
+        ((s.mean((2, 3)) @ block.scale.weight[0, :, 0, 0] + block.scale.bias).clamp(min=0) + 3) / 6
+    ).clamp(0, 1)[:, None, None, None]
+    conv = lambda part, x, stride=1: part.norm(0.5 * F.conv2d(x, part.weight, stride=stride, padding=1))  # noqa: E731
+    up = F.interpolate(conv(block.coarser, levels[2]), size=levels[1].shape[-2:], mode="bilinear")
+    seen = [conv(block.same, levels[1]), conv(block.finer, levels[0], 2), up]
+    want = (sum(gates(s) * s for s in seen) / 3).clamp(min=0)
+    block.gate.data.fill_(0.25)
+    out = block(levels)[1]
+    assert torch.allclose(out, levels[1] + 0.25 * (want - levels[1]), atol=1e-4)

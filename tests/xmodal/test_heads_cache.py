@@ -1,13 +1,11 @@
 """Caches: the search against the released nested loop, fusion against plain code, training of keys, the probe."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from xmodal.heads.cache import build_cache, search_grid, winner
+from xmodal.heads.cache import build_cache, search, search_grid, winner
 from xmodal.heads.cafo import CaFoHead, fuse, read_sentences
 from xmodal.heads.key_training import fit_keys
 from xmodal.heads.linear_probe import fit_logistic, search_probe
@@ -70,13 +68,12 @@ def test_grids_never_reach_their_upper_end():
         search_grid((7,), (200, 20))
 
 
-def test_four_thousand_points_in_under_a_second():
-    x, y, text = data(classes=16, per=16, dim=96)
-    head = TipAdapterHead.from_shots(x, y, text, [str(i) for i in range(16)])
-    queries, label, _ = data(classes=16, per=4, dim=96, seed=1)
-    start = time.process_time()
-    assert head.search(queries, label, (7, 3)).grid.numel() == 4000
-    assert time.process_time() - start < 1.0
+def test_four_thousand_points_ask_the_cache_once_a_beta():
+    """What alpha scales is computed for each beta alone, and the zero-shot logits once: that makes the search fast."""
+    base, asked = torch.zeros(8, 3), []
+    found = search(base, lambda beta: asked.append(beta) or torch.ones(8, 3), torch.zeros(8).long(), (7, 3))
+    assert found.grid.numel() == 4000
+    assert len(asked) == 200
 
 
 def test_training_keeps_the_best_keys_and_leaves_the_cache_alone(head):
@@ -180,3 +177,93 @@ def test_probe_chooses_its_strength_on_the_validation_set():
     probe = search_probe((x, y), val, 4)
     assert len(probe.trace) == 7 + 2 + 8
     assert probe.accuracy(*val) >= max(a for c, a in probe.trace[:7]) - 5
+
+
+def test_keys_are_the_normalised_mean_of_raw_features():
+    """Features of lengths 1 and 9: the mean of the raw ones is not that of the unit ones."""
+    passes = torch.stack([torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 9.0], [4.0, 0.0]])])
+    keys, values = build_cache(passes, torch.tensor([2, 0]), 4)
+    want = [[1 / 82**0.5, 9 / 82**0.5], [4 / 20**0.5, 2 / 20**0.5]]
+    assert torch.allclose(keys, torch.tensor(want))
+    assert values.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+
+
+def scripted(scores):
+    """Keys that go up by the rate in every step, and what a watched run of them keeps."""
+    keys, left = torch.nn.Parameter(torch.zeros(1, 2)), list(scores)
+    head = lambda feature: keys @ torch.tensor([[10.0, -10.0], [0.0, 0.0]]) + 0 * feature  # noqa: E731
+    seen = []
+    batches = lambda epoch: [(torch.zeros(1, 2), torch.tensor([0]))]  # noqa: E731
+    watch = lambda: seen.append(keys.detach().clone())  # noqa: E731
+    done = fit_keys(head, [keys], batches, len(scores), 0.1, score=lambda: left.pop(0), watch=watch)
+    return keys, seen, done
+
+
+def test_the_keys_of_the_best_epoch_are_kept_when_the_curve_falls_again():
+    keys, seen, done = scripted([60.0, 80.0, 70.0, 80.0])
+    assert len({k[0, 0].item() for k in seen}) == 4
+    assert (done.best_epoch, done.best_score) == (1, 80.0)
+    assert torch.equal(keys.detach(), seen[1])
+    assert torch.equal(done.last[0], seen[3])
+    keys, seen, done = scripted([0.0, 0.0])
+    assert done.best_epoch == 0
+    assert torch.equal(keys.detach(), seen[0])
+
+
+def test_keys_train_as_the_release_does(head):
+    """AdamW with eps 1e-4 and decay 0.01, a cosine per step over all steps."""
+    x, y, _ = data()
+    twin = TipAdapterHead(12, list("abcd"), head.text_features, head.keys, head.values, alpha=2.0, beta=3.0)
+    keys = head.keys.detach().clone().requires_grad_()
+    optimizer = torch.optim.AdamW([keys], lr=0.02, eps=1e-4, weight_decay=0.01)
+    for step in range(6):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 + np.cos(np.pi * step / 6)) / 2
+        unit = F.normalize(x, dim=-1)
+        logits = 100 * unit @ head.text_features.t() + 2 * torch.exp(-3 * (1 - unit @ keys.t())) @ head.values
+        optimizer.zero_grad()
+        F.cross_entropy(logits, y).backward()
+        optimizer.step()
+    fit_keys(twin, [twin.keys], lambda e: [(x, y)] * 2, 3, 0.02)
+    assert torch.allclose(twin.keys, keys, atol=1e-5)
+
+
+def test_cafos_logits_by_the_papers_formula():
+    x, y, text = data()
+    second = torch.randn(24, 5)
+    keys, values = build_cache(x, y, 4)
+    others = F.normalize(second, dim=-1)
+    head = CaFoHead(12, list("abcd"), text, keys, others, values, alpha=1.5, beta=2.5, logit_scale=3.0)
+    a, b = torch.randn(7, 12), torch.randn(7, 5)
+    base = 3 * F.normalize(a, dim=-1) @ text.t()
+    caches = [torch.exp(-2.5 * (1 - F.normalize(q, dim=-1) @ k.t())) @ values for q, k in ((a, keys), (b, others))]
+    z0, *z = ((r - r.mean(1, keepdim=True)) / r.var(1, keepdim=True).sqrt() for r in (base, *caches))
+    weight = torch.stack([(r * z0).sum(1) for r in z]).softmax(0)
+    want = base + 1.5 * (weight[0][:, None] * z[0] + weight[1][:, None] * z[1])
+    assert torch.allclose(head((a, b)), want, atol=1e-5)
+
+
+def test_the_strength_by_halvings_written_out():
+    """A coarse grid from 1e6 to 1e-6; from the first best one, both ends of a decade, then halvings of log10 C."""
+    x, y, _ = data(noise=2.5)
+    val = data(seed=2, noise=2.5)[:2]
+    probe = search_probe((x, y), val, 4, steps=5)
+    tried = [c for c, _ in probe.trace]
+    assert tried[:7] == [1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6]
+    grid = [1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6]
+    scores = dict(probe.trace)
+    peak = max(grid, key=lambda c: scores[c])  # the first of equals, the largest C
+    low, high = np.log10(peak) - 1, np.log10(peak) + 1
+    follow = [low, high]
+    accuracy = [a for _, a in probe.trace[7:]]
+    left, right = accuracy[0], accuracy[1]
+    for number in range(5):
+        middle = (low + high) / 2
+        follow.append(middle)
+        if left < right:
+            low, left = middle, accuracy[2 + number]
+        else:
+            high, right = middle, accuracy[2 + number]
+    assert np.log10(tried[7:]).tolist() == pytest.approx(follow)
+    assert len(set(accuracy)) > 1
+    assert np.log10(probe.strength) == pytest.approx(high if left < right else low)
+    assert probe.accuracy(*val) == max(left, right)

@@ -73,7 +73,11 @@ def test_old_names_of_the_unified_network(tmp_path):
     content = torch.load(path, weights_only=True)
     content["state_dict"] = {k.replace("mvlpt_proj", "upt_proj"): v for k, v in content["state_dict"].items()}
     torch.save(content, path)
-    load_dassl(MAKERS["mvlpt"](clip), tmp_path)
+    assert any("upt_proj" in key for key in content["state_dict"])
+    other = MAKERS["mvlpt"](clip)
+    load_dassl(other, tmp_path)
+    for (name, a), b in zip(head.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_classifiers_of_other_classes_are_left_out_and_named(tmp_path):

@@ -12,7 +12,7 @@ from xmodal.heads import text_side
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
-from xmodal.heads.text_side import PromptTokens, TextSide, make_prompt_ids
+from xmodal.heads.text_side import PromptTokens, TextSide, fill, make_prompt_ids
 from xmodal.heads.zero_shot import ZeroShotHead
 from xmodal.model import TransferModel
 
@@ -268,3 +268,56 @@ def test_a_tower_that_is_not_causal_shares_nothing(clip):
     head(torch.randn(2, 16))
     with pytest.raises(ValueError, match="no beginning can be shared"):
         clip.text.encode_branches(torch.zeros(1, 2, 20), torch.zeros(1, 3, 2, 20), torch.tensor([3, 3, 3]))
+
+
+def test_dplclips_loss_is_the_mean_over_samples(clip):
+    """Domains of 6 and 2 images: each image counts alike."""
+    head = DPLCLIPHead(16, NAMES, clip, n_ctx=2, width=8).eval()
+    one, two = torch.randn(6, 16), torch.randn(2, 16)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([2, 0])
+    rows = [F.cross_entropy(head(f), y, reduction="none") for f, y in zip((one, two), labels, strict=True)]
+    found = head.loss_over_domains([one, two], labels)
+    assert torch.allclose(found["loss"], torch.cat(rows).mean(), atol=1e-5)
+    hits = torch.cat([head(f).argmax(1) == y for f, y in zip((one, two), labels, strict=True)])
+    assert found["top1"].item() == pytest.approx(100 * hits.double().mean().item(), abs=1e-4)
+
+
+def test_dplclips_prompt_is_the_mean_over_the_batch(clip):
+    """Layers with ReLU between them on raw features, written out; the mean of the outputs, not of the inputs."""
+    head, x = DPLCLIPHead(16, NAMES, clip, n_ctx=2, width=8, depth=3).eval(), 4 * torch.randn(5, 16)
+    net = head.network
+    hidden = (x @ net.input.weight.t() + net.input.bias).clamp(min=0)
+    hidden = (hidden @ net.hiddens[0].weight.t() + net.hiddens[0].bias).clamp(min=0)
+    want = (hidden @ net.output.weight.t() + net.output.bias).mean(0).view(2, 20)
+    assert torch.allclose(head.domain_prompt(x), want, atol=1e-5)
+
+
+def test_cocoops_shift_by_the_formula(clip):
+    """Every context vector of an image is moved by the same network's answer to its unit feature."""
+    head, x = CoCoOpHead(16, NAMES, clip, n_ctx=3), 5 * torch.randn(2, 16)
+    one, two = head.meta_net.linear1, head.meta_net.linear2
+    torch.nn.init.normal_(two.weight)
+    hidden = (F.normalize(x, dim=-1) @ one.weight.t() + one.bias).clamp(min=0)
+    shift = hidden @ two.weight.t() + two.bias
+    assert torch.allclose(head.shift(x), shift, atol=1e-5)
+    for row in range(2):
+        text = torch.cat([spliced_by_hand(clip, name, head.ctx + shift[row], "end") for name in NAMES])
+        want = clip.logit_scale.exp() * F.normalize(x[row], dim=-1) @ F.normalize(text, dim=-1).t()
+        assert torch.allclose(head(x)[row], want, atol=1e-3)
+
+
+def test_a_heads_own_scale_and_the_models_bias(clip):
+    """logits = scale * cosine + bias; the model's own scale where the head has none."""
+    clip.logit_bias = torch.nn.Parameter(torch.tensor(-7.0))
+    feature, text = torch.randn(4, 16), torch.randn(3, 16)
+    cosine = F.normalize(feature, dim=-1) @ F.normalize(text, dim=-1).t()
+    assert torch.allclose(TextSide(clip).logits(feature, text), clip.logit_scale.exp() * cosine - 7, atol=1e-5)
+    assert torch.allclose(TextSide(clip, 30).logits(feature, text), 30 * cosine - 7, atol=1e-5)
+    each = text.expand(4, 3, 16)
+    assert torch.allclose(TextSide(clip, 30).logits(feature, each), 30 * cosine - 7, atol=1e-5)
+
+
+def test_underscores_in_names_are_blanks(clip):
+    assert fill("the {}.", "red_dog") == "the red dog."
+    one, other = (make_prompt_ids(clip.tokenizer, names, 2).ids for names in (["red_dog", "cat"], ["red dog", "cat"]))
+    assert torch.equal(one, other)

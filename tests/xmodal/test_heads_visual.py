@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.xmodal.clips import NAMES, small_clip
-from xmodal.heads.dpt import DPTHead
+from xmodal.heads.dpt import ClassAwarePrompts, DPTHead
 from xmodal.heads.mvlpt import MVLPTHead, UnifiedPrompts, average_states
 from xmodal.heads.visual_prompts import plain_feature
 from xmodal.prompted import PromptedModel
@@ -94,9 +94,14 @@ def test_masks_leave_a_task_its_own_classes(clip):
 
 def test_averaged_states(clip):
     heads = [MVLPTHead(16, NAMES, clip) for _ in range(3)]
+    want = {
+        name: (p + q + r) / 3
+        for (name, p), q, r in zip(heads[0].named_parameters(), *(h.parameters() for h in heads[1:]), strict=True)
+    }
     mean = average_states([h.state_dict() for h in heads])
+    assert mean.keys() == want.keys()
+    assert all(torch.allclose(mean[name], value, atol=1e-6) for name, value in want.items())
     heads[0].load_state_dict(mean)
-    assert torch.allclose(mean["ctx"], torch.stack([mean["ctx"], heads[1].ctx * 0 + mean["ctx"]]).mean(0))
     assert torch.equal(heads[0].visual, mean["visual"])
     with pytest.raises(ValueError, match="same kind"):
         average_states([mean, {"ctx": mean["ctx"]}])
@@ -151,9 +156,13 @@ def test_dpt_in_a_model_trains_everything_and_saves_only_itself(clip, bottom):
 
 
 def test_clips_are_averaged_over_frames(clip):
-    model = PromptedModel(clip.visual, dict(type="mvlpt", class_names=NAMES, clip=clip, n_ctx=2, n_visual=2))
+    """Features are means over the frames of a view, probabilities means over views."""
+    model = PromptedModel(clip.visual, dict(type="mvlpt", class_names=NAMES, clip=clip, n_ctx=2, n_visual=2)).eval()
     clips = torch.randn(2, 2, 3, 3, 16, 16)
-    assert len(model.eval()(mode="predict", clips=clips)) == 2
+    found = torch.stack([p["scores"] for p in model(mode="predict", clips=clips)])
+    each = model.features(image=clips.flatten(0, 2)).unflatten(0, (2, 2, 3)).mean(2)  # (clips, views, D)
+    want = torch.stack([model.head(each[:, view]).softmax(-1) for view in range(2)]).mean(0)
+    assert torch.allclose(found, want, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -172,3 +181,54 @@ def test_clips_are_averaged_over_frames(clip):
 def test_mistakes_are_named(clip, make, message):
     with pytest.raises(ValueError, match=message):
         make(clip)
+
+
+def test_a_tasks_loss_is_among_its_own_classes(clip, tokens):
+    head = MVLPTHead(16, NAMES, clip, n_ctx=2, n_visual=2, task_sizes={"a": 1, "b": 2})
+    feature = head.encode(clip.visual, *tokens)
+    logits, label = head(feature), torch.tensor([1, 2, 2, 1])
+    want = F.cross_entropy(logits[:, 1:], label - 1)
+    found = head.loss(feature, label, torch.ones(4).long())
+    assert torch.allclose(found["loss"], want, atol=1e-5)
+    hits = (logits[:, 1:].argmax(1) + 1 == label).float().mean() * 100
+    assert torch.allclose(found["top1"], hits)
+    assert torch.allclose(head.loss(feature, label)["loss"], F.cross_entropy(logits, label), atol=1e-5)
+
+
+def test_visual_prompts_start_within_the_papers_bound(clip):
+    """sqrt(6 / (3 * patch^2 + width)): patches of 8 pixels, width 24."""
+    head = MVLPTHead(16, NAMES, clip, n_ctx=0, n_visual=400)
+    bound = (6 / (3 * 8 * 8 + 24)) ** 0.5
+    for prompts in (head.visual, head.deep):
+        assert 0.98 * bound < prompts.abs().max() <= bound
+
+
+def test_the_blocks_own_loss_is_weighed_by_alpha(clip, tokens):
+    """Of two class-aware blocks the mean; alpha times that is added."""
+    head = dpt(clip, bottom=2, warmup_epochs=0, alpha=0.3)
+    out = head.encode(clip.visual, *tokens)
+    label, rows = out.selected[:, 1], torch.arange(4)
+    own = [F.cross_entropy(block[rows, 1], label) for block in out.layer_logits]
+    assert len(own) == 2
+    want = F.cross_entropy(head(out), label) + 0.3 * (own[0] + own[1]) / 2
+    assert torch.allclose(head.loss(out, label)["loss"], want, atol=1e-5)
+
+
+def test_class_aware_prompts_by_the_formula():
+    """Attention of the projected text features over tokens and learned tokens, whose values are the raw tokens."""
+    part = ClassAwarePrompts(feature_dim=6, dim=8, num_classes=3, n_tokens=4, attn_dim=5).double()
+    for p in part.parameters():
+        torch.nn.init.normal_(p, std=0.7)
+    x, asked = torch.randn(2, 7, 8).double(), torch.randn(2, 2, 6).double()
+    prompts, logits = part(x, asked)
+    norm = lambda y, layer: (  # noqa: E731
+        (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, correction=0) + 1e-5).sqrt() * layer.weight
+        + layer.bias
+    )
+    for b in range(2):
+        query = asked[b] @ part.meta_net.weight.t() + part.meta_net.bias
+        seen = torch.cat([x[b], part.tokens])
+        score = (query @ part.q.weight.t()) @ (seen @ part.k.weight.t()).t() / 5**0.5
+        found = score.softmax(-1) @ seen @ part.out.weight.t()
+        assert torch.allclose(prompts[b], norm(found + query, part.prompt_norm))
+        assert torch.allclose(logits[b], norm(found, part.norm) @ part.classifier.weight.t())

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from PIL import Image
 
 from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.data.collate import collate
+from xmodal.data.digits import rows_of
 from xmodal.data.image_benchmarks import BENCHMARKS, files_of, first_of, group_means, task_of
+from xmodal.data.image_lists import read_images
 from xmodal.data.images import ImageDataset, read_image
 from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize, pil_resize
 
@@ -197,3 +200,31 @@ def test_statistics_are_the_recipes():
     assert with_statistics(cfg, "own").pixel_mean == tiny_clip_encoder("random").pixel_mean
     with pytest.raises(ValueError, match="did you mean 'imagenet'"):
         with_statistics(cfg, "imagnet")
+
+
+def test_folders_are_classes_in_alphabetical_order(tmp_path, monkeypatch):
+    """Whatever order the disk lists them in."""
+    for name in ("dog/2.png", "dog/1.png", "ant/1.png", "cat/1.png"):
+        picture(tmp_path / name)
+    plain = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(plain(self), reverse=True)))
+    listing = read_images(tmp_path)
+    assert listing.classes == ["ant", "cat", "dog"]
+    want = [("ant/1.png", 0), ("cat/1.png", 1), ("dog/1.png", 2), ("dog/2.png", 2)]
+    assert [(s.sample_id, s.label) for s in listing.samples] == want
+    given = read_images(tmp_path, classes=["dog", "cat", "ant"])
+    assert [s.label for s in given.samples] == [2, 1, 0, 0]
+
+
+def test_digits_are_split_without_overlap():
+    """1797 scans: 500 to test, 300 to validate, shots of the others."""
+    sklearn = pytest.importorskip("sklearn.datasets")
+    target = sklearn.load_digits().target
+    parts = {s: rows_of(target, s, shots=8, draw=1) for s in ("train", "val", "trainval", "test")}
+    assert {s: len(rows) for s, rows in parts.items()} == {"train": 80, "val": 300, "trainval": 380, "test": 500}
+    assert np.bincount(target[parts["train"]]).tolist() == [8] * 10
+    assert len(set().union(*(parts[s].tolist() for s in ("train", "val", "test")))) == 880
+    assert set(parts["trainval"]) == {*parts["train"], *parts["val"]}
+    other = rows_of(target, "train", shots=8, draw=2)
+    assert set(other) != set(parts["train"])
+    assert not set(other) & {*parts["val"], *parts["test"]}

@@ -58,6 +58,10 @@ def test_labels_are_left_alone_and_checked():
     target = unicl_target(label)
     assert label.tolist() == [0, 4, 0, 4]
     assert target.tolist() == [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 1, 0, 1]]
+    assert unicl_target(torch.tensor([0, 4])).tolist() == [
+        [1, 0],
+        [0, 1],
+    ]  # a caption is of no class, not even the last
     with pytest.raises(ValueError, match="-1"):
         unicl_target(torch.tensor([-1, 0]))
     with pytest.raises(ValueError, match="go together"):
@@ -115,3 +119,10 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def test_clips_loss_does_not_look_at_labels():
+    u, v = features(4)
+    label = torch.tensor([1, 1, 2, 2])
+    assert torch.equal(clip_loss(u, v, SCALE, label)["loss"], clip_loss(u, v, SCALE)["loss"])
+    assert not torch.allclose(unicl_loss(u, v, SCALE, label)["loss"], clip_loss(u, v, SCALE)["loss"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from xmodal.metrics import Accuracy, Tally, one_line
+from xmodal.metrics import Accuracy, Tally, one_line, write_predictions
 
 
 def slow(scores, label, k):
@@ -96,3 +96,48 @@ def test_adapter_says_over_how_many_and_dumps(tmp_path, suffix):
 def test_dump_refuses_other_endings():
     with pytest.raises(ValueError, match=r"\.npz or \.json"):
         Accuracy(dump="x.txt")
+
+
+@pytest.mark.parametrize(("classes", "told"), [(4, False), (5, False), (6, True)])
+def test_top5_needs_more_than_five_classes(classes, told):
+    """Of five classes every answer is among the best five."""
+    tally = Tally()
+    tally.add(torch.arange(classes).float()[None].repeat(2, 1), torch.tensor([0, classes - 1]))
+    found = tally.compute()
+    assert ("top5" in found) == told
+    assert found["top1"] == 50
+    if told:
+        assert found["top5"] == 50  # the lowest of six scores is the sixth
+
+
+def test_counts_of_all_processes_add_up(monkeypatch, tmp_path):
+    """Another process has seen three more samples of two classes, one of them unreadable and one without a label."""
+    other = Tally()
+    other.add(torch.eye(3), torch.tensor([0, 0, 2]))
+    theirs = (other, [{"sample_id": "z", "reason": "r"}], 1, predictions(torch.eye(3), [0, 0, 2]))
+    monkeypatch.setattr("xmodal.metrics.gather", lambda mine: [mine, theirs])
+    metric = Accuracy(dump=str(tmp_path / "p.npz"))
+    mine = [{"sample_id": "m", "scores": torch.tensor([0.0, 1.0, 0.0]), "label": 1}]
+    metric.process({"skipped": [{"sample_id": "y", "reason": "r"}]}, mine)
+    metric.process({}, [{"sample_id": "n", "scores": torch.ones(3), "label": None}])
+    found = metric.evaluate(7)
+    assert found["top1"] == pytest.approx(100 * 3 / 4)
+    assert found["confusion"] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert (found["evaluated"], found["of"], found["unlabelled"]) == (4, 7, 2)
+    assert [s["sample_id"] for s in found["skipped"]] == ["y", "z"]
+    assert np.load(tmp_path / "p.npz")["sample_id"].tolist() == ["m", "n", "s0", "s1", "s2"]
+
+
+def test_predictions_are_written_by_name(tmp_path):
+    rows = [{"sample_id": name, "scores": torch.tensor([float(i)]), "label": i} for i, name in enumerate("cab")]
+    write_predictions(tmp_path / "p.npz", rows)
+    stored = np.load(tmp_path / "p.npz")
+    assert stored["sample_id"].tolist() == ["a", "b", "c"]
+    assert stored["label"].tolist() == stored["scores"][:, 0].tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(("up_to", "told"), [(2, False), (3, True)])
+def test_the_confusion_matrix_is_told_up_to_a_size(up_to, told):
+    metric = Accuracy(confusion_up_to=up_to)
+    metric.process({}, predictions(torch.eye(3), [0, 1, 0]))
+    assert ("confusion" in metric.evaluate(3)) == told

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -183,3 +184,77 @@ def test_preprocessor_normalises_and_mixes():
     torch.testing.assert_close(mixed["label"].sum(1), torch.ones(2))
     with pytest.raises(ValueError, match="num_classes"):
         Preprocessor((0.5,) * 3, (0.5,) * 3, mixup=0.8)
+
+
+def test_every_view_has_the_label_of_its_clip():
+    """Two clips of three views are six samples: the labels are a a a b b b."""
+    model = st_model(head=dict(type="classification", num_classes=5)).eval()
+    clips, label = torch.randn(2, 3, 2, 3, 16, 16), torch.tensor([1, 4])
+    logits = model(mode="tensor", clips=clips).double()
+    want = -logits.log_softmax(1)[torch.arange(6), torch.tensor([1, 1, 1, 4, 4, 4])].mean()
+    assert model(mode="loss", clips=clips, label=label)["loss"].item() == pytest.approx(want.item(), abs=1e-5)
+
+
+def test_the_last_blocks_adapter_before_its_attention_trains():
+    """The class token of the last block attends to the patches that it edits."""
+    model = refill(st_model()).train()
+    model(mode="loss", clips=torch.randn(2, 1, 3, 3, 16, 16), label=torch.tensor([0, 1]))["loss"].backward()
+    for block in range(3):
+        own = [p for n, p in model.named_parameters() if f"blocks.{block}.pre_attn" in n]
+        assert own
+        assert all(p.requires_grad for p in own)
+        assert any(p.grad.abs().max() > 0 for p in own)
+
+
+def pixels_of(*shape):
+    """Grey images, each of one value, so that a mixture tells its weight."""
+    return torch.arange(1, shape[0] + 1, dtype=torch.float32).view(-1, *[1] * (len(shape) - 1)).expand(shape) * 10
+
+
+def test_mixup_weighs_labels_as_it_weighs_pixels():
+    """lam x + (1 - lam) x', labels likewise; with smoothing s a class has 1 - s + s / K, the others s / K."""
+    np.random.seed(0)
+    pre = Preprocessor((0.0,) * 3, (1 / 255,) * 3, mixup=1.0, num_classes=4, label_smoothing=0.2)
+    clips, label = pixels_of(4, 2, 3, 3, 6, 6), torch.tensor([0, 1, 2, 3])
+    found = pre({"clips": clips, "label": label}, training=True)
+    mixed = found["clips"].double()
+    assert torch.allclose(mixed, mixed[:, :1, :1, :1, :1, :1].expand_as(mixed)), "all views, frames and pixels alike"
+    lam = (mixed[0, 0, 0, 0, 0, 0] - 40) / (10 - 40)
+    assert 0 < lam < 1
+    want = lam * pixels_of(4) + (1 - lam) * pixels_of(4).flip(0)
+    assert torch.allclose(mixed[:, 0, 0, 0, 0, 0], want.double(), atol=1e-4)
+    smooth = torch.full((4, 4), 0.05, dtype=torch.float64) + 0.8 * torch.eye(4, dtype=torch.float64)
+    assert torch.allclose(found["label"].double(), lam * smooth + (1 - lam) * smooth.flip(0), atol=1e-5)
+
+
+def test_cutmix_pastes_a_box_and_weighs_labels_by_its_area():
+    np.random.seed(3)
+    pre = Preprocessor((0.0,) * 3, (1 / 255,) * 3, cutmix=1.0, num_classes=2)
+    images = pixels_of(2, 3, 16, 16)
+    found = pre({"image": images, "label": torch.tensor([0, 1])}, training=True)
+    inside = (found["image"] - images).abs() > 1
+    assert 0 < inside.float().mean() < 1
+    assert torch.allclose(found["image"], torch.where(inside, images.flip(0), images), atol=1e-4)
+    share = 1 - inside.float().mean().item()
+    assert found["label"][0].tolist() == pytest.approx([share, 1 - share], abs=1e-5)
+
+
+def test_mixing_is_for_training_alone_and_odd_batches_pass():
+    pre = Preprocessor((0.0,) * 3, (1 / 255,) * 3, mixup=1.0, num_classes=4)
+    batch = {"image": pixels_of(4, 3, 6, 6), "label": torch.tensor([0, 1, 2, 3])}
+    plain = pre(batch)
+    assert torch.allclose(plain["image"], batch["image"], atol=1e-4)
+    assert plain["label"].tolist() == [0, 1, 2, 3]
+    odd = pre({k: v[:3] for k, v in batch.items()}, training=True)
+    assert torch.allclose(odd["image"], batch["image"][:3], atol=1e-4)
+    assert torch.equal(odd["label"], torch.eye(4)[:3])
+
+
+def test_predictions_without_labels_or_names():
+    scores = torch.eye(3)[:2]
+    found = TransferModel.to_predictions(scores, None, None)
+    assert [(p["sample_id"], p["label"]) for p in found] == [("0", None), ("1", None)]
+    found = TransferModel.to_predictions(scores, torch.tensor([2, 1]), ["x", "y"])
+    assert [(p["sample_id"], p["label"], p["scores"].tolist()) for p in found] == [
+        ("x", 2, [1, 0, 0]), ("y", 1, [0, 1, 0]),
+    ]  # fmt: skip

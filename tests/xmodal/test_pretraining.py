@@ -13,6 +13,8 @@ from PIL import Image
 from xmodal.data.captions import CaptionList, LabelledFolder, MixedPairs, RandomCrop, TarShards
 from xmodal.data.collate import collate
 from xmodal.data.shape_captions import CLASSES, ShapeCaptions, shape_tokenizer
+from xmodal.data.shape_pool import ShapeThings
+from xmodal.data.shapes import COLORS, SHAPES, picture
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.pretraining import ContrastiveModel, retrieval
 
@@ -199,3 +201,54 @@ def test_recipes_build(path):
         net = build(cfg.model, MODELS)
     assert all(p.requires_grad for p in net.parameters())
     assert cfg.train_dataloader.batch_size > 1
+
+
+def test_the_centre_is_cut_out_for_testing(folder):
+    """Of a picture of three coloured thirds the middle one is left, whichever way the picture lies."""
+    for name, axis in (("wide", 1), ("high", 0)):
+        thirds = np.concatenate([np.full((12, 12, 3), v, np.uint8) for v in (10, 120, 240)], axis=axis)
+        Image.fromarray(thirds).save(folder / f"{name}.png")
+        (folder / "one.jsonl").write_text(json.dumps({"image": f"{name}.png", "caption": "x"}) + "\n")
+        assert (CaptionList(str(folder / "one.jsonl"), size=12, test=True)[0]["image"] == 120).all()
+
+
+def test_the_labels_of_the_shape_world_name_what_is_drawn():
+    """Colour by colour, each with all shapes; 0 is a caption."""
+    names = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
+    assert names == CLASSES
+    world = ShapeCaptions(30, labelled=1.0, world=4)
+    for i in range(30):
+        _, scene = picture(np.random.default_rng([4, i]))
+        thing = scene.things[0]
+        want = 1 + names.index(f"{thing.color} {thing.shape}") if len(scene.things) == 1 else 0
+        sample = world[0, i]
+        assert sample["label"] == want
+        assert f"{thing.color} {thing.shape}" in sample["caption"] or not want
+    assert 5 < (world.labels > 0).sum() < 30
+    assert (ShapeCaptions(30, labelled=0.0, world=4).labels == 0).all()
+
+
+def test_five_samples_may_always_be_unreadable(folder):
+    for path in (folder / "classes").rglob("*.png"):
+        path.write_bytes(b"")
+    test = LabelledFolder(str(folder / "classes"), size=16, test=True)
+    assert all("skipped" in test[i] for i in range(5))
+    with pytest.raises(ValueError, match="6 of 6 samples cannot be read"):
+        test[5]
+
+
+def test_mixed_sets_draw_with_the_runs_seed_unless_they_say_their_own(folder):
+    one = dict(type="labelled_folder", root=str(folder / "classes"), size=16)
+    mixed = MixedPairs([one, {**one, "seed": 9}], seed=4)
+    assert [d.seed for d in mixed.datasets] == [4, 9]
+    assert torch.equal(torch.from_numpy(mixed[1, 7]["image"]), torch.from_numpy(mixed.datasets[1][1, 1]["image"]))
+
+
+def test_brightness_and_contrast_are_drawn_anew_every_epoch():
+    """(1 + g gain) x + s shift, g and s uniform in -1 to 1, then cut off at 0 and 255."""
+    things = ShapeThings(3, world=2, gain=0.2, shift=30.0, seed=5)
+    for epoch in range(3):
+        g, s = np.random.default_rng([5, epoch, 1]).uniform(-1, 1, 2)
+        want = np.clip(things.pool.images[1].astype(np.float64) * (1 + 0.2 * g) + 30 * s, 0, 255)
+        assert np.allclose(things[epoch, 1]["image"], want, atol=1e-3)
+    assert not np.array_equal(things[0, 1]["image"], things[1, 1]["image"])

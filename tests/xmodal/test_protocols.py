@@ -1,6 +1,7 @@
 """Protocols: samples, splits, rates, views, and what each plan lets train, validate and test."""
 
 import json
+import math
 import random
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from xmodal.protocols.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
 from xmodal.protocols.folders import DOMAINBED, read_domain, read_folder, read_shift
-from xmodal.protocols.images import ListedImages, ShapeImages, crop_box
+from xmodal.protocols.images import ListedImages, ShapeImages, crop_box, training_view
 from xmodal.protocols.images import test_view as view_for_testing
 from xmodal.protocols.items import Item, Splits, read_split_file, split_hash, write_split_file
 from xmodal.protocols.plans import (
@@ -312,3 +313,61 @@ def test_domains_are_the_folders_in_alphabetical_order(tmp_path):
     with pytest.raises(ValueError, match="should hold 4 domains, found 0"):
         read_domain(tmp_path, "VLCS", "C")
     assert {len(about.domains) for about in DOMAINBED.values()} == {4}
+
+
+def test_validation_has_at_most_four_shots_from_the_same_stream():
+    """Train, then validation, from one stream of Python's `random`."""
+    train, val = [i % 3 for i in range(60)], [i % 3 for i in range(30)]
+    for shots, checked in ((1, 1), (2, 2), (4, 4), (8, 4), (16, 4)):
+        rng, want = random.Random(3), []
+        for labels, count in ((train, shots), (val, checked)):
+            groups = [[i for i, y in enumerate(labels) if y == k] for k in range(3)]
+            want.append([i for items in groups for i in rng.sample(items, count)])
+        assert list(draw_coop(train, val, shots, 3)) == want
+
+
+def test_rates_by_the_formula():
+    """After the warm-up half a cosine as long as the whole run, from its own epoch 0."""
+    found = learning_rates(0.002, 50)
+    assert found == pytest.approx([1e-5, *(0.002 * (1 + math.cos(math.pi * e / 50)) / 2 for e in range(49))])
+    half = learning_rates(1.0, 10, 2, cosine_epochs=20)
+    assert half[2:] == pytest.approx([(1 + math.cos(math.pi * e / 20)) / 2 for e in range(8)])
+    counted = learning_rates(1.0, 10, 2, recount=False)
+    assert counted[2:] == pytest.approx([(1 + math.cos(math.pi * e / 10)) / 2 for e in range(2, 10)])
+
+
+def test_the_mean_over_tasks():
+    assert MultiTask().summary({"one": 80.0, "two": 60.0, "three": 10.0}) == {"mean": 50.0}
+    assert CrossDataset().summary({"toy": 90.0}) == {}
+
+
+def test_domainbed_tests_on_the_in_split():
+    """The held-out domain's own 80 %, split as if it trained; each environment has a stream of its own."""
+    domains = [labelled(n, labels=[0, 1] * 10) for n in "ACPS"]
+    plan = DomainBed(held_out="P").plan(domains[0], -1, 1, domains[1:])
+    inside, outside = holdout_split(20, 1, 2)
+    assert plan.tests["P"].indices == inside.tolist()
+    assert [p.indices for p in plan.val] == [holdout_split(20, 1, env)[1].tolist() for env in (0, 1, 3)]
+    assert (len(inside), len(outside)) == (16, 4)
+    assert len({tuple(p.indices) for p in plan.val}) == 3
+
+
+def test_half_of_the_training_views_are_mirrored():
+    ramp = Image.fromarray(np.tile(np.arange(32, dtype=np.uint8)[None, :, None] * 8, (32, 1, 3)))
+    rising = [
+        np.asarray(training_view(ramp, 8, (0.5, 1.0), True, np.random.default_rng(i)))[4, :, 0].astype(int)
+        for i in range(100)
+    ]
+    assert 30 < sum(row[-1] > row[0] for row in rising) < 70
+    for i in range(10):
+        row = np.asarray(training_view(ramp, 8, (0.5, 1.0), False, np.random.default_rng(i)))[4, :, 0].astype(int)
+        assert row[-1] > row[0]
+
+
+@pytest.mark.parametrize("size", [(61, 87), (87, 61), (48, 48), (50, 49)])
+def test_test_views_are_torchvisions(size):
+    from torchvision.transforms import functional as tv
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+    want = tv.center_crop(tv.resize(picture, 48, tv.InterpolationMode.BICUBIC), [48, 48])
+    assert np.array_equal(np.asarray(view_for_testing(picture, 48)), np.asarray(want))

@@ -92,3 +92,63 @@ def test_impossible_limits_are_explained():
         search(limit=10).run(log=lambda line: None)
     with pytest.raises(ValueError, match="at most 4"):
         SearchSpace(**{**SPACE, "depths": (3, 6)})
+
+
+def test_the_best_are_kept_without_repetitions():
+    s = search()
+    s.scores = {"a": 1.0, "b": 3.0, "c": 2.0, "d": 3.0}
+    assert s.best(["a", "b", "c", "b", "d"], 3) == ["b", "d", "c"]  # of equals the first
+
+
+def test_the_limits_themselves_are_allowed():
+    sizes = {"prompt": [1, 0, 0, 0], "lora": [1, 0, 0, 0], "adapter": [1, 0, 0, 0]}
+    count = SearchSpace(**SPACE).params(sizes)
+    assert search(limit=count, least=count).legal(sizes)
+    assert not search(limit=count - 1).legal(sizes)
+    assert not search(least=count + 1, limit=10**9).legal(sizes)
+    twice = search(limit=10**9)
+    assert [twice.legal(sizes), twice.legal(sizes)] == [True, False]  # new ones only
+
+
+def test_parents_are_the_best(monkeypatch):
+    """Children come from the best four of all that were kept, in every epoch."""
+    s, seen = search(epochs=3), []
+    plain = s.mutate
+    monkeypatch.setattr(s, "mutate", lambda rng, parents: seen.append(list(parents)) or plain(rng, parents))
+    s.run(log=lambda line: None)
+    assert {len(parents) for parents in seen} == {4}
+    ranked = sorted(s.kept, key=lambda k: -s.scores[k])
+    assert [s.scores[p] for p in seen[-1]] == [s.scores[k] for k in ranked[:4]]
+
+
+def test_the_population_is_the_best_of_all_that_ever_were():
+    """The last epoch's new candidates are judged and no longer taken in."""
+    s = search(epochs=5)
+    s.run(log=lambda line: None)
+    taken_in = sorted((s.scores[k] for k in s.scores if k not in s.candidates), reverse=True)
+    assert len(taken_in) > 30
+    assert [s.scores[k] for k in s.kept] == taken_in[:12]
+
+
+def test_a_child_takes_each_kind_from_one_of_two_parents():
+    kinds = ("prompt", "lora", "adapter")
+    one, two = ({kind: [size, 0, 0, 0] for kind in kinds} for size in (1, 3))
+    rng, s = np.random.default_rng(0), search()
+    children = [s.cross(rng, [json.dumps(one), json.dumps(two)]) for _ in range(100)]
+    assert all(child[kind] in (one[kind], two[kind]) for child in children for kind in kinds)
+    mixed = sum(len({child[kind][0] for kind in kinds}) == 2 for child in children)
+    assert 20 < mixed < 60  # different parents in half of the cases, of which three quarters mix
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.3, 1.0])
+def test_mutations_are_as_rare_as_asked(prob):
+    """A kind that changes gets the depth that its parent does not have."""
+    parent = {kind: [3, 0, 0, 0] for kind in ("prompt", "lora", "adapter")}
+    s, rng = Search(SearchSpace(**{**SPACE, "depths": (4,)}), accuracy, mutation_prob=prob, depth_prob=1.0), None
+    rng = np.random.default_rng(1)
+    changed = [
+        child[kind] != parent[kind]
+        for child in (s.mutate(rng, [json.dumps(parent)]) for _ in range(200))
+        for kind in parent
+    ]
+    assert np.mean(changed) == pytest.approx(prob, abs=0.06)

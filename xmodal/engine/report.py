@@ -13,7 +13,7 @@ import torch
 from mmengine.hooks import Hook
 
 import xmodal
-from xmodal.engine.checkpoint import bare
+from xmodal.engine.checkpoint import CheckpointHook, bare
 from xmodal.registry import HOOKS
 
 PACKAGES = (
@@ -50,6 +50,11 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def lowest_are_best(runner: Any) -> set[str]:
+    """Names of the metrics whose lowest value is the best one, as the run's checkpoint hooks say."""
+    return {hook.best for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.best and hook.sign < 0}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -142,9 +147,10 @@ class ReportHook(Hook):
             self.report["test"] = entry
         elif runner.training:
             self.epoch_entry(runner)["val"] = entry
-            best = self.report["best"]
+            best, lower = self.report["best"], lowest_are_best(runner)
             for key, value in metrics.items():
-                if isinstance(value, float) and (key not in best or value > best[key]):
+                sign = -1 if key in lower else 1
+                if isinstance(value, float) and (key not in best or sign * value > sign * best[key]):
                     best[key] = value
         self.save(runner)
 

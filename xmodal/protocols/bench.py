@@ -1,6 +1,7 @@
 """What the runs of a few-shot grid share: the frozen encoders, the data sets, and features that are computed once."""
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,7 +203,9 @@ class Bench:
         """Where features are kept; the name holds what they depend on."""
         if self.cache is None:
             return None
-        stamp = self.fingerprint(key[0])[:12] + self.source(key[1]).hash()[:8]
+        source = self.source(key[1])
+        view = hashlib.sha256(repr(options_of(source.view(key[2], key[3] != "plain"))).encode()).hexdigest()
+        stamp = self.fingerprint(key[0])[:12] + source.hash()[:8] + view[:8]
         return Path(self.cache) / f"{'_'.join(key)}_{stamp}.pt"
 
     def load(self, key: tuple[str, ...]) -> dict[int, Tensor]:
@@ -219,6 +222,12 @@ class Bench:
         content = {"index": torch.tensor(sorted(kept)), "feature": torch.stack([kept[i] for i in sorted(kept)])}
         torch.save(content, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
+
+
+def options_of(data: Any) -> list[str]:
+    """What a data set was built with that changes its views: sizes, crops, seeds, styles."""
+    own = getattr(data, "__dict__", {}).items()
+    return sorted(f"{key}={value}" for key, value in own if isinstance(value, int | float | str | tuple))
 
 
 def read_features(path: Path | None) -> dict[int, Tensor]:

@@ -171,7 +171,8 @@ class ShapeImages(FewShotImages):
         ):
             if word not in known:
                 raise ValueError(f"shape images know no {word!r}; {did_you_mean(word, known)}")
-        self.pairs, self.style, self.split, self.pixels = [(c, s) for c in colors for s in shapes], style, split, size
+        self.pairs = tuple((c, s) for c in colors for s in shapes)
+        self.style, self.split, self.pixels = style, split, size
         labels = [k for k in range(len(self.pairs)) for _ in range(per_class)]
         ids = [f"{style}/{split}/{i:05d}" for i in range(len(labels))]
         super().__init__(labels, [f"{c} {s}" for c, s in self.pairs], ids, size=size, **view)

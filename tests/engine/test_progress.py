@@ -1,0 +1,105 @@
+"""What is logged: means over samples, of their interval and of the epoch, over all processes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from xmodal.engine import progress
+from xmodal.engine.progress import Means, ProgressHook
+from xmodal.engine.report import ReportHook
+
+SIZES, LOSSES = [5, 3, 4, 4, 2], [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def drive(monkeypatch, sizes=SIZES, losses=LOSSES, interval=2, world=1, rates=(0.1,), seconds=1.0):
+    """Numbers of every log line and of the epoch, of an epoch with these batches; each step takes `seconds`."""
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    logs, epochs = {}, []
+
+    def call_hook(name, **given):
+        if name == "after_log":
+            logs[given["step"]] = given["values"]
+        else:
+            epochs.append(given["values"])
+
+    count = len(sizes)
+    loop = SimpleNamespace(
+        by_steps=False, epoch=0, max_epochs=1, steps_per_epoch=count, max_iters=count, iter=0, val_interval=1
+    )
+    groups = [{"lr": rate} for rate in rates]
+    runner = SimpleNamespace(
+        train_loop=loop, iter=0, rank=0, world_size=world, call_hook=call_hook, logger=SimpleNamespace(info=print),
+        visualizer=SimpleNamespace(add_scalars=lambda *a, **k: None),
+        optim_wrapper=SimpleNamespace(grad_norm=None, optimizer=SimpleNamespace(param_groups=groups)),
+    )  # fmt: skip
+    hook = ProgressHook(interval)
+    hook.terminal = False
+    hook.before_train_epoch(runner)
+    for size, loss in zip(sizes, losses, strict=True):
+        batch = {"image": torch.zeros(size, 1)}
+        hook.before_train_iter(runner, 0, batch)
+        clock[0] += seconds
+        hook.after_train_iter(runner, 0, batch, {"loss": torch.tensor(loss)})
+        runner.iter += 1
+    hook.after_train_epoch(runner)
+    return logs, epochs[0]
+
+
+def test_means_weigh_every_sample_alike():
+    means = Means()
+    means.add({"loss": 1.0, "top1": torch.tensor(50.0)}, 3)
+    means.add({"loss": 5.0, "top1": torch.tensor(100.0)}, 1)
+    assert means.look() == {"loss": pytest.approx((3 * 1 + 5) / 4), "top1": pytest.approx((3 * 50 + 100) / 4)}
+    assert Means().look() == {}
+
+
+def test_logged_losses_are_means_over_samples_of_their_interval(monkeypatch):
+    logs, _ = drive(monkeypatch)
+    want = {2: (5 * 1 + 3 * 2) / 8, 4: (4 * 3 + 4 * 4) / 8, 5: 5.0}  # the last step is always logged
+    assert {step: values["loss"] for step, values in logs.items()} == pytest.approx(want)
+
+
+def test_epoch_means_are_means_over_samples(monkeypatch):
+    _, epoch = drive(monkeypatch)
+    assert epoch["loss"] == pytest.approx((5 * 1 + 3 * 2 + 4 * 3 + 4 * 4 + 2 * 5) / 18)
+    assert epoch["seconds"] == pytest.approx(5.0)
+
+
+def test_means_are_averaged_over_processes(monkeypatch):
+    """The other one of two processes has a loss of 5 and an accuracy of 30."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(dist, "all_reduce", lambda mine: mine.add_(torch.tensor([5.0, 30.0])))
+    means = Means()
+    means.add({"loss": 2.0, "top1": 60.0}, 4)
+    means.add({"loss": 4.0, "top1": 80.0}, 4)
+    assert means.look() == {"loss": pytest.approx((3 + 5) / 2), "top1": pytest.approx((70 + 30) / 2)}
+
+
+def test_speed_counts_the_samples_of_all_processes(monkeypatch):
+    logs, _ = drive(monkeypatch, world=2, seconds=0.5)
+    assert logs[2]["per_second"] == pytest.approx(2 * 8 / 1.0)
+    assert logs[2]["step_time"] == pytest.approx(0.5)
+    assert logs[5]["per_second"] == pytest.approx(2 * 2 / 0.5)
+
+
+def test_the_highest_rate_is_shown(monkeypatch):
+    logs, _ = drive(monkeypatch, rates=(0.1, 0.3, 0.2))
+    assert logs[2]["lr"] == 0.3
+
+
+def test_a_loss_that_is_no_number_stops_the_run(monkeypatch):
+    for odd in (float("nan"), float("inf")):
+        with pytest.raises(FloatingPointError, match="by step 4"):
+            drive(monkeypatch, losses=[1.0, 1.0, 1.0, odd, 1.0])
+
+
+def test_small_rates_are_not_rounded_away():
+    hook = ReportHook()
+    hook.report = {"history": []}
+    hook.after_log(None, 3, {"loss": 0.12345678, "lr": 1.25e-8})
+    assert hook.report["history"] == [{"step": 3, "loss": 0.123457, "lr": 1.25e-8}]
