@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xmodal.engine.compat import OptimWrapper
-from xmodal.engine.optim import TrainedGroups, param_groups, table
+from xmodal.engine.optim import OptimWrapper, TrainedGroups, param_groups, table
 from xmodal.engine.schedule import ConstantSchedule, CosineSchedule
 
 

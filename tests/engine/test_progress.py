@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from xmodal.engine import progress
-from xmodal.engine.progress import Means, ProgressHook
+from xmodal.engine import meter
+from xmodal.engine.loops import TrainLoop
+from xmodal.engine.meter import Means, Meter
 from xmodal.engine.report import ReportHook
 
 SIZES, LOSSES = [5, 3, 4, 4, 2], [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -16,36 +17,28 @@ SIZES, LOSSES = [5, 3, 4, 4, 2], [1.0, 2.0, 3.0, 4.0, 5.0]
 def drive(monkeypatch, sizes=SIZES, losses=LOSSES, interval=2, world=1, rates=(0.1,), seconds=1.0):
     """Numbers of every log line and of the epoch, of an epoch with these batches; each step takes `seconds`."""
     clock = [0.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    logs, epochs = {}, []
+    monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    logs = {}
 
-    def call_hook(name, **given):
-        if name == "after_log":
-            logs[given["step"]] = given["values"]
-        else:
-            epochs.append(given["values"])
+    def call_hook(name, step, values):
+        assert name == "after_log"
+        logs[step] = values
 
-    count = len(sizes)
-    loop = SimpleNamespace(
-        by_steps=False, epoch=0, max_epochs=1, steps_per_epoch=count, max_iters=count, iter=0, val_interval=1
-    )
     groups = [{"lr": rate} for rate in rates]
-    runner = SimpleNamespace(
-        train_loop=loop, iter=0, rank=0, world_size=world, call_hook=call_hook, logger=SimpleNamespace(info=print),
+    loop = TrainLoop.__new__(TrainLoop)
+    loop._runner = SimpleNamespace(
+        world_size=world, call_hook=call_hook, log_interval=interval,
         visualizer=SimpleNamespace(add_scalars=lambda *a, **k: None),
         optim_wrapper=SimpleNamespace(grad_norm=None, optimizer=SimpleNamespace(param_groups=groups)),
     )  # fmt: skip
-    hook = ProgressHook(interval)
-    hook.terminal = False
-    hook.before_train_epoch(runner)
+    loop._iter, loop._max_steps, loop.meter = 0, len(sizes), Meter()
+    loop.meter.begin(0)
     for size, loss in zip(sizes, losses, strict=True):
-        batch = {"image": torch.zeros(size, 1)}
-        hook.before_train_iter(runner, 0, batch)
+        loop.meter.batch_is_here()
         clock[0] += seconds
-        hook.after_train_iter(runner, 0, batch, {"loss": torch.tensor(loss)})
-        runner.iter += 1
-    hook.after_train_epoch(runner)
-    return logs, epochs[0]
+        loop.log({"loss": torch.tensor(loss)}, {"image": torch.zeros(size, 1)})
+        loop._iter += 1
+    return logs, loop.meter.end()
 
 
 def test_means_weigh_every_sample_alike():
