@@ -54,6 +54,7 @@ def test_attention_over_time_norms_queries_and_keys_as_the_block_does():
     encoder = tower(lambda: vit(qk_norm=True))
     block, x = encoder.blocks[0], torch.randn(CLIPS * FRAMES, 5, 24, dtype=torch.double)
     got = block.pre_attn["aim"](x, Grid(FRAMES, 2, 2))
+    block.attn.edits.clear()  # the adapter behind the attention over space is no part of that over time
     sequences = x.view(CLIPS, FRAMES, 5, 24).transpose(1, 2).reshape(-1, FRAMES, 24)
     y = block.attn(plain.norm(sequences, block.norm1))  # the attention itself is tested with the block
     y = y.view(CLIPS, 5, FRAMES, 24).transpose(1, 2).reshape(-1, 5, 24)

@@ -32,7 +32,8 @@ def test_a_frame_is_its_class_token_or_else_the_mean_of_its_patches(make):
     tokens, grid = stream(tower)
     want = tokens[:, 0] if grid.prefix else tokens[:, :4].mean(1)
     torch.testing.assert_close(frame_stream(tokens, grid), want)
-    torch.testing.assert_close(frame_stream(tokens, Grid(FRAMES, 0, 0, grid.prefix)), want) if grid.prefix else None
+    if grid.prefix:  # the last block may have computed no others
+        torch.testing.assert_close(frame_stream(tokens[:, : grid.prefix], grid.prefix_only()), want)
 
 
 @pytest.mark.parametrize("make", [vit, bare], ids=["class", "none"])
