@@ -141,7 +141,9 @@ def test_every_option_differs_from_its_default_in_some_row(name):
 BY_BLOCK = sorted(n for n in ADAPTERS.module_dict if "blocks" in inspect.signature(ADAPTERS.get(n)).parameters)
 
 
-@pytest.mark.parametrize(("blocks", "chosen"), [(1, {2}), (2, {1, 2}), ([0], {0}), ([-3, 1], {0, 1}), (None, {0, 1, 2})])
+@pytest.mark.parametrize(
+    ("blocks", "chosen"), [(1, {2}), (2, {1, 2}), ([0], {0}), ([-3, 1], {0, 1}), (None, {0, 1, 2})]
+)
 @pytest.mark.parametrize("name", BY_BLOCK)
 def test_a_number_of_blocks_means_the_last_ones_and_indices_mean_those(name, blocks, chosen):
     encoder = build(TOWERS["swin" if name == "conv_adapter" else "vit"]["swin" if name == "conv_adapter" else "token"])

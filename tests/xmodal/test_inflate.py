@@ -96,9 +96,7 @@ def test_frames_of_a_vit_meet_in_joint_attention_alone():
         space = inflate(encoder, num_frames=4, attention="space").eval()
         joint = inflate(encoder, num_frames=4).eval()
         tokens, grid = space.embed(clips[0], num_frames=4)
-        torch.testing.assert_close(
-            space.pool(space.forward_tokens(tokens, grid), grid), alone, atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(space.pool(space.forward_tokens(tokens, grid), grid), alone, atol=1e-5, rtol=1e-4)
         both = joint.pool(joint.forward_tokens(*joint.embed(clips[0], num_frames=4)))
     assert (both - alone).abs().max() > 1e-2
 
@@ -133,9 +131,7 @@ def plain_windows(block, x, steps, shifted):
         return moved // size, (position < shift) if shift else False
 
     places = [(t, a, b) for t in range(steps) for a in range(h) for b in range(w)]
-    owner = {
-        (t, a, b): (window(t, deep, st, steps), window(a, wh, sh, h), window(b, ww, sw, w)) for t, a, b in places
-    }
+    owner = {(t, a, b): (window(t, deep, st, steps), window(a, wh, sh, h), window(b, ww, sw, w)) for t, a, b in places}
     for t, a, b in places:
         near = [p for p in places if owner[p] == owner[t, a, b]]
         scores = []

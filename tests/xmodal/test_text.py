@@ -258,8 +258,6 @@ def test_zero_shot_weights_are_unit_vectors_of_unit_templates(small_clip):
     """Two templates whose features differ much in length: the mean is that of the unit vectors, then normed."""
     features = {"red ring": [[3.0, 0.0], [0.0, 1.0]], "dot": [[0.0, 2.0], [0.0, 5.0]]}
     table = torch.tensor([row for rows in features.values() for row in rows])
-    small_clip.encode_text = lambda ids, normalize=False: (
-        nn.functional.normalize(table, dim=-1) if normalize else table
-    )
+    small_clip.encode_text = lambda ids, normalize=False: nn.functional.normalize(table, dim=-1) if normalize else table
     weights = zero_shot_weights(small_clip, list(features), ["a {}", "{}"])
     torch.testing.assert_close(weights, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))

@@ -131,7 +131,9 @@ def test_none_or_all_norms_and_all_biases_train(make):
     assert names(encoder) == set()
     assert not any(isinstance(m, ExtraNorm) for _, m in placed(encoder))
     encoder = build(make)
-    every = {f"body.{n}.{p}" for n, m in encoder.body.named_modules() if isinstance(m, kinds) for p in ("weight", "bias")}
+    every = {
+        f"body.{n}.{p}" for n, m in encoder.body.named_modules() if isinstance(m, kinds) for p in ("weight", "bias")
+    }
     conv_adapter(encoder, 4, norms="all")
     assert names(encoder) == every
     encoder = build(make)

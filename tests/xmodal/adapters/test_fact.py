@@ -27,7 +27,9 @@ def updates(encoder, factors, form, scale):
         for name, parts in LAYERS.items():
             if form == "tt":
                 cores = block.get_submodule(name).edits["fact"].cores
-                sigma = torch.cat([cores[part] for part in parts])  # one for q, k, v each; (4r, r) of fc1, (r, 4r) of fc2
+                sigma = torch.cat(
+                    [cores[part] for part in parts]
+                )  # one for q, k, v each; (4r, r) of fc1, (r, 4r) of fc2
             else:
                 columns = factors.p[:, slice(*(12 * i + c for c in COLUMNS[name]))]
                 four = torch.einsum("abk,kj->abj", factors.c, columns)  # (r, r, slices)
