@@ -14,6 +14,7 @@ from torch import nn
 from tests.xmodal.adapters.towers import TOWERS, build
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.convnet import ConvNet, convnet, load_body
+from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -80,6 +81,17 @@ def test_statistics_are_those_of_the_weights(monkeypatch):
         "clip/RN50": OPENAI,
     }
     assert (build(TOWERS["convnet"]["resnet"]).pixel_mean, build(TOWERS["convnet"]["resnet"]).pixel_std) == IMAGENET
+
+
+def test_the_packaged_weights_want_pixels_between_minus_one_and_one():
+    tower = efficientnet_lite0("random", image_size=64)
+    assert (tower.pixel_mean, tower.pixel_std, tower.image_size) == ((0.5,) * 3, (0.5,) * 3, 64)
+    assert not tower.training
+    assert tower.imagenet[0].out_features == 1000
+    norms = [m for m in tower.body.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {m.eps for m in norms} == {1e-3}  # TensorFlow's
+    with pytest.raises(ValueError, match="no weights at"):
+        efficientnet_lite0("nowhere.pth")
 
 
 def test_statistics_of_batch_norms_stay_unless_all_of_the_tower_trains():
