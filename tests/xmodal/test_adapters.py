@@ -138,6 +138,19 @@ def test_every_option_differs_from_its_default_in_some_row(name):
     assert set(same) == {"encoder", "name"} & options.keys()
 
 
+@pytest.mark.parametrize(("row", "make"), [c for c in SOME if c.values[0] != "bitfit" and "-last" not in c.values[0]])
+def test_two_of_a_kind_stand_beside_each_other_under_their_own_names(row, make):
+    encoder = build(make)
+    place_row(row, encoder)
+    once = [name for name, _ in placed(encoder)]
+    place = ADAPTERS.get(row.split("-")[0])
+    place(encoder, **{k: v for k, v in ROWS[row][0].items() if k != "blocks" or encoder.depth == L}, name="own")
+    names = [name for name, _ in placed(encoder)]
+    own = {name.rsplit(".", 1)[0] for name in names if name.endswith(".own")}
+    assert own == {name.rsplit(".", 1)[0] for name in once}
+    assert len(names) == 2 * len(once)
+
+
 BY_BLOCK = sorted(n for n in ADAPTERS.module_dict if "blocks" in inspect.signature(ADAPTERS.get(n)).parameters)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.xmodal.adapters.towers import build, vit
-from xmodal.adapters.noah import noah
+from xmodal.adapters.noah import choose_subnet, noah
 from xmodal.encoders.sites import placed
 from xmodal.search import SearchSpace, sample_subnet
 from xmodal.supernet import SampleSubnet, accuracy_of, whole
@@ -76,3 +76,18 @@ def test_accuracy_of_a_subnet_is_the_share_of_right_answers_in_evaluation_mode()
     assert active(model.encoder) == SUBNET
     with pytest.raises(ValueError, match="no sample"):
         accuracy_of(model, [])
+
+
+def test_a_supernet_of_another_name_is_found_by_it():
+    encoder = build(vit)
+    noah(encoder, 2, 2, 2, name="own")
+    hook, runner = SampleSubnet([2], [3], "own"), Runner(encoder)
+    hook.before_train(runner)
+    sizes = dict(prompt=[0, 1, 2], lora=[2, 0, 1], adapter=[1, 2, 0])
+    choose_subnet(encoder, sizes, "own")
+    assert active(encoder) == sizes
+    hook.before_val_epoch(runner)
+    assert active(encoder) == {kind: [2, 2, 2] for kind in ("prompt", "lora", "adapter")}
+    for name in ("own", "noah"):
+        with pytest.raises(ValueError, match=f"sizes 0 to {2 if name == 'own' else 0}, not 3"):
+            choose_subnet(encoder, dict(prompt=[3, 0, 0], lora=[0] * 3, adapter=[0] * 3), name)
