@@ -11,7 +11,7 @@ from xmodal.adapters.noah import noah
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.block import DropPath
 from xmodal.encoders.openclip_weights import build as build_clip
-from xmodal.encoders.openclip_weights import config_of, open_clip_encoder
+from xmodal.encoders.openclip_weights import config_of, open_clip_clip, open_clip_encoder
 from xmodal.encoders.statistics import with_statistics
 from xmodal.encoders.timm_weights import from_timm, timm_encoder
 from xmodal.encoders.tiny import tiny_clip, tiny_clip_encoder
@@ -208,3 +208,19 @@ def test_the_first_n_blocks_are_recomputed_and_no_others(monkeypatch):
         seen.clear()
         tower(torch.randn(1, 3, 16, 16))
         assert seen == [bool(w) for w in wanted]
+
+
+def eps_of(tower):
+    return {m.eps for m in tower.modules() if isinstance(m, torch.nn.LayerNorm)}
+
+
+def test_every_norm_has_the_eps_of_its_tower():
+    options = dict(pre_norm=True, qk_norm=True, fc_norm=True, pool="map", depth=1)
+    assert eps_of(vit(**options, norm_eps=1e-3)) == {1e-3}
+    assert eps_of(vit(**options)) == {1e-6}
+    towers = unicl(32, 8, (1, 1), (1, 2), 4, text_depth=1, vocab_size=9)
+    assert (eps_of(towers.visual), eps_of(towers.text)) == ({1e-5}, {1e-12})
+    clip = open_clip_clip("ViT-B-32", "random", arch=OPEN_CLIP_SMALL)
+    assert (eps_of(clip.visual), eps_of(clip.text)) == ({1e-5}, {1e-5})
+    assert eps_of(timm_encoder("vit_small_patch16_224", "random", arch=SMALL)) == {1e-6}
+    assert eps_of(timm_encoder("vit_base_patch16_clip_224", "random", arch=SMALL)) == {1e-5}
