@@ -97,6 +97,8 @@ def test_only_frozen_layers_are_held_in_half_and_edits_see_float32():
     assert [isinstance(b.edits, Edits) and b.edits.widen for b in blocks] == [False, False, True]
     with pytest.raises(ValueError, match="choose bf16"):
         hold_frozen_in(blocks, "fp8")
+    with pytest.raises(ValueError, match="no frozen linear layer"):
+        hold_frozen_in(nn.ModuleList([Linear(3, 3)]), "bf16")
 
 
 class Seen(nn.Module):

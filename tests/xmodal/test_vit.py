@@ -11,7 +11,7 @@ from xmodal.adapters.noah import noah
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.block import DropPath
 from xmodal.encoders.openclip_weights import build as build_clip
-from xmodal.encoders.openclip_weights import config_of, open_clip_clip, open_clip_encoder
+from xmodal.encoders.openclip_weights import config_of, open_clip_clip, open_clip_encoder, text_of, vision_of
 from xmodal.encoders.statistics import with_statistics
 from xmodal.encoders.timm_weights import from_timm, timm_encoder
 from xmodal.encoders.tiny import tiny_clip, tiny_clip_encoder
@@ -208,6 +208,23 @@ def test_the_first_n_blocks_are_recomputed_and_no_others(monkeypatch):
         seen.clear()
         tower(torch.randn(1, 3, 16, 16))
         assert seen == [bool(w) for w in wanted]
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "text_heads", "act"),
+    [
+        ("ViT-B-32", 12, 8, "gelu"),
+        ("ViT-B-16-quickgelu", 12, 8, "quick_gelu"),
+        ("ViT-L-14", 16, 12, "gelu"),
+        ("ViT-H-14", 16, 16, "gelu"),
+        ("ViT-g-14", 16, 16, "gelu"),
+        ("ViT-bigG-14", 16, 20, "gelu"),
+    ],
+)
+def test_heads_and_activation_of_the_published_towers(name, heads, text_heads, act):
+    config = {"quick_gelu": False, **config_of(name, None)}
+    vision, text = vision_of(config, name, None), text_of(config, name)
+    assert (vision["num_heads"], text["num_heads"], vision["act"], text["act"]) == (heads, text_heads, act, act)
 
 
 def eps_of(tower):
