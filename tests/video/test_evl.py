@@ -173,6 +173,9 @@ def test_the_whole_decoder_equals_its_formula(options):
     tokens, grid = encoder.embed(images, num_frames=3)
     out = encoder.forward_blocks(tokens, grid, read=reader.reads, taps=taps)
     want = written_out(encoder, reader, images)
+    assert reader.decoder[0].fc1.out_features == round(options.get("mlp_factor", 4) * 12)
+    assert reader.decoder[0].attn.q_proj.out_features == options.get("qkv_dim", 12)
+    assert reader.decoder[0].attn.num_heads == options.get("num_heads", 3)
     torch.testing.assert_close(reader(out, grid, encoder, taps), want, atol=1e-5, rtol=1e-5)  # maps are float32
     kept = reader.frozen(out, grid, encoder, taps)
     torch.testing.assert_close(reader.from_frozen(kept, grid, encoder), want, atol=1e-5, rtol=1e-5)
