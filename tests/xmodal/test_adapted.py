@@ -11,8 +11,10 @@ import timm
 import torch
 
 import xmodal
-from tests.xmodal.adapters.towers import refill
+from tests.xmodal.adapters.towers import refill, vit
 from xmodal.adapted import Adapted
+from xmodal.encoders.block import DropPath
+from xmodal.encoders.sites import Edits, Stream, placed
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +96,8 @@ def test_switching_and_mixing_in_one_batch(model, images):
         filled(adapted.use(name))
     alone = {name: adapted.use(name)(images) for name in "abc"}
     assert not torch.allclose(alone["a"], alone["b"])
-    mixed = adapted.use("c")(images, adapter=["b", "a", "b", "c"])
-    torch.testing.assert_close(mixed, torch.stack([alone[n][i] for i, n in enumerate("babc")]))
+    mixed = adapted.use("c")(images, adapter=["b", "c", "b", "a"])
+    torch.testing.assert_close(mixed, torch.stack([alone[n][i] for i, n in enumerate("bcba")]))
     torch.testing.assert_close(adapted(images), alone["c"])
     torch.testing.assert_close(adapted.use(None)(images), model(images))
     mixed.sum().backward()
@@ -116,6 +118,141 @@ def test_saved_and_loaded_beside_another(model, images, tmp_path):
     other = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3)
     with pytest.raises(ValueError, match="not on this tower"):
         xmodal.adapt(other, "lora").load(tmp_path / "task")
+
+
+@pytest.mark.parametrize("method", ["lora", "vpt", "noah"])
+def test_training_leaves_the_frozen_tower_in_evaluation_mode(method, model):
+    adapted = xmodal.adapt(model, method)
+    for mode in (True, False, True):
+        adapted.train(mode)
+        own = {m for _, part in placed(adapted.encoder) for m in part.modules()}
+        assert {m.training for m in own} == {mode}
+        assert adapted.head.training == mode
+        weights = [m for m in adapted.encoder.modules() if m not in own and dict(m.named_parameters(recurse=False))]
+        bare = [m for m in adapted.encoder.modules() if m not in own and not list(m.children())]
+        frozen = [m for m in (*weights, *bare) if not isinstance(m, Stream | Edits | DropPath)]
+        assert len(frozen) > 30
+        assert not any(m.training for m in frozen)
+    assert not any(p.requires_grad for n, p in adapted.encoder.named_parameters() if f".{method}." not in n)
+
+
+def test_training_leaves_the_frozen_norms_of_a_convnet_as_they_are(images):
+    torch.manual_seed(0)
+    adapted = xmodal.adapt(timm.create_model("resnet18", num_classes=5), "conv_adapter", norms="none")
+    before = {k: v.clone() for k, v in adapted.encoder.body.state_dict().items()}
+    adapted.train()(images * 3 + 1).sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in adapted.encoder.body.state_dict().items())
+
+
+def test_switching_takes_the_weights_away_and_brings_them_back(model, images):
+    adapted = filled(xmodal.adapt(model, "lora", name="a"))
+    weights = {k: v.clone() for k, v in adapted.trained().items()}
+    feature = adapted(images)
+    filled(adapted.add("lora", "b", rank=2))
+    assert adapted.active == "b"
+    assert not any(".a." in k for k in adapted.trained())
+    assert {name.rsplit(".", 1)[1] for name, _ in placed(adapted.encoder)} == {"b"}
+    adapted.use("b").use(None)
+    assert not list(placed(adapted.encoder))
+    assert set(adapted.parked) == {"a", "b"}
+    with pytest.raises(ValueError, match="no adapter is in use"):
+        adapted.save("nowhere")
+    adapted.use("a")
+    assert set(adapted.parked) == {"b"}
+    assert adapted.trained().keys() == weights.keys()
+    assert all(torch.equal(v, weights[k]) for k, v in adapted.trained().items())
+    torch.testing.assert_close(adapted(images), feature)
+
+
+def test_a_mixed_batch_leaves_the_adapter_in_use_and_learns_in_all_that_it_names(model, images):
+    adapted = filled(xmodal.adapt(model, "lora", name="a"))
+    filled(adapted.add("lora", "b"))
+    adapted.use("a")(images, adapter=["a", "b", "b", "b"]).sum().backward()
+    assert adapted.active == "a"
+    assert all(p.grad.abs().max() > 0 for p in adapted.trained().values())
+    assert all(p.grad.abs().max() > 0 for p in adapted.use("b").trained().values())
+
+
+def test_the_file_brings_its_head_its_arguments_and_its_name(model, images, tmp_path):
+    first = filled(xmodal.adapt(model, "lora", num_classes=3, name="mine", rank=2, alpha=8))
+    torch.nn.init.normal_(first.head.weight)
+    first.save(tmp_path)
+    second = xmodal.adapt(model, "vpt", num_classes=3).load(tmp_path).eval()
+    assert second.active == "mine"
+    torch.testing.assert_close(second(images), first(images))
+    assert second.methods["mine"] == {"method": "lora", "arguments": {"rank": 2, "alpha": 8}}
+    again = second.load(tmp_path, "twin").eval()
+    torch.testing.assert_close(again(images), first(images))
+    assert set(again.methods) == {"vpt", "mine", "twin"}
+    with pytest.raises(ValueError, match=r"does not fit: head\.(weight|bias)"):
+        xmodal.adapt(model, "vpt", num_classes=4).load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        second.load(tmp_path / "none")
+
+
+def test_a_tower_of_the_same_name_with_other_weights_is_refused(model, tmp_path):
+    xmodal.adapt(model, "lora").save(tmp_path)
+    other = copy.deepcopy(model)
+    other.blocks[1].mlp.fc1.weight.data[0, 0] += 1e-3
+    assert xmodal.adapt(other, "lora").encoder.name == xmodal.adapt(model, "lora").encoder.name
+    with pytest.raises(ValueError, match="not on this tower"):
+        xmodal.adapt(other, "vpt").load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["timm", "house"])
+def test_the_model_given_shares_nothing_with_the_adapted_one(kind, model, images):
+    given = model if kind == "timm" else vit()
+    before = {k: v.clone() for k, v in given.state_dict().items()}
+    adapted = xmodal.adapt(given, "bitfit")
+    for p in adapted.parameters():
+        p.data.add_(1.0)
+    assert all(torch.equal(v, before[k]) for k, v in given.state_dict().items())
+    assert all(p.requires_grad for p in given.parameters())
+
+
+def test_a_new_head_starts_small_around_zero():
+    torch.manual_seed(0)
+    head = xmodal.adapt(vit(dim=96), "lora", num_classes=100).head
+    assert head.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not head.bias.any()
+    assert isinstance(xmodal.adapt(vit(), "lora").head, torch.nn.Identity)
+
+
+def open_clip_model(**options):
+    vision = dict(image_size=32, layers=2, width=64, patch_size=8)
+    text = dict(context_length=8, vocab_size=64, width=64, heads=2, layers=1)
+    return open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, **options).eval()
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_the_activation_of_an_open_clip_model_is_kept(quick_gelu, images):
+    torch.manual_seed(0)
+    model = open_clip_model(quick_gelu=quick_gelu)
+    refill(model.visual, 0.2)
+    want = model.encode_image(images)
+    torch.testing.assert_close(xmodal.adapt(model).eval()(images), want, atol=1e-4, rtol=1e-4)
+
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def test_statistics_are_those_of_the_model():
+    def statistics(model, **options):
+        encoder = xmodal.adapt(model, **options).encoder
+        return tuple(encoder.pixel_mean), tuple(encoder.pixel_std)
+
+    plain = open_clip_model()
+    assert statistics(plain) == OPENAI
+    plain.visual.image_mean, plain.visual.image_std = MEAN, STD
+    assert statistics(plain) == (MEAN, STD)
+    for name, options in (("vit_tiny_patch16_224", {}), ("resnet18", dict(method="bitfit"))):
+        model = timm.create_model(name, **({"depth": 1} if "vit" in name else {}))
+        model.pretrained_cfg = {**model.pretrained_cfg, "mean": MEAN, "std": STD}
+        assert statistics(model, **options) == (MEAN, STD)
+    tower = open_clip.timm_model.TimmModel("vit_tiny_patch16_224", 192, image_size=224, pool="token", proj="")
+    tower.image_mean, tower.image_std = MEAN, STD
+    assert statistics(tower) == (MEAN, STD)
 
 
 def test_mistakes_are_explained(model):

@@ -1,6 +1,7 @@
 """What every registered adapter promises, on every family of encoders it claims."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -22,28 +23,67 @@ D, L = 24, 3
 
 # name: arguments, identity at the start, weights on the `token` tower (D=24, L=3, 5 tokens), merges
 ROWS = {
-    "lora": (dict(rank=4), True, 4 * L * 4 * D, True),
-    "lora-all": (dict(rank=2, targets=["q", "k", "v", "proj", "fc1", "fc2"]), True, L * 2 * D * (8 + 10), True),
+    "lora": (dict(rank=4, alpha=6.0), True, 4 * L * 4 * D, True),
+    "lora-all": (
+        dict(rank=2, targets=["q", "k", "v", "proj", "fc1", "fc2"], dropout=0.2),
+        True,
+        L * 2 * D * (8 + 10),
+        True,
+    ),
     "lora-fused": (dict(rank=4, targets="qkv", alpha=8, blocks=2), True, 2 * 4 * 4 * D, True),
     "bitfit": ({}, True, (11 * L + 2) * D, None),
-    "convpass": (dict(hidden=4), True, 2 * L * (9 * D + 9 * 16 + 8), False),
-    "convpass-attn": (dict(hidden=4, sites=["attn"], blocks=[0, 2]), True, 2 * (9 * D + 9 * 16 + 8), False),
+    "bitfit-last": (dict(blocks=1), True, 11 * D, None),
+    "convpass": (dict(hidden=4, scale=0.5, dropout=0.3), True, 2 * L * (9 * D + 9 * 16 + 8), False),
+    "convpass-attn": (
+        dict(hidden=4, sites=["attn"], xavier_init=True, blocks=[0, 2]),
+        True,
+        2 * (9 * D + 9 * 16 + 8),
+        False,
+    ),
     "ssf": ({}, False, 2 * 11 * D * L + 4 * D, True),
-    "vpt": (dict(num_tokens=5), False, L * 5 * D, False),
+    "ssf-last": (dict(blocks=1), False, 2 * 11 * D, True),
+    "vpt": (dict(num_tokens=5, dropout=0.3), False, L * 5 * D, False),
     "vpt-shallow": (dict(num_tokens=5, deep=False), False, 5 * D, False),
     "vpt-projected": (dict(num_tokens=5, projection=7), False, L * 5 * 7 + 7 * D + D, False),
-    "fact": (dict(rank=4), True, 2 * D * 4 + 12 * L * 16, True),
-    "fact-tk": (dict(rank=4, form="tk"), True, 2 * D * 4 + 12 * L * 4 + 64, True),
-    "kadaptation": (dict(terms=4), True, L * 5 * D + 4 * 16, True),
-    "kadaptation-mlp": (dict(terms=4, targets=["k", "proj", "fc1"]), True, None, True),
-    "houlsby": (dict(hidden=4), True, 2 * L * (2 * D * 4 + 4 + D), False),
-    "pfeiffer": (dict(hidden=4), True, L * (2 * D * 4 + 4 + D), False),
-    "adaptformer": (dict(hidden=4), True, L * (2 * D * 4 + 4 + D), False),
-    "noah": (dict(prompt=[2, 3, 0], lora=[2, 0, 0], adapter=[0, 4, 4]), False, 5 * D + 8 * D + 2 * (9 * D + 4), False),
+    "fact": (dict(rank=4, scale=2.0, dropout=0.3), True, 2 * D * 4 + 12 * L * 16, True),
+    "fact-tk": (dict(rank=4, form="tk", scale=0.5, blocks=2), True, 2 * D * 4 + 12 * 2 * 4 + 64, True),
+    "kadaptation": (dict(terms=4, scale=2.0), True, L * 5 * D + 4 * 16, True),
+    "kadaptation-mlp": (
+        dict(terms=4, rank=2, targets=["k", "proj", "fc1"], scale=0.5, dropout=0.3, blocks=[0, 2]),
+        True,
+        # 3 targets' slow factors; factors of D to D twice and D to 4D once; three biases
+        3 * 2 * 32 + 2 * (2 * (2 * D * 2) + 2 * D + 2 * 4 * D + D + D + 4 * D),
+        True,
+    ),
+    "houlsby": (dict(hidden=4, act="relu", dropout=0.2, blocks=2), True, 2 * 2 * (2 * D * 4 + 4 + D), False),
+    "pfeiffer": (dict(hidden=4, act="silu", dropout=0.2, blocks=[2, 0]), True, 2 * (2 * D * 4 + 4 + D), False),
+    "adaptformer": (dict(hidden=4, scale=1.5), True, L * (2 * D * 4 + 4 + D), False),
+    "adaptformer-last": (
+        dict(hidden=4, scale=0.7, act="gelu", dropout=0.0, blocks=1),
+        True,
+        2 * D * 4 + 4 + D,
+        False,
+    ),
+    "noah": (
+        dict(prompt=[2, 3, 0], lora=[2, 0, 0], adapter=[0, 4, 4], dropout=0.3),
+        False,
+        5 * D + 8 * D + 2 * (9 * D + 4),
+        False,
+    ),
     "conv_adapter": (dict(reduction=4), False, None, False),
-    "conv_adapter-behind": (dict(reduction=4, scheme="residual_sequential", norms="none"), False, None, False),
-    "st_adapter": (dict(bottleneck=4, kernel_size=(3, 3, 3)), True, L * (2 * D * 4 + D + 8 + 4 * 27), False),
-    "aim": (dict(hidden=4, num_frames=2), True, L * 3 * (2 * D * 4 + 4 + D) + 2 * D, False),
+    "conv_adapter-behind": (
+        dict(reduction=4, scheme="residual_sequential", norms="none", kernel_size=5, biases=True, blocks=2),
+        False,
+        None,
+        False,
+    ),
+    "st_adapter": (
+        dict(bottleneck=4, kernel_size=(3, 3, 3), sites=["pre_attn", "pre_mlp"], blocks=2),
+        True,
+        2 * 2 * (2 * D * 4 + D + 8 + 4 * 27),
+        False,
+    ),
+    "aim": (dict(hidden=4, num_frames=2, scale=1.5, blocks=2), True, 2 * 3 * (2 * D * 4 + 4 + D) + 2 * D, False),
 }
 CASES = [
     pytest.param(row, make, id=f"{row}-{tower}")
@@ -88,6 +128,41 @@ def start(row, make):
 def test_every_adapter_has_a_row():
     adapters = {n for n, m in METHODS.items() if "adapter" in m.slot and n in ADAPTERS.module_dict}
     assert adapters - {row.split("-")[0] for row in ROWS} == set()
+
+
+@pytest.mark.parametrize("name", sorted({row.split("-")[0] for row in ROWS}))
+def test_every_option_differs_from_its_default_in_some_row(name):
+    options = {k: p.default for k, p in inspect.signature(ADAPTERS.get(name)).parameters.items()}
+    given = [arguments for row, (arguments, *_) in ROWS.items() if row.split("-")[0] == name]
+    same = [k for k, default in options.items() if all(a.get(k, default) == default for a in given)]
+    assert set(same) == {"encoder", "name"} & options.keys()
+
+
+@pytest.mark.parametrize(("row", "make"), [c for c in SOME if c.values[0] != "bitfit" and "-last" not in c.values[0]])
+def test_two_of_a_kind_stand_beside_each_other_under_their_own_names(row, make):
+    encoder = build(make)
+    place_row(row, encoder)
+    once = [name for name, _ in placed(encoder)]
+    place = ADAPTERS.get(row.split("-")[0])
+    place(encoder, **{k: v for k, v in ROWS[row][0].items() if k != "blocks" or encoder.depth == L}, name="own")
+    names = [name for name, _ in placed(encoder)]
+    own = {name.rsplit(".", 1)[0] for name in names if name.endswith(".own")}
+    assert own == {name.rsplit(".", 1)[0] for name in once}
+    assert len(names) == 2 * len(once)
+
+
+BY_BLOCK = sorted(n for n in ADAPTERS.module_dict if "blocks" in inspect.signature(ADAPTERS.get(n)).parameters)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "chosen"), [(1, {2}), (2, {1, 2}), ([0], {0}), ([-3, 1], {0, 1}), (None, {0, 1, 2})]
+)
+@pytest.mark.parametrize("name", BY_BLOCK)
+def test_a_number_of_blocks_means_the_last_ones_and_indices_mean_those(name, blocks, chosen):
+    encoder = build(TOWERS["swin" if name == "conv_adapter" else "vit"]["swin" if name == "conv_adapter" else "token"])
+    options = dict(norms="none") if name == "conv_adapter" else dict(terms=4) if name == "kadaptation" else {}
+    ADAPTERS.get(name)(encoder, blocks=blocks, **options)
+    assert {i for i, b in enumerate(encoder.blocks) if any(p.requires_grad for p in b.parameters())} == chosen
 
 
 @pytest.mark.parametrize(("row", "make"), CASES)
@@ -256,13 +331,26 @@ def test_compiled_blocks_give_the_same(row, make):
     [
         ("lora", dict(targets=["q", "vv"]), "'v'"),
         ("lora", dict(targets=["q", "qkv"]), "excludes"),
+        ("lora", dict(targets=[]), "must be some"),
+        ("lora", dict(rank=0), "at least 1"),
         ("lora", dict(blocks=[7]), "0 to 2"),
+        ("lora", dict(blocks=[-4]), "0 to 2"),
+        ("lora", dict(blocks=[]), "0 to 2"),
+        ("lora", dict(blocks=0), "1 to 3"),
+        ("lora", dict(blocks=4), "1 to 3"),
         ("lora", dict(blocks=[0, -3]), "twice"),
         ("convpass", dict(sites=["post"]), "attn and/or mlp"),
         ("fact", dict(form="cp"), "tt or tk"),
         ("kadaptation", dict(terms=5), "divide"),
         ("vpt", dict(num_tokens=0), "at least 1"),
+        ("vpt", dict(projection=0), "at least 1"),
+        ("kadaptation", dict(rank=0, terms=4), "positive"),
+        ("kadaptation", dict(targets=["w"], terms=4), "'w'"),
         ("noah", dict(prompt=[1, 2]), "3 numbers"),
+        ("noah", dict(lora=-1), "none below 0"),
+        ("adaptformer", dict(hidden=0), "at least 1"),
+        ("pfeiffer", dict(hidden=0), "at least 1"),
+        ("aim", dict(num_frames=0), "at least 1"),
         ("houlsby", dict(hidden=0), "at least 1"),
         ("conv_adapter", dict(), "no ConvNet"),
     ],

@@ -74,3 +74,99 @@ def test_mistakes_are_named():
         feature(inflate(swin(), temporal_window=4), torch.zeros(1, 6, 3, 32, 32))
     with pytest.raises(ValueError, match="average or centre"):
         inflate(swin(), init="zero")
+
+
+@pytest.mark.parametrize("init", ["average", "centre"])
+def test_a_patch_over_frames_is_the_mean_of_their_patches_or_the_middle_one(init):
+    encoder = tiny_clip_encoder()
+    conv = inflate(encoder, num_frames=9, tubelet=3, init=init).tower.patch_embed.proj
+    frames = torch.randn(2, 3, 3, 48, 48)
+    single = encoder.patch_embed.proj
+    patches = [torch.nn.functional.conv2d(frames[:, t], single.weight, single.bias, single.stride) for t in range(3)]
+    want = patches[1] if init == "centre" else sum(patches) / 3
+    torch.testing.assert_close(conv(frames.flatten(0, 1)), want, atol=1e-5, rtol=1e-4)
+    assert single.weight.ndim == 4  # the encoder given keeps its own
+
+
+def test_frames_of_a_vit_meet_in_joint_attention_alone():
+    encoder = tiny_clip_encoder().eval()
+    clips = torch.randn(1, 4, 3, 48, 48)
+    with torch.no_grad():
+        alone = encoder(clips[0])
+        space = inflate(encoder, num_frames=4, attention="space").eval()
+        joint = inflate(encoder, num_frames=4).eval()
+        tokens, grid = space.embed(clips[0], num_frames=4)
+        torch.testing.assert_close(space.pool(space.forward_tokens(tokens, grid), grid), alone, atol=1e-5, rtol=1e-4)
+        both = joint.pool(joint.forward_tokens(*joint.embed(clips[0], num_frames=4)))
+    assert (both - alone).abs().max() > 1e-2
+
+
+def test_positions_in_time_are_added_to_all_tokens_of_a_step_and_resized():
+    inflated = inflate(tiny_clip_encoder(), num_frames=4)
+    time = torch.tensor([0.0, 2.0, 4.0, 6.0])
+    inflated.time_embed.data.copy_(time.view(1, 4, 1, 1))
+    frames = torch.randn(2 * 4, 3, 48, 48)
+    plain, _ = inflated.tower.embed(frames, 4)
+    moved, grid = inflated.embed(frames, 4)
+    torch.testing.assert_close(moved - plain, time.repeat(2).view(8, 1, 1).expand_as(plain), atol=1e-5, rtol=1e-5)
+    assert grid.t == 4
+    assert inflated.times(2).flatten(1)[0, :: inflated.dim].tolist() == [1.0, 5.0]  # the middles of two halves
+    assert inflated.times(8).flatten(1)[0, :: inflated.dim].tolist() == [0.0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.0]
+    assert inflated.times(1).unique().tolist() == [3.0]
+
+
+def plain_windows(block, x, steps, shifted):
+    """Attention of every token to those of its window in space and time, one query at a time."""
+    (wh, ww), h, w = block.size, x.shape[1], x.shape[2]
+    deep = min(block.window, steps)
+    st = deep // 2 if shifted and steps > deep else 0
+    sh, sw = block.shift
+    clips = x.unflatten(0, (-1, steps))
+    q, k, v = (p.unflatten(-1, (block.num_heads, -1)) for p in block.qkv(clips).chunk(3, -1))
+    out = torch.zeros_like(clips)
+
+    def window(position, size, shift, length):
+        """Number of the window that a place belongs to, once the axis is rolled by the shift, edges apart."""
+        moved = (position - shift) % length
+        return moved // size, (position < shift) if shift else False
+
+    places = [(t, a, b) for t in range(steps) for a in range(h) for b in range(w)]
+    owner = {(t, a, b): (window(t, deep, st, steps), window(a, wh, sh, h), window(b, ww, sw, w)) for t, a, b in places}
+    for t, a, b in places:
+        near = [p for p in places if owner[p] == owner[t, a, b]]
+        scores = []
+        for t2, a2, b2 in near:
+            rolled = [((p - s) % n) % size for p, s, n, size in ((a, sh, h, wh), (b, sw, w, ww))]
+            other = [((p - s) % n) % size for p, s, n, size in ((a2, sh, h, wh), (b2, sw, w, ww))]
+            row = (rolled[0] - other[0] + wh - 1) * (2 * ww - 1) + rolled[1] - other[1] + ww - 1
+            step = (t - st) % steps % deep - (t2 - st) % steps % deep + block.window - 1
+            product = (q[:, t, a, b] * k[:, t2, a2, b2]).sum(-1) / q.shape[-1] ** 0.5
+            scores.append(product + block.bias_table[step, row])
+        weight = torch.stack(scores, 1).softmax(1)  # (B, n, heads)
+        values = torch.stack([v[:, t2, a2, b2] for t2, a2, b2 in near], 1)  # (B, n, heads, d)
+        out[:, t, a, b] = (weight[..., None] * values).sum(1).flatten(1)
+    return block.proj(out).flatten(0, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("number", [0, 1])
+def test_windows_in_space_and_time_equal_attention_written_out(number, steps):
+    block = inflate(swin(), temporal_window=2).blocks[number].double()
+    torch.nn.init.normal_(block.bias_table)
+    assert block.shift == ((0, 0), (2, 2))[number]
+    x = torch.randn(steps, 8, 8, 16, dtype=torch.double)
+    with torch.no_grad():
+        torch.testing.assert_close(block.attend(x, steps), plain_windows(block, x, steps, bool(number)))
+
+
+def test_what_the_tower_says_of_itself_stays():
+    tower = SwinEncoder(32, 4, 16, (2, 2), (2, 4), 4, out_dim=12, drop_path=0.3, pixel_mean=(0.1,) * 3)
+    inflated = inflate(tower)
+    assert (inflated.pixel_mean, inflated.pixel_std) == ((0.1,) * 3, (0.229, 0.224, 0.225))
+    rates = [getattr(block.drop_path1, "drop_prob", 0) for block in inflated.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [getattr(block.drop_path2, "drop_prob", 0) for block in inflated.blocks] == pytest.approx(rates)
+    assert type(tower.blocks[0]).__name__ == "SwinTransformerBlock"  # the tower given is not changed
+    vit = tiny_clip_encoder()
+    assert inflate(vit).tower.blocks[0] is not vit.blocks[0]
+    assert (inflate(vit).pixel_mean, inflate(vit).out_dim) == (vit.pixel_mean, vit.out_dim)

@@ -7,11 +7,12 @@ import torch
 
 from tests.parity.__main__ import CASES
 from tests.parity.core import Case
+from tests.xmodal.adapters import plain
 from xmodal.convert import find_converter
 from xmodal.encoders import contrastive_names
 from xmodal.encoders.frozen import count
-from xmodal.encoders.msclip import MSCLIP
-from xmodal.encoders.msclip_conv import LateralGrid
+from xmodal.encoders.msclip import MSCLIP, default_strides
+from xmodal.encoders.msclip_conv import LateralAdapter, LateralGrid
 from xmodal.encoders.swin import SwinEncoder
 from xmodal.encoders.unicl import from_unicl_key, unicl
 from xmodal.losses import clip_loss
@@ -139,3 +140,50 @@ def test_old_unicl_checkpoints_keep_their_text_weights():
     assert from_unicl_key("image_encoder.layers.0.blocks.1.attn.relative_position_index") is None
     with pytest.raises(ValueError, match="no weight of UniCL"):
         from_unicl_key("backbone.conv.weight")
+
+
+@pytest.mark.parametrize("doubled", [True, False])
+def test_a_fusion_norms_the_sum_of_both_convolutions_and_doubles_the_class_token(doubled):
+    torch.manual_seed(0)
+    adapter = LateralAdapter(6, 12, 2, 2, 0, doubled, 1e-5).double().eval()
+    for module in adapter.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.running_mean, module.weight.data, module.bias.data):
+                values.normal_()
+    tokens, features = torch.randn(2, 5, 12).double(), torch.randn(2, 6, 4, 4).double()
+    down, norm = adapter.down
+    stage = norm(torch.nn.functional.conv2d(features, down.weight, stride=2, groups=6))
+    stage = torch.einsum("bchw,dc->bdhw", stage, adapter.widen.weight[:, :, 0, 0])
+    conv, norm = adapter.local
+    patches = tokens[:, 1:].transpose(1, 2).reshape(2, 12, 2, 2)
+    patches = norm(torch.nn.functional.conv2d(patches, conv.weight, padding=1, groups=12))
+    fused = (patches + stage).flatten(2).transpose(1, 2)
+    want = plain.norm(torch.cat([(1 + doubled) * tokens[:, :1], fused], 1), adapter.norm)
+    torch.testing.assert_close(adapter(tokens, features, LateralGrid(1, 2, 2, 1)), want)
+
+
+def test_each_stage_is_fused_before_its_layer_and_prompts_are_left_alone(monkeypatch):
+    model, log = small().visual, []
+    assert model.first_layer == 1
+    tokens, grid = model.embed(torch.randn(2, 3, 32, 32))
+    monkeypatch.setattr(
+        "xmodal.encoders.msclip.run_block", lambda block, x, *rest: log.append(block) or x[:, : rest[1] or x.shape[1]]
+    )
+    fuse = model.fuse
+    model.fuse = lambda stage, tokens, grid: log.append(stage) or fuse(stage, tokens, grid)
+    model.forward_blocks(tokens, grid)
+    blocks = list(model.blocks)
+    assert log == [0, blocks[0], 1, blocks[1], 2, blocks[2]]  # layers 1, 2 and 3; the stem is layer 0
+    prompts = torch.randn(2, 3, 32)
+    got = fuse(1, torch.cat([tokens, prompts], 1), grid)
+    torch.testing.assert_close(got[:, : tokens.shape[1]], fuse(1, tokens, grid))
+    assert torch.equal(got[:, tokens.shape[1] :], prompts)
+
+
+def test_strides_of_the_papers_patches_and_where_sharing_begins():
+    assert default_strides(32, 5) == [16, 8, 4, 2, 1]
+    assert default_strides(16, 5) == [8, 4, 2, 1, 1]
+    late = small(first_shared=2)
+    shared = [a.attn.qkv.weight is late.text.blocks[i + 1].attn.qkv.weight for i, a in enumerate(late.visual.blocks)]
+    assert shared == [False, True, True]
+    assert small().logit_scale.item() == 1.0

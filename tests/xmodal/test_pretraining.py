@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import tarfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from xmodal.data.shape_captions import CLASSES, ShapeCaptions, shape_tokenizer
 from xmodal.data.shape_pool import ShapeThings
 from xmodal.data.shapes import COLORS, SHAPES, picture
 from xmodal.encoders.tiny import tiny_clip
+from xmodal.losses import unicl_loss
 from xmodal.pretraining import ContrastiveModel, retrieval
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "pretrain").glob("*.py"))
@@ -252,3 +254,85 @@ def test_brightness_and_contrast_are_drawn_anew_every_epoch():
         want = np.clip(things.pool.images[1].astype(np.float64) * (1 + 0.2 * g) + 30 * s, 0, 255)
         assert np.allclose(things[epoch, 1]["image"], want, atol=1e-3)
     assert not np.array_equal(things[0, 1]["image"], things[1, 1]["image"])
+
+
+def test_the_scale_is_bounded_in_its_logarithm(world):
+    net = model(max_scale=50.0)
+    for value, wanted in ((math.log(20), 20), (math.log(80), 50), (10.0, 50)):
+        net.clip.logit_scale.data.fill_(value)
+        assert net.log_scale.exp().item() == pytest.approx(wanted, rel=1e-5)
+    assert model().max_scale == 100
+    net.clip.logit_scale.data.fill_(10.0)
+    found = net.train()(mode="loss", **batch_of(net, world, range(8)))
+    image = net.clip.encode_image(batch_of(net, world, range(8))["image"], normalize=True)
+    text = net.clip.encode_text(net.tokens(batch_of(net, world, range(8))["caption"], None), normalize=True)
+    assert image.norm(dim=-1).tolist() == pytest.approx([1] * 8, abs=1e-5)
+    label = batch_of(net, world, range(8))["label"]
+    torch.testing.assert_close(found["loss"], unicl_loss(image, text, torch.tensor(math.log(50)), label)["loss"])
+
+
+def test_the_batches_retrieval_is_in_percent_and_an_equal_text_counts():
+    net = model(loss="clip")
+    net.clip.encode_image = lambda images, normalize: torch.eye(4)
+    net.clip.encode_text = lambda ids, normalize: torch.eye(4)[[1, 0, 2, 3]]  # images 0 and 1 find each other's text
+    images, ids = torch.zeros(4, 3, 48, 48), torch.tensor([[1, 2], [1, 3], [1, 4], [1, 5]])
+    assert net.loss(images, ids, None)["top1"].item() == 50
+    ids[1] = ids[0]
+    assert net.loss(images, ids, None)["top1"].item() == 100
+
+
+def test_predictions_are_the_softmax_of_scaled_similarities_to_class_texts(world):
+    net = model().eval()
+    net.clip.logit_scale.data.fill_(math.log(30))
+    batch = batch_of(net, world, range(3))
+    with torch.no_grad():
+        image = net.clip.encode_image(batch["image"], normalize=True)
+        ids = net.clip.tokenize([f"a photo of a {name}" for name in CLASSES])
+        text = net.clip.encode_text(ids, normalize=True)
+        got = net(mode="predict", **batch)
+    want = (30 * image @ text.t()).softmax(-1)
+    torch.testing.assert_close(torch.stack([p["scores"] for p in got]), want, atol=1e-5, rtol=1e-4)
+    assert net(mode="predict", image=None) == []
+    assert [p["label"] for p in got] == batch["label"].tolist()
+    torch.testing.assert_close(net(**batch), image)
+    with pytest.raises(ValueError, match="choose tensor, loss or predict"):
+        net(mode="predicted", **batch)
+
+
+def test_the_classifier_follows_the_weights_after_training_and_classes_of_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("red ring\n\nblue star\n")
+    net = ContrastiveModel(tiny_clip("random"), classes=str(tmp_path / "names.txt")).eval()
+    before = net.classifier()
+    assert before.shape[0] == 2
+    assert net.classes == ["red ring", "blue star"]
+    assert net.classifier() is before
+    net.train()
+    for p in net.clip.text.parameters():
+        p.data.add_(torch.randn_like(p) * 0.05)
+    assert (net.eval().classifier() - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_chunks_of_features_are_unit_vectors_in_order(chunk, training):
+    net, images = model(chunk=chunk), torch.randn(7, 3, 48, 48)
+    with torch.set_grad_enabled(training):
+        got = net.in_chunks(net.clip.encode_image, images)
+    want = net.clip.visual(images)
+    torch.testing.assert_close(got, want / want.norm(dim=-1, keepdim=True), atol=1e-5, rtol=1e-4)
+    assert got.requires_grad == training
+
+
+def test_retrieval_counts_a_hit_up_to_each_rank_both_ways():
+    image, text = torch.eye(4), torch.tensor([[0.9, 1, 0, 0], [1, 0.8, 0.9, 0], [0, 0.2, 0.5, 1], [0, 0, 0.4, 0.3]])
+    # image i sees column i: ranks of its own text are 2, 2, 2, 2; text i sees row i: its own image's ranks 2, 3, 2, 2
+    got = retrieval(image, text, at=(1, 2, 3))
+    assert got == {"i2t_r1": 0, "i2t_r2": 100, "i2t_r3": 100, "t2i_r1": 0, "t2i_r2": 75, "t2i_r3": 100}
+    several = torch.tensor([[1, 1, 0], [0, 0, 1]], dtype=torch.bool)  # image 0 belongs to two texts
+    similar = torch.tensor([[0.1, 0.9], [0.8, 0.3], [0.5, 0.2]])
+    got = retrieval(torch.eye(2), similar, several, at=(1, 2))
+    assert got["i2t_r1"] == 50  # image 0 finds text 1; image 1 finds text 0, which is not its own
+    assert got["t2i_r1"] == pytest.approx(100 / 3)  # text 0 finds image 1, text 1 image 0 as it should, text 2 image 0
+    assert got["i2t_r2"] == 50
+    with pytest.raises(ValueError, match="2 images and 3 texts"):
+        retrieval(torch.eye(2), similar)

@@ -14,13 +14,18 @@ from torch import nn
 from tests.xmodal.test_encoders import OPEN_CLIP_SMALL, SMALL, live_open_clip
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.clip import zero_shot_weights
-from xmodal.encoders.files import read_state
+from xmodal.encoders.files import load_exactly, read_state
+from xmodal.encoders.openclip_weights import build as build_open_clip
+from xmodal.encoders.openclip_weights import config_of
 from xmodal.encoders.sites import place
 from xmodal.encoders.tokenizer import ClipTokenizer
 from xmodal.encoders.weights import (
+    base_state,
     fingerprint,
+    from_clip_state,
     from_clip_visual_state,
     from_timm,
+    from_timm_state,
     open_clip_clip,
     open_clip_encoder,
     openai_clip,
@@ -28,6 +33,7 @@ from xmodal.encoders.weights import (
     timm_encoder,
     tiny_clip,
     tiny_clip_encoder,
+    to_clip_state,
     to_clip_visual_state,
     to_timm_state,
 )
@@ -314,3 +320,103 @@ def test_encoders_are_config_types(name):
 
 def test_build_from_a_config():
     assert build(dict(type="tiny_clip_encoder", weights="random", image_size=32), ENCODERS).image_size == 32
+
+
+OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def test_what_openais_files_do_not_say(openai, tmp_path):
+    """QuickGELU in both towers, heads of 64, CLIP's statistics; options of both doors reach the image tower."""
+    save_file(openai.state_dict(), tmp_path / "clip.safetensors")
+    path = str(tmp_path / "clip.safetensors")
+    ours = openai_clip(path)
+    agree(ours.visual, openai.visual, 64)
+    ids = ours.tokenize(["a photo of a cat", "dog"])
+    with torch.no_grad():
+        assert (ours.encode_text(ids) - openai.encode_text(ids)).abs().max() < 1e-5
+    for tower in (ours.visual, openai_encoder(path), openai_encoder(path, weights="random")):
+        assert (tower.pixel_mean, tower.pixel_std) == OPENAI
+        assert not tower.training
+        assert [block.drop_path1.drop_prob for block in tower.blocks] == [0, 0]
+    for tower in (openai_encoder(path, drop_path=0.4), openai_clip(path, drop_path=0.4).visual):
+        assert [block.drop_path2.drop_prob for block in tower.blocks] == [0, 0.4]
+    assert openai_clip(path, image_size=96).visual.pos_embed.shape[1] == 37
+    random = openai_clip(path, weights="random", seed=3)
+    assert torch.equal(random.visual.pos_embed, openai_clip(path, weights="random", seed=3).visual.pos_embed)
+    assert random.name == "openai/clip/random-3"
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "teacher", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_encoder.", "backbone.", "encoder."])
+def test_wrappers_and_common_prefixes_come_off(wrapper, prefix, tmp_path):
+    state = {"a.weight": torch.ones(1), "b": torch.zeros(2)}
+    path = save_torch({wrapper: {f"{prefix}{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "w.pth")
+    assert read_state(path).keys() == state.keys()
+    mixed = save_torch({f"{prefix}a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "mixed.pth")
+    assert read_state(mixed).keys() == {f"{prefix}a", "b"}  # only one that every key has
+
+
+def test_loading_widens_takes_all_and_ends_in_evaluation_mode():
+    tower = nn.Linear(2, 2).train()
+    load_exactly(tower, {"weight": torch.ones(2, 2).half(), "bias": torch.ones(2).bfloat16()}, "x")
+    assert {p.dtype for p in tower.parameters()} == {torch.float32}
+    assert not tower.training
+    assert tower.weight.sum() == 4
+    with torch.device("meta"):
+        empty = nn.BatchNorm1d(2)
+    state = {**nn.BatchNorm1d(2).state_dict(), "num_batches_tracked": torch.tensor(7)}
+    assert load_exactly(empty, state, "x").num_batches_tracked.dtype == torch.int64
+
+
+def test_heads_of_timm_and_deit_are_left_out_and_nothing_else():
+    keys = ["cls_token", "blocks.0.attn.qkv.weight", "norm.weight", "fc_norm.weight", "headless"]
+    heads = ["head.weight", "head.bias", "head_dist.weight", "pre_logits.fc.weight"]
+    assert list(from_timm_state(dict.fromkeys(keys + heads))) == keys
+
+
+def test_what_is_placed_is_no_base_weight():
+    own = ["blocks.0.norm1.weight", "poster.weight", "pos_embed", "proj.weight"]
+    placed = [f"blocks.0.{site}.lora.a" for site in ("attn.qkv.edits", "pre_attn", "pre_mlp", "post")]
+    assert list(base_state(dict.fromkeys([*own, *placed, "pre_blocks.vpt.tokens", "edits.x"]))) == own
+
+
+def test_the_layout_of_clip_written_out():
+    """Names and shapes of OpenAI's file; projections lie the other way round."""
+    names = {
+        "visual.class_embedding": ((4,), "visual.cls_token", (1, 1, 4)),
+        "visual.positional_embedding": ((5, 4), "visual.pos_embed", (1, 5, 4)),
+        "visual.conv1.weight": ((4, 3, 8, 8), "visual.patch_embed.proj.weight", (4, 3, 8, 8)),
+        "visual.ln_pre.bias": ((4,), "visual.norm_pre.bias", (4,)),
+        "visual.ln_post.weight": ((4,), "visual.norm.weight", (4,)),
+        "visual.proj": ((4, 6), "visual.proj.weight", (6, 4)),
+        "visual.transformer.resblocks.3.attn.in_proj_weight": ((12, 4), "visual.blocks.3.attn.qkv.weight", (12, 4)),
+        "visual.transformer.resblocks.3.attn.out_proj.bias": ((4,), "visual.blocks.3.attn.proj.bias", (4,)),
+        "visual.transformer.resblocks.3.ln_1.weight": ((4,), "visual.blocks.3.norm1.weight", (4,)),
+        "visual.transformer.resblocks.3.ln_2.weight": ((4,), "visual.blocks.3.norm2.weight", (4,)),
+        "visual.transformer.resblocks.3.mlp.c_fc.weight": ((16, 4), "visual.blocks.3.mlp.fc1.weight", (16, 4)),
+        "visual.transformer.resblocks.3.mlp.c_proj.weight": ((4, 16), "visual.blocks.3.mlp.fc2.weight", (4, 16)),
+        "transformer.resblocks.0.attn.in_proj_bias": ((12,), "text.blocks.0.attn.qkv.bias", (12,)),
+        "token_embedding.weight": ((9, 4), "text.token_embedding.weight", (9, 4)),
+        "positional_embedding": ((7, 4), "text.pos_embed", (7, 4)),
+        "ln_final.weight": ((4,), "text.norm.weight", (4,)),
+        "text_projection": ((4, 6), "text.proj.weight", (6, 4)),
+        "logit_scale": ((), "logit_scale", ()),
+    }
+    state = {key: torch.randn(shape) for key, (shape, _, _) in names.items()}
+    ours = from_clip_state({**state, "input_resolution": torch.tensor(32), "vocab_size": torch.tensor(9)})
+    assert {key: tuple(value.shape) for key, value in ours.items()} == {
+        ours: shape for _, ours, shape in names.values()
+    }
+    assert torch.equal(ours["visual.proj.weight"], state["visual.proj"].t())
+    assert torch.equal(ours["text.proj.weight"], state["text_projection"].t())
+    back = to_clip_state(ours)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+    assert from_clip_state({**state, "logit_bias": torch.tensor([-10.0])})["logit_bias"].shape == ()
+
+
+def test_siglips_bias_of_the_similarity_is_kept():
+    keys = dict(vision_cfg=dict(width=64, layers=1, head_width=32, image_size=32, patch_size=16))
+    config = {**config_of("ViT-B-32", OPEN_CLIP_SMALL), **keys, "quick_gelu": False, "init_logit_bias": -10}
+    assert build_open_clip(config, "ViT-B-32", "x").logit_bias.item() == -10
+    assert build_open_clip({**config, "init_logit_bias": None}, "ViT-B-32", "x").logit_bias is None

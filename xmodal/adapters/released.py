@@ -6,13 +6,12 @@ prompts and the classifier beside the tower.
 
 import re
 
-from xmodal.convert import Converter, Names, register_converter
+from xmodal.convert import Converter, register_converter
 
-HEAD: Names = ((r"head\.(weight|bias)", r"head.fc.\1"),)
-LAST_LAYER: Names = ((r"head\.last_layer\.(weight|bias)", r"head.fc.\1"),)
+HEAD, LAST_LAYER, LINEAR = "head.{w}", "head.last_layer.{w}", "head.linear.{w}"
 
 
-def both(name: str, pairs: list[tuple[str, str]], head: Names, **options: object) -> Converter:
+def both(name: str, pairs: list[tuple[str, str]], head: str, **options: object) -> Converter:
     """A converter from pairs of templates (official, ours) in which `{i}` is a number and `{w}` a word."""
     marks = {"i": r"(\d+)", "j": r"(\d+)", "w": r"(\w+)"}
 
@@ -21,10 +20,10 @@ def both(name: str, pairs: list[tuple[str, str]], head: Names, **options: object
         pattern = "".join(marks[p[1]] if re.fullmatch(r"\{\w\}", p) else re.escape(p) for p in split(source))
         return pattern, re.sub(r"\{(\w)\}", lambda m: f"\\{order.index(m.group(1)) + 1}", target)
 
-    reads = tuple(rule(official, ours) for official, ours in pairs) + tuple(head)
+    pairs = [*pairs, (head, "head.fc.{w}")]
+    reads = tuple(rule(official, ours) for official, ours in pairs)
     writes = tuple(rule(ours, official) for official, ours in pairs)
-    back = r"head.last_layer.\1" if head is LAST_LAYER else r"head.\1"
-    return Converter(name, reads, (*writes, (r"head\.fc\.(weight|bias)", back)), **options)  # type: ignore[arg-type]
+    return Converter(name, reads, writes, **options)  # type: ignore[arg-type]
 
 
 def split(template: str) -> list[str]:
@@ -126,8 +125,7 @@ def conv_adapter_names(family: str, places: dict[str, str], trained: dict[str, s
     ]
     pairs += [(theirs, f"encoder.{ours}") for theirs, ours in trained.items()]
     pool = [(f"attnpool.tuning_module.{a}", f"encoder.body.attnpool.edits.conv_adapter.{b}") for a, b in LINEAR_PARTS]
-    head = ((r"head\.linear\.(weight|bias)", r"head.fc.\1"),)
-    return both(f"conv_adapter_{family}", pairs + pool, head)
+    return both(f"conv_adapter_{family}", pairs + pool, LINEAR)
 
 
 CONV_ADAPTERS = {
