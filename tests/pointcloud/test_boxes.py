@@ -141,7 +141,7 @@ def test_nms():
 
 
 def test_corners_by_hand():
-    """3DETR's order: around the lower face from (+x, +y), then the upper one; a quarter turn clockwise takes x to -y."""
+    """3DETR's order: around the lower face from (+x, +y), then the upper one; a quarter turn takes x to -y."""
     box = torch.tensor([10.0, 20, 30, 2, 4, 6, 0])
     lower = [[11, 22, 27], [11, 18, 27], [9, 18, 27], [9, 22, 27]]
     assert boxes.corners(box).tolist() == lower + [[x, y, 33] for x, y, _ in lower]
@@ -177,7 +177,9 @@ def test_surface_and_slack_count_as_inside():
 @pytest.mark.parametrize("oriented", [False, True])
 def test_giou_by_hand(oriented):
     cube = torch.tensor([[0.0, 0, 0, 1, 1, 1, 0]])
-    others = torch.tensor([[2.0, 0, 0, 1, 1, 1, 0], [0.5, 0, 0, 1, 1, 1, 0], [0, 0, 0, 2, 2, 2, 0], [0, 0, 3, 1, 1, 1, 0]])
+    others = torch.tensor(
+        [[2.0, 0, 0, 1, 1, 1, 0], [0.5, 0, 0, 1, 1, 1, 0], [0, 0, 0, 2, 2, 2, 0], [0, 0, 3, 1, 1, 1, 0]]
+    )
     # 0 of 2 in a hull of 3; 1/2 of 3/2 in 3/2; 1 of 8 in 8; 0 of 2 in 4
     want = [-1 / 3, 1 / 3, 1 / 8, -1 / 2]
     assert boxes.giou(cube, others, oriented)[0].tolist() == pytest.approx(want)

@@ -47,6 +47,10 @@ def rng():
     return np.random.default_rng(0)
 
 
+def listed(words):
+    return words.split()
+
+
 def test_scannet_segmentation(tmp_path):
     (tmp_path / "val").mkdir()
     ids = np.arange(41)
@@ -110,10 +114,10 @@ def test_semantickitti_splits(tmp_path):
 
 
 def test_s3dis(tmp_path):
-    usual = "ceiling floor wall beam column window door table chair sofa bookcase board clutter".split()
+    usual = listed("ceiling floor wall beam column window door table chair sofa bookcase board clutter")
     np.save(tmp_path / "Area_5_office_1.npy", rng().random((9, 7)))
     assert S3DIS(str(tmp_path), folder="", names=None).classes == usual
-    other = "ceiling floor wall beam column window door chair table bookcase sofa board clutter".split()
+    other = listed("ceiling floor wall beam column window door chair table bookcase sofa board clutter")
     (tmp_path / "names.txt").write_text("\n".join(other))
     assert S3DIS(str(tmp_path), folder="", names="names.txt").classes == other
 
@@ -124,13 +128,13 @@ def test_scanobjectnn(tmp_path):
     with h5py.File(tmp_path / "main_split" / "test_objectdataset.h5", "w") as f:
         f["data"], f["label"] = rng().random((15, 8, 3)), np.arange(15)
     data = ScanObjectNN(str(tmp_path), "test", "obj_bg")
-    names = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
+    names = listed("bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet")
     assert [data.classes[data[i]["label"]] for i in range(15)] == names
 
 
 def test_sunrgbd(tmp_path):
     (tmp_path / "sun_train").mkdir()
-    names = "bed table sofa chair toilet desk dresser night_stand bookshelf bathtub".split()
+    names = listed("bed table sofa chair toilet desk dresser night_stand bookshelf bathtub")
     rows = [[0, 0, 0, 0.5, 0.5, 0.5, 0, i] for i in range(10)]
     np.savez(tmp_path / "sun_train" / "000001_pc.npz", pc=rng().random((9, 6)))
     np.save(tmp_path / "sun_train" / "000001_bbox.npy", np.array(rows))

@@ -109,9 +109,9 @@ class TestObjects:
         points = episode["test"][4][0].astype(np.float32)
         assert np.array_equal(test[4]["coord"], points[:, :3])
         assert np.array_equal(test[4]["feat"], points[:, 3:])
+        (tmp_path / "5way_20shot").mkdir()
+        (tmp_path / "5way_10shot" / "3.pkl").rename(tmp_path / "5way_20shot" / "3.pkl")
         with pytest.raises(ValueError, match="expected 5 x 20"):
-            (tmp_path / "5way_20shot").mkdir()
-            (tmp_path / "5way_10shot" / "3.pkl").rename(tmp_path / "5way_20shot" / "3.pkl")
             FewShotClouds(str(tmp_path), 5, 20, 3, "train")
 
     def test_class_names_are_checked(self, modelnet):

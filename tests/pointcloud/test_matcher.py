@@ -75,7 +75,7 @@ def test_no_other_assignment_is_cheaper(weights, seed):
             - w["objectness_cost"] * objectness[b, q]  # noqa: B023
             + w["center_cost"] * np.abs(queries[b, q] - centres[b, n]).sum()  # noqa: B023
         )
-        best = min(permutations(range(6), count), key=lambda p: sum(cost(q, n) for n, q in enumerate(p)))  # noqa: B023
+        best = min(permutations(range(6), count), key=lambda p: sum(cost(q, n) for n, q in enumerate(p)))
         want = [-1] * 6
         for n, q in enumerate(best):
             want[q] = n

@@ -232,7 +232,7 @@ def test_vote_losses_are_part_of_the_loss_and_votes_place_the_queries():
     model = Detector(Points(), 2, votes=True, decoder=dict(dim=8, num_heads=2, ffn_dim=8, depth=2, num_queries=3))
     coord = torch.randn(1, 12, 3)
     votes, logits = model.votes(*model.backbone(coord))
-    layers, voted = model.run(coord, None, None)
+    layers = model.run(coord, None, None)[0]
     want = model.votes.queries(votes, logits, 3)
     assert all(torch.equal(layer["query"], want) for layer in layers)
     boxes = torch.cat([coord[:, :2], torch.ones(1, 2, 3), torch.zeros(1, 2, 1)], dim=-1)

@@ -355,3 +355,32 @@ def test_colours_change_as_often_as_asked(make):
     cloud = coloured(20)
     changed = [make(prob=0.2)(cloud, np.random.default_rng(seed)) is not cloud for seed in range(500)]
     assert np.mean(changed) == pytest.approx(0.2, abs=0.05)
+
+
+def test_made_objects_fill_the_unit_ball_and_show_one_side():
+    for name in synthetic.OBJECTS:
+        cloud = synthetic.object_cloud(name, np.random.default_rng(0), 2000, noise=0.0)
+        radius = np.linalg.norm(cloud["coord"], axis=1)
+        assert np.quantile(radius, 0.95) <= 1.0 + 1e-6  # but for a few stray points
+        assert np.quantile(radius, 0.95) > 0.5
+        assert np.allclose(np.linalg.norm(cloud["feat"], axis=1), 1, atol=1e-5)
+
+
+def test_made_rooms_are_scanned_from_inside():
+    """Furniture stands on the floor without touching, colours stay colours, walls are seen from within only."""
+    for seed in range(4):
+        cloud = synthetic.room(np.random.default_rng(seed), 4000, noise=0.0)
+        assert 0 <= cloud["feat"].min() <= cloud["feat"].max() <= 1
+        boxes = torch.from_numpy(cloud["boxes"])
+        assert torch.allclose(boxes[:, 2] - boxes[:, 5] / 2, torch.zeros(len(boxes)), atol=1e-5)
+        gaps = (boxes[:, None, :2] - boxes[None, :, :2]).norm(dim=-1)
+        reach = boxes[:, 3:5].norm(dim=-1) / 2
+        apart = gaps > reach[:, None] + reach[None] - 1e-4
+        assert apart.fill_diagonal_(True).all()
+        floor = cloud["coord"][cloud["segment"] == 0]
+        assert np.abs(floor[:, 2]).max() < 1e-6
+        # the underside of furniture faces the floor: no scanner at eye height sees it
+        assert inside(cloud, 1e-4).min() > 0.999
+        for number, box in enumerate(cloud["boxes"], start=1):
+            mine = cloud["coord"][cloud["instance"] == number]
+            assert (mine[:, 2] < 1e-6).mean() < 0.02, box

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -188,6 +187,30 @@ def test_hidden_frames_of_trims_do_not_count(film, tmp_path):
         assert source.num_frames == 255
         assert films.numbers_of(source.read([0, 100, 254])) == [45, 145, 299]
         assert source.backend == "pyav"
+
+
+def test_a_film_that_begins_within_an_open_group_has_the_frames_that_can_be_decoded(film, tmp_path):
+    """Cut at a key frame by copying: the frames shown before it refer to what is gone."""
+    path = tmp_path / "cut.mkv"
+    with av.open(str(film("open_gop_h264"))) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        packets = [p for p in source.demux(stream) if p.size]
+        start = [i for i, p in enumerate(packets) if p.is_keyframe][1]
+        early = sum(p.pts < packets[start].pts for p in packets[start:])
+        key = packets[start].pts
+        for packet in packets[start:]:
+            packet.stream = copy
+            out.mux(packet)
+    assert early > 0
+    assert scan(str(path)).broken_start
+    first = round(key * float(stream.time_base) * 25)
+    with VideoFile(path) as cut:
+        shown = films.numbers_of(cut.read(range(cut.num_frames)))
+        assert shown[-1] == 59
+        assert cut.num_frames == len(shown)
+        assert set(range(first, 60)) <= set(shown)
+        assert cut.backend == "pyav"
 
 
 @pytest.mark.parametrize(("start", "length"), [(17, 30), (0, 30), (12, 48), (5, 1)])
