@@ -148,6 +148,8 @@ def crash_on(number):
 def test_a_crashing_decoder_does_not_stop_the_others():
     found = dict(over_films(crash_on, range(6), workers=2, title="x"))
     assert found == {0: 0, 1: 10, 2: 20, 3: None, 4: 40, 5: 50}
+    found = list(over_films(crash_on, [3, 0, 1], workers=1, title="x"))  # the first takes the only process with it
+    assert sorted(found, key=str) == [(0, 0), (1, 10), (3, None)]
 
 
 @pytest.mark.parametrize("tool", ["check_videos", "reencode_videos"])

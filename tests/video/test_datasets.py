@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -224,6 +225,9 @@ def test_folders(tmp_path):
 def test_folders_are_classes_in_alphabetical_order_however_they_were_made(tmp_path):
     names = ["m", "z", "a", "k", "q", "c", "x", "b"]
     touch(tmp_path, *(f"{name}/{film}.mp4" for name in names for film in "cab"), ".cache/x.mp4", "a/.hidden.mp4")
+    touch(tmp_path / "other", "x/z.mp4", "x/deep/b.mp4")
+    assert [s.sample_id for s in read_listing(tmp_path / "other").samples] == ["x/deep/b.mp4", "x/z.mp4"]
+    shutil.rmtree(tmp_path / "other")
     listing = read_listing(tmp_path)
     assert listing.classes == sorted(names)
     assert [s.sample_id for s in listing.samples] == [f"{name}/{film}.mp4" for name in sorted(names) for film in "abc"]

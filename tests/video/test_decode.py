@@ -18,7 +18,7 @@ from tests.video import films
 from video import decode
 from video.decode import VideoError, VideoFile, resize_short_side
 from video.keyframes import KeyFrames
-from video.sequential import Scan, Sequential, scan
+from video.sequential import Scan, Sequential, scan, shown_frames
 
 X265 = {"preset": "ultrafast", "x265-params": "log-level=none"}
 MAKERS = {
@@ -82,6 +82,22 @@ def test_ordinary_files_are_read_at_random(film, name):
         source.read([3])
         assert source.backend == ("decord" if name == "vp9" else "keyframes")
         np.testing.assert_array_equal(source.read([17, 40]), Sequential(str(film(name))).frames(np.array([17, 40])))
+
+
+def test_reading_in_sequence_refuses_frames_that_do_not_come(film):
+    """Rather than hand out memory that nothing was written to."""
+    found = dataclasses.replace(scan(str(film("gop12"))), num_frames=70)
+    source = Sequential(str(film("gop12")), found)
+    assert films.numbers_of(source.frames(np.array([3, 59]))) == [3, 59]
+    with pytest.raises(ValueError, match="frame 65 of 70 cannot be decoded, only 60 can"):
+        source.frames(np.array([3, 65]))
+
+
+def test_times_of_frames_begin_at_zero(tmp_path):
+    path = films.write_film(tmp_path / "late.mkv", frames=6, times=[50, 51, 53, 56, 60, 65])
+    assert scan(str(path)).times[0] > 0
+    times = [time for _, time, _ in shown_frames(str(path))]
+    assert times == pytest.approx([0, 0.04, 0.12, 0.24, 0.4, 0.6], abs=2e-3)
 
 
 class Mistaken:

@@ -161,6 +161,12 @@ def test_views_are_spatial_first_then_temporal(upright):
     assert clips[:, :, 1, 0, 0].tolist() == [[0, 2], [3, 5]] * 3
 
 
+def test_square_films_have_as_many_views():
+    clips = TestCrops(24, 3)(torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 24, 24), np.array([[0, 1]]))
+    assert clips.shape == (3, 2, 3, 24, 24)
+    assert clips[:, :, 0, 0, 0].tolist() == [[0, 1]] * 3
+
+
 def test_evaluation_is_neither_rounded_nor_clamped():
     frames = torch.zeros(1, 3, 12, 16, dtype=torch.uint8)
     frames[..., 8:] = 255
@@ -185,6 +191,14 @@ def test_shapes_of_boxes_are_drawn_log_uniformly_and_areas_uniformly():
     area = h * w / 400**2
     for share in (0.25, 0.5, 0.75):
         assert np.mean(area < 0.05 + 0.1 * share) == pytest.approx(share, abs=0.03)
+
+
+def test_the_ratio_of_a_box_is_its_width_over_its_height():
+    transform = RandomResizedCrop(24, area=(0.05, 0.1), ratio=(2, 3))
+    boxes = np.array([transform.box(400, 400, RNG(seed)) for seed in range(100)])
+    ratio = boxes[:, 3] / boxes[:, 2]
+    assert 1.95 < ratio.min() < 2.2
+    assert 2.8 < ratio.max() < 3.05
 
 
 def test_boxes_reach_both_ends_of_the_frame():
