@@ -1,5 +1,6 @@
 """tools/check_videos.py and tools/reencode_videos.py on films made here."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from tests.video import films
 from tools import check_videos, reencode_videos
+from video import reencode as reencode_module
 from video.batch import over_films
 from video.decode import VideoError, VideoFile
 from video.lists import read_listing
@@ -125,6 +127,16 @@ def test_a_film_torn_in_the_middle_leaves_no_copy(tmp_path):
         reencode(str(tmp_path / "torn.mp4"), tmp_path / "copy.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["torn.mp4", "whole.mkv", "whole.mp4"]
     assert reencode(str(source), tmp_path / "copy.mp4") == 60
+
+
+def test_a_copy_that_lacks_frames_is_none(tmp_path, monkeypatch):
+    """Where the decoder ends early without an error."""
+    source = films.write_film(tmp_path / "whole.mp4", frames=20)
+    whole = reencode_module.shown_frames
+    monkeypatch.setattr(reencode_module, "shown_frames", lambda path: itertools.islice(whole(path), 15))
+    with pytest.raises(VideoError, match="only 15 of 20 frames can be decoded"):
+        reencode(str(source), tmp_path / "copy.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["whole.mp4"]
 
 
 def test_names_and_sizes_of_copies():

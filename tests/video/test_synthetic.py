@@ -35,13 +35,13 @@ def decode(path):
 
 @pytest.mark.parametrize(("codec", "name", "suffix"), [("h264", "h264", "mp4"), ("vp9", "vp9", "webm")])
 def test_files_are_real_and_hold_the_frames(tmp_path, codec, name, suffix):
-    spec = ActionSet(train=1, val=1, test=1, frames=12, codec=codec)
+    spec = ActionSet(train=1, val=1, test=1, frames=12, codec=codec, fps=20)
     out = make_actions(tmp_path / "set", spec)
     frames, found, fps = decode(out / f"clips/train/00000.{suffix}")
     drawn = make_clip(spec, "train", 0)[0]
     assert name in found
     assert frames.shape == drawn.shape == (12, 64, 64, 3)
-    assert fps == pytest.approx(16)
+    assert fps == pytest.approx(20)
     assert np.abs(frames.astype(float) - drawn).mean() < 12
 
 
@@ -177,6 +177,18 @@ def test_clips_are_seeded_and_all_different():
     assert np.array_equal(first[0], again[0])
     assert not np.array_equal(first[0], make_clip(spec, "test", 5)[0])
     assert not np.array_equal(first[0], make_clip(ActionSet(train=10, frames=4, seed=1), "train", 5)[0])
+
+
+def test_splits_share_no_path(monkeypatch):
+    """Clip i of one split is not clip i of another in other colours: the tilt of its actor is drawn anew."""
+    drawn = []
+    monkeypatch.setattr(synthetic, "render", lambda things, *rest: drawn.append(things) or np.zeros((64, 64, 3)))
+    spec, tilts = ActionSet(train=6, val=6, test=6, frames=2), []
+    for split in ("train", "val", "test"):
+        for index in range(6):
+            look = make_clip(spec, split, index)[2]
+            tilts.append(next(t.angle for t in drawn[-1] if (t.shape, t.color) == look[:2]))
+    assert len(set(tilts)) == 18
 
 
 def test_standing_by_or_drifting():
