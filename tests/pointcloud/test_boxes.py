@@ -178,10 +178,10 @@ def test_surface_and_slack_count_as_inside():
 def test_giou_by_hand(oriented):
     cube = torch.tensor([[0.0, 0, 0, 1, 1, 1, 0]])
     others = torch.tensor(
-        [[2.0, 0, 0, 1, 1, 1, 0], [0.5, 0, 0, 1, 1, 1, 0], [0, 0, 0, 2, 2, 2, 0], [0, 0, 3, 1, 1, 1, 0]]
+        [[2.0, 0, 0, 1, 1, 1, 0], [0.5, 0.5, 0, 1, 1, 1, 0], [0, 0, 0, 2, 2, 2, 0], [0, 0.25, 3, 1, 1, 1, 0]]
     )
-    # 0 of 2 in a hull of 3; 1/2 of 3/2 in 3/2; 1 of 8 in 8; 0 of 2 in 4
-    want = [-1 / 3, 1 / 3, 1 / 8, -1 / 2]
+    # 0 of 2 in a hull of 3; 1/4 of 7/4 in 9/4; 1 of 8 in 8; 0 of 2 in 5
+    want = [-1 / 3, 1 / 7 - 2 / 9, 1 / 8, -3 / 5]
     assert boxes.giou(cube, others, oriented)[0].tolist() == pytest.approx(want)
 
 

@@ -212,13 +212,15 @@ def test_ties_depend_neither_on_the_order_of_scenes_nor_on_the_number_of_process
 
 
 def test_figures_of_detection():
+    """Of two true boxes one is found, behind a wrong one: AP 1/2 * 1/2, recall 1/2."""
     metric = DetectionMetric(["x", "y"])
-    metric.process(None, [{**sample("a", True), "target_boxes": np.concatenate([box(0), box(4)]),
-                           "target_label": np.array([0, 0])}])  # fmt: skip
-    found = metric.evaluate(3)
-    assert {k for k in found if k[:2] in ("ma", "ar", "ap")} == {"map25", "ar25", "ap25", "map50", "ar50", "ap50"}
-    assert (found["map25"], found["ar25"], found["of"], found["evaluated"]) == (50, 50, 3, 1)
-    assert found["ap25"] == {"x": 50.0, "y": None}
+    found = {"boxes": np.concatenate([box(9), box(0)]), "box_label": np.array([0, 0]), "scores": np.array([0.9, 0.5])}
+    truth = {"target_boxes": np.concatenate([box(0), box(4)]), "target_label": np.array([0, 0])}
+    metric.process(None, [{"sample_id": "a", **found, **truth}])
+    got = metric.evaluate(3)
+    assert {k for k in got if k[:2] in ("ma", "ar", "ap")} == {"map25", "ar25", "ap25", "map50", "ar50", "ap50"}
+    assert (got["map25"], got["ar25"], got["of"], got["evaluated"]) == (25, 50, 3, 1)
+    assert got["ap25"] == {"x": 25.0, "y": None}
     assert metric.evaluate(3)["evaluated"] == 0  # counted anew
     metric.process(None, [{**sample("b", True), "box_label": np.array([1])}])
     assert metric.evaluate(1)["ar25"] == 0

@@ -129,6 +129,15 @@ def test_blocks_receive_class_token_points_with_positions_and_task_tokens(pre_no
     assert torch.equal(epcl.points_of(out, 5), out[:, 1:6])
 
 
+def test_prompts_that_adapters_put_behind_are_not_handed_on():
+    tower = refill(freeze(small_tower()))
+    epcl = EPCL(tower, 3)
+    tower.forward_blocks = lambda x, grid: torch.cat([x, torch.full((2, 4, 32), 99.0)], dim=1)
+    out = epcl(torch.randn(2, 5, 32), torch.randn(2, 5, 3))
+    assert out.shape == (2, 1 + 5 + 3, 32)
+    assert out.max() < 99
+
+
 def test_another_position_of_the_class_token():
     tower = refill(freeze(small_tower()))
     epcl = EPCL(tower, 0, prefix_position=torch.arange(32.0))
