@@ -138,3 +138,80 @@ def test_nms():
     thin = torch.tensor([[0.0, 0, 0, 4, 0.1, 1, 0.8], [0.0, 1.0, 0, 4, 0.1, 1, 0.8]])
     assert boxes.nms(thin, scores[:2], 0.25).tolist() == [1]  # their hulls overlap
     assert boxes.nms(thin, scores[:2], 0.25, oriented=True).tolist() == [1, 0]  # they do not
+
+
+def test_corners_by_hand():
+    """3DETR's order: around the lower face from (+x, +y), then the upper one; a quarter turn takes x to -y."""
+    box = torch.tensor([10.0, 20, 30, 2, 4, 6, 0])
+    lower = [[11, 22, 27], [11, 18, 27], [9, 18, 27], [9, 22, 27]]
+    assert boxes.corners(box).tolist() == lower + [[x, y, 33] for x, y, _ in lower]
+    box[6] = math.pi / 2
+    turned = [[12, 19, 27], [8, 19, 27], [8, 21, 27], [12, 21, 27]]
+    assert torch.allclose(boxes.corners(box)[:4], torch.tensor(turned).float(), atol=1e-5)
+    low, high = boxes.hull(box)
+    assert torch.allclose(low, torch.tensor([8.0, 19, 27]), atol=1e-5)
+    assert torch.allclose(high, torch.tensor([12.0, 21, 33]), atol=1e-5)
+    assert boxes.volume(box).item() == 48
+
+
+def test_hull_of_a_turned_box():
+    low, high = boxes.hull(torch.tensor([0.0, 0, 0, 2, 1, 1, math.pi / 6]))
+    half = [math.cos(math.pi / 6) + 0.25, 0.5 + math.cos(math.pi / 6) / 2, 0.5]
+    assert torch.allclose(high, torch.tensor(half), atol=1e-6)
+    assert torch.allclose(low, -torch.tensor(half), atol=1e-6)
+
+
+def test_camera_axes_by_hand():
+    point = torch.tensor([1.0, 2.0, 3.0])  # right, forward, up
+    assert boxes.to_camera(point).tolist() == [1, -3, 2]  # right, down, forward
+    assert boxes.from_camera(torch.tensor([1.0, -3.0, 2.0])).tolist() == [1, 2, 3]
+
+
+def test_surface_and_slack_count_as_inside():
+    box = torch.tensor([[1.0, 0, 0, 2, 2, 2, 0]])
+    points = torch.tensor([[2.0, 1, 1], [2.125, 0, 0], [2.25, 0, 0], [0, 0, -1], [1, 0, 1.0625]])
+    assert boxes.contains(box, points).tolist() == [[True, False, False, True, False]]
+    assert boxes.contains(box, points, slack=0.125).tolist() == [[True, True, False, True, True]]
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_giou_by_hand(oriented):
+    cube = torch.tensor([[0.0, 0, 0, 1, 1, 1, 0]])
+    others = torch.tensor(
+        [[2.0, 0, 0, 1, 1, 1, 0], [0.5, 0.5, 0, 1, 1, 1, 0], [0, 0, 0, 2, 2, 2, 0], [0, 0.25, 3, 1, 1, 1, 0]]
+    )
+    # 0 of 2 in a hull of 3; 1/4 of 7/4 in 9/4; 1 of 8 in 8; 0 of 2 in 5
+    want = [-1 / 3, 1 / 7 - 2 / 9, 1 / 8, -3 / 5]
+    assert boxes.giou(cube, others, oriented)[0].tolist() == pytest.approx(want)
+
+
+def test_giou_encloses_along_the_axes():
+    """A square turned by an eighth: its hull has twice its area, so that the half of the hull stays empty."""
+    turned = torch.tensor([[0.0, 0, 0, 1, 1, 1, math.pi / 4]])
+    assert boxes.giou(turned, turned).item() == pytest.approx(1 - 0.5)
+    # 3DETR's shortcut takes corner 2 for the lowest and corner 0 for the highest: on one axis they then coincide
+    assert boxes.giou(turned, turned, oriented=False).item() == pytest.approx(0 / 2 - (1 - 2 / 2), abs=1e-5)
+
+
+def test_hull_iou_by_hand():
+    one = torch.tensor([[0.0, 0, 0, 2, 2, 2, 0]])
+    two = torch.tensor([[1.0, 0, 0, 2, 2, 2, 0], [0, 0, 0, 1, 1, 1, 0], [5, 0, 0, 1, 1, 1, 0]])
+    assert boxes.hull_iou(one, two)[0].tolist() == pytest.approx([4 / 12, 1 / 8, 0])
+
+
+def test_nms_takes_the_later_of_equal_scores():
+    """As numpy's ascending sort read from its end, which VoteNet and 3DETR do."""
+    same = torch.tensor([[0.0, 0, 0, 1, 1, 1, 0]]).repeat(3, 1)
+    assert boxes.nms(same, torch.tensor([0.5, 0.5, 0.5]), 0.25).tolist() == [2]
+    assert boxes.nms(same, torch.tensor([0.5, 0.7, 0.5]), 0.25).tolist() == [1]
+    apart = same + torch.arange(3)[:, None] * torch.tensor([5.0, 0, 0, 0, 0, 0, 0])
+    assert boxes.nms(apart, torch.tensor([0.5, 0.5, 0.5]), 0.25).tolist() == [2, 1, 0]
+    assert boxes.nms(apart, torch.tensor([0.1, 0.9, 0.5]), 0.25).tolist() == [1, 2, 0]
+
+
+def test_nms_threshold_is_strict_and_what_is_gone_suppresses_nothing():
+    row = torch.tensor([[0.0, 0, 0, 3, 1, 1, 0], [1, 0, 0, 3, 1, 1, 0], [2, 0, 0, 3, 1, 1, 0]])  # IoU 1/2, 1/5
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert boxes.nms(row, scores, 0.5).tolist() == [0, 1, 2]
+    assert boxes.nms(row, scores, 0.49).tolist() == [0, 2]
+    assert boxes.nms(row, scores, 0.19).tolist() == [0]

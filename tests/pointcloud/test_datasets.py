@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pointcloud.datasets.base import CloudDataset, CloudError
-from pointcloud.datasets.files import read_cloud
+from pointcloud.datasets.files import read_cloud, unit_colours
 from pointcloud.datasets.objects import FewShotClouds, ModelNet40, ModelNet40H5, ScanObjectNN
 from pointcloud.datasets.s3dis import S3DIS
 from pointcloud.datasets.safe_files import cached, load_pickle
-from pointcloud.datasets.scannet import MMDet3DIndoor, ScanNetDetection, ScanNetSegmentation
+from pointcloud.datasets.scannet import MMDet3DIndoor, ScanNetDetection, ScanNetSegmentation, with_features
 from pointcloud.datasets.semantickitti import SemanticKITTI
 from pointcloud.datasets.sunrgbd import SUNRGBD
 from xmodal.data.broken import TooManyBrokenFilesError
@@ -42,6 +42,8 @@ class TestObjects:
         assert item["coord"].dtype == torch.float32
         want = np.loadtxt(modelnet / "night_stand" / "night_stand_0002.txt", delimiter=",")
         assert np.allclose(item["coord"], want[:, :3], atol=1e-6)
+        assert np.allclose(item["feat"], want[:, 3:], atol=1e-6)
+        assert "feat" not in ModelNet40(str(modelnet), "train")[1]
 
     def test_modelnet_h5(self, tmp_path):
         h5py = pytest.importorskip("h5py")
@@ -52,7 +54,21 @@ class TestObjects:
             f["label"] = np.array([[0], [2], [1], [2]], np.uint8)
         data = ModelNet40H5(str(tmp_path), "train")
         assert [data[i]["label"] for i in range(4)] == [0, 2, 1, 2]
+        assert data.classes == ["a", "b", "c"]
         assert data[0]["coord"].shape == (2048, 3)
+
+    def test_modelnet_h5_splits_and_parts(self, tmp_path):
+        h5py = pytest.importorskip("h5py")
+        (tmp_path / "shape_names.txt").write_text("a\nb\n")
+        (tmp_path / "train_files.txt").write_text("data/train0.h5\n")
+        (tmp_path / "test_files.txt").write_text("data/test1.h5\ndata/test0.h5\n")
+        for name, value in (("train0", 0), ("test0", 1), ("test1", 2)):
+            with h5py.File(tmp_path / f"{name}.h5", "w") as f:
+                f["data"], f["label"] = np.full((2, 4, 3), value, np.float32), np.array([[0], [1]], np.uint8)
+        data = ModelNet40H5(str(tmp_path), "test")
+        assert [(data[i]["coord"][0, 0].item(), data[i]["label"]) for i in range(4)] == [(2, 0), (2, 1), (1, 0), (1, 1)]
+        assert [data[i]["sample_id"] for i in range(4)] == ["test1/0", "test1/1", "test0/0", "test0/1"]
+        assert ModelNet40H5(str(tmp_path), "train")[0]["coord"].sum() == 0
 
     @pytest.mark.parametrize(
         ("variant", "path"),
@@ -71,7 +87,10 @@ class TestObjects:
         data = ScanObjectNN(str(tmp_path), "train", variant)
         assert data.num_classes == 15
         assert data[1]["label"] == 14
-        assert np.allclose(data[1]["coord"][:, 2], points[1, :, 1])  # y was up
+        x, y, z = points[1].T
+        # y was up; a quarter turn around x, not a mirror image: handedness is kept
+        assert np.allclose(data[1]["coord"], np.stack([x, -z, y], axis=1))
+        assert np.allclose(ScanObjectNN(str(tmp_path), "train", variant, keep_axes=True)[1]["coord"], points[1])
         with pytest.raises(ValueError, match="did you mean 'obj_bg'"):
             ScanObjectNN(str(tmp_path), "train", "obj_bgg")
 
@@ -85,6 +104,15 @@ class TestObjects:
         assert len(data) == 50
         assert data[7]["label"] == 2
         assert data[7]["coord"].shape == (64, 3)
+        test = FewShotClouds(str(tmp_path), 5, 10, 3, "test", normals=True)
+        assert len(test) == 10
+        points = episode["test"][4][0].astype(np.float32)
+        assert np.array_equal(test[4]["coord"], points[:, :3])
+        assert np.array_equal(test[4]["feat"], points[:, 3:])
+        (tmp_path / "5way_20shot").mkdir()
+        (tmp_path / "5way_10shot" / "3.pkl").rename(tmp_path / "5way_20shot" / "3.pkl")
+        with pytest.raises(ValueError, match="expected 5 x 20"):
+            FewShotClouds(str(tmp_path), 5, 20, 3, "train")
 
     def test_class_names_are_checked(self, modelnet):
         (modelnet / "modelnet40_train.txt").write_text("airplan_0001\n")
@@ -115,8 +143,12 @@ class TestRooms:
                 np.save(tmp_path / "all" / f"Area_{area}_office_1.npy", table)
         data = S3DIS(str(tmp_path), areas=(5,), folder="all", repeat=3)
         assert len(data) == 3
+        assert data.sample_ids == ["Area_5_office_1"] * 3
+        both = S3DIS(str(tmp_path), areas=None, folder="all")
+        assert both.sample_ids == ["Area_1_office_1", "Area_5_office_1"]
         item = data[0]
         assert item["sample_id"] == "Area_5_office_1"
+        assert item["segment"][1:].tolist() == table[1:, 6].astype(int).tolist()
         assert item["segment"][0] == -1
         assert np.allclose(item["feat"], table[:, 3:6] / 255, atol=1e-6)
         assert np.allclose(item["coord"], table[:, :3], atol=1e-6)
@@ -125,14 +157,15 @@ class TestRooms:
 
     def test_scannet_segmentation(self, tmp_path, table):
         (tmp_path / "val").mkdir()
-        label = np.array([0, 19, -100] * 10, np.float64)
+        label = np.array([0, 19, -100, 255, 7] * 6, np.float64)
         colours = (table[:, 3:6] / 127.5 - 1).astype(np.float32)
         content = (table[:, :3].astype(np.float32), colours, label, label)
         torch.save(content, tmp_path / "val" / "scene0011_00_inst_nostuff.pth")
         data = ScanNetSegmentation(str(tmp_path), "val")
         item = data[0]
         assert item["sample_id"] == "scene0011_00"
-        assert item["segment"][:3].tolist() == [0, 19, -1]
+        assert item["segment"].tolist() == [0, 19, -1, -1, 7] * 6  # both marks of points that do not count
+        assert len(ScanNetSegmentation(str(tmp_path), "val", repeat=4)) == 4
         assert np.allclose(item["feat"], table[:, 3:6] / 255, atol=1e-5)
         nyu = (*content[:2], np.array([1, 39, 13] * 10))
         torch.save(nyu, tmp_path / "val" / "scene0011_00_inst_nostuff.pth")
@@ -147,14 +180,16 @@ class TestRooms:
         raw.tofile(tmp_path / "sequences/08/labels/000000.label")
         item = SemanticKITTI(str(tmp_path), "val")[0]
         assert item["segment"].tolist() == [1, 1, 9, 0]
-        assert item["feat"].shape == (4, 1)
+        assert np.array_equal(item["coord"], points[:, :3])
+        assert np.array_equal(item["feat"], points[:, 3:])  # the intensity
         assert item["sample_id"] == "08/000000"
 
 
 class TestBoxes:
     def test_scannet_export(self, tmp_path):
         (tmp_path / "scannetv2_train.txt").write_text("scene0000_00\nscene0001_00\n")
-        np.save(tmp_path / "scene0000_00_vert.npy", rng().random((40, 6)) * 255)
+        vertices = rng().random((40, 6)) * 255
+        np.save(tmp_path / "scene0000_00_vert.npy", vertices)
         boxes = np.array([[1, 2, 3, 0.5, 0.6, 0.7, 5, 0], [1, 1, 1, 1, 1, 1, 9, 39]], float)
         boxes[:, -1] = [5, 39]  # NYU40: chair, garbage bin
         np.save(tmp_path / "scene0000_00_bbox.npy", boxes)
@@ -167,6 +202,26 @@ class TestBoxes:
         assert item["box_mask"].tolist() == [True, True, False, False]
         assert item["boxes"][0].tolist() == pytest.approx([1, 2, 3, 0.5, 0.6, 0.7, 0])
         assert item["feat"].shape == (40, 4)
+        assert np.allclose(item["feat"][:, :3], vertices[:, 3:6] / 255, atol=1e-6)
+
+    @pytest.mark.parametrize("colour", [False, True])
+    def test_height_is_measured_from_the_floor(self, colour):
+        """The floor is the 0.99th percentile of z, as in VoteNet: of 0.00, 0.01 ... 10.00 it is 0.099."""
+        z = rng().permutation(1001) / 100
+        cloud = {"coord": np.stack([z * 0 + 5, z * 0 - 3, z], axis=1).astype(np.float32)}
+        found = with_features(cloud, rng().random((1001, 3)) if colour else None, height=True)["feat"]
+        assert found.shape == (1001, 1 + 3 * colour)
+        assert found.dtype == np.float32
+        assert np.allclose(found[:, -1], z - 0.099, atol=1e-5)
+
+    def test_boxes_of_unknown_kinds_are_left_out(self, tmp_path):
+        (tmp_path / "list.txt").write_text("scene0000_00\n")
+        np.save(tmp_path / "scene0000_00_vert.npy", rng().random((40, 6)))
+        boxes = np.array([[1, 1, 1, 1, 1, 1, 1], [2, 2, 2, 1, 1, 1, 36]], float)  # NYU40: a wall, a bathtub
+        np.save(tmp_path / "scene0000_00_bbox.npy", boxes)
+        item = ScanNetDetection(str(tmp_path), str(tmp_path / "list.txt"))[0]
+        assert item["boxes"].tolist() == [[2, 2, 2, 1, 1, 1, 0]]
+        assert item["box_label"].tolist() == [16]
 
     def test_mmdet3d(self, tmp_path):
         (tmp_path / "points").mkdir()
@@ -174,6 +229,7 @@ class TestBoxes:
         points.tofile(tmp_path / "points" / "scene0000_00.bin")
         turn = np.eye(4)
         turn[:2, :2] = [[0, -1], [1, 0]]
+        turn[:3, 3] = [10, 20, 30]
         info = {
             "point_cloud": {"num_features": 6, "lidar_idx": "scene0000_00"},
             "pts_path": "points/scene0000_00.bin",
@@ -186,18 +242,29 @@ class TestBoxes:
         with open(tmp_path / "scannet_infos_val.pkl", "wb") as f:
             pickle.dump([info, empty], f)
         data = MMDet3DIndoor(str(tmp_path), "scannet_infos_val.pkl")
-        assert data[0]["boxes"].shape == (1, 7)
-        assert np.allclose(data[0]["coord"][:, 0], -points[:, 1], atol=1e-6)
+        assert data[0]["boxes"].tolist() == [[0, 0, 0, 1, 2, 3, 0]]
+        assert data[0]["box_label"].tolist() == [2]
+        x, y, z = points[:, :3].T
+        assert np.allclose(data[0]["coord"], np.stack([10 - y, 20 + x, 30 + z], axis=1), atol=1e-5)
+        assert np.allclose(data[0]["feat"], points[:, 3:] / 255, atol=1e-6)
         assert data[1]["boxes"].shape == (0, 7)
+        as_is = MMDet3DIndoor(str(tmp_path), "scannet_infos_val.pkl", align=False, colour=False)[0]
+        assert np.array_equal(as_is["coord"], points[:, :3])
+        assert "feat" not in as_is
+        info["annos"]["gt_boxes_upright_depth"] = np.array([[1, 2, 3, 1, 2, 3, 0.5]])
+        (tmp_path / "turned.pkl").write_bytes(pickle.dumps([info]))
+        assert MMDet3DIndoor(str(tmp_path), "turned.pkl")[0]["boxes"].tolist() == [[1, 2, 3, 1, 2, 3, 0.5]]
 
     def test_sunrgbd(self, tmp_path):
         folder = tmp_path / "sun_val"
         folder.mkdir()
-        np.savez(folder / "000007_pc.npz", pc=rng().random((9, 6)))
+        points = rng().random((9, 6))
+        np.savez(folder / "000007_pc.npz", pc=points)
         np.save(folder / "000007_bbox.npy", np.array([[0, 1, 2, 0.5, 0.25, 1, -0.3, 9.0]]))
         item = SUNRGBD(str(tmp_path / "sun"), "val", colour=True)[0]
         assert item["boxes"][0].tolist() == pytest.approx([0, 1, 2, 1, 0.5, 2, -0.3])
         assert item["box_label"].tolist() == [9]
+        assert np.allclose(item["feat"], points[:, 3:], atol=1e-6)  # the export's colours are 0..1 already
 
 
 class TestBrokenFiles:
@@ -243,7 +310,14 @@ class TestBrokenFiles:
             ({"coord": np.zeros((0, 3))}, "no points"),
             ({"coord": np.zeros((2, 3)), "segment": np.array([0, 7])}, "segment 0..7 is outside 0..2"),
             ({"coord": np.zeros((2, 3)), "segment": np.array([0])}, "1 rows of segment for 2 points"),
+            ({"coord": np.zeros((2, 3)), "segment": np.array([-2, 0])}, "segment -2..0 is outside 0..2"),
+            ({"coord": np.zeros((2, 3)), "label": 3}, "label 3..3 is outside 0..2"),
+            ({"coord": np.zeros((2, 3)), "feat": np.zeros((3, 1))}, "3 rows of feat for 2 points"),
             ({"coord": np.zeros((2, 3)), "boxes": np.zeros((1, 7)), "box_label": np.array([0])}, "without extent"),
+            (
+                {"coord": np.zeros((2, 3)), "boxes": np.ones((1, 7)), "box_label": np.array([-1])},
+                "box_label -1..-1 is outside 0..2",
+            ),
         ],
     )
     def test_checks(self, cloud, reason):
@@ -261,8 +335,38 @@ class TestBrokenFiles:
         item = One(["x"], None, pad_to=5)[0]
         assert item["lengths"] == 3
         assert item["segment"].tolist() == [0, 0, 0, -1, -1]
+        assert item["coord"].tolist() == [[1, 1, 1]] * 3 + [[0, 0, 0]] * 2
+        assert item["coord_min"].tolist() == item["coord_max"].tolist() == [1, 1, 1]  # of the points, not the padding
         with pytest.raises(ValueError, match="more than pad_to=2"):
             One(["x"], None, pad_to=2)[0]
+
+    def test_extents_boxes_and_their_mask(self):
+        class One(CloudDataset):
+            def load(self, index):
+                coord = np.array([[1, -2, 3], [4, 5, -6]], np.float32)
+                return {"coord": coord, "boxes": np.ones((2, 7)), "box_label": np.array([2, 1])}
+
+        item = One(["x"], ["a", "b", "c"], max_boxes=4)[0]
+        assert item["coord_min"].tolist() == [1, -2, -6]
+        assert item["coord_max"].tolist() == [4, 5, 3]
+        assert item["boxes"].sum(1).tolist() == [7, 7, 0, 0]
+        assert item["box_label"].tolist() == [2, 1, 0, 0]
+        assert item["box_mask"].tolist() == [True, True, False, False]
+        assert "lengths" not in item
+        with pytest.raises(ValueError, match="2 boxes, more than max_boxes=1"):
+            One(["x"], None, max_boxes=1)[0]
+
+    def test_draws_of_tests_differ_by_cloud_and_by_seed_only(self):
+        class Many(CloudDataset):
+            def load(self, index):
+                return {"coord": np.ones((3, 3), np.float32)}
+
+        draw = lambda key, seed=0: Many(  # noqa: E731
+            list("abc"), None, [dict(type="scale_shift")], test_mode=True, seed=seed
+        )[key]["coord"]
+        assert draw((0, 1)).equal(draw((7, 1)))
+        assert not draw((0, 1)).equal(draw((0, 2)))
+        assert not draw((0, 1)).equal(draw((0, 1), seed=1))
 
     def test_pickles_run_nothing(self, tmp_path):
         class Evil:
@@ -305,6 +409,16 @@ class TestFiles:
         np.savetxt(tmp_path / "d.txt", table)
         for name in ("a.npy", "b.npz", "c.npz", "d.txt"):
             self.check(tmp_path / name)
+
+    def test_scans_of_four_floats(self, tmp_path):
+        np.concatenate([self.coord, [[7], [8]]], axis=1).astype(np.float32).tofile(tmp_path / "a.bin")
+        self.check(tmp_path / "a.bin", colours=False)
+        assert "feat" not in read_cloud(tmp_path / "a.bin")
+
+    @pytest.mark.parametrize("top", [1, 255, 65535])
+    def test_colours_of_any_range(self, top):
+        unit = np.array([[1.0, 0.2, 0.0], [0.4, 0.6, 0.8]])
+        assert np.allclose(unit_colours(unit * top), unit, atol=1e-6)
 
     def test_ply(self, tmp_path):
         plyfile = pytest.importorskip("plyfile")

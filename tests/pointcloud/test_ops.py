@@ -72,6 +72,19 @@ class TestFarthestPointSample:
         assert 3 in ops.farthest_point_sample(points, 30)[0]
         assert 3 not in ops.farthest_point_sample(points, 30, skip_near_origin=True)[0]
 
+    def test_near_origin_is_up_to_a_thousandth_of_the_squared_norm(self):
+        norms = torch.tensor([5.0, 0.0315, 0.0317, 1.0])  # squared: 0.00099, 0.001005
+        points = torch.stack([norms, 0 * norms, 0 * norms], dim=1)[None]
+        assert set(ops.farthest_point_sample(points, 4, skip_near_origin=True)[0].tolist()) == {0, 2, 3}
+        # the kernel knows no lengths shorter than K and goes on choosing
+        again = ops.farthest_point_sample(points, 4, lengths=[2], skip_near_origin=True)
+        assert again.tolist() == [[0, 0, 0, 0]]
+
+    def test_starts_where_asked(self):
+        points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [4, 0, 0], [9, 0, 0]]] * 2)
+        found = ops.farthest_point_sample(points, 3, start=torch.tensor([1, 3]))
+        assert found.tolist() == [[1, 3, 2], [3, 0, 2]]
+
     def test_exception(self):
         with pytest.raises(ValueError, match=r"\(B, P, C\)"):
             ops.farthest_point_sample(torch.zeros(5, 3), 2)
@@ -119,6 +132,13 @@ class TestKnn:
         assert (dist[1, :2, 3:] == 0).all()
         assert (dist[1, :2, :3] > 0).all()
         assert (dist[1, 2:] == 0).all()
+
+    def test_norm_one_finds_other_neighbours(self):
+        points = torch.tensor([[[3.0, 3, 0], [5, 0, 0]]])  # 6 and 5 away by norm 1, 18 and 25 by the square
+        dist, idx = ops.knn(torch.zeros(1, 1, 3), points, 2, norm=1)
+        assert (dist.tolist(), idx.tolist()) == ([[[5, 6]]], [[[1, 0]]])
+        dist, idx = ops.knn(torch.zeros(1, 1, 3), points, 2)
+        assert (dist.tolist(), idx.tolist()) == ([[[18, 25]]], [[[0, 1]]])
 
     def test_empty(self):
         dist, idx = ops.knn(cloud(size=4), torch.zeros(2, 0, 3), 3)
@@ -197,6 +217,19 @@ class TestInterpolate:
         points, values = cloud(), cloud(channels=5, seed=7)
         assert torch.allclose(ops.three_interpolate(points, points, values), values, atol=1e-5)
 
+    def test_weights_are_inverse_squared_distances_of_the_three_nearest(self):
+        points = torch.tensor([[[1.0, 0, 0], [0, 2, 0], [0, 0, 4], [0, 5, 0]]])
+        values = torch.tensor([[[1.0], [2.0], [3.0], [100.0]]])
+        weights = np.array([1, 1 / 4, 1 / 16])
+        want = (weights * [1, 2, 3]).sum() / weights.sum()
+        got = ops.three_interpolate(torch.zeros(1, 1, 3), points, values)
+        assert got.item() == pytest.approx(want, rel=1e-6)
+        close = points * 1e-3  # squared distances far above 1e-8 already
+        assert ops.three_interpolate(torch.zeros(1, 1, 3), close, values).item() == pytest.approx(want, rel=0.01)
+        # points behind a cloud's length have no say, however near they are
+        got = ops.three_interpolate(torch.full((1, 1, 3), 5.0), points.flip(1), values.flip(1), lengths2=[1])
+        assert got.item() == 100
+
     def test_short_clouds(self):
         points, values = cloud(), cloud(channels=5, seed=7)
         got = ops.three_interpolate(cloud(size=4, seed=2), points, values, lengths2=[1, 0])
@@ -213,6 +246,13 @@ class TestGatherAndVoxels:
     def test_gather_fills_with_zeros(self):
         got = ops.gather(torch.arange(6.0).view(1, 3, 2) + 1, torch.tensor([[[2, -1]]]))
         assert got.tolist() == [[[[5.0, 6.0], [0.0, 0.0]]]]
+
+    def test_neighbours_behind_the_length_are_zeros(self):
+        """As pytorch3d's `knn_gather`: of K neighbours, those behind the cloud's length do not exist."""
+        values = torch.arange(1.0, 7).view(2, 3, 1)
+        idx = torch.tensor([[[0, 1, 2]], [[0, 1, 2]]])
+        assert ops.gather_neighbours(values, idx, lengths=[3, 2]).flatten().tolist() == [1, 2, 3, 4, 5, 0]
+        assert ops.gather_neighbours(values, idx).flatten().tolist() == [1, 2, 3, 4, 5, 6]
 
     def test_gradcheck(self):
         values = cloud(size=5, dtype=torch.float64).requires_grad_()
@@ -234,6 +274,17 @@ class TestGatherAndVoxels:
         assert members.shape == (2, 8, 6)
         assert (members[1] < 2).all()
         assert members[0, 0, 0] == centre_idx[0, 0] == 0
+
+    def test_groups_by_hand(self):
+        """Missing members are the nearest one again, which is the centre; missing centres the first point."""
+        points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [9, 0, 0], [0.1, 0, 0]]])
+        centres, centre_idx, members = ops.sample_and_group(points, 3, 2)
+        assert centre_idx.tolist() == [[0, 2, 1]]
+        assert members.tolist() == [[[0, 3], [2, 1], [1, 3]]]
+        assert centres[0, :, 0].tolist() == [0, 9, 1]
+        _, centre_idx, members = ops.sample_and_group(points, 4, 4, lengths=[3])
+        assert centre_idx.tolist() == [[0, 2, 1, 0]]
+        assert members.tolist() == [[[0, 1, 2, 0], [2, 1, 0, 2], [1, 0, 2, 1], [0, 1, 2, 0]]]
 
 
 def test_the_door_explains_a_missing_backend():

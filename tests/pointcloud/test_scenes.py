@@ -172,3 +172,57 @@ def test_fewshot_folds(tmp_path):
     summary = json.loads((tmp_path / "w" / "folds.json").read_text())
     assert set(summary["folds"]) == {"0", "1"}
     assert summary["mean"] == pytest.approx(sum(summary["folds"].values()) / 2)
+
+
+def test_parts_take_the_points_of_a_voxel_in_turn():
+    """Voxels from the lowest point on: three points, then two: part i takes point i mod count of each."""
+    x = np.array([0.625, 0.125, 0.375, 0.25, 1.0], np.float32)  # voxels of 0.125 to 0.625, and on
+    coord = np.stack([x, 0 * x, 0 * x], axis=1)
+    parts = [p.tolist() for p in scenes.parts_of(coord, 0.5)]
+    assert parts == [[1, 0], [2, 4], [3, 0]]
+    assert [p.tolist() for p in scenes.parts_of(coord, 0.5, most=1)] == parts[:1]
+    assert [p.tolist() for p in scenes.parts_of(coord, 100.0)] == [[i] for i in range(5)]
+
+
+def test_crops_are_the_nearest_points_of_a_point_not_yet_covered():
+    coord = np.random.default_rng(0).random((300, 3)).astype(np.float32)
+    gaps = ((coord[:, None].astype(np.float64) - coord[None]) ** 2).sum(-1)
+    spheres = {frozenset(row.argsort()[:40]): i for i, row in enumerate(gaps)}
+    covered = set()
+    for crop in scenes.crops_of(coord, 40):
+        centre = spheres[frozenset(crop)]
+        assert centre not in covered
+        covered |= set(crop)
+    assert covered == set(range(300))
+    assert [c.tolist() for c in scenes.crops_of(coord[:5], 5)] == [[0, 1, 2, 3, 4]]
+
+
+def test_features_are_the_first_ones_the_network_wants():
+    cloud = {"coord": np.zeros((2, 3)), "feat": np.arange(10.0).reshape(2, 5)}
+    assert fit_features(cloud, 3)["feat"].tolist() == [[0, 1, 2], [5, 6, 7]]
+    assert "feat" not in fit_features(cloud, 0)
+
+
+def test_single_files_go_through_the_test_transforms_and_name_their_class(tmp_path, monkeypatch):
+    from mmengine.config import Config
+
+    from pointcloud import predict
+
+    monkeypatch.setattr(predict, "write_page", lambda path, *a, **k: path)
+    np.save(tmp_path / "a.npy", np.array([[1.0, 0, 0], [5, 0, 0]], np.float32))
+    seen = []
+
+    class Model:
+        network = torch.nn.Identity()
+
+        def test_step(self, batch):
+            seen.append(batch["coord"])
+            return [{"scores": torch.tensor([0.1, 0.2, 0.7])}]
+
+    cfg = Config({"test_dataloader": {"dataset": {"transforms": [{"type": "unit_ball"}]}}})
+    row = predict.predict_file(Model(), ["x", "y"], cfg, str(tmp_path / "a.npy"), tmp_path / "out")
+    assert seen[0].tolist() == [[[-1, 0, 0], [1, 0, 0]]]
+    assert (row["label"], row["name"], round(row["score"], 4)) == (2, "2", 0.7)
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["label"] == 2
+    row = predict.predict_file(Model(), ["x", "y", "z"], cfg, str(tmp_path / "a.npy"), tmp_path / "out")
+    assert row["name"] == "z"

@@ -1,5 +1,6 @@
 """tools/check_videos.py and tools/reencode_videos.py on films made here."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from tests.video import films
 from tools import check_videos, reencode_videos
+from video import reencode as reencode_module
 from video.batch import over_films
 from video.decode import VideoError, VideoFile
 from video.lists import read_listing
@@ -127,6 +129,16 @@ def test_a_film_torn_in_the_middle_leaves_no_copy(tmp_path):
     assert reencode(str(source), tmp_path / "copy.mp4") == 60
 
 
+def test_a_copy_that_lacks_frames_is_none(tmp_path, monkeypatch):
+    """Where the decoder ends early without an error."""
+    source = films.write_film(tmp_path / "whole.mp4", frames=20)
+    whole = reencode_module.shown_frames
+    monkeypatch.setattr(reencode_module, "shown_frames", lambda path: itertools.islice(whole(path), 15))
+    with pytest.raises(VideoError, match="only 15 of 20 frames can be decoded"):
+        reencode(str(source), tmp_path / "copy.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["whole.mp4"]
+
+
 def test_names_and_sizes_of_copies():
     assert copy_names(["/d/a.mp4", "/d/x/a.webm", "/d/a.webm", "/e/b.avi"], "/d") == [
         "a.mp4.mp4",
@@ -148,6 +160,8 @@ def crash_on(number):
 def test_a_crashing_decoder_does_not_stop_the_others():
     found = dict(over_films(crash_on, range(6), workers=2, title="x"))
     assert found == {0: 0, 1: 10, 2: 20, 3: None, 4: 40, 5: 50}
+    found = list(over_films(crash_on, [3, 0, 1], workers=1, title="x"))  # the first takes the only process with it
+    assert sorted(found, key=str) == [(0, 0), (1, 10), (3, None)]
 
 
 @pytest.mark.parametrize("tool", ["check_videos", "reencode_videos"])

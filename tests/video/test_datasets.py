@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from tests.video import films
 from video.datasets import VideoDataset
+from video.decode import VideoFile
 from video.listing import Sample, read_classes, write_list
 from video.lists import read_listing
 from xmodal.data.broken import TooManyBrokenFilesError
@@ -130,27 +132,39 @@ def test_class_files(tmp_path):
 
 
 KINETICS = """label,youtube_id,time_start,time_end,split
-push up,-abcdefghij,5,15,val
 "tying knot (not on a tie)",0123456789_,120,130,val
+push up,-abcdefghij,5,15,val
 push up,gonegonegon,0,10,val
 """
 
 
 @pytest.mark.parametrize("layout", ["{name}", "val/{name}", "{label}/{name}", "val/{under}/{name}"])
 def test_kinetics(tmp_path, caplog, layout):
-    names = ["-abcdefghij_000005_000015", "0123456789__000120_000130"]
-    labels = ["push up", "tying knot (not on a tie)"]
+    names = ["0123456789__000120_000130", "-abcdefghij_000005_000015"]
+    labels = ["tying knot (not on a tie)", "push up"]
     for name, label in zip(names, labels, strict=True):
         touch(tmp_path / "data", layout.format(name=name + ".mp4", label=label, under=label.replace(" ", "_")))
     touch(tmp_path / "data", "train/-abcdefghij_000005_000015.mkv")  # another split's copy is not taken before ours
     (tmp_path / "val.csv").write_text(KINETICS)
     with caplog.at_level(logging.WARNING):
         listing = read_listing(tmp_path / "val.csv", root=tmp_path / "data")
-    assert [(s.label, s.sample_id) for s in listing.samples] == [(0, names[0]), (1, names[1])]
-    assert "/train/" not in listing.samples[0].path or "val/" not in layout
-    assert listing.classes == labels
+    assert listing.classes == ["push up", "tying knot (not on a tie)"]  # in alphabetical order, not of appearance
+    assert [(s.label, s.sample_id) for s in listing.samples] == [(1, names[0]), (0, names[1])]
+    assert "/train/" not in listing.samples[1].path or "val/" not in layout
     assert listing.missing == ["gonegonegon_000000_000010"]
     assert "1 of 3 films" in caplog.text
+
+
+def test_kinetics_with_given_classes_and_fractions_of_seconds(tmp_path):
+    """Given classes decide; underscores may stand for spaces; times are cut to whole seconds, as downloaders do."""
+    touch(tmp_path, "b_000001_000011.MP4", "a_000000_000010.mkv", ".b_000001_000011.mp4")
+    (tmp_path / "x.csv").write_text("label,youtube_id,time_start,time_end\npush_up,a,0.0,10\nrun,b,1.9,11.9\n")
+    listing = read_listing(tmp_path / "x.csv", classes=["run", "push up"])
+    assert [(s.label, s.sample_id) for s in listing.samples] == [(1, "a_000000_000010"), (0, "b_000001_000011")]
+    assert listing.classes == ["run", "push up"]
+    assert listing.samples[1].path.endswith("/b_000001_000011.MP4")
+    (tmp_path / "classes.txt").write_text("walk\n\npush up\nrun\n")
+    assert [s.label for s in read_listing(tmp_path / "x.csv", classes=tmp_path / "classes.txt").samples] == [1, 2]
 
 
 def test_kinetics_without_labels_and_with_mistakes(tmp_path):
@@ -203,8 +217,61 @@ def test_folders(tmp_path):
         ("run/deep/b c.webm", 1),
     ]
     assert [s.label for s in read_listing(tmp_path, classes=["run", "push up"]).samples] == [1, 0, 0]
+    assert read_listing(tmp_path, classes=["run", "push up"]).classes == ["run", "push up"]
     with pytest.raises(ValueError, match="no class is called 'push up'"):
         read_listing(tmp_path, classes=["run"])
+
+
+def test_folders_are_classes_in_alphabetical_order_however_they_were_made(tmp_path):
+    names = ["m", "z", "a", "k", "q", "c", "x", "b"]
+    touch(tmp_path, *(f"{name}/{film}.mp4" for name in names for film in "cab"), ".cache/x.mp4", "a/.hidden.mp4")
+    touch(tmp_path / "other", "x/z.mp4", "x/deep/b.mp4")
+    assert [s.sample_id for s in read_listing(tmp_path / "other").samples] == ["x/deep/b.mp4", "x/z.mp4"]
+    shutil.rmtree(tmp_path / "other")
+    listing = read_listing(tmp_path)
+    assert listing.classes == sorted(names)
+    assert [s.sample_id for s in listing.samples] == [f"{name}/{film}.mp4" for name in sorted(names) for film in "abc"]
+    assert [s.label for s in listing.samples] == [k for k in range(8) for _ in range(3)]
+
+
+def test_films_of_linked_folders_are_found_and_the_first_of_two_is_taken(tmp_path):
+    touch(tmp_path / "elsewhere", "8.webm")
+    touch(tmp_path / "videos", *(f"{folder}/7.webm" for folder in "dbeca"))
+    (tmp_path / "videos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train.json").write_text(json.dumps([{"id": 8, "template": "Holding [something]"}, {"id": 7}]))
+    listing = read_listing(tmp_path / "train.json", root=tmp_path / "videos", classes=["Holding something"])
+    assert [(s.sample_id, s.label) for s in listing.samples] == [("8", 0), ("7", -1)]
+    assert listing.samples[1].path == str(tmp_path / "videos" / "a" / "7.webm")
+
+
+def test_something_something_takes_the_indices_of_the_labels_file(tmp_path):
+    """Not the order in the file, nor of appearance, nor of the alphabet."""
+    touch(tmp_path / "videos", "1.webm", "2.webm", "3.webm")
+    labels = {"Pushing something": "2", "Holding something": "0", "Moving something up": "1"}
+    (tmp_path / "something-something-v2-labels.json").write_text(json.dumps(labels))
+    entries = [{"id": str(i), "template": t} for i, t in ((1, "Moving [something] up"), (2, "Pushing [something]"))]
+    (tmp_path / "train.json").write_text(json.dumps(entries))
+    listing = read_listing(tmp_path / "train.json", root=tmp_path / "videos")
+    assert [s.label for s in listing.samples] == [1, 2]
+    assert listing.classes == ["Holding something", "Moving something up", "Pushing something"]
+    given = read_listing(tmp_path / "train.json", root=tmp_path / "videos", classes=list(labels))
+    assert [s.label for s in given.samples] == [2, 0]
+
+
+def test_some_films_may_be_missing_from_a_list(tmp_path):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "list.txt").write_text("gone.mp4 0\na.mp4 1\n")
+    assert [s.label for s in read_listing(tmp_path / "list.txt").samples] == [0, 1]
+    with pytest.raises(ValueError, match="label 1, but there are 1 classes"):
+        read_listing(tmp_path / "list.txt", classes=["x"])
+
+
+def test_written_lists_survive_spaces_and_other_folders(tmp_path, monkeypatch):
+    touch(tmp_path / "films", "a 1.mp4")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    write_list(tmp_path / "out" / "list.txt", [Sample("films/a 1.mp4", 3, "x")])
+    assert (tmp_path / "out" / "list.txt").read_text() == f"{tmp_path}/films/a 1.mp4\t3\n"
 
 
 # ---------------------------------------------------------------- items
@@ -244,8 +311,6 @@ def test_clips_hold_the_frames_that_the_sampler_asked_for(shelf, annotation):
     assert item["clips"].shape == (3, 5, 3, 68, 68)
     assert item["clips"].dtype == torch.float32
     source = data.samples[2].path
-    from video.decode import VideoFile
-
     for view, indices in zip(item["clips"], test.sampling.test(24, 3), strict=True):
         frames = torch.from_numpy(VideoFile(source).read(indices)).permute(0, 3, 1, 2).float()
         assert torch.equal(view, frames[..., 14:82])  # 68 px high already: nothing is resized, the centre is cut
@@ -255,7 +320,45 @@ def test_short_side_at_reading_is_the_same_in_training_and_testing(shelf, annota
     train = VideoDataset(annotation, shelf, short_side=40, **TRAIN)
     assert min(train[5]["clips"].shape[-2:]) == 40
     test = VideoDataset(annotation, shelf, short_side=40, test_mode=True, **TRAIN)
-    assert test[5]["clips"].shape == (1, 4, 3, 32, 32)
+    item = test[5]
+    assert item["clips"].shape == (1, 4, 3, 32, 32)
+    frames = VideoFile(test.samples[5].path).read(test.sampling.test(24)[0], 40)  # (4, 40, 51, 3)
+    small = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    small = torch.nn.functional.interpolate(small, (32, 32 * small.shape[-1] // 40), mode="bicubic")
+    left = (small.shape[-1] - 32) // 2
+    assert torch.allclose(item["clips"][0], small[..., left : left + 32], atol=1e-3)
+
+
+def test_views_of_a_film_in_space_and_time(tmp_path):
+    """Left, centre, right of each of two clips, the clips innermost; resized as asked."""
+    source = films.write_film(tmp_path / "a.mp4", frames=24, size=(64, 96))
+    (tmp_path / "list.txt").write_text("a.mp4 0\n")
+    given = dict(num_frames=2, sampling={"type": "uniform"}, size=32, spatial_views=3, temporal_views=2, test_mode=True)
+    for interpolation in ("bicubic", "bilinear"):
+        clips = VideoDataset(tmp_path / "list.txt", interpolation=interpolation, **given)[0]["clips"]
+        frames = torch.from_numpy(VideoFile(source).read(range(24))).permute(0, 3, 1, 2).float()
+        small = torch.nn.functional.interpolate(frames, (32, 48), mode=interpolation, align_corners=False)
+        # 24 frames in two segments, borders 0, 12 (11.5 rounded to even), 23; views at a third and two thirds of each
+        rows = [[0 + 12 // 3, 12 + 11 // 3], [0 + 24 // 3, 12 + 22 // 3]]
+        want = torch.stack([small[row][..., left : left + 32] for left in (0, 8, 16) for row in rows])
+        assert torch.allclose(clips, want, atol=1e-3)
+    default = VideoDataset(tmp_path / "list.txt", test_mode=True)
+    assert default[0]["clips"].shape == (1, 8, 3, 224, 224)
+    assert default.crops.interpolation == "bicubic"
+    assert default.sampling.test(300).tolist() == [[93 + 16 * i for i in range(8)]]  # dense, 16 frames apart
+
+
+def test_transforms_come_in_order_and_may_change_the_label(shelf, annotation):
+    pairs = {"type": "flip", "prob": 1.0, "label_pairs": [(1, 7)]}
+    clip = {"type": "random_crop", "size": 40}
+    data = VideoDataset(annotation, shelf, **{**TRAIN, "transforms": [pairs, clip]})
+    item, untouched = data[(0, 4)], VideoDataset(annotation, shelf, **TRAIN)[(0, 4)]
+    assert (untouched["label"], item["label"]) == (1, 7)
+    assert item["clips"].shape[-2:] == (40, 40)
+    swapped = {"type": "flip", "prob": 1.0, "label_pairs": [(7, 5)]}
+    both = VideoDataset(annotation, shelf, **{**TRAIN, "transforms": [pairs, swapped]})[(0, 4)]
+    assert both["label"] == 5
+    assert torch.equal(both["clips"], untouched["clips"])  # mirrored twice
 
 
 @pytest.mark.parametrize(

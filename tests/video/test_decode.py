@@ -1,7 +1,7 @@
 """The index asked is the frame returned, whatever the file; and what cannot be read says why."""
 
+import dataclasses
 import functools
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from tests.video import films
+from video import decode
 from video.decode import VideoError, VideoFile, resize_short_side
-from video.sequential import Sequential
+from video.keyframes import KeyFrames
+from video.sequential import Scan, Sequential, scan, shown_frames
 
 X265 = {"preset": "ultrafast", "x265-params": "log-level=none"}
 MAKERS = {
@@ -82,6 +84,93 @@ def test_ordinary_files_are_read_at_random(film, name):
         np.testing.assert_array_equal(source.read([17, 40]), Sequential(str(film(name))).frames(np.array([17, 40])))
 
 
+def test_reading_in_sequence_refuses_frames_that_do_not_come(film):
+    """Rather than hand out memory that nothing was written to."""
+    found = dataclasses.replace(scan(str(film("gop12"))), num_frames=70)
+    source = Sequential(str(film("gop12")), found)
+    assert films.numbers_of(source.frames(np.array([3, 59]))) == [3, 59]
+    with pytest.raises(ValueError, match="frame 65 of 70 cannot be decoded, only 60 can"):
+        source.frames(np.array([3, 65]))
+
+
+def test_times_of_frames_begin_at_zero(tmp_path):
+    path = films.write_film(tmp_path / "late.mkv", frames=6, times=[50, 51, 53, 56, 60, 65])
+    assert scan(str(path)).times[0] > 0
+    times = [time for _, time, _ in shown_frames(str(path))]
+    assert times == pytest.approx([0, 0.04, 0.12, 0.24, 0.4, 0.6], abs=2e-3)
+
+
+class Mistaken:
+    """A reader at random whose count is one off, and which shifts every frame by it."""
+
+    name, fps = "decord", 25.0
+
+    def __init__(self, source, off=1):
+        self.inner, self.off = Sequential(source), off
+        self.num_frames = self.inner.num_frames + off
+
+    def frames(self, indices):
+        return self.inner.frames((indices + self.off).clip(0, self.inner.num_frames - 1))
+
+
+@pytest.mark.parametrize("off", [-1, 1, 7])
+def test_a_reader_that_miscounts_the_frames_is_not_trusted(film, monkeypatch, off):
+    """What the packets say and what the reader at random says must agree, or the film is read in sequence."""
+    monkeypatch.setattr(decode, "_Decord", lambda source: Mistaken(source, off))
+    source = VideoFile(film("vp9"))
+    assert source.backend == "pyav"
+    assert source.num_frames == 60
+    assert films.numbers_of(source.read([0, 17, 59])) == [0, 17, 59]
+
+
+def test_a_reader_that_returns_too_little_is_not_believed(film, monkeypatch):
+    source = VideoFile(film("vp9"))
+    monkeypatch.setattr(source._backend, "frames", lambda indices: np.zeros((len(indices) - 1, 96, 128, 3), np.uint8))
+    assert films.numbers_of(source.read([3, 17, 40])) == [3, 17, 40]
+    assert source.backend == "pyav"  # and is not asked again
+
+
+@pytest.mark.parametrize(("name", "times", "rate"), [("gop12", None, 25), ("slow", 2, 12.5), ("fast.webm", None, 25)])
+def test_frame_rates(tmp_path, name, times, rate):
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    path = tmp_path / (name if "." in name else f"{name}.mp4")
+    films.write_film(path, frames=50, codec=codec, times=[times * n for n in range(50)] if times else None)
+    assert VideoFile(path).fps == pytest.approx(rate, rel=0.03)
+    assert Sequential(str(path)).fps == pytest.approx(rate, rel=0.03)
+    assert VideoFile(path).codec == ("vp9" if codec == "libvpx-vp9" else "h264")
+
+
+def test_what_the_packets_say(film, tmp_path):
+    plain = scan(str(film("gop12")))
+    assert (plain.num_frames, plain.hidden, plain.leading, plain.broken_start) == (60, 0, False, False)
+    assert plain.random_access
+    assert len(plain.keys) == 5  # every twelfth frame
+    assert np.unique(np.diff(plain.times)).size == 1
+    hidden = scan(str(films.trim_by_copy(film("gop250"), tmp_path / "trim.mp4", first=45)))
+    assert (hidden.num_frames, hidden.hidden, hidden.random_access) == (255, 45, False)
+    opened = scan(str(film("open_gop_h264")))
+    assert (opened.num_frames, opened.leading, opened.random_access) == (60, True, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "reads"),
+    [
+        ({}, True),
+        ({"codec": "hevc"}, False),
+        ({"container": "avi"}, False),
+        ({"leading": True}, False),
+        ({"hidden": 1}, False),
+        ({"times": np.array([0, 1, 1, 3])}, False),  # two frames of one time
+        ({"times": np.array([-1, 1, 2, 3])}, False),  # does not begin with a key frame
+        ({"times": np.zeros(0, np.int64)}, False),
+        ({"keys": {}}, False),
+    ],
+)
+def test_which_films_are_read_from_their_key_frames(change, reads):
+    found = Scan(4, 25.0, "h264", 0, False, False, "matroska,webm", np.arange(4), {0: 0, 2: 2})
+    assert KeyFrames.suits(dataclasses.replace(found, **change)) == reads
+
+
 @pytest.mark.parametrize("name", ["gop12", "b_frames", "varying_rate", "matroska", "ten_bit", "one_frame"])
 def test_skipping_pictures_changes_no_pixel(film, name):
     source = VideoFile(film(name))
@@ -114,6 +203,30 @@ def test_hidden_frames_of_trims_do_not_count(film, tmp_path):
         assert source.num_frames == 255
         assert films.numbers_of(source.read([0, 100, 254])) == [45, 145, 299]
         assert source.backend == "pyav"
+
+
+def test_a_film_that_begins_within_an_open_group_has_the_frames_that_can_be_decoded(film, tmp_path):
+    """Cut at a key frame by copying: the frames shown before it refer to what is gone."""
+    path = tmp_path / "cut.mkv"
+    with av.open(str(film("open_gop_h264"))) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        packets = [p for p in source.demux(stream) if p.size]
+        start = [i for i, p in enumerate(packets) if p.is_keyframe][1]
+        early = sum(p.pts < packets[start].pts for p in packets[start:])
+        key = packets[start].pts
+        for packet in packets[start:]:
+            packet.stream = copy
+            out.mux(packet)
+    assert early > 0
+    assert scan(str(path)).broken_start
+    first = round(key * float(stream.time_base) * 25)
+    with VideoFile(path) as cut:
+        shown = films.numbers_of(cut.read(range(cut.num_frames)))
+        assert shown[-1] == 59
+        assert cut.num_frames == len(shown)
+        assert set(range(first, 60)) <= set(shown)
+        assert cut.backend == "pyav"
 
 
 @pytest.mark.parametrize(("start", "length"), [(17, 30), (0, 30), (12, 48), (5, 1)])
@@ -285,9 +398,10 @@ import video.decode
 assert "decord" not in sys.modules
 video.decode.VideoFile({str(film("vp9"))!r}).read([0])
 assert "decord" in sys.modules
+import importlib.util
+assert importlib.util.find_spec.__module__ == "importlib.util"
+assert importlib.util.find_spec("torch") is not None
 print(resident() - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 150
-    assert importlib.util.find_spec("torch") is not None
-    assert importlib.util.find_spec.__module__ == "importlib.util"

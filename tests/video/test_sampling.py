@@ -74,6 +74,7 @@ def test_never_outside_the_film(sampling, length):
 
 
 def test_built_from_configs_and_refused():
+    assert (DenseSampling().num_frames, DenseSampling().stride, UniformSampling().num_frames) == (8, 16, 8)
     assert build({"type": "dense", "stride": 4}, TRANSFORMS, num_frames=3) == DenseSampling(3, 4)
     with pytest.raises(ValueError, match="stride"):
         build({"type": "dense", "strid": 4}, TRANSFORMS)

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from video import synthetic
 from video.synthetic import (
     ACTIONS,
     EASY,
@@ -34,13 +35,13 @@ def decode(path):
 
 @pytest.mark.parametrize(("codec", "name", "suffix"), [("h264", "h264", "mp4"), ("vp9", "vp9", "webm")])
 def test_files_are_real_and_hold_the_frames(tmp_path, codec, name, suffix):
-    spec = ActionSet(train=1, val=1, test=1, frames=12, codec=codec)
+    spec = ActionSet(train=1, val=1, test=1, frames=12, codec=codec, fps=20)
     out = make_actions(tmp_path / "set", spec)
     frames, found, fps = decode(out / f"clips/train/00000.{suffix}")
     drawn = make_clip(spec, "train", 0)[0]
     assert name in found
     assert frames.shape == drawn.shape == (12, 64, 64, 3)
-    assert fps == pytest.approx(16)
+    assert fps == pytest.approx(20)
     assert np.abs(frames.astype(float) - drawn).mean() < 12
 
 
@@ -109,6 +110,48 @@ def test_forward_and_reversed_classes_do_what_they_say():
     assert b.angle > a.angle + 0.8
 
 
+WHAT_MOVES = {
+    "moving right": lambda a, b: a.x, "moving left": lambda a, b: -a.x, "moving down": lambda a, b: a.y,
+    "moving up": lambda a, b: -a.y, "growing": lambda a, b: a.size, "shrinking": lambda a, b: -a.size,
+    "appearing": lambda a, b: a.alpha, "vanishing": lambda a, b: -a.alpha,
+    "separating": lambda a, b: np.hypot(a.x - b.x, a.y - b.y),
+    "approaching": lambda a, b: -np.hypot(a.x - b.x, a.y - b.y),
+    "rotating clockwise": lambda a, b: a.angle, "rotating counterclockwise": lambda a, b: -a.angle,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ACTIONS))
+def test_clips_show_the_action_of_their_class(name, monkeypatch):
+    """What grows from frame to frame of the pictures drawn is what the name says; x is right, y down in a picture."""
+    drawn = []
+    monkeypatch.setattr(synthetic, "render", lambda things, *rest: drawn.append(things) or np.zeros((64, 64, 3)))
+    spec = ActionSet(classes=HARD, train=24, frames=9)
+    labels = labels_of(spec, "train")
+    for index in [i for i, k in enumerate(labels) if HARD[k] == name]:
+        drawn.clear()
+        frames, label, look = make_clip(spec, "train", index)
+        assert (len(frames), HARD[label]) == (9, name)
+        actors = [next(t for t in things if (t.shape, t.color) == look[:2]) for things in drawn]
+        others = [next(t for t in things if (t.shape, t.color) == look[2:]) for things in drawn]
+        course = [WHAT_MOVES[name](a, b) for a, b in zip(actors, others, strict=True)]
+        assert (np.diff(course) >= -1e-9).all()
+        assert course[-1] - course[0] > 0.1
+
+
+def test_labels_are_balanced_and_in_random_order():
+    spec = ActionSet(train=80)
+    labels = labels_of(spec, "train")
+    assert np.bincount(labels).tolist() == [10] * 8
+    assert labels != sorted(labels)
+    assert labels[:8] != list(range(8))
+    assert labels != labels_of(ActionSet(train=80, seed=1), "train")
+
+
+def test_classes_are_numbered_in_alphabetical_order():
+    spec = ActionSet(classes=("moving right", "growing", "moving left"))
+    assert spec.classes == ("growing", "moving left", "moving right")
+
+
 def test_time_course_is_symmetric_in_time():
     rng = np.random.default_rng(0)
     runs = np.stack([progress(rng, 32) for _ in range(2000)])
@@ -134,6 +177,18 @@ def test_clips_are_seeded_and_all_different():
     assert np.array_equal(first[0], again[0])
     assert not np.array_equal(first[0], make_clip(spec, "test", 5)[0])
     assert not np.array_equal(first[0], make_clip(ActionSet(train=10, frames=4, seed=1), "train", 5)[0])
+
+
+def test_splits_share_no_path(monkeypatch):
+    """Clip i of one split is not clip i of another in other colours: the tilt of its actor is drawn anew."""
+    drawn = []
+    monkeypatch.setattr(synthetic, "render", lambda things, *rest: drawn.append(things) or np.zeros((64, 64, 3)))
+    spec, tilts = ActionSet(train=6, val=6, test=6, frames=2), []
+    for split in ("train", "val", "test"):
+        for index in range(6):
+            look = make_clip(spec, split, index)[2]
+            tilts.append(next(t.angle for t in drawn[-1] if (t.shape, t.color) == look[:2]))
+    assert len(set(tilts)) == 18
 
 
 def test_standing_by_or_drifting():
@@ -162,6 +217,7 @@ def test_list_layout(tmp_path):
     lines = (out / "train.txt").read_text().splitlines()
     assert len(lines) == 3
     assert all((out / line.rsplit(" ", 1)[0]).exists() for line in lines)
+    assert [int(line.rsplit(" ", 1)[1]) for line in lines] == labels_of(ActionSet(train=3), "train")
     assert (out / "classes.txt").read_text().splitlines() == sorted(EASY)
     stamp = (out / lines[0].split()[0]).stat().st_mtime_ns
     make_actions(out, ActionSet(train=3, val=2, test=2, frames=3))
@@ -174,10 +230,11 @@ def test_kinetics_layout(tmp_path):
     out = make_actions(tmp_path / "a", ActionSet(train=3, val=2, test=2, frames=3, layout="kinetics"))
     rows = list(csv.DictReader((out / "train.csv").read_text().splitlines()))
     assert list(rows[0]) == ["label", "youtube_id", "time_start", "time_end", "split"]
-    for row in rows:
+    labels = labels_of(ActionSet(train=3), "train")
+    for row, label in zip(rows, labels, strict=True):
         name = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}.mp4"
         assert (out / "train" / name).exists()
-        assert row["label"] in EASY
+        assert row["label"] == EASY[label]
 
 
 def test_ssv2_layout(tmp_path):
@@ -186,8 +243,10 @@ def test_ssv2_layout(tmp_path):
     entries = json.loads((out / "something-something-v2-train.json").read_text())
     labels = json.loads((out / "something-something-v2-labels.json").read_text())
     assert len(labels) == 8
-    for entry in entries:
-        assert entry["template"].replace("[", "").replace("]", "") in labels
+    for entry, label in zip(entries, labels_of(spec, "train"), strict=True):
+        first, *rest = EASY[label].split()
+        assert entry["template"] == " ".join([first.capitalize(), "[something]", *rest])
+        assert labels[entry["template"].replace("[", "").replace("]", "")] == str(label)
         assert (out / "videos" / f"{entry['id']}.webm").exists()
     assert len(json.loads((out / "something-something-v2-validation.json").read_text())) == 2
 

@@ -1,10 +1,12 @@
 """Transforms: one draw for a whole clip, exact positions, values that stay true."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from video.augment import RandAugment
 from video.transforms import (
@@ -159,6 +161,12 @@ def test_views_are_spatial_first_then_temporal(upright):
     assert clips[:, :, 1, 0, 0].tolist() == [[0, 2], [3, 5]] * 3
 
 
+def test_square_films_have_as_many_views():
+    clips = TestCrops(24, 3)(torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 24, 24), np.array([[0, 1]]))
+    assert clips.shape == (3, 2, 3, 24, 24)
+    assert clips[:, :, 0, 0, 0].tolist() == [[0, 1]] * 3
+
+
 def test_evaluation_is_neither_rounded_nor_clamped():
     frames = torch.zeros(1, 3, 12, 16, dtype=torch.uint8)
     frames[..., 8:] = 255
@@ -170,3 +178,138 @@ def test_evaluation_is_neither_rounded_nor_clamped():
     assert TestCrops(24, 1, "bilinear")(frames, np.array([[0]])).min() >= 0
     with pytest.raises(ValueError, match="bicubic"):
         resize(frames, (24, 24), "bicubc")
+
+
+def test_shapes_of_boxes_are_drawn_log_uniformly_and_areas_uniformly():
+    """Of w/h in 1/4 to 4, half are wider than high, a quarter wider than 2; drawn uniformly, four fifths and a half."""
+    transform = RandomResizedCrop(24, area=(0.05, 0.15), ratio=(1 / 4, 4))
+    boxes = np.array([transform.box(400, 400, RNG(seed)) for seed in range(2000)])
+    h, w = boxes[:, 2:].T
+    log = np.log(w / h) / np.log(4)  # uniform in -1 to 1
+    for share, bound in ((0.25, -0.5), (0.5, 0.0), (0.75, 0.5)):
+        assert np.mean(log < bound) == pytest.approx(share, abs=0.03)
+    area = h * w / 400**2
+    for share in (0.25, 0.5, 0.75):
+        assert np.mean(area < 0.05 + 0.1 * share) == pytest.approx(share, abs=0.03)
+
+
+def test_the_ratio_of_a_box_is_its_width_over_its_height():
+    transform = RandomResizedCrop(24, area=(0.05, 0.1), ratio=(2, 3))
+    boxes = np.array([transform.box(400, 400, RNG(seed)) for seed in range(100)])
+    ratio = boxes[:, 3] / boxes[:, 2]
+    assert 1.95 < ratio.min() < 2.2
+    assert 2.8 < ratio.max() < 3.05
+
+
+def test_boxes_reach_both_ends_of_the_frame():
+    transform = RandomResizedCrop(24, area=(0.7, 0.8), ratio=(1, 1))
+    boxes = np.array([transform.box(10, 10, RNG(seed)) for seed in range(200)])
+    assert (boxes[:, 2:] == 9).mean() > 0.5
+    nine = boxes[boxes[:, 2] == 9]
+    assert {(int(t), int(x)) for t, x, _, _ in nine} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_defaults_of_crops_and_erasing_are_the_recipes():
+    crop, erase = RandomResizedCrop(), RandomErasing()
+    assert (crop.size, crop.area, crop.ratio, crop.interpolation) == (224, (0.08, 1.0), (3 / 4, 4 / 3), "bicubic")
+    assert (erase.prob, erase.area, erase.ratio, erase.mode) == (0.25, (0.02, 1 / 3), 0.3, "noise")
+    assert (TestCrops().size, TestCrops().crops, TestCrops().interpolation) == (224, 1, "bicubic")
+
+
+def test_erased_boxes_have_the_area_and_shape_asked():
+    clip, sizes = torch.zeros(1, 3, 100, 100, dtype=torch.uint8), []
+    for seed in range(400):
+        out, _ = RandomErasing(1.0, mode="mean")(clip, 0, RNG(seed))
+        rows, columns = torch.nonzero(out[0, 0], as_tuple=True)
+        sizes.append((int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1))
+    h, w = np.array(sizes).T
+    share, ratio = h * w / 1e4, w / h
+    assert 0.015 < share.min() < 0.03
+    assert 0.31 < share.max() < 0.345
+    assert 0.28 < ratio.min() < 0.4
+    assert 2.5 < ratio.max() < 3.5
+    assert np.mean(ratio < 1) == pytest.approx(0.5, abs=0.07)
+    done = [RandomErasing(0.25)(clip, 0, RNG(seed))[0] is not clip for seed in range(400)]
+    assert np.mean(done) == pytest.approx(0.25, abs=0.06)
+
+
+def test_flip_pairs_of_something_something():
+    """Left-to-right and right-to-left are neighbours in the official labels file: 86/87, 93/94 and 166/167."""
+    assert sorted(map(tuple, SSV2_FLIP_PAIRS)) == [(86, 87), (93, 94), (166, 167)]
+
+
+def test_padding_repeats_the_border():
+    clip = torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)
+    for seed in range(10):
+        assert (RandomCrop(12, padding=4)(clip, 0, RNG(seed))[0] == 77).all()
+
+
+def recording(number=2, weights=None, **settings):
+    """A RandAugment whose operations only say that they were done, and with which magnitude."""
+    transform, done = RandAugment("rand-m9-n2-p1"), []
+
+    def operation(name):
+        def aug_fn(image, level):
+            done.append((name, level))
+            return image
+
+        given = {"prob": 1.0, "magnitude": 9, "magnitude_std": 0, "magnitude_max": None, **settings}
+        return SimpleNamespace(
+            name=name, aug_fn=aug_fn, level_fn=lambda level, hparams: (level,), hparams={}, kwargs={}, **given
+        )
+
+    transform.policy.ops = [operation("a"), operation("b")]
+    transform.policy.choice_weights, transform.policy.num_layers = weights, number
+    return transform, done
+
+
+def drawn(count=300, frames=0, **settings):
+    """What was done to clips of so many frames; none: to one picture, by the functions drawn."""
+    transform, done = recording(**settings)
+    rows = []
+    for seed in range(count):
+        done.clear()
+        if frames:
+            transform(still(frames, 8, 8), 0, RNG(seed))
+        else:
+            for _, operation in transform.draw(RNG(seed)):
+                operation(None)
+        rows.append(list(done))
+    return rows
+
+
+def test_all_operations_drawn_are_done_on_every_frame_as_often_as_asked():
+    rows = drawn(count=60, frames=2)
+    assert all(len(row) == 4 for row in rows)
+    assert all(row[:2] == row[2:] for row in rows)
+    assert {tuple(name for name, _ in row[:2]) for row in rows} == {("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")}
+    # with weights, as timm does: none twice
+    weighted = drawn(weights=np.array([0.9, 0.1]))
+    assert {"".join(sorted(name for name, _ in row)) for row in weighted} == {"ab"}
+    some = drawn(prob=0.2, count=600)
+    assert np.mean([len(row) for row in some]) == pytest.approx(0.4, abs=0.08)
+
+
+def test_magnitudes_of_operations():
+    """timm's: normal around the magnitude, cut to 0 and 10 (or `mmax`); uniform up to it for `mstdinf`."""
+    assert {level for row in drawn() for _, level in row} == {9.0}
+    levels = np.array([level for row in drawn(count=2000, magnitude=5, magnitude_std=0.5) for _, level in row])
+    assert levels.mean() == pytest.approx(5, abs=0.05)
+    assert levels.std() == pytest.approx(0.5, abs=0.03)
+    levels = np.array([level for row in drawn(magnitude_std=20.0) for _, level in row])
+    assert (levels.min(), levels.max()) == (0, 10)
+    levels = np.array([level for row in drawn(magnitude_std=20.0, magnitude_max=12) for _, level in row])
+    assert levels.max() == 12
+    levels = np.array([level for row in drawn(magnitude_std=float("inf")) for _, level in row])
+    assert levels.min() < 0.5
+    assert 8.5 < levels.max() <= 9
+    assert levels.mean() == pytest.approx(4.5, abs=0.4)
+
+
+def test_operations_fill_with_the_colour_asked_and_interpolate_bicubically():
+    transform = RandAugment("rand-m9-n1-p1", fill=(200, 100, 50))
+    transform.policy.ops = [op for op in transform.policy.ops if op.name == "Rotate"]
+    assert transform.policy.ops[0].kwargs["resample"] == Image.Resampling.BICUBIC
+    out, _ = transform(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), 0, RNG(0))
+    corners = out[0][:, [0, 0, -1, -1], [0, -1, 0, -1]].T.tolist()
+    assert [200, 100, 50] in corners
