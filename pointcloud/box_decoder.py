@@ -14,7 +14,7 @@ from pointcloud.pointwise import PointConv, PointNorm
 
 
 class FourierPositions(nn.Module):
-    """Random Fourier features of positions normalised to the scene: [sin, cos] of 2 pi x B.
+    """Random Fourier features of positions normalized to the scene: [sin, cos] of 2 pi x B.
 
     Args:
         dim: channels, even. B (3, dim/2) is drawn once and travels with the checkpoint.
@@ -132,7 +132,7 @@ class BoxDecoder(nn.Module):
         dropout: of the decoder.
         mlp_dropout: of the heads.
         skip_near_origin: sample query points as `pointnet2_ops` does (released checkpoints).
-        log_size: the size head gives the logarithm of metres, not a share of the scene; small boxes then come out as
+        log_size: the size head gives the logarithm of meters, not a share of the scene; small boxes then come out as
             sharp as large ones.
     """
 
@@ -187,7 +187,7 @@ class BoxDecoder(nn.Module):
         """Predict boxes.
 
         Args:
-            xyz: encoded points (B, M, 3), metres.
+            xyz: encoded points (B, M, 3), meters.
             features: (B, M, in_dim).
             low: lowest coordinates of each scene (B, 3).
             high: highest ones.
@@ -230,11 +230,11 @@ def decode(
 
     Returns:
         `query` (B, Q, 3), `logits` (B, Q, C+1), `class_probs` (B, Q, C), `objectness` (B, Q), `center` and `size` in
-        metres (B, Q, 3) and their shares of the scene `center_normalized`, `size_normalized`, `angle_logits`,
+        meters (B, Q, 3) and their shares of the scene `center_normalized`, `size_normalized`, `angle_logits`,
         `angle_raw` (residuals in half bins), `angle_residual` (B, Q, A), `angle` (B, Q) and `boxes` (B, Q, 7).
     """
     extent = high - low
-    center = query_xyz + raw["center_head"].sigmoid() - 0.5  # at most half a metre from the query
+    center = query_xyz + raw["center_head"].sigmoid() - 0.5  # at most half a meter from the query
     if log_size:
         size = raw["size_head"].clamp(-4, 3).exp()  # 2 cm to 20 m
         size_share = size / extent.clamp(min=0.1)[:, None]

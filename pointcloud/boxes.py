@@ -1,4 +1,4 @@
-"""Upright boxes: (..., 7) = centre x, y, z, full sizes along the box's own x, y, z, yaw.
+"""Upright boxes: (..., 7) = center x, y, z, full sizes along the box's own x, y, z, yaw.
 
 z points up. Yaw is in radians and turns CLOCKWISE seen from above, as in VoteNet, 3DETR and SUN RGB-D. Volumes and
 overlaps are exact for any yaw, computed in float64 and differentiable.
@@ -11,7 +11,7 @@ from torch import Tensor
 SIGN_X = (1, 1, -1, -1, 1, 1, -1, -1)
 SIGN_Y = (1, -1, -1, 1, 1, -1, -1, 1)
 SIGN_Z = (-1, -1, -1, -1, 1, 1, 1, 1)
-# Overlaps of edges closer than this (metres) count as coinciding.
+# Overlaps of edges closer than this (meters) count as coinciding.
 SLACK = 1e-9
 
 
@@ -23,7 +23,7 @@ def check_boxes(*boxes: Tensor) -> None:
     """
     for b in boxes:
         if b.shape[-1] != 7:
-            raise ValueError(f"boxes are (..., 7) = centre, size, yaw; got shape {tuple(b.shape)}")
+            raise ValueError(f"boxes are (..., 7) = center, size, yaw; got shape {tuple(b.shape)}")
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def giou(boxes1: Tensor, boxes2: Tensor, oriented: bool = True) -> Tensor:
-    """Generalised IoU (..., N, M): IoU minus the share of the enclosing box that neither covers.
+    """Generalized IoU (..., N, M): IoU minus the share of the enclosing box that neither covers.
 
     Paper: arXiv 1902.09630; the enclosing box is axis-aligned, as in 3DETR (arXiv 2109.08141).
 

@@ -24,7 +24,7 @@ class EPCLClassifier(nn.Module):
         num_groups: point tokens G.
         group_size: members of a group.
         num_task_tokens: T; None for one per class, 0 for none.
-        feat_dim: channels of further point features (normals, colours); 0 for coordinates only.
+        feat_dim: channels of further point features (normals, colors); 0 for coordinates only.
         scale: see `PointTokenizer`.
         text: text features of the class prompts (K, D_out) for the second loss, or an `.npy` file of them (such as the
             release's `clip_texts_emb.npy`); None for no such loss.
@@ -103,8 +103,8 @@ class EPCLClassifier(nn.Module):
 
     def embed(self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """Embedding (B, D_out) of clouds (B, P, 3)."""
-        tokens, centres = self.tokenizer(coord, feat, lengths)
-        x = self.epcl(tokens, centres)  # (B, prefix + G + T, D)
+        tokens, centers = self.tokenizer(coord, feat, lengths)
+        x = self.epcl(tokens, centers)  # (B, prefix + G + T, D)
         tower = self.encoder
         feature = tower.pool(tower.norm(x))  # (B, D_out)
         strongest = self.norm(x[:, self.epcl.num_prefix :]).amax(dim=1)  # (B, D), task tokens included
@@ -116,7 +116,7 @@ class EPCLClassifier(nn.Module):
         """Classify clouds.
 
         Args:
-            coord: (B, P, 3), centred, unit radius.
+            coord: (B, P, 3), centered, unit radius.
             feat: (B, P, C) when the tokenizer wants features.
             lengths: points of each cloud (B,).
 
@@ -127,7 +127,7 @@ class EPCLClassifier(nn.Module):
         return self.head(embedding), embedding
 
     def loss(self, label: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the head and, with text features, of embedding x text (not normalised, no temperature)."""
+        """Cross-entropy of the head and, with text features, of embedding x text (not normalized, no temperature)."""
         logits, embedding = self(**inputs)
         logits, embedding = logits.float(), embedding.float()
         losses = {"loss_cls": F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)}

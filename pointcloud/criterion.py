@@ -1,4 +1,4 @@
-"""The set loss of 3DETR: match, then class, angle, centre, size and overlap losses, for every decoder layer."""
+"""The set loss of 3DETR: match, then class, angle, center, size and overlap losses, for every decoder layer."""
 
 import math
 
@@ -28,9 +28,9 @@ def pick(values: Tensor, assigned: Tensor) -> Tensor:
 
 
 def angle_bins(angle: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Bins (...) of angles in radians and the residuals to their centres, as VoteNet counts them.
+    """Bins (...) of angles in radians and the residuals to their centers, as VoteNet counts them.
 
-    Bin i of A is centred on i * 2 pi / A. One bin: 0, residual 0.
+    Bin i of A is centered on i * 2 pi / A. One bin: 0, residual 0.
     """
     if bins == 1:
         return torch.zeros_like(angle, dtype=torch.int64), torch.zeros_like(angle)
@@ -55,7 +55,7 @@ class Criterion(nn.Module):
         weights: of the terms, keys of `WEIGHTS`; what is left out keeps its default.
         giou_rule: `exact` or `released`, see `matcher.pairwise_giou`.
         inside: instead of one query for each true box, every query that stands in one answers for it, the box grown by
-            this many metres; duplicates are left to the suppression. For queries placed by votes and short schedules.
+            this many meters; duplicates are left to the suppression. For queries placed by votes and short schedules.
 
     Raises:
         ValueError: an unknown term.
@@ -115,7 +115,7 @@ class Criterion(nn.Module):
         return total, terms
 
     def match(self, predicted: dict[str, Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
-        """Generalised IoU (B, Q, N) and the index of each query's true box (B, Q), -1 for none."""
+        """Generalized IoU (B, Q, N) and the index of each query's true box (B, Q), -1 for none."""
         giou = pairwise_giou(predicted["boxes"], targets, self.giou_rule)
         if self.inside is not None:
             return giou, inside(predicted["query"], targets, self.inside)

@@ -28,7 +28,7 @@ class EPCLBackbone(nn.Module):
         num_groups: point tokens M.
         group_size: members of a group.
         feat_dim: channels of the point features.
-        scale: offsets within a group are divided by this many metres.
+        scale: offsets within a group are divided by this many meters.
         width: see `MiniPointNet`.
         keep_tokens: hand on the tokenizer's own tokens beside what the blocks made of them.
     """
@@ -55,10 +55,10 @@ class EPCLBackbone(nn.Module):
         self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Map points (B, P, 3) with features (B, P, C) to points (B, M, 3) with features (B, M, D')."""
-        tokens, centres = self.tokenizer(coord, feat, lengths)
-        x = self.epcl(tokens, centres - centres.mean(dim=1, keepdim=True))
+        tokens, centers = self.tokenizer(coord, feat, lengths)
+        x = self.epcl(tokens, centers - centers.mean(dim=1, keepdim=True))
         x = self.norm(self.epcl.points_of(x, tokens.shape[1]))
-        return centres, torch.cat([x, tokens], dim=-1) if self.keep_tokens else x
+        return centers, torch.cat([x, tokens], dim=-1) if self.keep_tokens else x
 
 
 class Detector(nn.Module):
@@ -75,7 +75,7 @@ class Detector(nn.Module):
         min_score: predictions with less objectness are dropped.
         min_points: predictions with fewer points inside are dropped.
         nms_iou: see `detection_ap.select_boxes`; None for no suppression.
-        votes: place queries where encoded points vote for centres (see `VoteHead`), instead of on far points.
+        votes: place queries where encoded points vote for centers (see `VoteHead`), instead of on far points.
         query_points: queries begin with what a small PointNet sees of the raw points around them: arguments of
             `QueryPoints`; None lets them begin at zero, as 3DETR does.
 
@@ -121,7 +121,7 @@ class Detector(nn.Module):
         """Outputs of all decoder layers, the last one last (see `box_decoder.decode`).
 
         Args:
-            coord: (B, P, 3), metres, z up.
+            coord: (B, P, 3), meters, z up.
             feat: (B, P, C).
             lengths: points of each scene (B,).
         """

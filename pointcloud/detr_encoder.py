@@ -21,7 +21,7 @@ class SetAbstraction(nn.Module):
 
     Args:
         num_points: points kept.
-        radius: of the balls, metres; offsets are divided by it.
+        radius: of the balls, meters; offsets are divided by it.
         num_samples: most members of a ball.
         dims: channels from the input features (0 for none) to the output.
         skip_near_origin: see `ops.farthest_point_sample`.
@@ -77,7 +77,7 @@ class DETREncoder(nn.Module):
         depth: layers.
         num_points: points kept at the entrance.
         dropout: None for 0.1, masked 0.3.
-        radii: attention radii of the masked variant in metres. The released code squares (.4, .8, 1.2) and compares the
+        radii: attention radii of the masked variant in meters. The released code squares (.4, .8, 1.2) and compares the
             squares with plain distances; its effective radii are the default.
         skip_near_origin: see `ops.farthest_point_sample`.
     """

@@ -84,7 +84,7 @@ class EPCLDense(nn.Module):
     """EPCL between a dense network's features and the same features improved (outdoor segmentation, detection).
 
     Differs from the released code: attention runs over tokens, and distances for the interpolation are measured in one
-    unit (the released code compares raw with normalised centres).
+    unit (the released code compares raw with normalized centers).
 
     Args:
         encoder: a frozen tower of the suite.
@@ -92,8 +92,8 @@ class EPCLDense(nn.Module):
         num_groups: G point tokens.
         group_size: K members of a group.
         num_task_tokens: T.
-        voxel_size: metres per unit of the coordinates.
-        normalise: centre and scale positions per cloud (not so in detection).
+        voxel_size: meters per unit of the coordinates.
+        normalize: center and scale positions per cloud (not so in detection).
         skip_near_origin: see `PointTokenizer`.
         prefix_position: see `EPCL`.
     """
@@ -106,7 +106,7 @@ class EPCLDense(nn.Module):
         group_size: int = 16,
         num_task_tokens: int = 20,
         voxel_size: float = 0.05,
-        normalise: bool = True,
+        normalize: bool = True,
         skip_near_origin: bool = False,
         prefix_position: Tensor | None = None,
     ):
@@ -118,7 +118,7 @@ class EPCLDense(nn.Module):
         self.upsampling = nn.Sequential(
             nn.Conv1d(encoder.dim, feat_dim, 1), nn.BatchNorm1d(feat_dim), nn.ReLU(inplace=True)
         )
-        self.voxel_size, self.normalise = voxel_size, normalise
+        self.voxel_size, self.normalize = voxel_size, normalize
 
     def forward(self, coord: Tensor, feat: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Improve features.
@@ -129,12 +129,12 @@ class EPCLDense(nn.Module):
             lengths: voxels of each cloud (B,).
 
         Returns:
-            Features (B, P, C) and the centres of the groups (B, G, 3), in voxels. Rows behind a cloud's length mean
+            Features (B, P, C) and the centers of the groups (B, G, 3), in voxels. Rows behind a cloud's length mean
             nothing.
         """
-        tokens, centres = self.tokenizer(coord, feat, lengths)
-        position = centres * self.voxel_size
-        x = self.epcl(tokens, unit_ball(position) if self.normalise else position)
+        tokens, centers = self.tokenizer(coord, feat, lengths)
+        position = centers * self.voxel_size
+        x = self.epcl(tokens, unit_ball(position) if self.normalize else position)
         x = self.epcl.points_of(x, tokens.shape[1])
-        x = ops.three_interpolate(coord, centres, x, lengths)  # (B, P, D)
-        return feat + self.upsampling(x.transpose(1, 2)).transpose(1, 2), centres
+        x = ops.three_interpolate(coord, centers, x, lengths)  # (B, P, D)
+        return feat + self.upsampling(x.transpose(1, 2)).transpose(1, 2), centers

@@ -10,7 +10,7 @@ Targets = dict[str, Tensor]
 
 
 def pairwise_giou(predicted: Tensor, targets: Targets, rule: str) -> Tensor:
-    """Generalised IoU (B, Q, N) of predicted boxes (B, Q, 7) with the true ones, 0 for rows that are padding.
+    """Generalized IoU (B, Q, N) of predicted boxes (B, Q, 7) with the true ones, 0 for rows that are padding.
 
     Args:
         predicted: (B, Q, 7).
@@ -32,8 +32,8 @@ class Matcher(nn.Module):
 
     Args:
         class_cost: weight of minus the probability of the true class.
-        giou_cost: weight of minus the generalised IoU.
-        center_cost: weight of the L1 distance of centres, as shares of the scene.
+        giou_cost: weight of minus the generalized IoU.
+        center_cost: weight of the L1 distance of centers, as shares of the scene.
         objectness_cost: weight of minus the objectness.
     """
 
@@ -76,7 +76,7 @@ class Matcher(nn.Module):
 
 @torch.no_grad()
 def inside(query: Tensor, targets: Targets, slack: float) -> Tensor:
-    """Index of the true box that each query (B, Q, 3) stands in, grown by `slack` metres; -1 for none: (B, Q)."""
+    """Index of the true box that each query (B, Q, 3) stands in, grown by `slack` meters; -1 for none: (B, Q)."""
     rows = []
     for points, true, mask in zip(query, targets["boxes"], targets["box_mask"].bool(), strict=True):
         held = boxes.contains(true, points, slack) & mask[:, None]  # (N, Q)

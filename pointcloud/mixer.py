@@ -1,4 +1,4 @@
-"""Layers of a PointMixer-style network on packed points: mixing within neighbourhoods, between them, and transitions.
+"""Layers of a PointMixer-style network on packed points: mixing within neighborhoods, between them, and transitions.
 
 Paper: PointMixer (arXiv 2111.11187), as wired in the segmentation code of EPCL.
 """
@@ -30,12 +30,12 @@ class SelfProduct(nn.Bilinear):
 
 
 class IntraSetMixer(nn.Module):
-    """Mix each point's K neighbours with weights from their offsets and features.
+    """Mix each point's K neighbors with weights from their offsets and features.
 
     Args:
         dim: channels C.
         share: weights are shared by `share` groups of channels.
-        k: neighbours K; must divide `dim`.
+        k: neighbors K; must divide `dim`.
 
     Raises:
         ValueError: `k` or `share` does not divide `dim`.
@@ -44,7 +44,7 @@ class IntraSetMixer(nn.Module):
     def __init__(self, dim: int, share: int, k: int):
         super().__init__()
         if dim % k or dim % share:
-            raise ValueError(f"{dim} channels must be a multiple of {k} neighbours and of share={share}")
+            raise ValueError(f"{dim} channels must be a multiple of {k} neighbors and of share={share}")
         self.share = share
         self.score = nn.Linear(3 + dim, k)
         self.pair = SelfProduct(k, k, k)
@@ -64,9 +64,9 @@ class IntraSetMixer(nn.Module):
         """Weighted values before they are summed.
 
         Args:
-            offset: neighbour minus point (n, K, 3).
+            offset: neighbor minus point (n, K, 3).
             x: features (n, C).
-            idx: neighbours (n, K).
+            idx: neighbors (n, K).
 
         Returns:
             (n, K, C); its sum over K is the mixed feature.
@@ -81,7 +81,7 @@ class IntraSetMixer(nn.Module):
 
 
 class InterSetMixer(nn.Module):
-    """Hand the weighted values of all neighbourhoods back to the points they came from."""
+    """Hand the weighted values of all neighborhoods back to the points they came from."""
 
     def __init__(self, dim: int, share: int):
         super().__init__()
@@ -100,7 +100,7 @@ class InterSetMixer(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """A residual block: linear, mixing within and between neighbourhoods, linear."""
+    """A residual block: linear, mixing within and between neighborhoods, linear."""
 
     def __init__(self, dim: int, share: int, k: int):
         super().__init__()
@@ -110,7 +110,7 @@ class MixerBlock(nn.Module):
         self.linear3, self.bn3 = nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim)
 
     def forward(self, coord: Tensor, x: Tensor, idx: Tensor) -> Tensor:
-        """Map features (n, C) of points (n, 3) with neighbours idx (n, K) to (n, C)."""
+        """Map features (n, C) of points (n, 3) with neighbors idx (n, K) to (n, C)."""
         offset = coord[idx] - coord[:, None]
         y = self.bn1(self.linear1(x)).relu()
         y = self.bn2(self.inter(offset, self.intra(offset, y, idx), idx)).relu()
@@ -118,13 +118,13 @@ class MixerBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """Keep one point in `stride`, each gathering from its neighbours; with stride 1 only a linear layer.
+    """Keep one point in `stride`, each gathering from its neighbors; with stride 1 only a linear layer.
 
     Args:
         in_dim: channels before.
         out_dim: channels after.
         stride: points per kept point.
-        k: neighbours gathered from.
+        k: neighbors gathered from.
         equal: every cloud keeps as many points as the one that keeps fewest.
     """
 
@@ -191,6 +191,6 @@ class Head(nn.Module):
         return self.linear1(torch.cat([x, self.linear2(cloud_mean(x, sizes))], dim=1))
 
 
-def neighbours_of(coord: Tensor, sizes: list[int], k: int) -> Tensor:
+def neighbors_of(coord: Tensor, sizes: list[int], k: int) -> Tensor:
     """The k nearest points (n, k) of every point in its own cloud, itself included."""
     return packed_knn(coord, coord, sizes, sizes, k)

@@ -30,7 +30,7 @@ INPUTS = ("coord", "feat", "lengths")
 
 
 class CloudPreprocessor(nn.Module):
-    """Move a batch to the model's device; coordinates stay metres."""
+    """Move a batch to the model's device; coordinates stay meters."""
 
     anchor: Tensor
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pointcloud import neighbours
+from pointcloud import neighbors
 
 BACKENDS = ("auto", "torch", "pytorch3d")
 Counts = int | Sequence[int] | Tensor
@@ -138,13 +138,13 @@ def farthest_point_sample(
         return ops.sample_farthest_points(points, lengths, wanted.tolist())[1]
     limit = wanted.new_full((batch,), size) if lengths is None else lengths
     counts = torch.minimum(wanted, limit).clamp(min=1)
-    valid = neighbours.valid_rows(lengths, batch, size, points.device)
+    valid = neighbors.valid_rows(lengths, batch, size, points.device)
     skip = (points.square().sum(-1) <= 1e-3) if skip_near_origin else torch.zeros_like(valid)
     first = torch.zeros_like(counts) if start is None else start.to(points.device)
     if not skip_near_origin:
-        return neighbours.sample_farthest(points, counts, most, valid, first, skip)
+        return neighbors.sample_farthest(points, counts, most, valid, first, skip)
     # that kernel knows no lengths shorter than K: it goes on choosing
-    return neighbours.sample_farthest(points, wanted, most, valid, first, skip)
+    return neighbors.sample_farthest(points, wanted, most, valid, first, skip)
 
 
 def knn(
@@ -161,14 +161,14 @@ def knn(
     Args:
         query: (B, Q, C).
         points: (B, P, C).
-        k: neighbours wanted; more than there are is allowed.
+        k: neighbors wanted; more than there are is allowed.
         lengths1: queries of each cloud.
         lengths2: points of each cloud.
         norm: 2 for squared Euclidean, 1 for absolute distances.
         backend: `auto`, `torch` or `pytorch3d`.
 
     Returns:
-        Distances (B, Q, k), ascending and differentiable, and indices (B, Q, k); both 0 where there is no neighbour.
+        Distances (B, Q, k), ascending and differentiable, and indices (B, Q, k); both 0 where there is no neighbor.
 
     Raises:
         ValueError: shapes, lengths, `k` or `norm` that do not fit.
@@ -177,23 +177,23 @@ def knn(
     lengths1, lengths2 = check_lengths(lengths1, query), check_lengths(lengths2, points)
     if k < 1 or norm not in (1, 2):
         raise ValueError(f"k={k}, norm={norm}: k must be at least 1 and norm 1 or 2")
-    tree = neighbours.use_tree(query, points, norm, neighbours.TREE_FROM)  # the same answers, much sooner
+    tree = neighbors.use_tree(query, points, norm, neighbors.TREE_FROM)  # the same answers, much sooner
     if choose_backend("torch" if tree and backend == "auto" else backend, query, points) == "pytorch3d":
         ops, _ = load_pytorch3d()
         found = ops.knn_points(query, points, lengths1, lengths2, norm=norm, K=k)
         return found.dists, found.idx
     batch, size = points.shape[:2]
-    valid = neighbours.valid_rows(lengths2, batch, size, points.device)
+    valid = neighbors.valid_rows(lengths2, batch, size, points.device)
     with torch.no_grad():
-        idx = neighbours.nearest_indices(query.detach(), points.detach(), min(k, size), valid, norm)
+        idx = neighbors.nearest_indices(query.detach(), points.detach(), min(k, size), valid, norm)
         idx = torch.nn.functional.pad(idx, (0, k - min(k, size)))
-        there = neighbours.valid_rows(lengths1, batch, query.shape[1], query.device)[:, :, None]
+        there = neighbors.valid_rows(lengths1, batch, query.shape[1], query.device)[:, :, None]
         total = torch.full((batch,), size, device=points.device) if lengths2 is None else lengths2
         there = there & (torch.arange(k, device=points.device) < total[:, None, None])  # (B, Q, k)
         idx = idx * there
     if size == 0:
         return query.new_zeros(idx.shape), idx
-    dist = neighbours.pair_distances(query[:, :, None], gather(points, idx), norm)
+    dist = neighbors.pair_distances(query[:, :, None], gather(points, idx), norm)
     return torch.where(there, dist, torch.zeros_like(dist)), idx
 
 
@@ -229,23 +229,23 @@ def ball_query(
     lengths1, lengths2 = check_lengths(lengths1, query), check_lengths(lengths2, points)
     if k < 1 or radius <= 0 or fill not in ("pad", "first"):
         raise ValueError(f"k={k}, radius={radius}, fill={fill!r}: k >= 1, radius > 0, fill pad or first")
-    tree = neighbours.use_tree(query, points, 2, neighbours.TREE_BALL_FROM)
+    tree = neighbors.use_tree(query, points, 2, neighbors.TREE_BALL_FROM)
     if choose_backend("torch" if tree and backend == "auto" else backend, query, points) == "pytorch3d":
         ops, _ = load_pytorch3d()
         idx = ops.ball_query(query, points, lengths1, lengths2, K=k, radius=radius, return_nn=False).idx
     else:
         batch, size = points.shape[:2]
         with torch.no_grad():
-            valid = neighbours.valid_rows(lengths2, batch, size, points.device)
-            idx = neighbours.ball_indices(query.detach(), points.detach(), min(k, size), radius, valid)
+            valid = neighbors.valid_rows(lengths2, batch, size, points.device)
+            idx = neighbors.ball_indices(query.detach(), points.detach(), min(k, size), radius, valid)
             idx = torch.nn.functional.pad(idx, (0, k - min(k, size)), value=-1)
-            there = neighbours.valid_rows(lengths1, batch, query.shape[1], query.device)
+            there = neighbors.valid_rows(lengths1, batch, query.shape[1], query.device)
             idx = idx.masked_fill(~there[:, :, None], -1)
     if fill == "first":
         idx = torch.where(idx < 0, idx[..., :1], idx).clamp(min=0)
     if points.shape[1] == 0:
         return query.new_zeros(idx.shape), idx
-    dist = neighbours.pair_distances(query[:, :, None], gather(points, idx.clamp(min=0)))
+    dist = neighbors.pair_distances(query[:, :, None], gather(points, idx.clamp(min=0)))
     return torch.where(idx < 0, torch.zeros_like(dist), dist), idx
 
 
@@ -265,8 +265,8 @@ def gather(values: Tensor, idx: Tensor) -> Tensor:
     return found.unflatten(1, idx.shape[1:])
 
 
-def gather_neighbours(values: Tensor, idx: Tensor, lengths: Counts | None = None) -> Tensor:
-    """Values (B, Q, K, C) of neighbours idx (B, Q, K); zeros behind each length, as pytorch3d's `knn_gather`."""
+def gather_neighbors(values: Tensor, idx: Tensor, lengths: Counts | None = None) -> Tensor:
+    """Values (B, Q, K, C) of neighbors idx (B, Q, K); zeros behind each length, as pytorch3d's `knn_gather`."""
     found = gather(values, idx)
     lengths = check_lengths(lengths, values)
     if lengths is None:
@@ -354,7 +354,7 @@ def sample_and_group(
     skip_near_origin: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut clouds into groups: centres by farthest point sampling, members by nearest neighbours.
+    """Cut clouds into groups: centers by farthest point sampling, members by nearest neighbors.
 
     Args:
         points: (B, P, 3).
@@ -365,13 +365,13 @@ def sample_and_group(
         backend: `auto`, `torch` or `pytorch3d`.
 
     Returns:
-        Centres (B, G, 3), their indices (B, G), members' indices (B, G, K). A cloud with fewer than G points
-        repeats its first point as centre; one with fewer than K points repeats its nearest member.
+        Centers (B, G, 3), their indices (B, G), members' indices (B, G, K). A cloud with fewer than G points
+        repeats its first point as center; one with fewer than K points repeats its nearest member.
     """
-    centre_idx = farthest_point_sample(points, num_groups, lengths, skip_near_origin, backend=backend).clamp(min=0)
-    centres = gather(points, centre_idx)
+    center_idx = farthest_point_sample(points, num_groups, lengths, skip_near_origin, backend=backend).clamp(min=0)
+    centers = gather(points, center_idx)
     lengths = check_lengths(lengths, points)
-    _, idx = knn(centres, points, group_size, None, lengths, backend=backend)
+    _, idx = knn(centers, points, group_size, None, lengths, backend=backend)
     total = torch.full(points.shape[:1], points.shape[1], device=points.device) if lengths is None else lengths
     there = torch.arange(group_size, device=points.device) < total[:, None, None]
-    return centres, centre_idx, torch.where(there, idx, idx[..., :1])
+    return centers, center_idx, torch.where(there, idx, idx[..., :1])

@@ -1,6 +1,6 @@
 """Packed clouds: all points of a batch one after the other (n, C), with the size of each cloud.
 
-The segmentation network works on these, because its layers are per point or per pair of neighbours. A search looks at
+The segmentation network works on these, because its layers are per point or per pair of neighbors. A search looks at
 each cloud by itself and returns packed indices.
 """
 

@@ -9,7 +9,7 @@ import torch
 
 from pointcloud import boxes as box_ops
 
-COLOURS = (
+COLORS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac",
     "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
 )  # fmt: skip
@@ -17,9 +17,9 @@ EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4),
 MOST_POINTS = 60_000  # shown; more makes browsers slow
 
 
-def colour_of(label: int) -> str:
-    """A colour per class."""
-    return COLOURS[label % len(COLOURS)]
+def color_of(label: int) -> str:
+    """A color per class."""
+    return COLORS[label % len(COLORS)]
 
 
 def thin(count: int, most: int = MOST_POINTS) -> np.ndarray:
@@ -33,12 +33,12 @@ def marker_size(count: int) -> float:
 
 
 def point_traces(coord: np.ndarray, segment: np.ndarray | None, feat: np.ndarray | None, names: Sequence[str]) -> list:
-    """One trace per class, or one in the cloud's own colours."""
+    """One trace per class, or one in the cloud's own colors."""
     import plotly.graph_objects as go
 
-    def trace(rows: np.ndarray, colour: Any, name: str) -> Any:
+    def trace(rows: np.ndarray, color: Any, name: str) -> Any:
         x, y, z = coord[rows].T.round(3)
-        marker = dict(size=marker_size(len(coord)), color=colour)
+        marker = dict(size=marker_size(len(coord)), color=color)
         return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hoverinfo="name")
 
     if segment is None:
@@ -47,7 +47,7 @@ def point_traces(coord: np.ndarray, segment: np.ndarray | None, feat: np.ndarray
             own = ["rgb({},{},{})".format(*c) for c in (feat[:, :3] * 255).clip(0, 255).astype(int)]  # type: ignore
         return [trace(np.arange(len(coord)), own, "points")]
     found = [int(c) for c in np.unique(segment) if c >= 0]
-    return [trace(np.flatnonzero(segment == c), colour_of(c), name_of(c, names)) for c in found]
+    return [trace(np.flatnonzero(segment == c), color_of(c), name_of(c, names)) for c in found]
 
 
 def name_of(label: int, names: Sequence[str]) -> str:
@@ -64,11 +64,11 @@ def box_traces(boxes: np.ndarray, label: np.ndarray, scores: np.ndarray | None, 
     for i, corner in enumerate(points):
         lines = [v for a, b in EDGES for v in (corner[a], corner[b], [None] * 3)]
         x, y, z = zip(*lines, strict=True)
-        kind, colour = name_of(int(label[i]), names), colour_of(int(label[i]))
+        kind, color = name_of(int(label[i]), names), color_of(int(label[i]))
         text = kind + (f" {scores[i]:.2f}" if scores is not None else "")
         first = not any(t.legendgroup == kind for t in traces)
         both = dict(legendgroup=kind, hovertext=text, hoverinfo="text")
-        line = dict(color=colour, width=6)
+        line = dict(color=color, width=6)
         traces.append(go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line, name=kind, showlegend=first, **both))
         top = corner[4:].mean(0) + [0, 0, 0.08]
         spot = dict(x=top[:1], y=top[1:2], z=top[2:], text=[text], textfont=dict(color="#111111", size=14))
@@ -91,8 +91,8 @@ def write_page(
         path: of the HTML file; it needs no network to open.
         coord: points (P, 3); at most `MOST_POINTS` are shown.
         names: of the classes.
-        segment: class of each point (P,), for colours and a legend.
-        feat: colours (P, 3) in 0..1, shown when there is no segment.
+        segment: class of each point (P,), for colors and a legend.
+        feat: colors (P, 3) in 0..1, shown when there is no segment.
         found: `boxes` (N, 7), `box_label` (N,), `scores` (N,).
         title: shown above.
 

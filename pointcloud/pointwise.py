@@ -22,8 +22,8 @@ class PointConv(nn.Conv1d):
 
 
 class PointNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last axis of (..., C)."""
+    """Batch normalization of the last axis of (..., C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise over all rows."""
+        """Normalize over all rows."""
         return super().forward(x.flatten(0, -2)).view_as(x)

@@ -37,7 +37,7 @@ def fit_features(cloud: Cloud, wanted: int) -> Cloud:
     """
     have = cloud["feat"].shape[1] if "feat" in cloud else 0
     if have < wanted:
-        raise ValueError(f"the network was trained with {wanted} features (colours) a point, the file has {have}")
+        raise ValueError(f"the network was trained with {wanted} features (colors) a point, the file has {have}")
     return {**cloud, "feat": cloud["feat"][:, :wanted]} if wanted else {k: v for k, v in cloud.items() if k != "feat"}
 
 

@@ -25,7 +25,7 @@ def parts_of(coord: np.ndarray, voxel: float, most: int | None = None) -> Iterat
 def crops_of(coord: np.ndarray, max_points: int) -> Iterator[np.ndarray]:
     """Indices of overlapping spheres of `max_points` points that together cover all points.
 
-    Each is centred on the point with the lowest coverage; points near a centre count as covered more.
+    Each is centered on the point with the lowest coverage; points near a center count as covered more.
     """
     if len(coord) <= max_points:
         yield np.arange(len(coord))
@@ -33,8 +33,8 @@ def crops_of(coord: np.ndarray, max_points: int) -> Iterator[np.ndarray]:
     coverage = np.random.default_rng(len(coord)).random(len(coord)) * 1e-3
     missing = np.ones(len(coord), bool)
     while missing.any():
-        centre = coord[np.argmin(np.where(missing, coverage, np.inf))]
-        gap = ((coord - centre) ** 2).sum(1)
+        center = coord[np.argmin(np.where(missing, coverage, np.inf))]
+        gap = ((coord - center) ** 2).sum(1)
         index = np.argpartition(gap, max_points - 1)[:max_points]
         weight = (1 - gap[index] / max(gap[index].max(), 1e-9)) ** 2
         coverage[index] += weight
@@ -57,7 +57,7 @@ def vote(
 
     Args:
         network: maps packed points, features and sizes to logits (n, K); points of every crop begin at the origin.
-        coord: (P, 3), metres.
+        coord: (P, 3), meters.
         feat: (P, C).
         num_classes: K.
         voxel: edge of the voxels that parts are cut by.

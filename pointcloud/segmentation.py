@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcloud.epcl import EPCL
-from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbours_of
+from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbors_of
 from pointcloud.packed import pack
 from pointcloud.scenes import vote
 from pointcloud.task_token import Tower, unit_ball
@@ -26,17 +26,17 @@ class EPCLSegmenter(nn.Module):
     Args:
         encoder: a frozen tower of the suite, or None for the U-Net alone.
         num_classes: K.
-        in_dim: channels of the input features, coordinates included (6: xyz and colour).
+        in_dim: channels of the input features, coordinates included (6: xyz and color).
         planes: channels of the stages.
         blocks: blocks of the encoder stages, the transition included.
         strides: points per kept point at the entrance of each stage.
-        num_neighbours: K of each stage; must divide its channels.
+        num_neighbors: K of each stage; must divide its channels.
         share: channel groups that share weights.
         num_task_tokens: T; None for one per class.
         ignore_label: points with this label have no loss.
         class_weight: weight of each class in the loss (K,), so that rare things count; None for 1.
         prefix_position: see `EPCL`.
-        eval_voxel: predict scenes in parts of one point per voxel of this edge (metres), summing logits at every raw
+        eval_voxel: predict scenes in parts of one point per voxel of this edge (meters), summing logits at every raw
             point (see `scenes.vote`); None runs each cloud as it is.
         eval_parts: most parts (see `scenes.vote`); None covers every raw point, as the released code does.
         eval_points: most points that go through the network at once when predicting in parts.
@@ -55,7 +55,7 @@ class EPCLSegmenter(nn.Module):
         planes: Sequence[int] = (32, 64, 128, 256, 512),
         blocks: Sequence[int] = (2, 3, 4, 6, 3),
         strides: Sequence[int] = (1, 4, 4, 4, 4),
-        num_neighbours: Sequence[int] = (8, 16, 16, 16, 16),
+        num_neighbors: Sequence[int] = (8, 16, 16, 16, 16),
         share: int = 8,
         num_task_tokens: int | None = None,
         ignore_label: int = -1,
@@ -67,21 +67,21 @@ class EPCLSegmenter(nn.Module):
     ):
         super().__init__()
         self.eval_voxel, self.eval_points, self.eval_parts = eval_voxel, eval_points, eval_parts
-        if not len(planes) == len(blocks) == len(strides) == len(num_neighbours) >= 2:
+        if not len(planes) == len(blocks) == len(strides) == len(num_neighbors) >= 2:
             raise ValueError(
-                f"planes {tuple(planes)}, blocks {tuple(blocks)}, strides {tuple(strides)} and num_neighbours "
-                f"{tuple(num_neighbours)} describe different numbers of stages (at least 2)"
+                f"planes {tuple(planes)}, blocks {tuple(blocks)}, strides {tuple(strides)} and num_neighbors "
+                f"{tuple(num_neighbors)} describe different numbers of stages (at least 2)"
             )
         if class_weight is not None and len(class_weight) != num_classes:
             raise ValueError(f"class_weight has {len(class_weight)} entries for {num_classes} classes")
         weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("class_weight", weight, persistent=False)
         self.num_classes, self.in_dim, self.ignore_label = num_classes, in_dim, ignore_label
-        self.neighbours = tuple(num_neighbours)
+        self.neighbors = tuple(num_neighbors)
         last = len(planes) - 1
         dims = [in_dim, *planes]
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()  # stages "1" (fine) to "5" (coarse)
-        for i, (dim, k) in enumerate(zip(planes, num_neighbours, strict=True)):
+        for i, (dim, k) in enumerate(zip(planes, num_neighbors, strict=True)):
             down = Down(dims[i], dim, strides[i], k, equal=i == last)
             up = Head(dim) if i == last else Up(planes[i + 1], dim, k)
             self.enc[str(i + 1)] = nn.ModuleList([down, *(MixerBlock(dim, share, k) for _ in range(blocks[i] - 1))])
@@ -106,8 +106,8 @@ class EPCLSegmenter(nn.Module):
         """Classify every point.
 
         Args:
-            coord: packed points (n, 3), metres.
-            feat: packed features (n, in_dim - 3), colours in 0..1; None when `in_dim` is 3.
+            coord: packed points (n, 3), meters.
+            feat: packed features (n, in_dim - 3), colors in 0..1; None when `in_dim` is 3.
             sizes: points of each cloud.
 
         Returns:
@@ -130,13 +130,13 @@ class EPCLSegmenter(nn.Module):
         return self.cls(x)
 
     def descend(self, coord: Tensor, x: Tensor, sizes: list[int]) -> tuple[list[Level], list[Tensor]]:
-        """Points, features and sizes of every stage, and each point's neighbours there."""
+        """Points, features and sizes of every stage, and each point's neighbors there."""
         levels: list[Level] = []
         near = []
         stages: list[Any] = list(self.enc.values())
-        for stage, k in zip(stages, self.neighbours, strict=True):
+        for stage, k in zip(stages, self.neighbors, strict=True):
             coord, x, sizes = stage[0](coord, x, sizes)
-            near.append(neighbours_of(coord, sizes, k))
+            near.append(neighbors_of(coord, sizes, k))
             for mixer in stage[1:]:
                 x = mixer(coord, x, near[-1])
             levels.append((coord, x, sizes))

@@ -42,8 +42,8 @@ class PositionMLP(nn.Sequential):
         super().__init__(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
 
-def unit_ball(centres: Tensor) -> Tensor:
-    """Centre each cloud (B, M, 3) on its mean and scale it to unit radius; a single point goes to the origin."""
-    centred = centres - centres.mean(dim=1, keepdim=True)
-    radius = centred.norm(dim=-1).amax(dim=1)[:, None, None]
-    return centred / radius.clamp(min=torch.finfo(centres.dtype).tiny)
+def unit_ball(centers: Tensor) -> Tensor:
+    """Center each cloud (B, M, 3) on its mean and scale it to unit radius; a single point goes to the origin."""
+    centered = centers - centers.mean(dim=1, keepdim=True)
+    radius = centered.norm(dim=-1).amax(dim=1)[:, None, None]
+    return centered / radius.clamp(min=torch.finfo(centers.dtype).tiny)

@@ -1,4 +1,4 @@
-"""From points to tokens: groups of neighbours, and a small PointNet over each group."""
+"""From points to tokens: groups of neighbors, and a small PointNet over each group."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class MiniPointNet(nn.Module):
     Trains: 128(C+1) + 256 + 33,024 + 262,656 + 1,024 + 512 D + D weights at the published width.
 
     Args:
-        in_dim: C, channels of a member (3 for offsets from the centre).
+        in_dim: C, channels of a member (3 for offsets from the center).
         dim: width D of the tokens.
         width: channels of the first layer; the others have 2, 4 and 4 times as many.
     """
@@ -37,18 +37,18 @@ class MiniPointNet(nn.Module):
 
 
 class PointTokenizer(nn.Module):
-    """Cut clouds into groups of neighbours and make a token of each.
+    """Cut clouds into groups of neighbors and make a token of each.
 
-    Centres come from farthest point sampling, members are the nearest points of each centre.
+    Centers come from farthest point sampling, members are the nearest points of each center.
 
     Args:
         num_groups: G.
         group_size: K.
         dim: width D of the tokens.
         feat_dim: channels of the features; 0 when only coordinates are used.
-        use_coord: members carry their offset from the centre (EPCL's dense tasks group features only).
-        scale: offsets are divided by this many metres, so that small groups are not all zeros to the network.
-        skip_near_origin: sample centres as `pointnet2_ops` does, which never chooses points with |p|^2 <= 1e-3; for
+        use_coord: members carry their offset from the center (EPCL's dense tasks group features only).
+        scale: offsets are divided by this many meters, so that small groups are not all zeros to the network.
+        skip_near_origin: sample centers as `pointnet2_ops` does, which never chooses points with |p|^2 <= 1e-3; for
             released checkpoints.
         width: see `MiniPointNet`.
 
@@ -76,7 +76,7 @@ class PointTokenizer(nn.Module):
         self.encoder = MiniPointNet(3 * use_coord + feat_dim, dim, width)
 
     def group(self, coord: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Centres (B, G, 3), their indices (B, G) and members' indices (B, G, K)."""
+        """Centers (B, G, 3), their indices (B, G) and members' indices (B, G, K)."""
         return ops.sample_and_group(
             coord, self.num_groups, self.group_size, lengths, skip_near_origin=self.skip_near_origin
         )
@@ -92,7 +92,7 @@ class PointTokenizer(nn.Module):
             lengths: points of each cloud (B,).
 
         Returns:
-            Tokens (B, G, D) and their centres (B, G, 3).
+            Tokens (B, G, D) and their centers (B, G, 3).
 
         Raises:
             ValueError: features that are missing or of another width.
@@ -100,10 +100,10 @@ class PointTokenizer(nn.Module):
         if self.feat_dim and (feat is None or feat.shape[-1] != self.feat_dim):
             got = "none" if feat is None else f"{feat.shape[-1]} channels"
             raise ValueError(f"this tokenizer wants features of {self.feat_dim} channels, got {got}")
-        centres, _, members = self.group(coord, lengths)
+        centers, _, members = self.group(coord, lengths)
         parts = []
         if self.use_coord:
-            parts.append((ops.gather(coord, members) - centres[:, :, None]) / self.scale)  # (B, G, K, 3)
+            parts.append((ops.gather(coord, members) - centers[:, :, None]) / self.scale)  # (B, G, K, 3)
         if self.feat_dim:
             parts.append(ops.gather(feat, members))  # type: ignore[arg-type]
-        return self.encoder(torch.cat(parts, dim=-1)), centres
+        return self.encoder(torch.cat(parts, dim=-1)), centers

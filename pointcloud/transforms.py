@@ -21,10 +21,10 @@ def rotate_up(coord: np.ndarray, angle: float) -> np.ndarray:
 
 @TRANSFORMS.register_module(name="unit_ball")
 class UnitBall:
-    """Centre on the mean and scale to unit radius."""
+    """Center on the mean and scale to unit radius."""
 
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
-        """Normalise."""
+        """Normalize."""
         coord = cloud["coord"] - cloud["coord"].mean(0)
         return {**cloud, "coord": (coord / max(np.linalg.norm(coord, axis=1).max(), 1e-9)).astype(np.float32)}
 
@@ -180,7 +180,7 @@ class RandomRotation:
 
 @TRANSFORMS.register_module(name="cuboid_crop")
 class CuboidCrop:
-    """Cut a random box out of the scene (3DETR's recipe); objects whose centre is outside go.
+    """Cut a random box out of the scene (3DETR's recipe); objects whose center is outside go.
 
     Args:
         min_points: a crop with fewer points is drawn again.
@@ -209,9 +209,9 @@ class CuboidCrop:
             share = rng.uniform(self.min_side, self.max_side, 3)
             if share.min() / share.max() < self.aspect:
                 continue
-            centre, half = coord[rng.integers(len(coord))], extent * share / 2
-            keep = (np.abs(coord - centre) <= half).all(1)
-            inside = (np.abs(cloud["boxes"][:, :3] - centre) <= half).all(1) if "boxes" in cloud else None
+            center, half = coord[rng.integers(len(coord))], extent * share / 2
+            keep = (np.abs(coord - center) <= half).all(1)
+            inside = (np.abs(cloud["boxes"][:, :3] - center) <= half).all(1) if "boxes" in cloud else None
             if keep.sum() < self.min_points or (inside is not None and len(inside) and not inside.any()):
                 continue
             out = select(cloud, keep)
@@ -271,8 +271,8 @@ class SphereCrop:
         return select(cloud, rng.permutation(index))
 
 
-@TRANSFORMS.register_module(name="centre_floor")
-class CentreFloor:
+@TRANSFORMS.register_module(name="center_floor")
+class CenterFloor:
     """Move the scene: x and y to the middle, z to the floor; boxes move along."""
 
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
@@ -298,14 +298,14 @@ class ToOrigin:
         return out
 
 
-class ColourTransform:
-    """A transform of the colours (the first three features, 0..1), done with probability `prob`."""
+class ColorTransform:
+    """A transform of the colors (the first three features, 0..1), done with probability `prob`."""
 
     def __init__(self, prob: float):
         self.prob = prob
 
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
-        """Change colours.
+        """Change colors.
 
         Raises:
             CloudError: the cloud has none.
@@ -314,57 +314,57 @@ class ColourTransform:
             return cloud
         feat = cloud.get("feat")
         if feat is None or feat.shape[1] < 3:
-            raise CloudError(f"{type(self).__name__} needs colours, and this cloud has none: remove it from the recipe")
-        colour = self.change(feat[:, :3], rng).clip(0, 1)
-        return {**cloud, "feat": np.concatenate([colour, feat[:, 3:]], axis=1).astype(np.float32)}
+            raise CloudError(f"{type(self).__name__} needs colors, and this cloud has none: remove it from the recipe")
+        color = self.change(feat[:, :3], rng).clip(0, 1)
+        return {**cloud, "feat": np.concatenate([color, feat[:, 3:]], axis=1).astype(np.float32)}
 
-    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Map colours (P, 3) to colours."""
+    def change(self, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Map colors (P, 3) to colors."""
         raise NotImplementedError
 
 
-@TRANSFORMS.register_module(name="colour_contrast")
-class ColourContrast(ColourTransform):
+@TRANSFORMS.register_module(name="color_contrast")
+class ColorContrast(ColorTransform):
     """Stretch every channel to the full range, blended with what was there by a random share."""
 
     def __init__(self, prob: float = 0.2):
         super().__init__(prob)
 
-    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Stretch."""
-        low, high = colour.min(0, keepdims=True), colour.max(0, keepdims=True)
+        low, high = color.min(0, keepdims=True), color.max(0, keepdims=True)
         share = rng.random()
-        return (1 - share) * colour + share * (colour - low) / np.maximum(high - low, 1e-6)
+        return (1 - share) * color + share * (color - low) / np.maximum(high - low, 1e-6)
 
 
-@TRANSFORMS.register_module(name="colour_shift")
-class ColourShift(ColourTransform):
-    """Add one random colour, up to `ratio` each way."""
+@TRANSFORMS.register_module(name="color_shift")
+class ColorShift(ColorTransform):
+    """Add one random color, up to `ratio` each way."""
 
     def __init__(self, prob: float = 0.95, ratio: float = 0.05):
         super().__init__(prob)
         self.ratio = ratio
 
-    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Shift."""
-        return colour + rng.uniform(-self.ratio, self.ratio, (1, 3))
+        return color + rng.uniform(-self.ratio, self.ratio, (1, 3))
 
 
-@TRANSFORMS.register_module(name="colour_jitter")
-class ColourJitter(ColourTransform):
-    """Gaussian noise on every colour."""
+@TRANSFORMS.register_module(name="color_jitter")
+class ColorJitter(ColorTransform):
+    """Gaussian noise on every color."""
 
     def __init__(self, prob: float = 0.95, std: float = 0.005):
         super().__init__(prob)
         self.std = std
 
-    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Add noise."""
-        return colour + rng.normal(0, self.std, colour.shape)
+        return color + rng.normal(0, self.std, color.shape)
 
 
 @TRANSFORMS.register_module(name="hue_saturation")
-class HueSaturation(ColourTransform):
+class HueSaturation(ColorTransform):
     """Turn the hue and scale the saturation, the same for all points.
 
     Args:
@@ -377,11 +377,11 @@ class HueSaturation(ColourTransform):
         super().__init__(prob)
         self.hue, self.saturation = hue, saturation
 
-    def change(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Turn and scale."""
         from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 
-        hsv = rgb_to_hsv(colour.clip(0, 1))
+        hsv = rgb_to_hsv(color.clip(0, 1))
         hsv[:, 0] = (hsv[:, 0] + rng.uniform(-self.hue, self.hue)) % 1
         hsv[:, 1] = (hsv[:, 1] * (1 + rng.uniform(-self.saturation, self.saturation))).clip(0, 1)
         return hsv_to_rgb(hsv)

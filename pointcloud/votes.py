@@ -1,4 +1,4 @@
-"""Queries that stand in objects: encoded points vote for centres, and a query sees the raw points around it.
+"""Queries that stand in objects: encoded points vote for centers, and a query sees the raw points around it.
 
 Neither EPCL nor 3DETR has this; it is what lets a detector learn from a few hundred scenes.
 """
@@ -12,7 +12,7 @@ from pointcloud.tokenizer import MiniPointNet
 
 
 class VoteHead(nn.Module):
-    """Every encoded point says whether it lies on an object, and where the object's centre is.
+    """Every encoded point says whether it lies on an object, and where the object's center is.
 
     Paper: VoteNet (arXiv 1904.09664), used here to place 3DETR's queries; neither EPCL nor 3DETR has it.
 
@@ -39,15 +39,15 @@ class VoteHead(nn.Module):
 
     @staticmethod
     def loss(xyz: Tensor, votes: Tensor, logits: Tensor, boxes: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy of being in a true box (B, N, 7), distance of the vote from its centre."""
+        """Binary cross-entropy of being in a true box (B, N, 7), distance of the vote from its center."""
         inside = torch.stack([box_ops.contains(b, x, slack=0.03) for b, x in zip(boxes, xyz, strict=True)])
         inside = (inside & mask[..., None].bool()).float()  # (B, N, M)
         if inside.shape[1] == 0:
             inside = inside.new_zeros(len(xyz), 1, xyz.shape[1])
             boxes = boxes.new_zeros(len(xyz), 1, 7)
         target = inside.amax(1)  # (B, M)
-        centre = ops.gather(boxes[..., :3], inside.argmax(1))  # (B, M, 3)
-        offset = ((votes - centre).abs().sum(-1) * target).sum()
+        center = ops.gather(boxes[..., :3], inside.argmax(1))  # (B, M, 3)
+        offset = ((votes - center).abs().sum(-1) * target).sum()
         return {
             "loss_on_object": nn.functional.binary_cross_entropy_with_logits(logits, target),
             "loss_vote": offset / target.sum().clamp(min=1),
@@ -62,7 +62,7 @@ class QueryPoints(nn.Module):
     Args:
         dim: channels of a query.
         feat_dim: channels of the point features.
-        radius: of the ball, metres.
+        radius: of the ball, meters.
         num_points: most points of a ball, the first in the order of the cloud.
         width: see `MiniPointNet`.
     """

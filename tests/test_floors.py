@@ -27,10 +27,10 @@ DOORS = {
     "timm": ("xmodal/encoders/", "xmodal/preprocessor.py", "video/transforms.py", "video/augment.py"),
     "open_clip": ("xmodal/encoders/",),
     "decord": ("video/decode.py",),
-    "av": ("video/sequential.py", "video/reencode.py", "video/synthetic.py"),
+    "av": ("video/sequential.py", "video/reencode.py", "video/toys/actions.py"),
     "pytorch3d": ("pointcloud/ops.py",),
 }
-CATALOGUE = {"xmodal.registry"}  # imports the suite by name to fill itself
+CATALOG = {"xmodal.registry"}  # imports the suite by name to fill itself
 
 
 def imports_of(path):
@@ -99,7 +99,7 @@ def graph():
     for name, path in names.items():
         found = {i for i in imports_of(path) if i in names and i != name}
         found -= {"xmodal"}  # `from xmodal import adapters`: the package itself holds `adapt` alone
-        edges[name] = set() if name in CATALOGUE else found
+        edges[name] = set() if name in CATALOG else found
     return edges
 
 

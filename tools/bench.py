@@ -4,7 +4,7 @@ Examples:
   python tools/bench.py st-adapter evl
   python tools/bench.py temporal-conv --size b16 --repeats 9 --json bench.json
   python tools/bench.py st-adapter --peak                # also the peak memory of a step
-  python tools/bench.py decode decode-gop250 cache-evl   # reading films; cached against uncached steps
+  python tools/bench.py decode decode-gop250 cache-evl   # reading videos; cached against uncached steps
 """
 
 import argparse

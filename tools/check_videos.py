@@ -1,8 +1,8 @@
-"""Scan the films of a list: what can be read, what cannot and why.
+"""Scan the videos of a list: what can be read, what cannot and why.
 
 LIST is anything the configs take as `annotation` (list file, Kinetics CSV, Something-Something JSON, folder of
-classes), or a folder of films without classes, or one film. The report holds one entry a film; the clean list
-holds the readable films with absolute paths. Exit status 1 when a film is broken or missing.
+classes), or a folder of videos without classes, or one video. The report holds one entry a video; the clean list
+holds the readable videos with absolute paths. Exit status 1 when a video is broken or missing.
 """
 
 import argparse
@@ -19,45 +19,45 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", metavar="LIST", help="annotation, folder or film")
-    parser.add_argument("--root", help="folder of the films (default: where LIST lies)")
+    parser.add_argument("list", metavar="LIST", help="annotation, folder or video")
+    parser.add_argument("--root", help="folder of the videos (default: where LIST lies)")
     parser.add_argument("--format", default="auto", help="auto, list, kinetics, ssv2 or folders")
     parser.add_argument("--classes", help="class file, where the annotation needs one")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (0: none)")
     parser.add_argument("--report", help="write a JSON report here")
-    parser.add_argument("--clean", help="write a list of the readable films here")
+    parser.add_argument("--clean", help="write a list of the readable videos here")
     parser.add_argument("--full", action="store_true", help="decode every frame, not the first, middle and last only")
     return parser.parse_args(argv)
 
 
 def check(job: tuple[str, bool]) -> dict[str, Any]:
-    """What there is to say about one film."""
+    """What there is to say about one video."""
     from video.decode import VideoError, VideoFile
 
     path, full = job
     try:
-        with VideoFile(path) as film:
-            last = film.num_frames - 1
+        with VideoFile(path) as video:
+            last = video.num_frames - 1
             for first in range(0, last + 1, 64) if full else ():
-                film.read(range(first, min(first + 64, last + 1)))
-            film.read([0, last // 2, last])
-            height, width = film.size
-            seconds = round(film.num_frames / film.fps, 2) if film.fps else None
+                video.read(range(first, min(first + 64, last + 1)))
+            video.read([0, last // 2, last])
+            height, width = video.size
+            seconds = round(video.num_frames / video.fps, 2) if video.fps else None
             return {
-                "frames": film.num_frames,
-                "fps": round(film.fps, 3),
+                "frames": video.num_frames,
+                "fps": round(video.fps, 3),
                 "seconds": seconds,
                 "height": height,
                 "width": width,
-                "codec": film.codec,
-                "reader": film.backend,
+                "codec": video.codec,
+                "reader": video.backend,
             }
     except VideoError as error:
         return {"broken": error.reason, "found_by": error.backend}
 
 
 def films_of(options: argparse.Namespace) -> tuple[list, list[str]]:
-    """The films to look at, and the ids of those that the annotation names and the root does not have."""
+    """The videos to look at, and the ids of those that the annotation names and the root does not have."""
     from video.listing import EXTENSIONS, NO_LABEL, Sample, films_below
     from video.lists import read_listing
 
@@ -73,11 +73,11 @@ def films_of(options: argparse.Namespace) -> tuple[list, list[str]]:
 
 
 def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts over all films."""
+    """Counts over all videos."""
     good = [entry for entry in entries if "broken" not in entry]
     lengths = sorted(entry["frames"] for entry in good)
     return {
-        "films": len(entries),
+        "videos": len(entries),
         "readable": len(good),
         "broken": len(entries) - len(good),
         "codecs": Counter(entry["codec"] for entry in good),
@@ -92,9 +92,9 @@ def _spread(values: list[int]) -> list[int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check the films of a list; returns the exit status."""
+    """Check the videos of a list; returns the exit status."""
     options = arguments(argv)
-    from video.batch import CRASHED, over_films
+    from video.batch import CRASHED, over_video
     from video.listing import write_list
 
     try:
@@ -102,10 +102,10 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         raise SystemExit(f"check_videos: {error}") from None
     if options.clean and any(sample.label < 0 for sample in samples):
-        raise SystemExit("check_videos: --clean needs classes, and these films have none")
+        raise SystemExit("check_videos: --clean needs classes, and these videos have none")
     found: dict[str, dict[str, Any]] = {}
     jobs = [(path, options.full) for path in dict.fromkeys(sample.path for sample in samples)]
-    for (path, _), result in over_films(check, jobs, options.workers, "checking"):
+    for (path, _), result in over_video(check, jobs, options.workers, "checking"):
         found[path] = result if result is not None else {"broken": CRASHED, "found_by": "process"}
     entries = [{"path": s.path, "id": s.sample_id, "label": s.label, **found[s.path]} for s in samples]
     report = {"list": options.list, "missing": missing, **summary(entries), "entries": entries}
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     for entry in entries:
         if "broken" in entry:
             print(f"broken: {entry['path']}: {entry['broken']} [{entry['found_by']}]")
-    print(f"{report['readable']} of {report['films']} films can be read, {report['broken']} broken", end="")
+    print(f"{report['readable']} of {report['videos']} videos can be read, {report['broken']} broken", end="")
     print(f", {len(missing)} missing; codecs {dict(report['codecs'])}; frames {report['frames']}")
     return 1 if report["broken"] or missing else 0
 

@@ -35,10 +35,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run what is not finished, then write the table."""
     args = parser().parse_args(argv)
-    from xmodal.data.shape_captions import ShapeCaptions
+    from xmodal.toys.shape_captions import ShapeCaptions
 
     alone = ShapeCaptions(args.unseen, world=8, size=32, alone=True, close=True)
-    scenes = ShapeCaptions(args.unseen, labelled=0.0, world=9, size=32, close=True)
+    scenes = ShapeCaptions(args.unseen, labeled=0.0, world=9, size=32, close=True)
     rows = []
     for seed in args.seeds:
         for recipe in args.recipes:
@@ -73,13 +73,13 @@ def run(recipe: str, seed: int, args: argparse.Namespace, alone, scenes) -> dict
 
 
 def measure(model, alone, scenes) -> dict:
-    """Zero-shot top-1 of 64 classes, its shape and colour parts, and retrieval among all captions."""
+    """Zero-shot top-1 of 64 classes, its shape and color parts, and retrieval among all captions."""
     import torch
 
-    from xmodal.data.shape_captions import TEMPLATES
-    from xmodal.data.shapes import SHAPES
     from xmodal.encoders.clip import zero_shot_weights
     from xmodal.pretraining import retrieval
+    from xmodal.toys.shape_captions import TEMPLATES
+    from xmodal.toys.shapes import SHAPES
 
     model.eval()
 

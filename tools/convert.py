@@ -86,10 +86,10 @@ def main(argv: list[str] | None = None) -> int:
     """Convert; returns the exit status."""
     args = parser().parse_args(argv)
     from xmodal.engine.launch import run
-    from xmodal.registry import load_catalogue
+    from xmodal.registry import load_catalog
 
     def job() -> None:
-        load_catalogue()
+        load_catalog()
         bring_out(args) if args.export else bring_in(args)
 
     return run(job)

@@ -68,7 +68,7 @@ def digits(size: int, shots: int, seed: int, split: str = "test") -> tuple:
     """Training images and labels, then those of the split; float 0 to 255, (N, 3, size, size)."""
     import torch
 
-    from xmodal.data.digits import Digits
+    from xmodal.toys.digits import Digits
 
     parts = (Digits(name, size, shots, seed, test_mode=True) for name in ("train", split))
     return tuple(x for p in parts for x in (p.images.expand(-1, 3, -1, -1), torch.from_numpy(p.labels)))
@@ -97,18 +97,18 @@ class Inputs:
         if any(p.requires_grad for p in model.encoder.parameters()):
             return
         model.eval()
-        parts = [model.frozen_part(image=self.normalised(rows)) for rows in torch.arange(len(labels)).split(100)]
+        parts = [model.frozen_part(image=self.normalized(rows)) for rows in torch.arange(len(labels)).split(100)]
         self.kept = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
         self.grid = parts[0][1]
 
-    def normalised(self, rows: Any) -> Any:
+    def normalized(self, rows: Any) -> Any:
         """Images as the tower wants them."""
         return self.model.data_preprocessor({"image": self.images[rows]})["image"]
 
     def features(self, rows: Any) -> Any:
         """Features (B, D) of some images."""
         if self.kept is None:
-            return self.model.features(image=self.normalised(rows))
+            return self.model.features(image=self.normalized(rows))
         return self.model.trained_part({name: tensor[rows] for name, tensor in self.kept.items()}, self.grid)
 
 
@@ -119,18 +119,18 @@ def train(model: Any, inputs: Inputs, rate: float, epochs: int, seed: int) -> No
 
     weights = [p for p in model.parameters() if p.requires_grad]
     steps = epochs * -(-len(inputs.labels) // BATCH)
-    optimiser = torch.optim.AdamW(weights, rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(weights, rate, weight_decay=1e-4)
     total = max(steps, 10)  # a warm-up of two steps at least
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=total, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.2)
     model.train()
     for epoch in range(epochs):
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(inputs.labels)))
         for rows in order.split(BATCH):
             loss = model.head.loss(inputs.features(rows), inputs.labels[rows])["loss"]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
 
 

@@ -113,7 +113,7 @@ def run_line(line: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train and test one line."""
     import torch
 
-    from xmodal.data.shape_segments import ShapeSegments
+    from xmodal.toys.shape_segments import ShapeSegments
 
     torch.manual_seed(args.seed)
     train = ShapeSegments(args.pictures, args.size, flip=True, seed=args.seed)

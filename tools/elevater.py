@@ -71,25 +71,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Say what is missing; status 1 when anything of the 20 is."""
-    from xmodal.elevater import catalogue, datasets
+    from xmodal.elevater import catalog, datasets
 
     incomplete = 0
-    for name in catalogue.CARDS:
+    for name in catalog.CARDS:
         found = datasets.check(args.data, name, archives=not args.fast)
         incomplete += bool(found["problems"])
         print(
             f"{'MISSING' if found['problems'] else 'ok     '} {name}: {'; '.join(found['problems']) or found['folder']}"
         )
-    for name in catalogue.DETECTION:
+    for name in catalog.DETECTION:
         found = datasets.check_detection(args.data, name)
         print(f"not evaluated (detection) {name}: {found['splits'] or 'absent'}")
-    print(f"{len(catalogue.CARDS) - incomplete} of {len(catalogue.CARDS)} classification data sets are complete")
+    print(f"{len(catalog.CARDS) - incomplete} of {len(catalog.CARDS)} classification data sets are complete")
     return int(incomplete > 0)
 
 
 def draw(args: argparse.Namespace) -> int:
     """Write every generated data set, and scikit-learn's digits where it is installed."""
-    from xmodal.elevater.worlds import WORLDS, write_digits, write_world
+    from xmodal.toys.elevater_worlds import WORLDS, write_digits, write_world
 
     for name in WORLDS:
         print(write_world(args.data, name, args.train, args.test, seed=args.seed))
@@ -168,7 +168,7 @@ def read_plan(args: argparse.Namespace) -> dict:
 
 def present(root: Path) -> list[str]:
     """Names of the data sets that are there: the benchmark's, then others."""
-    from xmodal.elevater.catalogue import CARDS, plain
+    from xmodal.elevater.catalog import CARDS, plain
     from xmodal.elevater.datasets import find_folder
 
     names = [name for name, card in CARDS.items() if find_folder(root, card)]

@@ -17,7 +17,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config", help="any config with a vision transformer and training images")
     p.add_argument("--images", type=int, default=512, help="training images looked at (default 512)")
-    p.add_argument("--neighbours", type=int, default=20, help="of the estimate (default 20)")
+    p.add_argument("--neighbors", type=int, default=20, help="of the estimate (default 20)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of images")
     p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     return p.parse_args(argv)
@@ -38,7 +38,7 @@ def estimate(args: argparse.Namespace) -> list[tuple[str, float]]:
     data = build_dataset(cfg.train_dataloader.dataset, seed=args.seed)
     rows = np.random.default_rng(args.seed).permutation(len(data))[: args.images]
     batch = model.data_preprocessor(collate([data[0, int(i)] for i in rows]))
-    return lowest_dimension(model.encoder, batch["image"], args.neighbours)
+    return lowest_dimension(model.encoder, batch["image"], args.neighbors)
 
 
 def report(found: list[tuple[str, float]]) -> str:

@@ -61,9 +61,9 @@ def section(about) -> str:
 
 def make_page() -> str:
     """The whole page."""
-    from xmodal.registry import METHODS, load_catalogue
+    from xmodal.registry import METHODS, load_catalog
 
-    load_catalogue()
+    load_catalog()
     methods = [METHODS[name] for name in sorted(METHODS)]
     return HEAD + "\n".join(row(m) for m in methods) + "\n" + "".join(section(m) for m in methods)
 

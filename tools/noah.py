@@ -16,7 +16,7 @@ EPILOG = """examples:
       --supernet-epochs 60 --supernet-lr 3e-3 --final train_dataloader.dataset.split=trainval \\
       val_dataloader.dataset.split=test
 The supernet trains on the config's training data, the search looks at its validation data, and the subnet is retrained
-with --final (of a task: on all labelled images, judged on the test images; last and best epoch are both given).
+with --final (of a task: on all labeled images, judged on the test images; last and best epoch are both given).
 """
 
 

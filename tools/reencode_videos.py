@@ -1,7 +1,7 @@
-"""Make copies of the films of a list that are quick to read at random: short side 256, a key frame every 12 frames.
+"""Make copies of the videos of a list that are quick to read at random: short side 256, a key frame every 12 frames.
 
 Copies go to OUT under the same names, ending in .mp4, together with `list.txt` of what succeeded and `broken.json` of
-what did not. Run it again to go on: complete copies are kept. Exit status 1 when a film is broken.
+what did not. Run it again to go on: complete copies are kept. Exit status 1 when a video is broken.
 """
 
 import argparse
@@ -19,10 +19,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", metavar="LIST", help="annotation: list file, Kinetics CSV, SSv2 JSON or class folders")
     parser.add_argument("out", metavar="OUT", help="folder for the copies")
-    parser.add_argument("--root", help="folder of the films (default: where LIST lies)")
+    parser.add_argument("--root", help="folder of the videos (default: where LIST lies)")
     parser.add_argument("--format", default="auto", help="auto, list, kinetics, ssv2 or folders")
     parser.add_argument("--classes", help="class file, where the annotation needs one")
-    parser.add_argument("--short-side", type=int, default=256, help="pixels; smaller films are not enlarged")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels; smaller videos are not enlarged")
     parser.add_argument("--gop", type=int, default=12, help="frames from key frame to key frame")
     parser.add_argument("--crf", type=int, default=20, help="quality of x264, lower is better")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (0: none)")
@@ -30,7 +30,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def copy(job: tuple[str, str], short_side: int, gop: int, crf: int) -> str:
-    """Copy one film unless it has been copied; returns what went wrong, or nothing."""
+    """Copy one video unless it has been copied; returns what went wrong, or nothing."""
     from video.decode import VideoError
     from video.reencode import reencode
 
@@ -54,9 +54,9 @@ def same_settings(out: Path, settings: dict[str, int]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Copy the films of a list; returns the exit status."""
+    """Copy the videos of a list; returns the exit status."""
     options = arguments(argv)
-    from video.batch import CRASHED, over_films
+    from video.batch import CRASHED, over_video
     from video.listing import Sample, write_list
     from video.lists import read_listing
     from video.reencode import copy_names
@@ -74,14 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     target = {source: str(out / name) for source, name in zip(sources, names, strict=True)}
     kept = sum(os.path.exists(path) for path in target.values())
     broken: dict[str, str] = {}
-    for (source, _), problem in over_films(partial(copy, **settings), target.items(), options.workers, "re-encoding"):
+    for (source, _), problem in over_video(partial(copy, **settings), target.items(), options.workers, "re-encoding"):
         if problem is None or problem:
             broken[source] = problem or CRASHED
             print(f"broken: {source}: {broken[source]}")
     good = [sample for sample in listing.samples if sample.path not in broken]
     write_list(out / "list.txt", [Sample(target[s.path], s.label, s.sample_id) for s in good])
     (out / "broken.json").write_text(json.dumps({**broken, **dict.fromkeys(listing.missing, "missing")}, indent=1))
-    print(f"{len(sources) - len(broken)} of {len(sources)} films in {out} ({kept} were there), {len(broken)} broken")
+    print(f"{len(sources) - len(broken)} of {len(sources)} videos in {out} ({kept} were there), {len(broken)} broken")
     return 1 if broken or listing.missing else 0
 
 

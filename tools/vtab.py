@@ -93,7 +93,7 @@ def train_once(config: str, work: Path, options: list[str], seed: int) -> dict[s
     report = json.loads(done.read_text())
     report["options"] = options
     mean, std = runner.model.data_preprocessor.mean.tolist(), runner.model.data_preprocessor.std.tolist()
-    report["normalisation"] = {"mean": [round(v, 4) for v in mean], "std": [round(v, 4) for v in std]}
+    report["normalization"] = {"mean": [round(v, 4) for v in mean], "std": [round(v, 4) for v in std]}
     done.write_text(json.dumps(report, indent=1))
     return report
 
@@ -146,7 +146,7 @@ def run_task(args: argparse.Namespace, cfg: Any, benchmark: str, task: Any, shot
         "task": task.name, "seed": seed, "shots": shots if benchmark == "fewshot" else None,
         "last": last, "best": best, "best_epoch": epoch, "evaluated": validated["evaluated"], "of": validated["of"],
         "settings": {"from": chosen, "options": options}, "search": found,
-        "trained_parameters": report["trained_parameters"], "normalisation": report["normalisation"],
+        "trained_parameters": report["trained_parameters"], "normalization": report["normalization"],
     }  # fmt: skip
     if validated["of"] != task.num_test:
         result["note"] = f"the test list has {validated['of']:,} images, that of the benchmark {task.num_test:,}"
@@ -189,9 +189,9 @@ def table(results: Iterable[dict[str, Any]], benchmark: str) -> str:
 
 def footnotes(results: list[dict[str, Any]]) -> list[str]:
     """What a reader of the table has to know."""
-    norms = {json.dumps(r["normalisation"]) for r in results}
+    norms = {json.dumps(r["normalization"]) for r in results}
     notes = ["* best epoch on the test split itself: optimistic; compare the last epoch."]
-    notes += [f"normalisation: {json.loads(n)}" for n in sorted(norms)]
+    notes += [f"normalization: {json.loads(n)}" for n in sorted(norms)]
     notes += [f"(!) {r['task']}: {r['note']}" for r in results if "note" in r]
     lost = [f"{r['task']}: only {r['evaluated']:,} of {r['of']:,} test images could be read" for r in results
             if r["evaluated"] != r["of"]]  # fmt: skip

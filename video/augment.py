@@ -24,7 +24,7 @@ class RandAugment:
 
     Args:
         config: timm's string, e.g. `rand-m7-n4-mstd0.5-inc1` (magnitude 7, 4 operations, its deviation, increasing).
-        fill: colour of what moves into the frame, RGB 0 to 255.
+        fill: color of what moves into the frame, RGB 0 to 255.
     """
 
     def __init__(self, config: str = "rand-m7-n4-mstd0.5-inc1", fill: tuple[int, int, int] = (128, 128, 128)) -> None:

@@ -1,4 +1,4 @@
-"""Doing one thing to many films at once, in processes, with a progress bar."""
+"""Doing one thing to many videos at once, in processes, with a progress bar."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
@@ -13,13 +13,13 @@ Item = TypeVar("Item")
 CRASHED = "the decoder crashed on this file"
 
 
-def over_films(
+def over_video(
     function: Callable[[Item], Any], items: Iterable[Item], workers: int, title: str
 ) -> Iterator[tuple[Item, Any]]:
     """Call `function` on each item, `workers` at a time.
 
     Args:
-        function: a function that can be pickled; it should not raise for a bad film.
+        function: a function that can be pickled; it should not raise for a bad video.
         items: what it is called on.
         workers: processes; 0 works in this one.
         title: of the progress bar, which a pipe does not get.
@@ -28,7 +28,7 @@ def over_films(
         (item, result) as they are done, result `None` for an item that crashed its process.
     """
     items = list(items)
-    with tqdm(total=len(items), desc=title, unit="film", disable=None) as bar:
+    with tqdm(total=len(items), desc=title, unit="video", disable=None) as bar:
         done = ((item, function(item)) for item in items) if workers == 0 else _in_processes(function, items, workers)
         for item, result in done:
             bar.update()

@@ -13,7 +13,7 @@ from video.decode import VideoError, VideoFile
 from video.lists import read_listing
 from video.sampling import DenseSampling, UniformSampling
 from video.transforms import TestCrops
-from xmodal.data.broken import LabelledFiles
+from xmodal.data.broken import LabeledFiles
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
 
@@ -24,44 +24,44 @@ def read_views(
     temporal_views: int = 1,
     short_side: int | None = None,
 ) -> Tensor:
-    """Read a film as it is evaluated.
+    """Read a video as it is evaluated.
 
     Args:
-        path: the film.
+        path: the video.
         sampling: which frames a view shows.
         crops: how views are cut.
         temporal_views: views along time.
         short_side: shrink frames to this short side right after decoding.
 
     Returns:
-        (V, T, 3, S, S) float32 of 0 to 255, RGB, not normalised; spatial crops outermost.
+        (V, T, 3, S, S) float32 of 0 to 255, RGB, not normalized; spatial crops outermost.
 
     Raises:
-        VideoError: a film that cannot be read.
+        VideoError: a video that cannot be read.
     """
-    with VideoFile(path) as film:
-        views = sampling.test(film.num_frames, temporal_views)  # (V, T)
+    with VideoFile(path) as video:
+        views = sampling.test(video.num_frames, temporal_views)  # (V, T)
         unique, rows = np.unique(views, return_inverse=True)
-        frames = _frames(film, unique, short_side)  # (N, 3, H, W)
+        frames = _frames(video, unique, short_side)  # (N, 3, H, W)
     return crops(frames, rows.reshape(views.shape))
 
 
-def _frames(film: VideoFile, indices: np.ndarray, short_side: int | None) -> Tensor:
-    frames = torch.from_numpy(film.read(indices, short_side))  # (T, H, W, 3)
+def _frames(video: VideoFile, indices: np.ndarray, short_side: int | None) -> Tensor:
+    frames = torch.from_numpy(video.read(indices, short_side))  # (T, H, W, 3)
     return frames.permute(0, 3, 1, 2)  # (T, 3, H, W)
 
 
 @DATASETS.register_module(name="video")
-class VideoDataset(LabelledFiles):
-    """Clips of labelled video files.
+class VideoDataset(LabeledFiles):
+    """Clips of labeled video files.
 
-    A file that cannot be read never stops a run by itself: it is logged once with its reason; in training another film,
+    A file that cannot be read never stops a run by itself: it is logged once with its reason; in training another,
     drawn from (seed, epoch, index), takes its place; in testing the item says that it was skipped. Past `max_broken`
     the run stops.
 
     Args:
         annotation: list file (`path label`), Kinetics CSV, Something-Something v2 JSON, or a folder of classes.
-        root: folder of the films; where the annotation lies when not given.
+        root: folder of the videos; where the annotation lies when not given.
         format: `list`, `kinetics`, `ssv2`, `folders`, or `auto`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
@@ -78,13 +78,13 @@ class VideoDataset(LabelledFiles):
 
     Returns:
         Items `clips` (V, T, 3, H, W), uint8 in training (V = 1) and float32 of 0 to 255 in testing, RGB, not
-        normalised; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
+        normalized; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
 
     Raises:
         ValueError: annotation, root, classes or arguments that do not fit, naming file and line.
     """
 
-    noun = "film"
+    noun = "video"
     damage = VideoError
     advice = "list them and write a clean list with tools/check_videos.py, or raise max_broken"
 
@@ -110,7 +110,7 @@ class VideoDataset(LabelledFiles):
         super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
         if not test_mode and any(sample.label < 0 for sample in self.samples):
-            raise ValueError(f"{annotation} has films without a class; they can be tested on (test_mode=True) only")
+            raise ValueError(f"{annotation} has videos without a class; they can be tested on (test_mode=True) only")
         sampling = sampling if sampling is not None else {"type": "dense", "stride": 16}
         self.sampling = build(sampling, TRANSFORMS, num_frames=num_frames)
         if self.sampling.num_frames != num_frames:
@@ -121,20 +121,20 @@ class VideoDataset(LabelledFiles):
         self.sampling.test(1, temporal_views)  # refuses impossible views now, not in a worker
 
     def reason(self, error: Exception) -> str:
-        """Why a film cannot be read, and who tried."""
+        """Why a video cannot be read, and who tried."""
         return f"{error.reason} [{error.backend}]" if isinstance(error, VideoError) else str(error)
 
     def test_item(self, index: int) -> dict[str, Any]:
-        """Read the views of one film."""
+        """Read the views of one video."""
         sample = self.samples[index]
         clips = read_views(sample.path, self.sampling, self.crops, self.temporal_views, self.short_side)
         return {"clips": clips, "label": sample.label, "sample_id": sample.sample_id}
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Read one clip of a film and transform it."""
+        """Read one clip of a video and transform it."""
         sample = self.samples[index]
-        with VideoFile(sample.path) as film:
-            clip = _frames(film, self.sampling.train(film.num_frames, rng), self.short_side)  # (T, 3, H, W)
+        with VideoFile(sample.path) as video:
+            clip = _frames(video, self.sampling.train(video.num_frames, rng), self.short_side)  # (T, 3, H, W)
         label = sample.label
         for transform in self.transforms:
             clip, label = transform(clip, label, rng)

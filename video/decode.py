@@ -23,7 +23,7 @@ from video.keyframes import KeyFrames
 from video.sequential import Scan, Sequential, scan
 
 _WHERE = re.compile(r"\[[\d:]+\] /\S+:\d+: ")  # when and in which C++ line decord noticed
-_NO_GUESSES = 1e-9  # share of frames that decord may fill with a neighbour before it must say so
+_NO_GUESSES = 1e-9  # share of frames that decord may fill with a neighbor before it must say so
 
 
 class VideoError(Exception):
@@ -89,7 +89,7 @@ class VideoFile:
 
     @property
     def codec(self) -> str:
-        """What the film is encoded with, as FFmpeg calls it."""
+        """What the video is encoded with, as FFmpeg calls it."""
         return self._scan.codec
 
     @property
@@ -111,7 +111,7 @@ class VideoFile:
             (T, H, W, 3) uint8 RGB.
 
         Raises:
-            IndexError: an index outside the film; clamping is the sampler's business.
+            IndexError: an index outside the video; clamping is the sampler's business.
             VideoError: a frame that cannot be decoded.
         """
         wanted = np.asarray(indices, np.int64).reshape(-1)

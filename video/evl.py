@@ -66,7 +66,7 @@ class EVLLayer(nn.Module):
         dropout: inside the MLP.
         temporal_conv: depth-wise convolution over time.
         temporal_pos_embed: learned time positions.
-        temporal_cross_attention: motion from the attention between neighbouring frames.
+        temporal_cross_attention: motion from the attention between neighboring frames.
         recompute: make the augmented tokens again in the backward pass.
     """
 
@@ -152,7 +152,7 @@ class EVLDecoder(Reader):
         mlp_dropout: inside the MLPs.
         temporal_conv: depth-wise convolution over time.
         temporal_pos_embed: learned time positions.
-        temporal_cross_attention: motion from the attention between neighbouring frames.
+        temporal_cross_attention: motion from the attention between neighboring frames.
         recompute: decoder layers, from the last, that make their tokens again in the backward pass. Each keeps T*N*D
             numbers less and costs about 0.5 % of a step at ViT-B/16.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from video.sequential import Scan, open_film, upright
+from video.sequential import Scan, open_video, upright
 
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # one packet is one frame, and seeking is exact
 
@@ -41,7 +41,7 @@ class KeyFrames:
         keys = np.array(sorted(self._found.keys))
         starts = keys[np.searchsorted(keys, wanted, side="right") - 1]
         images: dict[int, np.ndarray] = {}
-        with open_film(self._source) as (container, stream):
+        with open_video(self._source) as (container, stream):
             for start in np.unique(starts):
                 targets = set(wanted[starts == start].tolist())
                 for frame in self._group(container, stream, int(start), targets):

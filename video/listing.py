@@ -1,4 +1,4 @@
-"""What annotations are read into: films with labels, class names, and the files that are there."""
+"""What annotations are read into: videos with labels, class names, and the files that are there."""
 
 import json
 import os
@@ -15,7 +15,7 @@ EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", 
 
 @dataclass(frozen=True)
 class Sample:
-    """One film of a set: where it is, its class (-1 without one) and what reports call it."""
+    """One video of a set: where it is, its class (-1 without one) and what reports call it."""
 
     path: str
     label: int
@@ -24,7 +24,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Listing:
-    """The films of a set.
+    """The videos of a set.
 
     Args:
         samples: in the order of the annotation.
@@ -75,7 +75,7 @@ def _classes_of_file(path: Path) -> list[str]:
 
 
 def films_below(root: Path) -> dict[str, list[str]]:
-    """Paths of all films below a folder, by name without ending."""
+    """Paths of all videos below a folder, by name without ending."""
     found: dict[str, list[str]] = {}
     for folder, folders, names in os.walk(root, followlinks=True):
         folders.sort()

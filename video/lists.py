@@ -26,7 +26,7 @@ def read_listing(
 
     Args:
         annotation: list file, Kinetics CSV, Something-Something JSON, or a folder with one folder per class.
-        root: folder of the films; where the annotation lies when not given.
+        root: folder of the videos; where the annotation lies when not given.
         format: `list`, `kinetics`, `ssv2`, `folders`, or `auto` to tell by the annotation.
         classes: names by class index, or a file of them (one a line, or JSON).
 
@@ -41,11 +41,11 @@ def read_listing(
         raise ValueError(f"no annotation format is called {kind!r}; {did_you_mean(kind, [*FORMATS, 'auto'])}")
     base = Path(root) if root is not None else (path if path.is_dir() else path.parent)
     if not base.is_dir():
-        raise ValueError(f"root {base} is not a folder; it should hold the films of {path}")
+        raise ValueError(f"root {base} is not a folder; it should hold the videos of {path}")
     listing = FORMATS[kind](path, base, read_classes(classes))
     if not listing.samples:
         missing = f"; all {len(listing.missing)} are missing, e.g. {listing.missing[0]!r}" if listing.missing else ""
-        raise ValueError(f"{path} (read as {kind!r}) gives no films under {base}{missing}")
+        raise ValueError(f"{path} (read as {kind!r}) gives no videos under {base}{missing}")
     _report(listing, path, base)
     return listing
 
@@ -98,17 +98,17 @@ def _split(line: str, where: str, known: Mapping[str, int]) -> tuple[str, int]:
 
 
 def _check_root(samples: Sequence[Sample], path: Path, root: Path) -> None:
-    """Refuse a root under which none of the first films exists: then it is the root that is wrong, not the films."""
+    """Refuse a root under which none of the first videos exists: then it is the root that is wrong, not the videos."""
     first = samples[:20]
     if first and not any(os.path.exists(sample.path) for sample in first):
         raise ValueError(
-            f"none of the first {len(first)} films of {path} exists, e.g. {first[0].path}; "
+            f"none of the first {len(first)} videos of {path} exists, e.g. {first[0].path}; "
             f"root is {root}: give the folder that the paths in the list start from"
         )
 
 
 def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
-    """Read an official Kinetics CSV; films are `<youtube_id>_<start:06d>_<end:06d>.*` anywhere below `root`.
+    """Read an official Kinetics CSV; videos are `<youtube_id>_<start:06d>_<end:06d>.*` anywhere below `root`.
 
     Classes are the labels in alphabetical order unless given; underscores may stand for spaces.
     """
@@ -121,12 +121,12 @@ def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
     if classes is None and rows[0].get("label") is not None:
         classes = sorted({row["label"] for row in rows})
     index = {plain(name): number for number, name in enumerate(classes or ())}
-    films = films_below(root)
+    videos = films_below(root)
     samples, missing = [], []
     for number, row in enumerate(rows, 2):
         name = _kinetics_name(row, f"{path}:{number}")
         label = look_up(plain(row["label"]), index, f"{path}:{number}") if row.get("label") else NO_LABEL
-        choices = films.get(name, ())
+        choices = videos.get(name, ())
         if choices:
             split = row.get("split") or ""
             in_split = [choice for choice in choices if split in Path(choice).parts]
@@ -145,7 +145,7 @@ def _kinetics_name(row: Mapping[str, str], where: str) -> str:
 
 
 def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
-    """Read a Something-Something v2 JSON; films are `<id>.webm` (or another ending) in `root`.
+    """Read a Something-Something v2 JSON; videos are `<id>.webm` (or another ending) in `root`.
 
     Classes come from the official labels file, given as `classes` or lying beside the annotation.
     """
@@ -158,7 +158,7 @@ def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
     entries = load_json(path)
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of {{id, template, ...}}, found {type(entries).__name__}")
-    films = films_below(root)
+    videos = films_below(root)
     samples, missing = [], []
     for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
@@ -168,25 +168,25 @@ def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
         label = NO_LABEL
         if template is not None:
             label = look_up(str(template).replace("[", "").replace("]", ""), index, where)
-        if name in films:
-            samples.append(Sample(films[name][0], label, name))
+        if name in videos:
+            samples.append(Sample(videos[name][0], label, name))
         else:
             missing.append(name)
     return Listing(samples, classes, missing)
 
 
 def read_folders(path: Path, root: Path, classes: list[str] | None) -> Listing:
-    """Read a folder that has one folder of films per class; classes in alphabetical order unless given."""
+    """Read a folder that has one folder of videos per class; classes in alphabetical order unless given."""
     folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
-        raise ValueError(f"{path} has no folders; with format 'folders' each class is a folder of films")
+        raise ValueError(f"{path} has no folders; with format 'folders' each class is a folder of videos")
     classes = classes if classes is not None else folders
     index = {plain(name): number for number, name in enumerate(classes)}
     samples = []
     for folder in folders:
         label = look_up(plain(folder), index, str(path / folder))
-        films = sorted(p for paths in films_below(path / folder).values() for p in paths)
-        samples += [Sample(p, label, os.path.relpath(p, path)) for p in films]
+        videos = sorted(p for paths in films_below(path / folder).values() for p in paths)
+        samples += [Sample(p, label, os.path.relpath(p, path)) for p in videos]
     return Listing(samples, classes)
 
 
@@ -202,4 +202,4 @@ def _report(listing: Listing, path: Path, root: Path) -> None:
     if listing.missing:
         total = len(listing.samples) + len(listing.missing)
         some = ", ".join(listing.missing[:3])
-        log.warning("%s: %d of %d films are not below %s, e.g. %s", path, len(listing.missing), total, root, some)
+        log.warning("%s: %d of %d videos are not below %s, e.g. %s", path, len(listing.missing), total, root, some)

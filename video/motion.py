@@ -1,4 +1,4 @@
-"""Motion from attention: how the patches of a frame attend to those of its neighbours, as relative-offset vectors.
+"""Motion from attention: how the patches of a frame attend to those of its neighbors, as relative-offset vectors.
 
 Paper: EVL (arXiv 2208.03550), temporal cross attention. Only w1 and w2 train: 2*(2h-1)*(2w-1)*D weights.
 """
@@ -12,7 +12,7 @@ from xmodal.structures import Grid
 SCORES_AT_ONCE = (2**26, 2**19)  # numbers, on an accelerator and on a CPU
 
 
-def neighbour_attention(q: Tensor, k: Tensor) -> Tensor:
+def neighbor_attention(q: Tensor, k: Tensor) -> Tensor:
     """Head-averaged attention maps between patches of frame pairs.
 
     Args:
@@ -72,10 +72,10 @@ class MotionTable(nn.Module):
             raise ValueError(f"evl was built for a grid of {self.grid} patches, this clip has {(grid.h, grid.w)}")
         patches = slice(grid.prefix, grid.prefix + grid.num_patches)
         q, k = (x[:, :, patches].unflatten(0, (-1, grid.t)) for x in (q, k))  # (B, T, H, n, d)
-        return neighbour_attention(q[:, 1:], k[:, :-1]), neighbour_attention(q[:, :-1], k[:, 1:])
+        return neighbor_attention(q[:, 1:], k[:, :-1]), neighbor_attention(q[:, :-1], k[:, 1:])
 
     def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
-        """Turn maps (B, T-1, n, n) into motion vectors (B, T, n, D); a single frame has no neighbour, and none."""
+        """Turn maps (B, T-1, n, n) into motion vectors (B, T, n, D); a single frame has no neighbor, and none."""
         past, future = (m.to(self.w1.dtype) for m in maps)
         return OffsetSum.apply(past, future, self.w1, self.w2, *self.grid)
 

@@ -1,4 +1,4 @@
-"""Copies of films that are quick to read at random: small, with many key frames."""
+"""Copies of videos that are quick to read at random: small, with many key frames."""
 
 import os
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from video.sequential import shown_frames
 def reencode(source: str, target: str | os.PathLike, short_side: int = 256, gop: int = 12, crf: int = 20) -> int:
     """Write an upright H.264 copy without sound.
 
-    The copy appears under its name only when it is complete. Frame times are kept; films smaller than `short_side` are
+    The copy appears under its name only when it is complete. Frame times are kept; videos smaller than `short_side` are
     not enlarged.
 
     Args:
-        source: the film.
+        source: the video.
         target: where the MP4 goes.
         short_side: pixels; sizes are rounded down to even numbers.
         gop: frames from one key frame to the next.
@@ -29,13 +29,13 @@ def reencode(source: str, target: str | os.PathLike, short_side: int = 256, gop:
         Frames written.
 
     Raises:
-        VideoError: a film that cannot be read to its end.
+        VideoError: a video that cannot be read to its end.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with VideoFile(source) as film:
-        expected = film.num_frames
+    with VideoFile(source) as video:
+        expected = video.num_frames
     try:
         written = _write(source, part, short_side, gop, crf)
         if written != expected:

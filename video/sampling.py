@@ -1,6 +1,6 @@
-"""Which frames of a film are read: dense clips and uniform segments, for training and testing.
+"""Which frames of a video are read: dense clips and uniform segments, for training and testing.
 
-Every rule is a pure function of the film's length, so a reader can ask for exactly those frames. Training rules draw
+Every rule is a pure function of the video's length, so a reader can ask for exactly those frames. Training rules draw
 from the `numpy` generator they are given and from nothing else.
 """
 
@@ -13,13 +13,13 @@ from xmodal.registry import TRANSFORMS
 
 
 def uniform_ranges(num_frames: int, length: int) -> np.ndarray:
-    """Split a film into equal segments and give the frames each segment may draw from.
+    """Split a video into equal segments and give the frames each segment may draw from.
 
-    Neighbouring segments share their border frame, and the borders are rounded half to even, as released.
+    Neighboring segments share their border frame, and the borders are rounded half to even, as released.
 
     Args:
         num_frames: segments, one frame each.
-        length: frames in the film.
+        length: frames in the video.
 
     Returns:
         (T, 2) first and last frame of each segment, both inclusive.
@@ -53,13 +53,13 @@ def uniform_test(num_frames: int, length: int, views: int = 1) -> np.ndarray:
 
 
 def dense_start_range(num_frames: int, stride: int, length: int) -> tuple[int, int]:
-    """First and last frame at which a dense training clip may start, both inclusive; (0, 0) for short films."""
+    """First and last frame at which a dense training clip may start, both inclusive; (0, 0) for short videos."""
     _check(num_frames=num_frames, stride=stride, length=length)
     return 0, max(length - 1 - stride * (num_frames - 1), 0)
 
 
 def dense_train(num_frames: int, stride: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a clip of frames `stride` apart; a film too short repeats the last frame that the stride reaches.
+    """Draw a clip of frames `stride` apart; a video too short repeats the last frame that the stride reaches.
 
     Returns:
         (T,) frame indices.
@@ -72,7 +72,7 @@ def dense_train(num_frames: int, stride: int, length: int, rng: np.random.Genera
 
 
 def dense_test(num_frames: int, stride: int, length: int, views: int = 1) -> np.ndarray:
-    """Spread clips of frames `stride` apart over the film; a film too short repeats its last frame.
+    """Spread clips of frames `stride` apart over the video; a video too short repeats its last frame.
 
     Returns:
         (V, T) frame indices.
@@ -88,7 +88,7 @@ def dense_test(num_frames: int, stride: int, length: int, views: int = 1) -> np.
 @TRANSFORMS.register_module(name="uniform")
 @dataclass(frozen=True)
 class UniformSampling:
-    """One frame from each of `num_frames` equal segments of the film.
+    """One frame from each of `num_frames` equal segments of the video.
 
     Args:
         num_frames: frames in a clip.
@@ -116,7 +116,7 @@ class DenseSampling:
 
     Args:
         num_frames: frames in a clip.
-        stride: distance of neighbouring frames, in frames of the film.
+        stride: distance of neighboring frames, in frames of the video.
     """
 
     num_frames: int = 8

@@ -1,4 +1,4 @@
-"""Films through PyAV: a look at the packets without decoding, and decoding from the start, right on every file."""
+"""Videos through PyAV: a look at the packets without decoding, and decoding from the start, right on every file."""
 
 import io
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def scan(source: str | bytes) -> Scan:
     leading = broken_start = False
     times: list[int | None] = []
     keys: dict[int, int] = {}
-    with open_film(source) as (container, stream):
+    with open_video(source) as (container, stream):
         for packet in container.demux(stream):
             if not packet.size:
                 continue
@@ -75,7 +75,7 @@ def scan(source: str | bytes) -> Scan:
 
 
 @contextmanager
-def open_film(source: str | bytes) -> Iterator[tuple[Any, Any]]:
+def open_video(source: str | bytes) -> Iterator[tuple[Any, Any]]:
     """Open with PyAV: the container and its first video stream, decoded by one thread."""
     import av
 
@@ -107,7 +107,7 @@ class Sequential:
         self.num_frames = self._count() if found.broken_start else found.num_frames
 
     def _count(self) -> int:
-        with open_film(self._source) as (container, stream):
+        with open_video(self._source) as (container, stream):
             return sum(1 for _ in decoded(container, stream))
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ class Sequential:
         wanted = {int(i): row for row, i in enumerate(indices)}
         out: np.ndarray | None = None
         last, number = max(wanted), -1
-        with open_film(self._source) as (container, stream):
+        with open_video(self._source) as (container, stream):
             for number, frame in enumerate(decoded(container, stream)):
                 if number in wanted:
                     image = upright(frame)
@@ -135,15 +135,15 @@ def upright(frame: Any) -> np.ndarray:
 
 
 def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:
-    """All frames of a film in order.
+    """All frames of a video in order.
 
     Yields:
-        (H, W, 3) uint8 RGB, upright; seconds since the first frame; average rate of the film.
+        (H, W, 3) uint8 RGB, upright; seconds since the first frame; average rate of the video.
 
     Raises:
         Exception: several kinds, FFmpeg's among them, at the frame that cannot be decoded.
     """
-    with open_film(source) as (container, stream):
+    with open_video(source) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         start: float | None = None
         for number, frame in enumerate(decoded(container, stream)):

@@ -41,7 +41,7 @@ SSV2_FLIP_PAIRS = ((86, 87), (93, 94), (166, 167))  # the class pairs of Somethi
 def crop_offsets(length: int, size: int, crops: int) -> list[int]:
     """Where crops of `size` begin along a side of `length`: the middle, or both ends and the middle."""
     if crops not in (1, 3):
-        raise ValueError(f"spatial views must be 1 (centre) or 3 (both ends and centre), got {crops!r}")
+        raise ValueError(f"spatial views must be 1 (center) or 3 (both ends and center), got {crops!r}")
     margin = length - size
     return [margin // 2] if crops == 1 else [0, margin // 2, margin]
 
@@ -52,7 +52,7 @@ class TestCrops:
 
     Args:
         size: side of the square crops, pixels.
-        crops: 1 for the centre; 3 for left, centre, right (top, centre, bottom of upright films).
+        crops: 1 for the center; 3 for left, center, right (top, center, bottom of upright videos).
         interpolation: `bicubic` (as ST-Adapter was released) or `bilinear` (as EVL was).
     """
 
@@ -65,10 +65,10 @@ class TestCrops:
         self.size, self.crops, self.interpolation = size, crops, interpolation
 
     def __call__(self, frames: Tensor, views: np.ndarray | Tensor) -> Tensor:
-        """Cut the views of a film.
+        """Cut the views of a video.
 
         Args:
-            frames: (N, 3, H, W) uint8 frames of the film.
+            frames: (N, 3, H, W) uint8 frames of the video.
             views: (V, T) for each temporal view the rows of `frames` it shows.
 
         Returns:

@@ -92,7 +92,7 @@ class Adapted(nn.Module):
         return self
 
     def forward(self, images: Tensor, adapter: Sequence[str] | None = None) -> Tensor:
-        """Run normalised images (B, 3, H, W).
+        """Run normalized images (B, 3, H, W).
 
         Args:
             images: as the model wants them.
@@ -194,7 +194,7 @@ def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None
         **arguments: of the method, `name` included.
 
     Returns:
-        A module that maps normalised images to outputs, of which the adapter and the head train.
+        A module that maps normalized images to outputs, of which the adapter and the head train.
 
     Raises:
         ValueError: a model that is not supported, an unknown method or argument.

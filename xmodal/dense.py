@@ -35,7 +35,7 @@ class PyramidReader(Reader):
         self.out_dim = encoder.stage_dims()
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Any:
-        """Map normalised images (B, 3, H, W), which are such a tower's tokens, to its maps (B, C_i, h_i, w_i)."""
+        """Map normalized images (B, 3, H, W), which are such a tower's tokens, to its maps (B, C_i, h_i, w_i)."""
         return encoder.stages(tokens)
 
 
@@ -62,7 +62,7 @@ class SegmentationModel(TransferModel):
             )
 
     def features(self, **inputs: Any) -> Any:
-        """Maps of all stages of normalised images (B, 3, H, W)."""
+        """Maps of all stages of normalized images (B, 3, H, W)."""
         return self.reader(inputs["image"], None, self.encoder, None)
 
     def forward(  # type: ignore[override]  # batches have a `segment` where others have a `label`

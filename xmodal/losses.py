@@ -79,7 +79,7 @@ def unicl_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor |
     is the mean over rows, and the two directions are averaged.
 
     Args:
-        image: (B, D) features of this process, L2-normalised.
+        image: (B, D) features of this process, L2-normalized.
         text: (B, D) likewise; row i goes with image i.
         logit_scale: logarithm of the factor on the similarities, a scalar.
         label: (B,) see `unicl_target`; None when all texts are captions, which makes it CLIP's loss.
@@ -108,7 +108,7 @@ def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor | 
     Paper: CLIP (arXiv 2103.00020).
 
     Args:
-        image: (B, D) features of this process, L2-normalised.
+        image: (B, D) features of this process, L2-normalized.
         text: (B, D) likewise.
         logit_scale: logarithm of the factor on the similarities.
         label: not looked at, so that the losses can take each other's place.

@@ -82,7 +82,7 @@ def largest_error(encoder: Encoder, merged: nn.Module, images: Tensor) -> float:
     Args:
         encoder: with adapters.
         merged: without.
-        images: (B, 3, H, W), normalised.
+        images: (B, 3, H, W), normalized.
     """
     modes = encoder.training, merged.training
     a, b = encoder.eval()(images), merged.eval()(images)

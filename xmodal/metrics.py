@@ -98,7 +98,7 @@ class Accuracy(BaseMetric):
 
     def reset(self) -> None:
         """Start counting anew."""
-        self.tally, self.unlabelled = Tally(), 0
+        self.tally, self.unlabeled = Tally(), 0
         self.skipped: list[dict] = []
         self.predictions: list[dict] = []
 
@@ -110,17 +110,17 @@ class Accuracy(BaseMetric):
             data_samples: dicts with `sample_id`, `scores` (K,) and `label` (None or -1: not known).
         """
         self.skipped += (data_batch or {}).get("skipped", [])
-        labelled = [p for p in data_samples if p.get("label") is not None and int(p["label"]) >= 0]
-        self.unlabelled += len(data_samples) - len(labelled)
-        if labelled:
-            scores = torch.stack([torch.as_tensor(p["scores"]) for p in labelled])
-            self.tally.add(scores, torch.as_tensor([int(p["label"]) for p in labelled]))
+        labeled = [p for p in data_samples if p.get("label") is not None and int(p["label"]) >= 0]
+        self.unlabeled += len(data_samples) - len(labeled)
+        if labeled:
+            scores = torch.stack([torch.as_tensor(p["scores"]) for p in labeled])
+            self.tally.add(scores, torch.as_tensor([int(p["label"]) for p in labeled]))
         if self.dump:
             self.predictions += [dict(p) for p in data_samples]
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Add up the counts of all ranks (mmengine's own way sends every prediction through a shared folder)."""
-        everyone = gather((self.tally, self.skipped, self.unlabelled, self.predictions))
+        everyone = gather((self.tally, self.skipped, self.unlabeled, self.predictions))
         total = Tally()
         for tally, *_ in everyone:
             total += tally
@@ -129,8 +129,8 @@ class Accuracy(BaseMetric):
         metrics["evaluated"] = 0 if total.confusion is None else int(total.confusion.sum())
         metrics["of"] = size
         metrics["skipped"] = skipped
-        if unlabelled := sum(part[2] for part in everyone):
-            metrics["unlabelled"] = unlabelled
+        if unlabeled := sum(part[2] for part in everyone):
+            metrics["unlabeled"] = unlabeled
         if total.confusion is not None and len(total.confusion) <= self.confusion_up_to:
             metrics["confusion"] = total.confusion.tolist()
         if self.dump and (not dist.is_initialized() or dist.get_rank() == 0):
@@ -168,6 +168,6 @@ def one_line(metrics: dict[str, Any]) -> str:
     if "evaluated" in metrics:
         over = f"over {metrics['evaluated']} of {metrics['of']}"
         notes = [f"{len(metrics['skipped'])} skipped"] if metrics.get("skipped") else []
-        notes += [f"{metrics['unlabelled']} without a label"] if metrics.get("unlabelled") else []
+        notes += [f"{metrics['unlabeled']} without a label"] if metrics.get("unlabeled") else []
         numbers.append(over + (f" ({', '.join(notes)})" if notes else ""))
     return "  ".join(numbers)

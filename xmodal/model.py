@@ -87,7 +87,7 @@ class TransferModel(BaseModel):
                 freeze(module)
 
     def init_weights(self) -> None:
-        """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialise loaded weights."""
+        """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialize loaded weights."""
 
     def train(self, mode: bool = True) -> "TransferModel":
         """Set the mode; frozen parts stay in evaluation mode.
@@ -112,7 +112,7 @@ class TransferModel(BaseModel):
         return {key for key in self.state_dict() if key in trained or key not in self._base}
 
     def features(self, **inputs: Any) -> Tensor:
-        """Features (B*V, D) of a batch whose pixels are normalised already.
+        """Features (B*V, D) of a batch whose pixels are normalized already.
 
         Args:
             **inputs: `clips` (B, V, T, 3, H, W) or `image` (B, 3, H, W), or what else the encoder embeds.

@@ -1,4 +1,4 @@
-"""What happens to a batch on the device: moving, normalising with the encoder's statistics, mixing."""
+"""What happens to a batch on the device: moving, normalizing with the encoder's statistics, mixing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 PIXELS = ("image", "clips")
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalise pixels.
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalize pixels.
 
     Args:
         images: (..., 3, H, W), 0-255, uint8 or float.
@@ -26,7 +26,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 class Preprocessor(nn.Module):
-    """Move a batch to the model's device and normalise its pixels there.
+    """Move a batch to the model's device and normalize its pixels there.
 
     Args:
         mean: per channel, of images in [0, 1].
@@ -64,12 +64,12 @@ class Preprocessor(nn.Module):
             self.mixer = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Return the batch on the device, pixels as normalised float32, mixed when training asks for it."""
+        """Return the batch on the device, pixels as normalized float32, mixed when training asks for it."""
         device = self.mean.device
         batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in data.items()}
         for key in PIXELS:
             if key in batch:
-                batch[key] = normalise(batch[key], self.mean, self.std)
+                batch[key] = normalize(batch[key], self.mean, self.std)
                 if training and self.mixer is not None:
                     batch[key], batch["label"] = self.mix(batch[key], batch["label"])
         return batch

@@ -81,7 +81,7 @@ class ContrastiveModel(BaseModel):
         self._classifier: Tensor | None = None
 
     def init_weights(self) -> None:
-        """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialise the towers."""
+        """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialize the towers."""
 
     def frozen_fingerprint(self) -> dict[str, str]:
         """Nothing is frozen."""
@@ -121,7 +121,7 @@ class ContrastiveModel(BaseModel):
         Args:
             mode: `loss` for `loss`, `i2t`, `t2i` and the batch's retrieval `top1`; `predict` for one dict a sample;
                 `tensor` for unit image features (B, D).
-            image: (B, 3, H, W), normalised.
+            image: (B, 3, H, W), normalized.
             caption: B texts, or
             text: their token ids (B, L).
             label: (B,); in `loss` see `unicl_target`, in `predict` the class from 0.

@@ -20,5 +20,5 @@ class PromptedModel(TransferModel):
             raise ValueError(f"{type(self.head).__name__} does not run the image tower: use TransferModel (`transfer`)")
 
     def features(self, **inputs: Any) -> Any:
-        """What the head makes of a batch whose pixels are normalised already."""
+        """What the head makes of a batch whose pixels are normalized already."""
         return self.head.encode(self.encoder, *self.embed(**inputs))

@@ -1,4 +1,4 @@
-"""The catalogue: every part of the suite under a short name, and what is known about each method."""
+"""The catalog: every part of the suite under a short name, and what is known about each method."""
 
 import difflib
 import importlib
@@ -124,7 +124,7 @@ def resolve(kind: Any, registry: Registry) -> Any:
         return kind
     found = registry.module_dict.get(kind.removeprefix("xmodal."))
     if found is None and "." not in kind:
-        load_catalogue()
+        load_catalog()
         found = registry.module_dict.get(kind)
     if found is None and "." in kind:
         module, _, name = kind.rpartition(".")
@@ -137,7 +137,7 @@ def resolve(kind: Any, registry: Registry) -> Any:
     return found
 
 
-def load_catalogue() -> None:
+def load_catalog() -> None:
     """Import every module of the suite, so that everything is registered under its short name.
 
     A module whose optional dependency is missing is passed over: its parts cannot be named here.
@@ -164,8 +164,8 @@ def check_arguments(obj: Any, kwargs: dict) -> None:
 
 
 # Public names were spelled the British way up to version 0.1; they are refused by their new names.
-AMERICAN = {"colour": "color", "centre": "center", "normalis": "normaliz", "grey": "gray", "neighbour": "neighbor",
-            "labelled": "labeled"}  # fmt: skip
+AMERICAN = {"color": "color", "center": "center", "normaliz": "normaliz", "gray": "gray", "neighbor": "neighbor",
+            "labeled": "labeled"}  # fmt: skip
 
 
 def american(word: str) -> str:

@@ -48,7 +48,7 @@ class Encoder(nn.Module):
     """How an encoder looks to every method; `xmodal/encoders/vit.py` is the one most have.
 
     Verbs, with B images or frames, N tokens, width D:
-        embed(images, num_frames=1): pixels (B*T, 3, H, W), normalised, to tokens (B*T, N, D) and their `Grid`.
+        embed(images, num_frames=1): pixels (B*T, 3, H, W), normalized, to tokens (B*T, N, D) and their `Grid`.
         forward_blocks(tokens, grid): tokens through the blocks, the raw residual stream.
         norm: the tower's final norm.
         pool(tokens): tokens (B, N, D) to features (B, D_out).

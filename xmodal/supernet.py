@@ -59,7 +59,7 @@ def accuracy_of(model: Any, loader: Iterable[Mapping[str, Any]], name: str = "no
         name: of the supernet.
 
     Raises:
-        ValueError: no labelled sample.
+        ValueError: no labeled sample.
     """
     model.eval()
     batches = [model.data_preprocessor(batch) for batch in loader]

@@ -5,13 +5,13 @@ Make them once: python tools/data/make_clouds.py demo_out/clouds
 
 from pointcloud.datasets.sunrgbd import SUNRGBD
 from pointcloud.metrics import DetectionMetric
-from pointcloud.transforms import CentreFloor, RandomFlip, RandomPoints, RandomRotation, RandomScale
+from pointcloud.transforms import CenterFloor, RandomFlip, RandomPoints, RandomRotation, RandomScale
 
 _classes = ["chair", "table", "bed", "sofa", "shelf", "lamp"]
 _boxes = dict(
-    type=SUNRGBD, root="demo_out/clouds/boxes", classes="demo_out/clouds/boxes_classes.txt", colour=True, max_boxes=8
+    type=SUNRGBD, root="demo_out/clouds/boxes", classes="demo_out/clouds/boxes_classes.txt", color=True, max_boxes=8
 )
-_points = [dict(type=RandomPoints, num_points=2048), dict(type=CentreFloor)]
+_points = [dict(type=RandomPoints, num_points=2048), dict(type=CenterFloor)]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,

@@ -6,7 +6,7 @@ Make them once: python tools/data/make_clouds.py demo_out/clouds
 from pointcloud.datasets.s3dis import S3DIS
 from pointcloud.metrics import SegmentationMetric
 from pointcloud.transforms import (
-    ColourShift,
+    ColorShift,
     RandomFlip,
     RandomRotation,
     RandomScale,
@@ -31,7 +31,7 @@ train_dataloader = dict(
             dict(type=VoxelPoints, size=0.1),
             dict(type=SphereCrop, max_points=4096),
             dict(type=ToOrigin),
-            dict(type=ColourShift, prob=0.95, ratio=0.05),
+            dict(type=ColorShift, prob=0.95, ratio=0.05),
         ],
         pad_to=4096,
     ),

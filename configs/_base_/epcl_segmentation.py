@@ -6,9 +6,9 @@ from pointcloud.model import CloudModel
 from pointcloud.schedule import StepSchedule
 from pointcloud.segmentation import EPCLSegmenter
 from pointcloud.transforms import (
-    ColourContrast,
-    ColourJitter,
-    ColourShift,
+    ColorContrast,
+    ColorJitter,
+    ColorShift,
     HueSaturation,
     RandomScale,
     SphereCrop,
@@ -24,9 +24,9 @@ model = dict(
 )
 _transforms = [
     dict(type=RandomScale, low=0.9, high=1.1),
-    dict(type=ColourContrast, prob=0.2),
-    dict(type=ColourShift, prob=0.95, ratio=0.05),
-    dict(type=ColourJitter, prob=0.95, std=0.005),
+    dict(type=ColorContrast, prob=0.2),
+    dict(type=ColorShift, prob=0.95, ratio=0.05),
+    dict(type=ColorJitter, prob=0.95, std=0.005),
     dict(type=HueSaturation, hue=0.5, saturation=0.2),
     dict(type=VoxelPoints, size=0.04),
     dict(type=SphereCrop, max_points=40_000),

@@ -1,7 +1,7 @@
 """Few-shot FGVC on disk in the layout of NOAH's release: annotations/train_meta.list.num_shot_K.seed_S and images/.
 
 Task: aircraft with 16 shots and the lists of seed 0, until `tools/vtab.py --tasks --shots --seeds` say otherwise.
-Training: RandomResizedCrop, flips, RandAugment; test: 256 x 256, centre crop of 224.
+Training: RandomResizedCrop, flips, RandAugment; test: 256 x 256, center crop of 224.
 """
 
 from video.augment import RandAugment

@@ -1,4 +1,4 @@
-"""Contrastive pretraining on your own images: tar shards of captions and folders of labelled images, ImageNet as the judge.
+"""Contrastive pretraining on your own images: tar shards of captions and folders of labeled images, ImageNet as the judge.
 
 data/captions/shard-*.tar    webdataset layout (000.jpg, 000.txt)
 data/imagenet/{train,val}    a folder a class; class names from data/imagenet/classes.txt would go into `class_names`
@@ -7,7 +7,7 @@ data/imagenet/{train,val}    a folder a class; class names from data/imagenet/cl
 from mmengine.config import read_base
 from torch.optim import AdamW
 
-from xmodal.data.captions import LabelledFolder, MixedPairs, TarShards
+from xmodal.data.captions import LabeledFolder, MixedPairs, TarShards
 from xmodal.engine.schedule import CosineSchedule
 
 with read_base():
@@ -22,7 +22,7 @@ train_dataloader = dict(
         datasets=[
             dict(type=TarShards, shards="data/captions/shard-*.tar"),
             dict(
-                type=LabelledFolder,
+                type=LabeledFolder,
                 root="data/imagenet/train",
                 templates=["a photo of a {}.", "a bad photo of a {}.", "a close-up photo of a {}.", "art of a {}."],
             ),
@@ -30,7 +30,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=256, num_workers=8, dataset=dict(type=LabelledFolder, root="data/imagenet/val", test=True)
+    batch_size=256, num_workers=8, dataset=dict(type=LabeledFolder, root="data/imagenet/val", test=True)
 )
 test_dataloader = val_dataloader
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=5)

@@ -1,16 +1,16 @@
-"""Contrastive pretraining on close-ups of the captioned shape world, 32 px: half the pictures labelled, 64 classes."""
+"""Contrastive pretraining on close-ups of the captioned shape world, 32 px: half the pictures labeled, 64 classes."""
 
 from mmengine.config import read_base
 from torch.optim import AdamW
 
-from xmodal.data.shape_captions import ShapeCaptions
+from xmodal.toys.shape_captions import ShapeCaptions
 from xmodal.engine.schedule import CosineSchedule
 
 with read_base():
     from .runtime import *
 
 _world = dict(type=ShapeCaptions, size=32, close=True)
-train_dataloader = dict(batch_size=64, num_workers=0, drop_last=True, dataset=dict(**_world, count=6000, labelled=0.5))
+train_dataloader = dict(batch_size=64, num_workers=0, drop_last=True, dataset=dict(**_world, count=6000, labeled=0.5))
 val_dataloader = dict(batch_size=250, num_workers=0, dataset=dict(**_world, count=500, world=7, alone=True))
 test_dataloader = dict(batch_size=250, num_workers=0, dataset=dict(**_world, count=500, world=8, alone=True))
 optim_wrapper = dict(

@@ -15,7 +15,7 @@ _shapes = dict(type=ShapeImages, shapes=("ring", "cross", "square", "heart"), co
 clip = dict(type=tiny_clip)
 sources = [
     dict(name="plain", train=dict(**_shapes, style="plain")),
-    dict(name="grey", train=dict(**_shapes, style="grey")),
+    dict(name="gray", train=dict(**_shapes, style="gray")),
     dict(name="noisy", train=dict(**_shapes, style="noisy")),
     dict(name="negative", train=dict(**_shapes, style="negative")),
 ]

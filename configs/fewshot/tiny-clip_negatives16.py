@@ -2,7 +2,7 @@
 
 Command: python tools/fewshot.py configs/fewshot/tiny-clip_negatives16.py --shots 1 2 4 8 16 --seeds 1 2 3 --workers 2
 Protocol: CoOp's (K shots, min(K, 4) validation shots, last step). 16 classes, drawn here; nothing is downloaded.
-The tiny CLIP was pretrained on such pictures, not on their negatives: shapes keep their names, colours do not, so that
+The tiny CLIP was pretrained on such pictures, not on their negatives: shapes keep their names, colors do not, so that
 zero-shot is half right. Figures show that the code works, and nothing about natural images.
 The task, the rates and the search ranges were chosen on the validation pictures, with other seeds (docs/fewshot.md):
 add --on val --shots 1 4 16 --seeds 11 12 to see those figures. 50 epochs are enough here; the papers train up to 200.

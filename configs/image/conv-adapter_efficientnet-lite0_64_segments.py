@@ -8,7 +8,7 @@ Measured here: mIoU 77.8 on 120 test pictures, seed 0 (78.2 on the validation pi
 from mmengine.config import read_base
 
 from xmodal.adapters.conv_adapter import conv_adapter
-from xmodal.data.shape_segments import ShapeSegments
+from xmodal.toys.shape_segments import ShapeSegments
 from xmodal.dense import MeanIoU, SegmentationModel
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.engine.checkpoint import CheckpointHook

@@ -1,6 +1,6 @@
 """3DETR's decoder on EPCL tokens of the shipped tiny CLIP, built-in rooms, oriented boxes.
 
-Recipe: ours, chosen on the validation rooms. Queries stand where tokens vote for centres and begin with the raw points
+Recipe: ours, chosen on the validation rooms. Queries stand where tokens vote for centers and begin with the raw points
 around them; every query inside a true box answers for it. Neither paper has any of this.
 Data: see configs/_base_/clouds_boxes.py
 Command: python tools/train.py configs/pointcloud/epcl_tiny-clip_2k_rooms-det.py

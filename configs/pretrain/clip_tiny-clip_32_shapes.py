@@ -7,7 +7,7 @@ Measured here: 28.0 % zero-shot of 64 classes, mean of seeds 0, 1, 2 (standard d
 
 from mmengine.config import read_base
 
-from xmodal.data.shape_captions import CLASSES, TEMPLATES
+from xmodal.toys.shape_captions import CLASSES, TEMPLATES
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.pretraining import ContrastiveModel
 

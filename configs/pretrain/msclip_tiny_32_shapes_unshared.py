@@ -7,8 +7,8 @@ Measured here: 95.0 % zero-shot of 64 classes, mean of seeds 0, 1, 2 (standard d
 
 from mmengine.config import read_base
 
-from xmodal.data.shape_captions import CLASSES, TEMPLATES, shape_tokenizer
-from xmodal.data.shape_pool import CONTEXT, TOKENIZER
+from xmodal.toys.shape_captions import CLASSES, TEMPLATES, shape_tokenizer
+from xmodal.toys.shape_pool import CONTEXT, TOKENIZER
 from xmodal.encoders.msclip import MSCLIP
 from xmodal.pretraining import ContrastiveModel
 

@@ -1,7 +1,7 @@
 """The tiny CLIP that ships with the project: image-text-label pretraining on the drawn shapes, windows first.
 
 Recipe: ours. Losses (CLIP 2103.00020, UniCL 2204.03610): image-text contrast in which equal captions are positives; labels
-of shape and colour on the class token; labels and geometry of the thing that a patch lies on. The first half of the steps
+of shape and color on the class token; labels and geometry of the thing that a patch lies on. The first half of the steps
 sees windows of 3 by 3 patches around one thing (as FLIP, 2212.00794, saves tokens). Data: drawn when the run starts.
 Command: python tools/train.py configs/pretrain/tiny-clip_48_things.py        (`make pretrain-tiny`)
 Measured here: 95.3 % zero-shot, 64 classes, seed 0 (shipped weights 97.9); 18.8 minutes beside other jobs.
@@ -10,11 +10,11 @@ Measured here: 95.3 % zero-shot, 64 classes, seed 0 (shipped weights 97.9); 18.8
 from mmengine.config import read_base
 from torch.optim import AdamW
 
-from xmodal.data.shape_captions import ShapeCaptions
-from xmodal.data.shape_pool import ShapeThings
+from xmodal.toys.shape_captions import ShapeCaptions
+from xmodal.toys.shape_pool import ShapeThings
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.engine.schedule import CosineSchedule
-from xmodal.label_pretraining import ImageTextLabelModel, SaveTowersHook, WindowsFirstHook
+from xmodal.toys.label_pretraining import ImageTextLabelModel, SaveTowersHook, WindowsFirstHook
 
 with read_base():
     from .._base_.runtime import *

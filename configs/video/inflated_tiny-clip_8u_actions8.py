@@ -1,4 +1,4 @@
-"""The tiny CLIP inflated to films (joint attention over space and time), everything trains, 8 built-in actions.
+"""The tiny CLIP inflated to videos (joint attention over space and time), everything trains, 8 built-in actions.
 
 Recipe: ours. Data: see configs/_base_/actions8.py
 Command: python tools/train.py configs/video/inflated_tiny-clip_8u_actions8.py

@@ -1,6 +1,6 @@
 """What every set of clouds shares: seeded randomness, broken files, fixed shapes.
 
-A cloud is a dict: `coord` (P, 3) float32 in metres, z up; `feat` (P, C) float32 (colours in 0..1, normals,
+A cloud is a dict: `coord` (P, 3) float32 in meters, z up; `feat` (P, C) float32 (colors in 0..1, normals,
 intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P,) int64; `label`, an int; `boxes`
 (K, 7) float32 and `box_label` (K,) int64. Readers make clouds, transforms map cloud and generator to cloud.
 """
@@ -70,7 +70,7 @@ def select(cloud: Cloud, index: np.ndarray) -> Cloud:
 
 
 class CloudDataset(FileDataset):
-    """Labelled clouds in files; subclasses list and read them.
+    """Labeled clouds in files; subclasses list and read them.
 
     A file that cannot be read never stops a run by itself: it is logged once with its reason; in training another
     cloud, drawn from (seed, epoch, index), takes its place; in testing the item says that it was skipped. Past

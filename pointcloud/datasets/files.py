@@ -9,25 +9,25 @@ import numpy as np
 from pointcloud.datasets.base import DAMAGE, Cloud, CloudDataset, CloudError, check_cloud
 from xmodal.registry import DATASETS
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
 def from_table(table: np.ndarray) -> Cloud:
-    """Columns x, y, z and, if there are six or more, colours in 0..1 or 0..255."""
+    """Columns x, y, z and, if there are six or more, colors in 0..1 or 0..255."""
     table = np.asarray(table)
     if table.ndim != 2 or table.shape[1] < 3:
         raise CloudError(f"an array of shape {table.shape}, expected (P, 3) or more columns")
     cloud: Cloud = {"coord": table[:, :3].astype(np.float32)}
     if table.shape[1] >= 6:
-        cloud["feat"] = unit_colours(table[:, 3:6])
+        cloud["feat"] = unit_colors(table[:, 3:6])
     return cloud
 
 
-def unit_colours(colours: np.ndarray) -> np.ndarray:
-    """Colours in 0..1, whether they came as such, as bytes or as 16 bits."""
-    colours = np.asarray(colours, np.float32)
-    top = float(colours.max(initial=0))
-    return colours / (1 if top <= 1 else 255 if top <= 255 else 65535)
+def unit_colors(colors: np.ndarray) -> np.ndarray:
+    """Colors in 0..1, whether they came as such, as bytes or as 16 bits."""
+    colors = np.asarray(colors, np.float32)
+    top = float(colors.max(initial=0))
+    return colors / (1 if top <= 1 else 255 if top <= 255 else 65535)
 
 
 def from_fields(fields: dict[str, np.ndarray]) -> Cloud:
@@ -35,8 +35,8 @@ def from_fields(fields: dict[str, np.ndarray]) -> Cloud:
     if not {"x", "y", "z"} <= fields.keys():
         raise CloudError(f"columns {sorted(fields)}, expected x, y and z")
     table = np.stack([fields[k] for k in "xyz"], axis=1)
-    if set(COLOURS) <= fields.keys():
-        table = np.concatenate([table, unit_colours(np.stack([fields[k] for k in COLOURS], axis=1))], axis=1)
+    if set(COLORS) <= fields.keys():
+        table = np.concatenate([table, unit_colors(np.stack([fields[k] for k in COLORS], axis=1))], axis=1)
     return from_table(table)
 
 
@@ -57,9 +57,9 @@ def read_npz(path: Path) -> Cloud:
     """Read `coord` (and `color` or `feat`), or the only or the `pc` array, of an `.npz`."""
     with np.load(path, allow_pickle=False) as file:
         if "coord" in file:
-            colour = next((file[k] for k in ("color", "colour", "feat") if k in file), None)
+            color = next((file[k] for k in ("color", "color", "feat") if k in file), None)
             coord = file["coord"]
-            return from_table(coord if colour is None else np.concatenate([coord, unit_colours(colour)[:, :3]], axis=1))
+            return from_table(coord if color is None else np.concatenate([coord, unit_colors(color)[:, :3]], axis=1))
         names = file.files
         name = "pc" if "pc" in names else "points" if "points" in names else names[0] if len(names) == 1 else None
         if name is None:
@@ -77,8 +77,8 @@ def read_las(path: Path) -> Cloud:
     coord = np.stack([las.x, las.y, las.z], axis=1)
     coord = coord - coord.min(0)  # survey coordinates do not fit float32
     names = set(las.point_format.dimension_names)
-    if set(COLOURS) <= names:
-        coord = np.concatenate([coord, unit_colours(np.stack([las[k] for k in COLOURS], axis=1))], axis=1)
+    if set(COLORS) <= names:
+        coord = np.concatenate([coord, unit_colors(np.stack([las[k] for k in COLORS], axis=1))], axis=1)
     return from_table(coord)
 
 
@@ -111,7 +111,7 @@ def read_pcd(path: Path) -> Cloud:
         raise CloudError(f"DATA {' '.join(head['DATA'])}: only ascii and binary are read; convert the file")
     if "rgb" in data:
         packed = np.ascontiguousarray(data.pop("rgb"), np.float32).view(np.uint32)
-        data |= {k: (packed >> s) & 255 for k, s in zip(COLOURS, (16, 8, 0), strict=True)}
+        data |= {k: (packed >> s) & 255 for k, s in zip(COLORS, (16, 8, 0), strict=True)}
     return from_fields(data)
 
 
@@ -141,7 +141,7 @@ def read_cloud(path: str | Path) -> Cloud:
         path: of the file; its suffix tells the format.
 
     Returns:
-        `coord` (P, 3) and, where the file has colours, `feat` (P, 3) in 0..1.
+        `coord` (P, 3) and, where the file has colors, `feat` (P, 3) in 0..1.
 
     Raises:
         CloudError: a format that is not known, or a file that cannot be read.

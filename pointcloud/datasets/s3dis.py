@@ -62,18 +62,18 @@ class S3DIS(CloudDataset):
         """Read one room."""
         path = self.files[index]
         if path.is_dir():
-            coord, colour, label = (
+            coord, color, label = (
                 np.load(path / f"{n}.npy", allow_pickle=False) for n in ("coord", "color", "segment")
             )
         else:
             table = np.load(path, allow_pickle=False)
             if table.ndim != 2 or table.shape[1] != 7:
                 raise CloudError(f"{path.name} has shape {table.shape}, expected (P, 7): xyz, rgb, label")
-            coord, colour, label = table[:, :3], table[:, 3:6], table[:, 6]
+            coord, color, label = table[:, :3], table[:, 3:6], table[:, 6]
         label = label.reshape(-1).astype(np.int64)
         return {
             "coord": coord.astype(np.float32),
-            "feat": colour.astype(np.float32) / 255,
+            "feat": color.astype(np.float32) / 255,
             "segment": np.where(label == self.ignore_label, -1, label),
         }
 

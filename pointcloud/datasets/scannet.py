@@ -24,7 +24,7 @@ DETECTION_NYU = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39
 
 @DATASETS.register_module(name="scannet_segmentation")
 class ScanNetSegmentation(CloudDataset):
-    """Scenes as `<root>/{train,val}/scene*_inst_nostuff.pth`: coordinates, colours in [-1, 1], labels, ...
+    """Scenes as `<root>/{train,val}/scene*_inst_nostuff.pth`: coordinates, colors in [-1, 1], labels, ...
 
     Args:
         root: folder of the data set.
@@ -45,7 +45,7 @@ class ScanNetSegmentation(CloudDataset):
         """Read one scene."""
         parts = [np.asarray(x) for x in load_pth(self.files[index])]
         if len(parts) < 2:
-            raise CloudError(f"{self.files[index].name} holds {len(parts)} arrays, expected coordinates and colours")
+            raise CloudError(f"{self.files[index].name} holds {len(parts)} arrays, expected coordinates and colors")
         cloud = {"coord": parts[0].astype(np.float32), "feat": (parts[1].astype(np.float32) + 1) / 2}
         if len(parts) > 2:
             label = parts[2].reshape(-1).astype(np.int64)
@@ -70,13 +70,13 @@ class ScanNetDetection(CloudDataset):
         root: folder of the exported arrays.
         split_file: list of scenes (`scannetv2_train.txt`); scenes without exported points are left out and counted in
             `missing`.
-        colour: give colours (0..1) as features.
+        color: give colors (0..1) as features.
         height: give the height above the floor as a feature.
         **options: see `CloudDataset`.
     """
 
-    def __init__(self, root: str, split_file: str, colour: bool = False, height: bool = False, **options: Any):
-        self.root, self.colour, self.height = Path(root), colour, height
+    def __init__(self, root: str, split_file: str, color: bool = False, height: bool = False, **options: Any):
+        self.root, self.color, self.height = Path(root), color, height
         scenes = read_lines(split_file)
         there = [s for s in scenes if (self.root / f"{s}_vert.npy").is_file()]
         self.missing = sorted(set(scenes) - set(there))
@@ -95,12 +95,12 @@ class ScanNetDetection(CloudDataset):
         boxes = np.concatenate([boxes[:, :6], np.zeros_like(boxes[:, :1])], axis=1).astype(np.float32)
         keep = label >= 0
         cloud: Cloud = {"coord": points[:, :3].astype(np.float32), "boxes": boxes[keep], "box_label": label[keep]}
-        return with_features(cloud, points[:, 3:6] / 255 if self.colour else None, self.height)
+        return with_features(cloud, points[:, 3:6] / 255 if self.color else None, self.height)
 
 
-def with_features(cloud: Cloud, colour: np.ndarray | None, height: bool) -> Cloud:
-    """Add colours and the height above the (nearly) lowest point as features."""
-    parts = [] if colour is None else [colour.astype(np.float32)]
+def with_features(cloud: Cloud, color: np.ndarray | None, height: bool) -> Cloud:
+    """Add colors and the height above the (nearly) lowest point as features."""
+    parts = [] if color is None else [color.astype(np.float32)]
     if height:
         z = cloud["coord"][:, 2:]
         parts.append(z - np.percentile(z, 0.99).astype(np.float32))
@@ -116,7 +116,7 @@ class MMDet3DIndoor(CloudDataset):
         info_file: `scannet_infos_train.pkl` and the like, below the root.
         classes: names by index; None for ScanNet's 18.
         align: turn points by the scene's `axis_align_matrix`.
-        colour: give colours (0..1) as features.
+        color: give colors (0..1) as features.
         height: give the height above the floor as a feature.
         **options: see `CloudDataset`.
     """
@@ -127,11 +127,11 @@ class MMDet3DIndoor(CloudDataset):
         info_file: str,
         classes: tuple[str, ...] | None = None,
         align: bool = True,
-        colour: bool = True,
+        color: bool = True,
         height: bool = False,
         **options: Any,
     ):
-        self.root, self.align, self.colour, self.height = Path(root), align, colour, height
+        self.root, self.align, self.color, self.height = Path(root), align, color, height
         infos = load_pickle(self.root / info_file)
         if not isinstance(infos, list) or not all("annos" in i and "point_cloud" in i for i in infos):
             raise ValueError(f"{info_file} is no list of scenes with point_cloud and annos")
@@ -157,8 +157,8 @@ class MMDet3DIndoor(CloudDataset):
             boxes[:, : given.shape[1]] = given
         label = np.asarray(annos["class"], np.int64) if count else np.zeros(0, np.int64)
         cloud: Cloud = {"coord": coord, "boxes": boxes, "box_label": label}
-        colour = points[:, 3:6] / 255 if self.colour and columns >= 6 else None
-        return with_features(cloud, colour, self.height)
+        color = points[:, 3:6] / 255 if self.color and columns >= 6 else None
+        return with_features(cloud, color, self.height)
 
 
 def axis_align(coord: np.ndarray, matrix: Any) -> np.ndarray:

@@ -39,7 +39,7 @@ class SemanticKITTI(CloudDataset):
         self.files = [p for folder in folders for p in sorted(folder.glob("*.bin"))]
         if not self.files:
             raise ValueError(f"no sequences/NN/velodyne/*.bin of {split} below {root}")
-        self.labelled = split != "test"
+        self.labeled = split != "test"
         self.table = np.full(max(LEARNING_MAP) + 1, -1, np.int64)
         self.table[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
         super().__init__([f"{p.parent.parent.name}/{p.stem}" for p in self.files], KITTI_CLASSES, **options)
@@ -52,7 +52,7 @@ class SemanticKITTI(CloudDataset):
             raise CloudError(f"{path.name} holds {len(raw)} numbers, no multiple of 4")
         points = raw.reshape(-1, 4)
         cloud = {"coord": points[:, :3].copy(), "feat": points[:, 3:].copy()}
-        if not self.labelled:
+        if not self.labeled:
             return cloud
         ids = np.fromfile(path.parent.parent / "labels" / f"{path.stem}.label", dtype=np.uint32) & 0xFFFF
         known = ids < len(self.table)

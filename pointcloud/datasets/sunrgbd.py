@@ -23,7 +23,7 @@ class SUNRGBD(CloudDataset):
     Args:
         root: path of the folders without `_train` or `_val`.
         split: `train` or `val`, or `test` where there is such a folder (the built-in rooms).
-        colour: give colours (0..1) as features.
+        color: give colors (0..1) as features.
         height: give the height above the floor as a feature.
         classes: names by index, or a file with one per line; None for SUN RGB-D's 10.
         **options: see `CloudDataset`.
@@ -33,7 +33,7 @@ class SUNRGBD(CloudDataset):
         self,
         root: str,
         split: str,
-        colour: bool = False,
+        color: bool = False,
         height: bool = False,
         classes: str | Sequence[str] | None = None,
         **options: Any,
@@ -42,7 +42,7 @@ class SUNRGBD(CloudDataset):
         scans = sorted(p.name.removesuffix("_pc.npz") for p in self.folder.glob("*_pc.npz"))
         if not scans:
             raise ValueError(f"no *_pc.npz below {self.folder}")
-        self.colour, self.height = colour, height
+        self.color, self.height = color, height
         names = read_lines(classes) if isinstance(classes, str) else classes or SUNRGBD_CLASSES
         super().__init__(scans, names, **options)
 
@@ -60,4 +60,4 @@ class SUNRGBD(CloudDataset):
             "boxes": boxes,
             "box_label": rows[:, 7].astype(np.int64),
         }
-        return with_features(cloud, points[:, 3:6] if self.colour else None, self.height)
+        return with_features(cloud, points[:, 3:6] if self.color else None, self.height)

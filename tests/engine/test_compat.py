@@ -108,7 +108,7 @@ def test_activation_checkpointing_key_is_refused(tmp_path):
         launch.train(cfg)
 
 
-def test_stock_runner_still_reinitialises_children():
+def test_stock_runner_still_reinitializes_children():
     from mmengine.model import BaseModel
 
     assert BaseModel.init_weights  # what Runner._init_model_weights calls

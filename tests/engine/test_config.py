@@ -47,7 +47,7 @@ def test_nested_arguments(tmp_path, old, new, message):
     ("option", "message"),
     [
         ("optim_wraper.optimizer.lr=3", "no optim_wraper; did you mean 'optim_wrapper'"),
-        ("optim_wrapper.optimiser.lr=3", "no optim_wrapper.optimiser; did you mean 'optimizer'"),
+        ("optim_wrapper.optimzer.lr=3", "no optim_wrapper.optimzer; did you mean 'optimizer'"),
         ("optim_wrapper.optimizer.lrr=3", "AdamW has no argument 'lrr'; did you mean 'lr'"),
         ("modell.dim=3", "did you mean 'model'"),
         ("seed=3", "'seed' is read by nothing"),
@@ -101,7 +101,7 @@ def test_values(text, value):
     assert type(parse_value(text)) is type(value)
 
 
-def test_missing_file_names_neighbours(tmp_path):
+def test_missing_file_names_neighbors(tmp_path):
     write_config(tmp_path)
     with pytest.raises(ValueError, match=r"did you mean '.*toy\.py'"):
         load_config(tmp_path / "toi.py")

@@ -168,19 +168,19 @@ def filed(tmp_path):
 
 
 def test_a_file_changed_at_equal_size_is_computed_again(filed, tmp_path):
-    before, film = filed(), tmp_path / "a.mp4"
-    info = film.stat()
-    film.write_bytes(b"two")
-    assert film.stat().st_size == info.st_size
-    os.utime(film, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))  # clocks of some disks are coarse
+    before, video = filed(), tmp_path / "a.mp4"
+    info = video.stat()
+    video.write_bytes(b"two")
+    assert video.stat().st_size == info.st_size
+    os.utime(video, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))  # clocks of some disks are coarse
     assert filed() != before
 
 
 def test_a_file_of_another_size_is_computed_again(filed, tmp_path):
-    before, film = filed(), tmp_path / "a.mp4"
-    info = film.stat()
-    film.write_bytes(b"another")
-    os.utime(film, ns=(info.st_atime_ns, info.st_mtime_ns))
+    before, video = filed(), tmp_path / "a.mp4"
+    info = video.stat()
+    video.write_bytes(b"another")
+    os.utime(video, ns=(info.st_atime_ns, info.st_mtime_ns))
     assert filed() != before
 
 

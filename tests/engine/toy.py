@@ -12,7 +12,7 @@ from xmodal.registry import DATASETS, MODELS
 
 
 class Still(nn.Module):
-    """A frozen part that mmengine would re-initialise."""
+    """A frozen part that mmengine would re-initialize."""
 
     def __init__(self, dim: int):
         super().__init__()

@@ -107,7 +107,7 @@ def models() -> dict[str, tuple[str, dict[str, Any]]]:
     transfer = dict(type=TransferModel, encoder=dict(type=tower), head=head)
     cloud = dict(type=CloudModel, encoder=dict(type=tower))
     tokens = dict(num_groups=8, group_size=6, width=8)
-    unet = dict(in_dim=6, planes=(8, 16), blocks=(1, 1), strides=(1, 4), num_neighbours=(4, 4))
+    unet = dict(in_dim=6, planes=(8, 16), blocks=(1, 1), strides=(1, 4), num_neighbors=(4, 4))
     boxes = dict(num_angle_bins=4, decoder=dict(dim=12, num_heads=2, ffn_dim=12, depth=1, num_queries=4))
     return {
         "video-st-adapter": (

@@ -125,7 +125,7 @@ def find_builder(system: str) -> Callable | None:
 
 
 def tolerance(case: Case, name: str) -> tuple[float, float]:
-    """Largest absolute and relative difference allowed: what the case says, else 1e-5, 1e-4 after optimiser steps."""
+    """Largest absolute and relative difference allowed: what the case says, else 1e-5, 1e-4 after optimizer steps."""
     text = str(case.json.get("tolerance", ""))
     absolute = re.search(r"\b(\d+(?:\.\d+)?e-\d+)", text)
     relative = re.search(r"\+ *(\d+(?:\.\d+)?e-\d+) *\* *\|value\|", text)

@@ -46,7 +46,7 @@ def fewshot_protocol_case(case: Case) -> dict[str, Any]:
 
 
 def cluster(case: Case, name: str, labels: list[int], centers: str = "centers") -> Tensor:
-    """Features around class centres: centers[label] + noise * filled input."""
+    """Features around class centers: centers[label] + noise * filled input."""
     middle = case.input(centers)[torch.tensor(labels)]
     return middle + case.json["inputs"]["noise"] * case.input(name)
 
@@ -67,7 +67,7 @@ def tip_adapter_case(case: Case) -> dict[str, Any]:
     a, i = case.arch, case.json["inputs"]
     y, v, t = (torch.tensor(i[f"{k}_labels"]) for k in ("train", "val", "test"))
     train = cluster(case, "train_features", i["train_labels"])  # (A, N, D)
-    val, test = (cluster(case, f"{k}_features", i[f"{k}_labels"]) for k in ("val", "test"))  # the head normalises
+    val, test = (cluster(case, f"{k}_features", i[f"{k}_labels"]) for k in ("val", "test"))  # the head normalizes
     text = unit(case.input("centers") + i.get("text_factor", 1.5) * case.input("text"))  # (K, D)
     names = [str(k) for k in range(a["n_classes"])]
     head = TipAdapterHead.from_shots(train, y, text, names, alpha=a["init_alpha"], beta=a["init_beta"])
@@ -152,7 +152,7 @@ def cafo_case(case: Case) -> dict[str, Any]:
         cluster(case, f"{e}_{part}", y, f"{e}_centers") for e in ("clip", "dino")
     )
     keys = [unit(k) for k in both("keys", label["cache"])]
-    val, test = both("val", label["val"]), both("test", label["test"])  # the head normalises
+    val, test = both("val", label["val"]), both("test", label["test"])  # the head normalizes
     text = unit(case.input("clip_centers") + i.get("text_factor", 2) * case.input("text"))
     names = [str(k) for k in range(a["n_classes"])]
     _, values = build_cache(keys[0], torch.tensor(label["cache"]), len(names))

@@ -40,9 +40,9 @@ def operation_inputs(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 @builder("pytorch3d 0.7.9 CPU ops")
 def operations_case(case: Case) -> dict[str, Any]:
-    """Farthest points, neighbours, balls, box overlaps."""
+    """Farthest points, neighbors, balls, box overlaps."""
     x, q, feat = operation_inputs(case)
-    return sampling(case, x) | neighbour_search(case, x, q, feat) | balls(case, x, q) | overlaps(case)
+    return sampling(case, x) | neighbor_search(case, x, q, feat) | balls(case, x, q) | overlaps(case)
 
 
 def sampling(case: Case, x: torch.Tensor) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def sampling(case: Case, x: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def neighbour_search(case: Case, x: torch.Tensor, q: torch.Tensor, feat: torch.Tensor) -> dict[str, Any]:
+def neighbor_search(case: Case, x: torch.Tensor, q: torch.Tensor, feat: torch.Tensor) -> dict[str, Any]:
     """The `knn_*` arrays and gradients."""
     a = case.arch
     x, q = x.requires_grad_(), q.requires_grad_()
@@ -78,8 +78,8 @@ def neighbour_search(case: Case, x: torch.Tensor, q: torch.Tensor, feat: torch.T
         "knn_idx": idx,
         "knn_len_d": len_dist,
         "knn_len_idx": len_idx,
-        "knn_len_nn": ops.gather_neighbours(x, len_idx, a["lengths2"]),
-        "knn_gather_len": ops.gather_neighbours(feat, len_idx, a["lengths2"]),
+        "knn_len_nn": ops.gather_neighbors(x, len_idx, a["lengths2"]),
+        "knn_gather_len": ops.gather_neighbors(feat, len_idx, a["lengths2"]),
         "knn_l1_d": l1_dist,
         "knn_l1_idx": l1_idx,
         "knn_dup_d": dup_dist,
@@ -229,12 +229,12 @@ def epcl_classification_case(case: Case) -> dict[str, Any]:
     ).eval()
     tensors = load_official(model, own, EPCL_CLASSIFICATION)
     coord = 0.4 * case.input("pts")
-    _, centre_idx, members = model.tokenizer.group(coord)
+    _, center_idx, members = model.tokenizer.group(coord)
     logits, embedding = model(coord)
     loss = (logits * case.cotangent(logits.shape)).sum()
     loss = loss + (embedding * case.cotangent(embedding.shape, "cotangent_emb")).sum()
     computed = {
-        "fps_idx": centre_idx,
+        "fps_idx": center_idx,
         "knn_idx_sorted": members.sort(-1).values,
         "group_tokens_sum": model.tokenizer(coord)[0].sum(-1).detach(),
         "token_emb": embedding.detach(),
@@ -266,9 +266,9 @@ def epcl_dense_case(case: Case) -> dict[str, Any]:
     coord = torch.from_numpy(case.expected["coords"][:, :3]).float().split(sizes)
     feat = case.input("feats").split(sizes)
     padded = [torch.nn.utils.rnn.pad_sequence(x, batch_first=True) for x in (coord, feat)]
-    out, centres = model(*padded, torch.tensor(sizes))
+    out, centers = model(*padded, torch.tensor(sizes))
     out = torch.cat([o[:n] for o, n in zip(out, sizes, strict=True)])
-    computed = {"coords": case.expected["coords"], "centers": centres, "out_fixed": out.detach()}
+    computed = {"coords": case.expected["coords"], "centers": centers, "out_fixed": out.detach()}
     return computed | grad_norms((out * case.cotangent(out.shape)).sum(), tensors, "fixed_grad:")
 
 

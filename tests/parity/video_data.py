@@ -45,7 +45,7 @@ def _training(frames: int, rate: int, length: int, train: dict) -> tuple[np.ndar
 
 @builder("video evaluation pipeline")
 def video_pipeline(case: Any) -> dict[str, np.ndarray]:
-    """The evaluation clips of each run, normalised, as (views, 3, T, S, S)."""
+    """The evaluation clips of each run, normalized, as (views, 3, T, S, S)."""
     raw = np.asarray(case.input("frames"))
     frames = torch.from_numpy(np.clip(np.round(raw * 45 + 120), 0, 255).astype(np.uint8)).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(case.json[key]).view(1, 1, 3, 1, 1) for key in ("mean", "std"))

@@ -10,10 +10,10 @@ from pointcloud import boxes
 
 def random_boxes(count, seed=0, spread=1.0, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    centre = torch.randn(count, 3, generator=g, dtype=dtype) * spread
+    center = torch.randn(count, 3, generator=g, dtype=dtype) * spread
     size = torch.rand(count, 3, generator=g, dtype=dtype) * 1.5 + 0.2
     yaw = (torch.rand(count, 1, generator=g, dtype=dtype) - 0.5) * 4 * math.pi
-    return torch.cat([centre, size, yaw], dim=1)
+    return torch.cat([center, size, yaw], dim=1)
 
 
 def clip(subject, window):
@@ -125,7 +125,7 @@ def test_compiles():
 
 
 def test_exception():
-    with pytest.raises(ValueError, match="centre, size, yaw"):
+    with pytest.raises(ValueError, match="center, size, yaw"):
         boxes.iou(torch.zeros(2, 6), torch.zeros(2, 7))
 
 

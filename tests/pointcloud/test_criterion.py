@@ -135,7 +135,7 @@ def test_targets_are_shares_of_the_scene():
 
 
 def test_angle_bins_by_hand():
-    """Twelve bins of 30 degrees, bin i centred on 30 i degrees."""
+    """Twelve bins of 30 degrees, bin i centered on 30 i degrees."""
     degrees = torch.tensor([0.0, 10, -10, 14, 16, 90, -90, 344, 346, -170])
     index, residual = angle_bins(torch.deg2rad(degrees), 12)
     assert index.tolist() == [0, 0, 0, 0, 1, 3, 9, 11, 0, 6]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pointcloud.datasets.base import CloudDataset, CloudError
-from pointcloud.datasets.files import read_cloud, unit_colours
+from pointcloud.datasets.files import read_cloud, unit_colors
 from pointcloud.datasets.objects import FewShotClouds, ModelNet40, ModelNet40H5, ScanObjectNN
 from pointcloud.datasets.s3dis import S3DIS
 from pointcloud.datasets.safe_files import cached, load_pickle
@@ -158,8 +158,8 @@ class TestRooms:
     def test_scannet_segmentation(self, tmp_path, table):
         (tmp_path / "val").mkdir()
         label = np.array([0, 19, -100, 255, 7] * 6, np.float64)
-        colours = (table[:, 3:6] / 127.5 - 1).astype(np.float32)
-        content = (table[:, :3].astype(np.float32), colours, label, label)
+        colors = (table[:, 3:6] / 127.5 - 1).astype(np.float32)
+        content = (table[:, :3].astype(np.float32), colors, label, label)
         torch.save(content, tmp_path / "val" / "scene0011_00_inst_nostuff.pth")
         data = ScanNetSegmentation(str(tmp_path), "val")
         item = data[0]
@@ -194,7 +194,7 @@ class TestBoxes:
         boxes[:, -1] = [5, 39]  # NYU40: chair, garbage bin
         np.save(tmp_path / "scene0000_00_bbox.npy", boxes)
         data = ScanNetDetection(
-            str(tmp_path), str(tmp_path / "scannetv2_train.txt"), colour=True, height=True, max_boxes=4
+            str(tmp_path), str(tmp_path / "scannetv2_train.txt"), color=True, height=True, max_boxes=4
         )
         assert data.missing == ["scene0001_00"]
         item = data[0]
@@ -204,13 +204,13 @@ class TestBoxes:
         assert item["feat"].shape == (40, 4)
         assert np.allclose(item["feat"][:, :3], vertices[:, 3:6] / 255, atol=1e-6)
 
-    @pytest.mark.parametrize("colour", [False, True])
-    def test_height_is_measured_from_the_floor(self, colour):
+    @pytest.mark.parametrize("color", [False, True])
+    def test_height_is_measured_from_the_floor(self, color):
         """The floor is the 0.99th percentile of z, as in VoteNet: of 0.00, 0.01 ... 10.00 it is 0.099."""
         z = rng().permutation(1001) / 100
         cloud = {"coord": np.stack([z * 0 + 5, z * 0 - 3, z], axis=1).astype(np.float32)}
-        found = with_features(cloud, rng().random((1001, 3)) if colour else None, height=True)["feat"]
-        assert found.shape == (1001, 1 + 3 * colour)
+        found = with_features(cloud, rng().random((1001, 3)) if color else None, height=True)["feat"]
+        assert found.shape == (1001, 1 + 3 * color)
         assert found.dtype == np.float32
         assert np.allclose(found[:, -1], z - 0.099, atol=1e-5)
 
@@ -248,7 +248,7 @@ class TestBoxes:
         assert np.allclose(data[0]["coord"], np.stack([10 - y, 20 + x, 30 + z], axis=1), atol=1e-5)
         assert np.allclose(data[0]["feat"], points[:, 3:] / 255, atol=1e-6)
         assert data[1]["boxes"].shape == (0, 7)
-        as_is = MMDet3DIndoor(str(tmp_path), "scannet_infos_val.pkl", align=False, colour=False)[0]
+        as_is = MMDet3DIndoor(str(tmp_path), "scannet_infos_val.pkl", align=False, color=False)[0]
         assert np.array_equal(as_is["coord"], points[:, :3])
         assert "feat" not in as_is
         info["annos"]["gt_boxes_upright_depth"] = np.array([[1, 2, 3, 1, 2, 3, 0.5]])
@@ -261,10 +261,10 @@ class TestBoxes:
         points = rng().random((9, 6))
         np.savez(folder / "000007_pc.npz", pc=points)
         np.save(folder / "000007_bbox.npy", np.array([[0, 1, 2, 0.5, 0.25, 1, -0.3, 9.0]]))
-        item = SUNRGBD(str(tmp_path / "sun"), "val", colour=True)[0]
+        item = SUNRGBD(str(tmp_path / "sun"), "val", color=True)[0]
         assert item["boxes"][0].tolist() == pytest.approx([0, 1, 2, 1, 0.5, 2, -0.3])
         assert item["box_label"].tolist() == [9]
-        assert np.allclose(item["feat"], points[:, 3:], atol=1e-6)  # the export's colours are 0..1 already
+        assert np.allclose(item["feat"], points[:, 3:], atol=1e-6)  # the export's colors are 0..1 already
 
 
 class TestBrokenFiles:
@@ -393,18 +393,18 @@ class TestBrokenFiles:
 
 class TestFiles:
     coord = np.array([[0, 0, 0.5], [1, 2, 3]], np.float32)
-    colour = np.array([[255, 0, 51], [0, 0, 0]], np.uint8)
+    color = np.array([[255, 0, 51], [0, 0, 0]], np.uint8)
 
-    def check(self, path, colours=True):
+    def check(self, path, colors=True):
         cloud = read_cloud(path)
         assert np.allclose(cloud["coord"], self.coord, atol=1e-5)
-        if colours:
-            assert np.allclose(cloud["feat"], self.colour / 255, atol=1e-3)
+        if colors:
+            assert np.allclose(cloud["feat"], self.color / 255, atol=1e-3)
 
     def test_arrays(self, tmp_path):
-        table = np.concatenate([self.coord, self.colour], axis=1)
+        table = np.concatenate([self.coord, self.color], axis=1)
         np.save(tmp_path / "a.npy", table)
-        np.savez(tmp_path / "b.npz", coord=self.coord, color=self.colour)
+        np.savez(tmp_path / "b.npz", coord=self.coord, color=self.color)
         np.savez(tmp_path / "c.npz", pc=table)
         np.savetxt(tmp_path / "d.txt", table)
         for name in ("a.npy", "b.npz", "c.npz", "d.txt"):
@@ -412,18 +412,18 @@ class TestFiles:
 
     def test_scans_of_four_floats(self, tmp_path):
         np.concatenate([self.coord, [[7], [8]]], axis=1).astype(np.float32).tofile(tmp_path / "a.bin")
-        self.check(tmp_path / "a.bin", colours=False)
+        self.check(tmp_path / "a.bin", colors=False)
         assert "feat" not in read_cloud(tmp_path / "a.bin")
 
     @pytest.mark.parametrize("top", [1, 255, 65535])
-    def test_colours_of_any_range(self, top):
+    def test_colors_of_any_range(self, top):
         unit = np.array([[1.0, 0.2, 0.0], [0.4, 0.6, 0.8]])
-        assert np.allclose(unit_colours(unit * top), unit, atol=1e-6)
+        assert np.allclose(unit_colors(unit * top), unit, atol=1e-6)
 
     def test_ply(self, tmp_path):
         plyfile = pytest.importorskip("plyfile")
         kinds = [(k, "f4") for k in "xyz"] + [(k, "u1") for k in ("red", "green", "blue")]
-        rows = np.array([(*c, *k) for c, k in zip(self.coord, self.colour, strict=True)], dtype=kinds)
+        rows = np.array([(*c, *k) for c, k in zip(self.coord, self.color, strict=True)], dtype=kinds)
         for text in (True, False):
             plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")], text=text).write(str(tmp_path / "a.ply"))
             self.check(tmp_path / "a.ply")
@@ -433,23 +433,23 @@ class TestFiles:
         las = laspy.create(point_format=2, file_version="1.2")
         las.header.scales, las.header.offsets = [1e-4] * 3, [5e5] * 3
         las.x, las.y, las.z = self.coord.T.astype(float) + 5e5
-        las.red, las.green, las.blue = self.colour.T.astype(np.uint16) * 257
+        las.red, las.green, las.blue = self.color.T.astype(np.uint16) * 257
         las.write(str(tmp_path / "a.las"))
         cloud = read_cloud(tmp_path / "a.las")
         assert np.allclose(cloud["coord"], self.coord - self.coord.min(0), atol=1e-3)
-        assert np.allclose(cloud["feat"], self.colour / 255, atol=1e-3)
+        assert np.allclose(cloud["feat"], self.color / 255, atol=1e-3)
 
     def test_pcd(self, tmp_path):
         head = (
             "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH 2\nHEIGHT 1\n"
         )
-        packed = (self.colour.astype(np.uint32) * [65536, 256, 1]).sum(1).astype(np.uint32).view(np.float32)
+        packed = (self.color.astype(np.uint32) * [65536, 256, 1]).sum(1).astype(np.uint32).view(np.float32)
         rows = np.concatenate([self.coord, packed[:, None]], axis=1).astype(np.float32)
         (tmp_path / "a.pcd").write_bytes(f"{head}POINTS 2\nDATA binary\n".encode() + rows.tobytes())
         self.check(tmp_path / "a.pcd")
         text = "\n".join(" ".join(repr(float(v)) for v in row) for row in rows)
         (tmp_path / "b.pcd").write_text(f"{head}POINTS 2\nDATA ascii\n{text}\n")
-        self.check(tmp_path / "b.pcd", colours=False)
+        self.check(tmp_path / "b.pcd", colors=False)
 
     def test_what_cannot_be_read_says_so(self, tmp_path):
         (tmp_path / "a.obj").write_text("")

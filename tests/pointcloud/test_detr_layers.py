@@ -21,7 +21,7 @@ def norm(s, name, x):
 
 
 def attention(s, name, q, k, v, forbidden=None):
-    """Attention with heads of neighbouring channels; `forbidden` (B, M, M) is True where nothing may be seen."""
+    """Attention with heads of neighboring channels; `forbidden` (B, M, M) is True where nothing may be seen."""
     parts = np.split(s[f"{name}.in_proj_weight"], 3), np.split(s[f"{name}.in_proj_bias"], 3)
     q, k, v = (x @ w.T + b for x, w, b in zip((q, k, v), *parts, strict=True))
     out, width = np.zeros_like(q), DIM // HEADS

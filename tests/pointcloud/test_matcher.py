@@ -51,7 +51,7 @@ def test_no_other_assignment_is_cheaper(weights, seed):
     """3DETR's weights: of ScanNet (class 1, GIoU 2, the default) and of SUN RGB-D."""
     rng = np.random.default_rng(seed)
     probs, objectness = rng.random((2, 6, 3)), rng.random((2, 6))
-    giou, queries, centres = rng.uniform(-1, 1, (2, 6, 4)), rng.random((2, 6, 3)), rng.random((2, 4, 3))
+    giou, queries, centers = rng.uniform(-1, 1, (2, 6, 4)), rng.random((2, 6, 3)), rng.random((2, 4, 3))
     label, counts = rng.integers(0, 3, (2, 4)), (4, 2)
     assigned = Matcher(**weights)(
         {
@@ -63,7 +63,7 @@ def test_no_other_assignment_is_cheaper(weights, seed):
         {
             "box_label": torch.from_numpy(label),
             "box_mask": torch.tensor([[True] * 4, [True, True, False, False]]),
-            "center_normalized": torch.from_numpy(centres),
+            "center_normalized": torch.from_numpy(centers),
         },
         torch.from_numpy(giou),
     )
@@ -73,7 +73,7 @@ def test_no_other_assignment_is_cheaper(weights, seed):
             -w["class_cost"] * probs[b, q, label[b, n]]  # noqa: B023
             - w["giou_cost"] * giou[b, q, n]  # noqa: B023
             - w["objectness_cost"] * objectness[b, q]  # noqa: B023
-            + w["center_cost"] * np.abs(queries[b, q] - centres[b, n]).sum()  # noqa: B023
+            + w["center_cost"] * np.abs(queries[b, q] - centers[b, n]).sum()  # noqa: B023
         )
         best = min(permutations(range(6), count), key=lambda p: sum(cost(q, n) for n, q in enumerate(p)))
         want = [-1] * 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointcloud.mixer import Down, Head, MixerBlock, Up, neighbours_of
+from pointcloud.mixer import Down, Head, MixerBlock, Up, neighbors_of
 from tests.pointcloud.test_tokens import refill
 
 SIZES = [7, 5]
@@ -56,14 +56,14 @@ def all_nearest(coord, k):
     return np.array([nearest(p, coord, STARTS[i >= 7], SIZES[i >= 7], k) for i, p in enumerate(coord)])
 
 
-def test_neighbours_are_those_of_the_own_cloud():
+def test_neighbors_are_those_of_the_own_cloud():
     coord, _ = points(1)
-    found = neighbours_of(torch.from_numpy(coord), SIZES, 6)
+    found = neighbors_of(torch.from_numpy(coord), SIZES, 6)
     assert found.tolist() == all_nearest(coord, 6).tolist()
 
 
 def test_mixer_block():
-    """PointMixer as wired in EPCL: mixing within neighbourhoods, then between them, around a residual."""
+    """PointMixer as wired in EPCL: mixing within neighborhoods, then between them, around a residual."""
     dim, share, k = 8, 2, 4
     block = refill(MixerBlock(dim, share, k).double())
     s, (coord, x) = state(block), points(dim)
@@ -72,7 +72,7 @@ def test_mixer_block():
     groups = dim // share
     pairs = np.zeros((12, k, dim))
     for i in range(12):
-        off = coord[idx[i]] - coord[i]  # neighbour minus point
+        off = coord[idx[i]] - coord[i]  # neighbor minus point
         u = relu(linear(s, "intra.score", np.concatenate([off, y[idx[i]]], axis=1)))
         product = np.einsum("ka,oab,kb->ko", u, s["intra.pair.weight"], u) + s["intra.pair.bias"]
         position = offsets(s, "intra.position", off)
@@ -80,7 +80,7 @@ def test_mixer_block():
         w = np.concatenate([product, shrunk], axis=1)
         w = relu(norm(s, "intra.weight.1", linear(s, "intra.weight.0", w)))
         w = relu(norm(s, "intra.weight.4", linear(s, "intra.weight.3", w)))
-        w = softmax(linear(s, "intra.weight.6", w), axis=0)  # over the neighbours
+        w = softmax(linear(s, "intra.weight.6", w), axis=0)  # over the neighbors
         value = linear(s, "intra.value", y)[idx[i]] + position
         for c in range(dim):
             pairs[i, :, c] = value[:, c] * w[:, c % groups]
@@ -90,7 +90,7 @@ def test_mixer_block():
         score[i] = relu(linear(s, "inter.score", np.concatenate([position, pairs[i]], axis=1)))
         value[i] = relu(linear(s, "inter.value", pairs[i]))
     back = np.zeros((12, groups))
-    for j in range(12):  # all pairs whose neighbour is j share one softmax
+    for j in range(12):  # all pairs whose neighbor is j share one softmax
         mine = idx == j
         if mine.any():
             back[j] = (value[mine] * softmax(score[mine], axis=0)).sum(0)

@@ -25,7 +25,7 @@ from xmodal.engine.checkpoint import load_weights
 from xmodal.engine.config import load_config
 from xmodal.registry import MODELS, build
 
-SEGMENTER = dict(planes=(16, 32), blocks=(2, 2), strides=(1, 4), num_neighbours=(4, 8))
+SEGMENTER = dict(planes=(16, 32), blocks=(2, 2), strides=(1, 4), num_neighbors=(4, 8))
 DECODER = dict(dim=16, num_heads=2, ffn_dim=16, depth=2, num_queries=6)
 
 
@@ -270,8 +270,8 @@ def test_dense_encoder_ignores_padding():
 def test_segmenter_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="different numbers of stages"):
         EPCLSegmenter(None, 3, planes=(16, 32))
-    with pytest.raises(ValueError, match="multiple of 5 neighbours"):
-        EPCLSegmenter(None, 3, planes=(16, 32), blocks=(2, 2), strides=(1, 4), num_neighbours=(5, 8))
+    with pytest.raises(ValueError, match="multiple of 5 neighbors"):
+        EPCLSegmenter(None, 3, planes=(16, 32), blocks=(2, 2), strides=(1, 4), num_neighbors=(5, 8))
     with pytest.raises(ValueError, match="in_dim=6"):
         EPCLSegmenter(None, 3, **SEGMENTER)(torch.zeros(9, 3), None, [9])
     with pytest.raises(ValueError, match="too small"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointcloud import neighbours, ops
+from pointcloud import neighbors, ops
 
 MISSING = ops.available_backends()["pytorch3d"]
 
@@ -103,7 +103,7 @@ class TestKnn:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("chunk", [2**23, 64])
     def test_brute_force_with_ties(self, dtype, chunk, monkeypatch):
-        monkeypatch.setattr(neighbours, "CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr(neighbors, "CHUNK_ELEMENTS", chunk)
         points = cloud(dtype=dtype).mul(2).round()  # many equal distances and duplicates
         query = cloud(size=11, seed=1, dtype=dtype).mul(2).round()
         dist, idx = ops.knn(query, points, 8)
@@ -116,16 +116,16 @@ class TestKnn:
         points[0, 40:80] = points[0, 39]  # more duplicates than the tree's spare candidates
         lengths = [500, 333]
         brute = ops.knn(query, points, 9, lengths2=lengths, backend="torch")[1]
-        monkeypatch.setattr(neighbours, "TREE_FROM", 1)
+        monkeypatch.setattr(neighbors, "TREE_FROM", 1)
         calls = []
-        real = neighbours.tree_indices
-        monkeypatch.setattr(neighbours, "tree_indices", lambda *a: calls.append(1) or real(*a))
+        real = neighbors.tree_indices
+        monkeypatch.setattr(neighbors, "tree_indices", lambda *a: calls.append(1) or real(*a))
         assert ops.knn(query, points, 9, lengths2=lengths, backend="torch")[1].equal(brute)
         assert calls
 
     @pytest.mark.parametrize("tree_from", [1, 2**40])
     def test_fewer_points_than_k(self, tree_from, monkeypatch):
-        monkeypatch.setattr(neighbours, "TREE_FROM", tree_from)
+        monkeypatch.setattr(neighbors, "TREE_FROM", tree_from)
         dist, idx = ops.knn(cloud(size=4), cloud(size=5, seed=1), 7, lengths1=[4, 2], lengths2=[5, 3])
         assert idx.shape == dist.shape == (2, 4, 7)
         assert (idx[0, :, 5:] == 0).all()
@@ -133,7 +133,7 @@ class TestKnn:
         assert (dist[1, :2, :3] > 0).all()
         assert (dist[1, 2:] == 0).all()
 
-    def test_norm_one_finds_other_neighbours(self):
+    def test_norm_one_finds_other_neighbors(self):
         points = torch.tensor([[[3.0, 3, 0], [5, 0, 0]]])  # 6 and 5 away by norm 1, 18 and 25 by the square
         dist, idx = ops.knn(torch.zeros(1, 1, 3), points, 2, norm=1)
         assert (dist.tolist(), idx.tolist()) == ([[[5, 6]]], [[[1, 0]]])
@@ -163,10 +163,10 @@ class TestKnn:
 
     def test_memory_stays_bounded(self, monkeypatch):
         sizes = []
-        real = neighbours.distances
-        monkeypatch.setattr(neighbours, "CHUNK_ELEMENTS", 10_000)
+        real = neighbors.distances
+        monkeypatch.setattr(neighbors, "CHUNK_ELEMENTS", 10_000)
         monkeypatch.setattr(
-            neighbours, "distances", lambda a, b, n=2: sizes.append(a.shape[1] * b.shape[1]) or real(a, b, n)
+            neighbors, "distances", lambda a, b, n=2: sizes.append(a.shape[1] * b.shape[1]) or real(a, b, n)
         )
         ops.knn(cloud(size=300), cloud(size=400), 3, backend="torch")
         assert max(sizes) * 2 <= 10_000
@@ -190,8 +190,8 @@ class TestBallQuery:
         for radius in (0.25, 0.5, 1.5):  # the first two lie exactly on the grid of distances
             brute = ops.ball_query(query, points, radius, 16, None, lengths, backend="torch")[1]
             with monkeypatch.context() as patch:
-                patch.setattr(neighbours, "TREE_BALL_FROM", 1)
-                patch.setattr(neighbours, "CHUNK_ELEMENTS", chunk)
+                patch.setattr(neighbors, "TREE_BALL_FROM", 1)
+                patch.setattr(neighbors, "CHUNK_ELEMENTS", chunk)
                 assert ops.ball_query(query, points, radius, 16, None, lengths, backend="torch")[1].equal(brute)
 
     def test_edge_is_outside(self):
@@ -247,12 +247,12 @@ class TestGatherAndVoxels:
         got = ops.gather(torch.arange(6.0).view(1, 3, 2) + 1, torch.tensor([[[2, -1]]]))
         assert got.tolist() == [[[[5.0, 6.0], [0.0, 0.0]]]]
 
-    def test_neighbours_behind_the_length_are_zeros(self):
-        """As pytorch3d's `knn_gather`: of K neighbours, those behind the cloud's length do not exist."""
+    def test_neighbors_behind_the_length_are_zeros(self):
+        """As pytorch3d's `knn_gather`: of K neighbors, those behind the cloud's length do not exist."""
         values = torch.arange(1.0, 7).view(2, 3, 1)
         idx = torch.tensor([[[0, 1, 2]], [[0, 1, 2]]])
-        assert ops.gather_neighbours(values, idx, lengths=[3, 2]).flatten().tolist() == [1, 2, 3, 4, 5, 0]
-        assert ops.gather_neighbours(values, idx).flatten().tolist() == [1, 2, 3, 4, 5, 6]
+        assert ops.gather_neighbors(values, idx, lengths=[3, 2]).flatten().tolist() == [1, 2, 3, 4, 5, 0]
+        assert ops.gather_neighbors(values, idx).flatten().tolist() == [1, 2, 3, 4, 5, 6]
 
     def test_gradcheck(self):
         values = cloud(size=5, dtype=torch.float64).requires_grad_()
@@ -269,21 +269,21 @@ class TestGatherAndVoxels:
 
     def test_groups_of_small_clouds(self):
         points = cloud(size=5)
-        centres, centre_idx, members = ops.sample_and_group(points, 8, 6, lengths=[5, 2])
-        assert centres.shape == (2, 8, 3)
+        centers, center_idx, members = ops.sample_and_group(points, 8, 6, lengths=[5, 2])
+        assert centers.shape == (2, 8, 3)
         assert members.shape == (2, 8, 6)
         assert (members[1] < 2).all()
-        assert members[0, 0, 0] == centre_idx[0, 0] == 0
+        assert members[0, 0, 0] == center_idx[0, 0] == 0
 
     def test_groups_by_hand(self):
-        """Missing members are the nearest one again, which is the centre; missing centres the first point."""
+        """Missing members are the nearest one again, which is the center; missing centers the first point."""
         points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [9, 0, 0], [0.1, 0, 0]]])
-        centres, centre_idx, members = ops.sample_and_group(points, 3, 2)
-        assert centre_idx.tolist() == [[0, 2, 1]]
+        centers, center_idx, members = ops.sample_and_group(points, 3, 2)
+        assert center_idx.tolist() == [[0, 2, 1]]
         assert members.tolist() == [[[0, 3], [2, 1], [1, 3]]]
-        assert centres[0, :, 0].tolist() == [0, 9, 1]
-        _, centre_idx, members = ops.sample_and_group(points, 4, 4, lengths=[3])
-        assert centre_idx.tolist() == [[0, 2, 1, 0]]
+        assert centers[0, :, 0].tolist() == [0, 9, 1]
+        _, center_idx, members = ops.sample_and_group(points, 4, 4, lengths=[3])
+        assert center_idx.tolist() == [[0, 2, 1, 0]]
         assert members.tolist() == [[[0, 1, 2, 0], [2, 1, 0, 2], [1, 0, 2, 1], [0, 1, 2, 0]]]
 
 

@@ -17,7 +17,7 @@ def test_packing_keeps_the_first_rows():
     assert starts_of(SIZES) == [0, 3, 5]
 
 
-def test_neighbours_stay_in_their_cloud():
+def test_neighbors_stay_in_their_cloud():
     """Ascending distance; a cloud with fewer than k points is filled with its first."""
     found = packed_knn(POINTS, POINTS, SIZES, SIZES, 3)
     assert found.tolist() == [[0, 1, 2], [1, 0, 2], [2, 1, 0], [3, 4, 3], [4, 3, 3], [5, 5, 5]]

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pointcloud import scenes, synthetic
-from pointcloud.page import colour_of, write_page
+from pointcloud import scenes
+from pointcloud.page import color_of, write_page
 from pointcloud.predict import fit_features
+from pointcloud.toys import scenes as synthetic
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,11 +98,11 @@ def test_page_opens_in_a_browser(tmp_path):
     browse(page, tmp_path / "profile", f"--screenshot={tmp_path / 'a.png'}")
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)[60:, :800]  # below title, off legend
     for label in np.unique(cloud["segment"]):
-        colour = [int(colour_of(label)[i : i + 2], 16) for i in (1, 3, 5)]
-        assert (np.abs(pixels - colour).max(-1) < 12).sum() > 20, f"no points of {names[label]} on the screen"
+        color = [int(color_of(label)[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(pixels - color).max(-1) < 12).sum() > 20, f"no points of {names[label]} on the screen"
 
 
-def test_missing_colours_are_explained():
+def test_missing_colors_are_explained():
     cloud = {"coord": np.zeros((3, 3))}
     with pytest.raises(ValueError, match="trained with 3 features"):
         fit_features(cloud, 3)
@@ -190,8 +191,8 @@ def test_crops_are_the_nearest_points_of_a_point_not_yet_covered():
     spheres = {frozenset(row.argsort()[:40]): i for i, row in enumerate(gaps)}
     covered = set()
     for crop in scenes.crops_of(coord, 40):
-        centre = spheres[frozenset(crop)]
-        assert centre not in covered
+        center = spheres[frozenset(crop)]
+        assert center not in covered
         covered |= set(crop)
     assert covered == set(range(300))
     assert [c.tolist() for c in scenes.crops_of(coord[:5], 5)] == [[0, 1, 2, 3, 4]]

@@ -14,7 +14,7 @@ from tests.pointcloud.test_tokens import refill
 from tests.pointcloud.towers import small_tower
 from xmodal.encoders.frozen import freeze
 
-SEGMENTER = dict(planes=(16, 32), blocks=(2, 2), strides=(1, 4), num_neighbours=(4, 8))
+SEGMENTER = dict(planes=(16, 32), blocks=(2, 2), strides=(1, 4), num_neighbors=(4, 8))
 
 
 def log_softmax(x):
@@ -31,7 +31,7 @@ def test_embedding_is_made_of_the_class_token_and_the_strongest_of_the_others():
     model = refill(EPCLClassifier(tower, 4, 8, 6, num_task_tokens=2, width=8))
     stream = torch.randn(2, 1 + 8 + 2, 32)
     stream[0, 0], stream[0, 9] = stream[0, 0] * 50, stream[0, 9] * 3
-    model.epcl.forward = lambda tokens, centres: stream
+    model.epcl.forward = lambda tokens, centers: stream
     seen = []
     model.proj2emb.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model.embed(torch.randn(2, 20, 3))
@@ -155,7 +155,7 @@ def test_boxes_of_what_the_heads_say(log_size):
     found = decode(raw, query, low, high, log_size)
     sigmoid = lambda x: 1 / (1 + np.exp(-np.asarray(x, np.float64)))  # noqa: E731
     extent = (high - low).numpy()[:, None]
-    center = query.numpy() + sigmoid(raw["center_head"]) - 0.5  # half a metre at most
+    center = query.numpy() + sigmoid(raw["center_head"]) - 0.5  # half a meter at most
     size = sigmoid(raw["size_head"]) * np.maximum(extent, 0.1)  # of the scene, which is at least 10 cm
     if log_size:
         size = np.exp(np.clip(raw["size_head"].numpy(), -4, 3))

@@ -54,26 +54,26 @@ def groups_of(tokenizer, *inputs):
     """What the small PointNet is given."""
     seen = []
     tokenizer.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    _, centres = tokenizer(*inputs)
-    return seen[0], centres
+    _, centers = tokenizer(*inputs)
+    return seen[0], centers
 
 
 COORD = torch.tensor([[[1.0, 0, 0], [3, 0, 0], [9, 0, 0], [9, 4, 0], [1, 0, 2]]])
 FEAT = torch.arange(5.0)[None, :, None]
 
 
-def test_members_are_offsets_from_their_centre_in_units_of_the_scale():
-    groups, centres = groups_of(PointTokenizer(2, 2, 8, feat_dim=1, scale=2.0, width=4), COORD, FEAT)
-    assert centres.tolist() == [[[1, 0, 0], [9, 4, 0]]]
-    # the nearest of the first centre are itself and (3, 0, 0), of the other itself and (9, 0, 0)
+def test_members_are_offsets_from_their_center_in_units_of_the_scale():
+    groups, centers = groups_of(PointTokenizer(2, 2, 8, feat_dim=1, scale=2.0, width=4), COORD, FEAT)
+    assert centers.tolist() == [[[1, 0, 0], [9, 4, 0]]]
+    # the nearest of the first center are itself and (3, 0, 0), of the other itself and (9, 0, 0)
     assert groups.tolist() == [[[[0, 0, 0, 0], [1, 0, 0, 1]], [[0, 0, 0, 3], [0, -2, 0, 2]]]]
     groups, _ = groups_of(PointTokenizer(2, 2, 8, feat_dim=1, use_coord=False, width=4), COORD, FEAT)
     assert groups.tolist() == [[[[0], [1]], [[3], [2]]]]
 
 
 def test_groups_end_at_the_cloud_and_may_leave_out_the_origin():
-    groups, centres = groups_of(PointTokenizer(2, 2, 8, width=4), COORD, None, torch.tensor([2]))
-    assert centres.tolist() == [[[1, 0, 0], [3, 0, 0]]]
+    groups, centers = groups_of(PointTokenizer(2, 2, 8, width=4), COORD, None, torch.tensor([2]))
+    assert centers.tolist() == [[[1, 0, 0], [3, 0, 0]]]
     assert groups[0, 0].tolist() == [[0, 0, 0], [2, 0, 0]]
     near = torch.tensor([[[1.0, 0, 0], [0.01, 0, 0], [0.5, 0, 0]]])
     assert groups_of(PointTokenizer(2, 1, 8, width=4), near)[1][0, 1, 0] == near[0, 1, 0]
@@ -146,23 +146,23 @@ def test_another_position_of_the_class_token():
     assert torch.allclose(seen[0][:, :1], tower.cls_token + torch.arange(32.0))
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_dense_positions_and_what_is_carried_back(normalise):
-    """Positions in metres, normalised or not; tokens come back by the three nearest centres, on top of the features."""
+@pytest.mark.parametrize("normalize", [False, True])
+def test_dense_positions_and_what_is_carried_back(normalize):
+    """Positions in meters, normalized or not; tokens come back by the three nearest centers, on top of the features."""
     tower = refill(freeze(small_tower()))
-    model = refill(EPCLDense(tower, 2, 4, 3, num_task_tokens=1, voxel_size=0.5, normalise=normalise))
+    model = refill(EPCLDense(tower, 2, 4, 3, num_task_tokens=1, voxel_size=0.5, normalize=normalize))
     positions = []
     model.epcl.pos_embed.register_forward_pre_hook(lambda module, args: positions.append(args[0]))
     coord, feat = torch.rand(1, 9, 3) * 20, torch.randn(1, 9, 2)
-    tokens, centres = model.tokenizer(coord, feat)
+    tokens, centers = model.tokenizer(coord, feat)
     out, given = model(coord, feat)
-    assert torch.equal(given, centres)
-    metres = centres * 0.5
-    middle = metres - metres.mean(1, keepdim=True)
-    assert torch.allclose(positions[0], middle / middle.norm(dim=-1).max() if normalise else metres, atol=1e-6)
+    assert torch.equal(given, centers)
+    meters = centers * 0.5
+    middle = meters - meters.mean(1, keepdim=True)
+    assert torch.allclose(positions[0], middle / middle.norm(dim=-1).max() if normalize else meters, atol=1e-6)
     with torch.no_grad():
         points = model.epcl(tokens, positions[0])[:, 1:5]
-    weight = 1 / (torch.cdist(coord, centres).double() ** 2 + 1e-8)  # (1, 9, 4)
+    weight = 1 / (torch.cdist(coord, centers).double() ** 2 + 1e-8)  # (1, 9, 4)
     weight = weight * (weight >= weight.topk(3).values[..., -1:])
     carried = (weight / weight.sum(-1, keepdim=True)) @ points.double()
     want = feat + model.upsampling(carried.float().transpose(1, 2)).transpose(1, 2)
@@ -170,17 +170,17 @@ def test_dense_positions_and_what_is_carried_back(normalise):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_detection_tokens_are_centred_and_handed_on_beside_their_origin(keep):
+def test_detection_tokens_are_centered_and_handed_on_beside_their_origin(keep):
     tower = refill(freeze(small_tower()))
     model = refill(EPCLBackbone(tower, 2, 4, 3, width=8, keep_tokens=keep))
     assert model.tokenizer.scale == 0.2
     positions = []
     model.epcl.pos_embed.register_forward_pre_hook(lambda module, args: positions.append(args[0]))
     coord = torch.rand(2, 9, 3) * 5
-    tokens, centres = model.tokenizer(coord)
+    tokens, centers = model.tokenizer(coord)
     xyz, features = model(coord)
-    assert torch.equal(xyz, centres)
-    assert torch.allclose(positions[0], centres - centres.mean(1, keepdim=True))
+    assert torch.equal(xyz, centers)
+    assert torch.allclose(positions[0], centers - centers.mean(1, keepdim=True))
     assert features.shape[-1] == model.out_dim == 32 * (1 + keep)
     points = model.epcl(tokens, positions[0])[:, 1:5]
     want = torch.nn.functional.layer_norm(points, (32,), model.norm.weight, model.norm.bias)

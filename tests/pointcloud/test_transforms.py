@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pointcloud import boxes as box_ops
-from pointcloud import synthetic
 from pointcloud.datasets.base import CloudError
+from pointcloud.toys import scenes as synthetic
 from pointcloud.transforms import (
-    CentreFloor,
-    ColourContrast,
-    ColourJitter,
-    ColourShift,
+    CenterFloor,
+    ColorContrast,
+    ColorJitter,
+    ColorShift,
     CuboidCrop,
     FarthestPoints,
     HueSaturation,
@@ -46,7 +46,7 @@ def inside(cloud, slack=0.05):
     return np.array(shares)
 
 
-def test_rooms_are_labelled_right(room):
+def test_rooms_are_labeled_right(room):
     assert len(room["boxes"]) >= 2
     assert inside(room).min() > 0.97
     for number, label in enumerate(room["box_label"], start=1):
@@ -114,8 +114,8 @@ def test_unit_ball(room):
     assert np.linalg.norm(coord, axis=1).max() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("transform", [ColourContrast(1.0), ColourShift(1.0), HueSaturation()])
-def test_colours_stay_colours(room, transform):
+@pytest.mark.parametrize("transform", [ColorContrast(1.0), ColorShift(1.0), HueSaturation()])
+def test_colors_stay_colors(room, transform):
     out = transform(room, np.random.default_rng(0))["feat"]
     assert out.shape == room["feat"].shape
     assert 0 <= out.min() <= out.max() <= 1
@@ -123,7 +123,7 @@ def test_colours_stay_colours(room, transform):
 
 
 def plain(count=400, **columns):
-    """Random points in a box that is not centred, and nothing else but what is given."""
+    """Random points in a box that is not centered, and nothing else but what is given."""
     coord = np.random.default_rng(3).random((count, 3)).astype(np.float32) * [1, 2, 3] + [4, 5, 6]
     return {"coord": coord.astype(np.float32), **columns}
 
@@ -219,7 +219,7 @@ def test_angles_are_wrapped_to_half_a_turn():
     assert np.allclose(wrap(given), want)
 
 
-def test_unit_ball_is_centred_on_the_mean():
+def test_unit_ball_is_centered_on_the_mean():
     """By hand: the mean of 0, 0, 3 on x is 1, and the farthest point is then 2 away."""
     cloud = {"coord": np.array([[0, 0, 0], [0, 0, 0], [3, 0, 0]], np.float32)}
     assert UnitBall()(cloud, None)["coord"].tolist() == [[-0.5, 0, 0], [-0.5, 0, 0], [1, 0, 0]]
@@ -228,7 +228,7 @@ def test_unit_ball_is_centred_on_the_mean():
 def test_scenes_are_moved_to_the_floor_and_to_the_origin():
     coord = np.array([[1, 2, 3], [1, 2, 3], [5, 4, 9]], np.float32)
     boxes = np.array([[2, 3, 4, 1, 1, 1, 0.3]], np.float32)
-    floor = CentreFloor()({"coord": coord, "boxes": boxes}, None)
+    floor = CenterFloor()({"coord": coord, "boxes": boxes}, None)
     assert floor["coord"].tolist() == [[-2, -1, 0], [-2, -1, 0], [2, 1, 6]]
     assert np.allclose(floor["boxes"], [[-1, 0, 1, 1, 1, 1, 0.3]])
     origin = ToOrigin()({"coord": coord, "boxes": boxes}, None)
@@ -293,45 +293,45 @@ def test_random_points_are_drawn_without_replacement_while_there_are_enough():
     assert len(many) == 1000
 
 
-def coloured(count=200, extra=1):
+def colored(count=200, extra=1):
     feat = np.random.default_rng(2).uniform(0.3, 0.6, (count, 3 + extra)).astype(np.float32)
     feat[:, 0] -= 0.1
     return plain(count, feat=feat)
 
 
 def test_contrast_stretches_every_channel_and_blends():
-    cloud = coloured()
-    colour, shares = cloud["feat"][:, :3].astype(np.float64), []
-    full = (colour - colour.min(0)) / (colour.max(0) - colour.min(0))
+    cloud = colored()
+    color, shares = cloud["feat"][:, :3].astype(np.float64), []
+    full = (color - color.min(0)) / (color.max(0) - color.min(0))
     for seed in range(50):
-        out = ColourContrast(1.0)(cloud, np.random.default_rng(seed))["feat"]
+        out = ColorContrast(1.0)(cloud, np.random.default_rng(seed))["feat"]
         assert np.array_equal(out[:, 3:], cloud["feat"][:, 3:])
-        share = (out[0, 0] - colour[0, 0]) / (full[0, 0] - colour[0, 0])
+        share = (out[0, 0] - color[0, 0]) / (full[0, 0] - color[0, 0])
         shares.append(share)
-        assert np.allclose(out[:, :3], (1 - share) * colour + share * full, atol=1e-4)
+        assert np.allclose(out[:, :3], (1 - share) * color + share * full, atol=1e-4)
     assert 0 <= min(shares) < 0.1
     assert 0.9 < max(shares) <= 1
 
 
-def test_colour_shift_is_one_colour_and_jitter_is_noise():
-    cloud = coloured()
+def test_color_shift_is_one_color_and_jitter_is_noise():
+    cloud = colored()
     shifts = []
     for seed in range(200):
-        moved = ColourShift(1.0, 0.05)(cloud, np.random.default_rng(seed))["feat"] - cloud["feat"]
+        moved = ColorShift(1.0, 0.05)(cloud, np.random.default_rng(seed))["feat"] - cloud["feat"]
         assert np.allclose(moved, moved[0], atol=1e-6)
         assert moved[0, 3] == 0
         shifts.append(moved[0, :3])
     assert np.abs(shifts).max() < 0.0501
     assert np.abs(shifts).max(0).min() > 0.045
     assert np.abs(np.corrcoef(np.array(shifts).T) - np.eye(3)).max() < 0.3
-    noise = (ColourJitter(1.0)(coloured(5000), np.random.default_rng(0))["feat"] - coloured(5000)["feat"])[:, :3]
+    noise = (ColorJitter(1.0)(colored(5000), np.random.default_rng(0))["feat"] - colored(5000)["feat"])[:, :3]
     assert noise.std() == pytest.approx(0.005, rel=0.05)  # the released recipe's
-    with pytest.raises(CloudError, match="ColourJitter needs colours"):
-        ColourJitter(1.0)(plain(), np.random.default_rng(0))
+    with pytest.raises(CloudError, match="ColorJitter needs colors"):
+        ColorJitter(1.0)(plain(), np.random.default_rng(0))
 
 
 def test_hue_is_turned_and_saturation_scaled_alike_for_all_points():
-    cloud = coloured()
+    cloud = colored()
     before = np.array([colorsys.rgb_to_hsv(*c) for c in cloud["feat"][:, :3].tolist()])
     turns, scales = [], []
     for seed in range(60):
@@ -350,9 +350,9 @@ def test_hue_is_turned_and_saturation_scaled_alike_for_all_points():
     assert 1.17 < max(scales) < 1.2
 
 
-@pytest.mark.parametrize("make", [ColourContrast, ColourShift, ColourJitter])
-def test_colours_change_as_often_as_asked(make):
-    cloud = coloured(20)
+@pytest.mark.parametrize("make", [ColorContrast, ColorShift, ColorJitter])
+def test_colors_change_as_often_as_asked(make):
+    cloud = colored(20)
     changed = [make(prob=0.2)(cloud, np.random.default_rng(seed)) is not cloud for seed in range(500)]
     assert np.mean(changed) == pytest.approx(0.2, abs=0.05)
 
@@ -367,7 +367,7 @@ def test_made_objects_fill_the_unit_ball_and_show_one_side():
 
 
 def test_made_rooms_are_scanned_from_inside():
-    """Furniture stands on the floor without touching, colours stay colours, walls are seen from within only."""
+    """Furniture stands on the floor without touching, colors stay colors, walls are seen from within only."""
     for seed in range(4):
         cloud = synthetic.room(np.random.default_rng(seed), 4000, noise=0.0)
         assert 0 <= cloud["feat"].min() <= cloud["feat"].max() <= 1

@@ -1,4 +1,4 @@
-"""Votes for centres and what queries see, by hand."""
+"""Votes for centers and what queries see, by hand."""
 
 import math
 

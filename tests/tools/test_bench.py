@@ -55,9 +55,9 @@ def test_claims_hold_or_are_missed():
     assert "0.600, wanted at most 0.5: MISSED" in measure.claims_text(found)
 
 
-def test_ways_of_reading_a_film_agree(tmp_path):
-    path = data.write_film(tmp_path / "film.mp4", 2, 12)
-    with VideoFile(path) as film:
-        assert (film.num_frames, film.size) == (60, (256, 340))
+def test_ways_of_reading_a_video_agree(tmp_path):
+    path = data.write_video(tmp_path / "video.mp4", 2, 12)
+    with VideoFile(path) as video:
+        assert (video.num_frames, video.size) == (60, (256, 340))
     for convert in ("all", "picked"):
         np.testing.assert_array_equal(data.ours(path), data.everything(path, convert))

@@ -6,7 +6,7 @@ import pytest
 
 from tools.demo import METHODS, ROOT, table
 from tools.demo_page import chart, write_page
-from video.synthetic import ActionSet, make_actions
+from video.toys.actions import ActionSet, make_actions
 
 
 def made_up(right, of=8):

@@ -100,14 +100,14 @@ def test_prompts_move_to_new_classes_unless_they_belong_to_some(bench, tmp_path)
 
 
 def test_domains_and_tasks(tmp_path):
-    styles = [source(s, s) for s in ("plain", "grey", "negative")]
+    styles = [source(s, s) for s in ("plain", "gray", "negative")]
     bench = Bench(small_clip(), styles)
     run = DomainRun(dict(type=DPLCLIPHead, n_ctx=2, width=8), steps=3, interval=2, batch_size=4)
-    result = Grid(bench, DomainBed(held_out="grey"), {"dpl": run}, tmp_path).run([-1], [0])[0]
-    assert list(result["scores"]) == ["grey"]
+    result = Grid(bench, DomainBed(held_out="gray"), {"dpl": run}, tmp_path).run([-1], [0])[0]
+    assert list(result["scores"]) == ["gray"]
     assert result["selected_on"] == "val"
     last = dataclasses.replace(run, select_on="last")
-    result = Grid(bench, DomainBed(held_out="grey"), {"last": last}, tmp_path).run([-1], [0])[0]
+    result = Grid(bench, DomainBed(held_out="gray"), {"last": last}, tmp_path).run([-1], [0])[0]
     assert (result["selected_on"], result["details"]["selected"]) == ("none (last step)", 2)
     with pytest.raises(ValueError, match="choose val or last"):
         dataclasses.replace(run, select_on="test")
@@ -132,7 +132,7 @@ def test_features_are_computed_once_and_kept_on_disk(tmp_path, monkeypatch):
     make = lambda: Bench(small_clip(), [source()], views=2, cache=tmp_path)  # noqa: E731
     torch.manual_seed(0)
     bench = make()
-    part = Coop11().plan(bench.sources[0].labelled(), 2, 1).train[0]
+    part = Coop11().plan(bench.sources[0].labeled(), 2, 1).train[0]
     first = bench.features(part, 0)
     assert not torch.allclose(first, bench.features(part, 1))
     assert torch.equal(first, bench.features(part, 2)), "two views are shared in turn"

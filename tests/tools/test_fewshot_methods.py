@@ -37,7 +37,7 @@ for _name, _style, _shapes, _colors in {sources}:
 RINGS = ("ring", "cross")
 ONE = [("one", "plain", RINGS, ("red", "blue"))]
 TWO = [*ONE, ("two", "plain", ("star",), ("green", "white"))]
-STYLES = [(s, s, RINGS, ("red", "blue")) for s in ("plain", "grey", "noisy", "negative")]
+STYLES = [(s, s, RINGS, ("red", "blue")) for s in ("plain", "gray", "noisy", "negative")]
 
 
 def run(tmp_path, name, body, sources=ONE, args=("--shots", "2", "--seeds", "1")):
@@ -144,7 +144,7 @@ methods = {"CoOp": dict(type=PromptRun, head=dict(type=CoOpHead, n_ctx=2), epoch
     cross = run(tmp_path, "cross", "protocol = dict(type=CrossDataset)\n" + methods, TWO)["CoOp", 1]
     assert set(cross["scores"]) == {"one", "two", "target_mean"}
     shift = run(tmp_path, "shift", "protocol = dict(type=DomainShift)\n" + methods, STYLES)["CoOp", 1]
-    assert set(shift["scores"]) == {"plain", "grey", "noisy", "negative", "target_mean"}
+    assert set(shift["scores"]) == {"plain", "gray", "noisy", "negative", "target_mean"}
 
 
 def test_domainbed(tmp_path):

@@ -57,7 +57,7 @@ def test_merge_refuses_what_cannot_be_folded_and_what_is_too_far_off(trained, tm
 
 
 def test_modules_by_intrinsic_dimension(capsys):
-    assert lid.main([CONFIG, "--images", "60", "--neighbours", "10"]) == 0
+    assert lid.main([CONFIG, "--images", "60", "--neighbors", "10"]) == 0
     said = capsys.readouterr().out
     values = [float(line.split()[1]) for line in said.splitlines() if line.startswith("blocks.")]
     assert len(values) == 8

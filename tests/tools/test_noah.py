@@ -8,10 +8,10 @@ import torch
 from tools.noah import main
 from xmodal.adapters.noah import KINDS, choose_subnet
 from xmodal.data.collate import collate
-from xmodal.data.digits import Digits
 from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.model import TransferModel
 from xmodal.supernet import accuracy_of
+from xmodal.toys.digits import Digits
 
 pytest.importorskip("sklearn")
 CONFIG = "configs/image/noah_tiny-clip_48_digits.py"

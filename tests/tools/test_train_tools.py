@@ -132,7 +132,7 @@ def test_predict(trained, tmp_path, capsys):
     [
         (["CONFIG", "--amp", "fp16"], "fp16 needs a GPU"),
         (["none.py"], "no config at none.py"),
-        (["CONFIG", "--cfg-options", "optim_wrapper.optimiser.lr=1"], "did you mean 'optimizer'"),
+        (["CONFIG", "--cfg-options", "optim_wrapper.optimzer.lr=1"], "did you mean 'optimizer'"),
         (["CONFIG", "--resume", "none.pth"], "no checkpoint at none.pth"),
         (
             ["CONFIG", "--cfg-options", "optim_wrapper.optimizer.lr=1e30", "param_scheduler.warmup_epochs=0"],

@@ -1,4 +1,4 @@
-"""tools/check_videos.py and tools/reencode_videos.py on films made here."""
+"""tools/check_videos.py and tools/reencode_videos.py on videos made here."""
 
 import itertools
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.video import films
+from tests.video import videos
 from tools import check_videos, reencode_videos
 from video import reencode as reencode_module
-from video.batch import over_films
+from video.batch import over_video
 from video.decode import VideoError, VideoFile
 from video.lists import read_listing
 from video.reencode import copy_names, even_size, reencode
@@ -24,12 +24,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def shelf(tmp_path):
-    """A list of a long-GOP film, an odd-sized webm, a trim, a torn and a missing film."""
-    folder = tmp_path / "films"
+    """A list of a long-GOP video, an odd-sized webm, a trim, a torn and a missing video."""
+    folder = tmp_path / "videos"
     (folder / "sub").mkdir(parents=True)
-    films.write_film(folder / "long gop.mp4", frames=60, gop=250, size=(120, 160))
-    films.write_film(folder / "sub" / "odd.webm", frames=30, codec="libvpx-vp9", size=(97, 131))
-    films.trim_by_copy(folder / "long gop.mp4", folder / "trim.mp4", first=20)
+    videos.write_video(folder / "long gop.mp4", frames=60, gop=250, size=(120, 160))
+    videos.write_video(folder / "sub" / "odd.webm", frames=30, codec="libvpx-vp9", size=(97, 131))
+    videos.trim_by_copy(folder / "long gop.mp4", folder / "trim.mp4", first=20)
     (folder / "torn.mp4").write_bytes((folder / "long gop.mp4").read_bytes()[:2000])
     names = ["long gop.mp4", "sub/odd.webm", "trim.mp4", "torn.mp4", "lost.mp4"]
     (tmp_path / "list.txt").write_text("".join(f"{name} {k}\n" for k, name in enumerate(names)))
@@ -38,11 +38,11 @@ def shelf(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_check_videos(shelf, capsys, workers):
-    argv = [str(shelf / "list.txt"), "--root", str(shelf / "films"), "--workers", str(workers), "--full"]
+    argv = [str(shelf / "list.txt"), "--root", str(shelf / "videos"), "--workers", str(workers), "--full"]
     status = check_videos.main([*argv, "--report", str(shelf / "report.json"), "--clean", str(shelf / "clean.txt")])
     assert status == 1
     report = json.loads((shelf / "report.json").read_text())
-    assert (report["films"], report["readable"], report["broken"]) == (5, 3, 2)
+    assert (report["videos"], report["readable"], report["broken"]) == (5, 3, 2)
     assert report["codecs"] == {"h264": 2, "vp9": 1}
     by_id = {entry["id"]: entry for entry in report["entries"]}
     assert by_id["sub/odd.webm"]["frames"] == 30
@@ -52,16 +52,16 @@ def test_check_videos(shelf, capsys, workers):
     clean = read_listing(shelf / "clean.txt")
     assert [s.label for s in clean.samples] == [0, 1, 2]
     printed = capsys.readouterr().out
-    assert "3 of 5 films can be read, 2 broken" in printed
+    assert "3 of 5 videos can be read, 2 broken" in printed
     assert "torn.mp4" in printed
     assert check_videos.main([str(shelf / "clean.txt"), "--workers", "0"]) == 0
 
 
-def test_check_a_folder_without_classes_and_a_single_film(shelf, capsys):
-    (shelf / "films" / "torn.mp4").unlink()
+def test_check_a_folder_without_classes_and_a_single_video(shelf, capsys):
+    (shelf / "videos" / "torn.mp4").unlink()
     films_only = shelf / "flat"
     films_only.mkdir()
-    os.link(shelf / "films" / "trim.mp4", films_only / "trim.mp4")
+    os.link(shelf / "videos" / "trim.mp4", films_only / "trim.mp4")
     assert check_videos.main([str(films_only), "--workers", "0"]) == 0
     assert check_videos.main([str(films_only / "trim.mp4"), "--workers", "0"]) == 0
     with pytest.raises(SystemExit, match="needs classes"):
@@ -71,22 +71,22 @@ def test_check_a_folder_without_classes_and_a_single_film(shelf, capsys):
 
 
 def test_reencode_videos(shelf, capsys):
-    argv = [str(shelf / "list.txt"), str(shelf / "out"), "--root", str(shelf / "films"), "--short-side", "96"]
+    argv = [str(shelf / "list.txt"), str(shelf / "out"), "--root", str(shelf / "videos"), "--short-side", "96"]
     assert reencode_videos.main([*argv, "--workers", "2"]) == 1
-    assert "3 of 5 films" in capsys.readouterr().out
+    assert "3 of 5 videos" in capsys.readouterr().out
     copies = read_listing(shelf / "out" / "list.txt").samples
     assert [s.label for s in copies] == [0, 1, 2]
     assert [os.path.relpath(s.path, shelf / "out") for s in copies] == ["long gop.mp4", "sub/odd.mp4", "trim.mp4"]
     shown = [range(60), range(30), range(20, 60)]
     for sample, numbers, size in zip(copies, shown, [(96, 128), (96, 128), (96, 128)], strict=True):
-        with VideoFile(sample.path) as film:
-            assert (film.num_frames, film.backend, film.codec) == (len(numbers), "keyframes", "h264")
-            assert abs(film.size[0] - size[0]) <= 2
+        with VideoFile(sample.path) as video:
+            assert (video.num_frames, video.backend, video.codec) == (len(numbers), "keyframes", "h264")
+            assert abs(video.size[0] - size[0]) <= 2
             asked = np.random.default_rng(0).permutation(len(numbers))[:8]
-            assert films.numbers_of(film.read(asked)) == [numbers[i] for i in asked]
+            assert videos.numbers_of(video.read(asked)) == [numbers[i] for i in asked]
     assert set(json.loads((shelf / "out" / "broken.json").read_text())) == {
-        str(shelf / "films" / "torn.mp4"),
-        str(shelf / "films" / "lost.mp4"),
+        str(shelf / "videos" / "torn.mp4"),
+        str(shelf / "videos" / "lost.mp4"),
     }
     assert not list((shelf / "out").rglob("*.part"))
 
@@ -104,8 +104,8 @@ def test_key_frames_times_and_rotation_of_copies(tmp_path):
     import av
 
     times = [n + n * n // 7 for n in range(40)]
-    source = films.write_film(tmp_path / "vfr.mp4", frames=40, gop=250, times=times)
-    rotated = films.rotate_by_matrix(source, tmp_path / "rotated.mp4", 1)
+    source = videos.write_video(tmp_path / "vfr.mp4", frames=40, gop=250, times=times)
+    rotated = videos.rotate_by_matrix(source, tmp_path / "rotated.mp4", 1)
     assert reencode(str(rotated), tmp_path / "copy.mp4", gop=8) == 40
     with av.open(str(tmp_path / "copy.mp4")) as copy:
         stream = copy.streams.video[0]
@@ -117,9 +117,9 @@ def test_key_frames_times_and_rotation_of_copies(tmp_path):
     np.testing.assert_allclose(np.array(seen) - seen[0], np.array(times) / 25, atol=2e-3)
 
 
-def test_a_film_torn_in_the_middle_leaves_no_copy(tmp_path):
-    source = films.write_film(tmp_path / "whole.mkv", frames=60)
-    data = bytearray(films.write_film(tmp_path / "whole.mp4", frames=60).read_bytes())
+def test_a_video_torn_in_the_middle_leaves_no_copy(tmp_path):
+    source = videos.write_video(tmp_path / "whole.mkv", frames=60)
+    data = bytearray(videos.write_video(tmp_path / "whole.mp4", frames=60).read_bytes())
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     data[start + (end - start) * 2 // 3 : end] = bytes(end - start - (end - start) * 2 // 3)
     (tmp_path / "torn.mp4").write_bytes(data)
@@ -131,7 +131,7 @@ def test_a_film_torn_in_the_middle_leaves_no_copy(tmp_path):
 
 def test_a_copy_that_lacks_frames_is_none(tmp_path, monkeypatch):
     """Where the decoder ends early without an error."""
-    source = films.write_film(tmp_path / "whole.mp4", frames=20)
+    source = videos.write_video(tmp_path / "whole.mp4", frames=20)
     whole = reencode_module.shown_frames
     monkeypatch.setattr(reencode_module, "shown_frames", lambda path: itertools.islice(whole(path), 15))
     with pytest.raises(VideoError, match="only 15 of 20 frames can be decoded"):
@@ -158,9 +158,9 @@ def crash_on(number):
 
 
 def test_a_crashing_decoder_does_not_stop_the_others():
-    found = dict(over_films(crash_on, range(6), workers=2, title="x"))
+    found = dict(over_video(crash_on, range(6), workers=2, title="x"))
     assert found == {0: 0, 1: 10, 2: 20, 3: None, 4: 40, 5: 50}
-    found = list(over_films(crash_on, [3, 0, 1], workers=1, title="x"))  # the first takes the only process with it
+    found = list(over_video(crash_on, [3, 0, 1], workers=1, title="x"))  # the first takes the only process with it
     assert sorted(found, key=str) == [(0, 0), (1, 10), (3, None)]
 
 

@@ -57,7 +57,7 @@ def test_tasks_run_resume_and_are_tabled(world, tmp_path, capsys):
     assert "kitti" in text
     assert "eurosat" in text
     assert "best epoch on the test split itself" in text
-    assert "normalisation: " in text
+    assert "normalization: " in text
     assert "the test list has 4 images, that of the benchmark 711" in text
     kept = json.loads((out / "kitti/seed-0/result.json").read_text())
     assert {"last", "best", "best_epoch", "settings", "trained_parameters"} <= set(kept)
@@ -105,7 +105,7 @@ def test_last_and_best_epoch_are_both_told():
 
 def test_table_of_shots_and_seeds(tmp_path):
     norm = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    common = {"settings": {"from": "published"}, "normalisation": norm, "evaluated": 9, "of": 9}
+    common = {"settings": {"from": "published"}, "normalization": norm, "evaluated": 9, "of": 9}
     names = ("aircraft", "food101", "flowers", "pets", "cars")
     rows = [{"task": n, "shots": 1, "last": 10.0 * i + s, "best": 99.0, **common}
             for i, n in enumerate(names) for s in (0, 2)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Annotations of every kind, broken films, and workers."""
+"""Annotations of every kind, broken videos, and workers."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.video import films
+from tests.video import videos
 from video.datasets import VideoDataset
 from video.decode import VideoFile
 from video.listing import Sample, read_classes, write_list
@@ -23,17 +23,17 @@ TRAIN = {"num_frames": 4, "sampling": {"type": "uniform"}, "size": 32}
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """Twelve films; film k shows numbers 0 to 23 and is k + 64 pixels high, so that each can be told."""
+    """Twelve videos; video k shows numbers 0 to 23 and is k + 64 pixels high, so that each can be told."""
     folder = tmp_path_factory.mktemp("shelf")
     for number in range(12):
-        films.write_film(folder / f"film {number}.mp4", frames=24, size=(64 + 2 * number, 96))
+        videos.write_video(folder / f"video {number}.mp4", frames=24, size=(64 + 2 * number, 96))
     return folder
 
 
 @pytest.fixture
 def annotation(shelf, tmp_path):
     path = tmp_path / "list.txt"
-    path.write_text("".join(f"film {number}.mp4 {number % 3}\n" for number in range(12)))
+    path.write_text("".join(f"video {number}.mp4 {number % 3}\n" for number in range(12)))
     return path
 
 
@@ -67,11 +67,11 @@ def test_lines_of_lists(tmp_path, line, path, label):
 
 
 def test_absolute_paths_other_roots_and_round_trip(tmp_path):
-    touch(tmp_path / "films", "a b.mp4", "c.mp4")
-    absolute = tmp_path / "films" / "a b.mp4"
+    touch(tmp_path / "videos", "a b.mp4", "c.mp4")
+    absolute = tmp_path / "videos" / "a b.mp4"
     (tmp_path / "list.txt").write_text(f"{absolute} 0\nc.mp4 1\n")
-    listing = read_listing(tmp_path / "list.txt", root=tmp_path / "films")
-    assert [s.path for s in listing.samples] == [str(absolute), str(tmp_path / "films" / "c.mp4")]
+    listing = read_listing(tmp_path / "list.txt", root=tmp_path / "videos")
+    assert [s.path for s in listing.samples] == [str(absolute), str(tmp_path / "videos" / "c.mp4")]
     write_list(tmp_path / "again.txt", listing.samples)
     again = read_listing(tmp_path / "again.txt")
     assert [(s.path, s.label) for s in again.samples] == [(s.path, s.label) for s in listing.samples]
@@ -94,8 +94,8 @@ def test_class_names_in_lists(tmp_path):
         ("a.mp4 0\na.mp4\n", r"list\.txt:2.*whole number.*'a\.mp4'"),
         ("a.mp4 -1\n", r"list\.txt:1.*negative label -1"),
         ("a.mp4 0\na.mp4 9\n", r"list\.txt:2: label 9, but there are 2 classes"),
-        ("elsewhere/a.mp4 0\n", r"none of the first 1 films.*elsewhere.*root is"),
-        ("\n", "no films"),
+        ("elsewhere/a.mp4 0\n", r"none of the first 1 videos.*elsewhere.*root is"),
+        ("\n", "no videos"),
     ],
 )
 def test_mistakes_in_lists_name_file_line_and_fix(tmp_path, text, says):
@@ -152,7 +152,7 @@ def test_kinetics(tmp_path, caplog, layout):
     assert [(s.label, s.sample_id) for s in listing.samples] == [(1, names[0]), (0, names[1])]
     assert "/train/" not in listing.samples[1].path or "val/" not in layout
     assert listing.missing == ["gonegonegon_000000_000010"]
-    assert "1 of 3 films" in caplog.text
+    assert "1 of 3 videos" in caplog.text
 
 
 def test_kinetics_with_given_classes_and_fractions_of_seconds(tmp_path):
@@ -224,13 +224,15 @@ def test_folders(tmp_path):
 
 def test_folders_are_classes_in_alphabetical_order_however_they_were_made(tmp_path):
     names = ["m", "z", "a", "k", "q", "c", "x", "b"]
-    touch(tmp_path, *(f"{name}/{film}.mp4" for name in names for film in "cab"), ".cache/x.mp4", "a/.hidden.mp4")
+    touch(tmp_path, *(f"{name}/{video}.mp4" for name in names for video in "cab"), ".cache/x.mp4", "a/.hidden.mp4")
     touch(tmp_path / "other", "x/z.mp4", "x/deep/b.mp4")
     assert [s.sample_id for s in read_listing(tmp_path / "other").samples] == ["x/deep/b.mp4", "x/z.mp4"]
     shutil.rmtree(tmp_path / "other")
     listing = read_listing(tmp_path)
     assert listing.classes == sorted(names)
-    assert [s.sample_id for s in listing.samples] == [f"{name}/{film}.mp4" for name in sorted(names) for film in "abc"]
+    assert [s.sample_id for s in listing.samples] == [
+        f"{name}/{video}.mp4" for name in sorted(names) for video in "abc"
+    ]
     assert [s.label for s in listing.samples] == [k for k in range(8) for _ in range(3)]
 
 
@@ -267,11 +269,11 @@ def test_some_films_may_be_missing_from_a_list(tmp_path):
 
 
 def test_written_lists_survive_spaces_and_other_folders(tmp_path, monkeypatch):
-    touch(tmp_path / "films", "a 1.mp4")
+    touch(tmp_path / "videos", "a 1.mp4")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    write_list(tmp_path / "out" / "list.txt", [Sample("films/a 1.mp4", 3, "x")])
-    assert (tmp_path / "out" / "list.txt").read_text() == f"{tmp_path}/films/a 1.mp4\t3\n"
+    write_list(tmp_path / "out" / "list.txt", [Sample("videos/a 1.mp4", 3, "x")])
+    assert (tmp_path / "out" / "list.txt").read_text() == f"{tmp_path}/videos/a 1.mp4\t3\n"
 
 
 # ---------------------------------------------------------------- items
@@ -287,7 +289,7 @@ def test_training_items(shelf, annotation):
     item = data[(0, 4)]
     assert item["clips"].shape == (1, 4, 3, 32, 32)
     assert item["clips"].dtype == torch.uint8
-    assert (item["label"], item["sample_id"]) == (1, "film 4.mp4")
+    assert (item["label"], item["sample_id"]) == (1, "video 4.mp4")
     assert torch.equal(data[(0, 4)]["clips"], item["clips"])
     assert torch.equal(data[4]["clips"], item["clips"])
     assert not torch.equal(data[(1, 4)]["clips"], item["clips"])
@@ -302,7 +304,7 @@ def test_clips_hold_the_frames_that_the_sampler_asked_for(shelf, annotation):
     clip = data[(3, 2)]["clips"][0].permute(0, 2, 3, 1).numpy()
     expected = data.sampling.train(24, np.random.default_rng([0, 3, 2]))
     assert clip.shape[1:] == (68, 96, 3)
-    assert films.numbers_of(clip) == expected.tolist()
+    assert videos.numbers_of(clip) == expected.tolist()
     test = VideoDataset(
         annotation, shelf, num_frames=5, sampling={"type": "dense", "stride": 3}, size=68,
         spatial_views=1, temporal_views=3, test_mode=True,
@@ -313,7 +315,7 @@ def test_clips_hold_the_frames_that_the_sampler_asked_for(shelf, annotation):
     source = data.samples[2].path
     for view, indices in zip(item["clips"], test.sampling.test(24, 3), strict=True):
         frames = torch.from_numpy(VideoFile(source).read(indices)).permute(0, 3, 1, 2).float()
-        assert torch.equal(view, frames[..., 14:82])  # 68 px high already: nothing is resized, the centre is cut
+        assert torch.equal(view, frames[..., 14:82])  # 68 px high already: nothing is resized, the center is cut
 
 
 def test_short_side_at_reading_is_the_same_in_training_and_testing(shelf, annotation):
@@ -329,9 +331,9 @@ def test_short_side_at_reading_is_the_same_in_training_and_testing(shelf, annota
     assert torch.allclose(item["clips"][0], small[..., left : left + 32], atol=1e-3)
 
 
-def test_views_of_a_film_in_space_and_time(tmp_path):
-    """Left, centre, right of each of two clips, the clips innermost; resized as asked."""
-    source = films.write_film(tmp_path / "a.mp4", frames=24, size=(64, 96))
+def test_views_of_a_video_in_space_and_time(tmp_path):
+    """Left, center, right of each of two clips, the clips innermost; resized as asked."""
+    source = videos.write_video(tmp_path / "a.mp4", frames=24, size=(64, 96))
     (tmp_path / "list.txt").write_text("a.mp4 0\n")
     given = dict(num_frames=2, sampling={"type": "uniform"}, size=32, spatial_views=3, temporal_views=2, test_mode=True)
     for interpolation in ("bicubic", "bilinear"):
@@ -377,14 +379,14 @@ def test_mistaken_options(shelf, annotation, options, says):
         VideoDataset(annotation, shelf, **{**TRAIN, **options})
 
 
-# ---------------------------------------------------------------- broken films
+# ---------------------------------------------------------------- broken videos
 
 
 @pytest.fixture
 def damaged(shelf, tmp_path):
-    """Two of twelve films cannot be read."""
-    (tmp_path / "torn.mp4").write_bytes((shelf / "film 1.mp4").read_bytes()[:900])
-    names = [str(shelf / f"film {k}.mp4") for k in range(12)]
+    """Two of twelve videos cannot be read."""
+    (tmp_path / "torn.mp4").write_bytes((shelf / "video 1.mp4").read_bytes()[:900])
+    names = [str(shelf / f"video {k}.mp4") for k in range(12)]
     names[1], names[7] = str(tmp_path / "torn.mp4"), str(tmp_path / "lost.mp4")
     path = tmp_path / "damaged.txt"
     path.write_text("".join(f"{name} {k}\n" for k, name in enumerate(names)))
@@ -398,8 +400,8 @@ def test_training_replaces_broken_films_and_says_so_once(damaged, caplog):
     first = VideoDataset(damaged, **TRAIN)
     with caplog.at_level(logging.WARNING):
         drawn = ids(first)
-    assert caplog.text.count("unreadable film") == len(first.broken)
-    assert re.search(r"unreadable film .*torn\.mp4: invalid data", caplog.text, re.IGNORECASE)
+    assert caplog.text.count("unreadable video") == len(first.broken)
+    assert re.search(r"unreadable video .*torn\.mp4: invalid data", caplog.text, re.IGNORECASE)
     assert "torn.mp4" in first.broken[0]
     assert not any("torn" in name or "lost" in name for name in drawn)
     assert len(set(drawn)) > 2
@@ -410,7 +412,7 @@ def test_training_replaces_broken_films_and_says_so_once(damaged, caplog):
     assert item["label"] == label
 
 
-def test_testing_reports_broken_films(damaged):
+def test_testing_reports_broken_video(damaged):
     data = VideoDataset(damaged, test_mode=True, **TRAIN)
     items = [data[index] for index in range(12)]
     skipped = [item for item in items if "skipped" in item]
@@ -423,10 +425,10 @@ def test_testing_reports_broken_films(damaged):
 @pytest.mark.parametrize("test_mode", [False, True])
 def test_too_many_broken_films_stop_the_run(tmp_path, shelf, test_mode):
     (tmp_path / "text.mp4").write_text("nothing")
-    lines = [f"{tmp_path / 'text.mp4'} 0\n"] * 8 + [f"{shelf / 'film 0.mp4'} 0\n"] * 12
+    lines = [f"{tmp_path / 'text.mp4'} 0\n"] * 8 + [f"{shelf / 'video 0.mp4'} 0\n"] * 12
     (tmp_path / "list.txt").write_text("".join(lines))
     data = VideoDataset(tmp_path / "list.txt", test_mode=test_mode, **TRAIN)
-    with pytest.raises(TooManyBrokenFilesError, match=r"6 of 20 films .*text\.mp4.*check_videos") as caught:
+    with pytest.raises(TooManyBrokenFilesError, match=r"6 of 20 videos .*text\.mp4.*check_videos") as caught:
         list(map(data.__getitem__, range(8)))
     assert "max_broken=0.01 allows 5" in str(caught.value)
     patient = VideoDataset(tmp_path / "list.txt", test_mode=test_mode, max_broken=0.5, **TRAIN)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.video import films
+from tests.video import videos
 from video import decode
 from video.decode import VideoError, VideoFile, resize_short_side
 from video.keyframes import KeyFrames
@@ -44,8 +44,8 @@ MAKERS = {
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("films")
+def video(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
 
     @functools.cache
     def make(name: str) -> Path:
@@ -55,46 +55,46 @@ def film(tmp_path_factory):
             av.Codec(codec, "w")
         except Exception:
             pytest.skip(f"this PyAV cannot write {codec}")
-        return films.write_film(folder / f"{name}.{ending}", **options)
+        return videos.write_video(folder / f"{name}.{ending}", **options)
 
     return make
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_index_asked_is_frame_returned(film, name):
+def test_index_asked_is_frame_returned(video, name):
     count = MAKERS[name][1].get("frames", 60)
-    with VideoFile(film(name)) as source:
+    with VideoFile(video(name)) as source:
         assert source.num_frames == count
         assert source.size == MAKERS[name][1].get("size", (96, 128))
         asked = np.random.default_rng(0).integers(0, count, 12).tolist()
         frames = source.read(asked)
         assert frames.shape == (12, *source.size, 3)
         assert frames.dtype == np.uint8
-        assert films.numbers_of(frames) == asked
+        assert videos.numbers_of(frames) == asked
         for index in (count - 1, 0, count // 2):
-            assert films.numbers_of(source.read([index])) == [index]
-        assert films.numbers_of(source.read(range(count))) == list(range(count))
+            assert videos.numbers_of(source.read([index])) == [index]
+        assert videos.numbers_of(source.read(range(count))) == list(range(count))
 
 
 @pytest.mark.parametrize("name", ["gop12", "gop250", "b_frames", "varying_rate", "vp9", "odd_444"])
-def test_ordinary_files_are_read_at_random(film, name):
-    with VideoFile(film(name)) as source:
+def test_ordinary_files_are_read_at_random(video, name):
+    with VideoFile(video(name)) as source:
         source.read([3])
         assert source.backend == ("decord" if name == "vp9" else "keyframes")
-        np.testing.assert_array_equal(source.read([17, 40]), Sequential(str(film(name))).frames(np.array([17, 40])))
+        np.testing.assert_array_equal(source.read([17, 40]), Sequential(str(video(name))).frames(np.array([17, 40])))
 
 
-def test_reading_in_sequence_refuses_frames_that_do_not_come(film):
+def test_reading_in_sequence_refuses_frames_that_do_not_come(video):
     """Rather than hand out memory that nothing was written to."""
-    found = dataclasses.replace(scan(str(film("gop12"))), num_frames=70)
-    source = Sequential(str(film("gop12")), found)
-    assert films.numbers_of(source.frames(np.array([3, 59]))) == [3, 59]
+    found = dataclasses.replace(scan(str(video("gop12"))), num_frames=70)
+    source = Sequential(str(video("gop12")), found)
+    assert videos.numbers_of(source.frames(np.array([3, 59]))) == [3, 59]
     with pytest.raises(ValueError, match="frame 65 of 70 cannot be decoded, only 60 can"):
         source.frames(np.array([3, 65]))
 
 
 def test_times_of_frames_begin_at_zero(tmp_path):
-    path = films.write_film(tmp_path / "late.mkv", frames=6, times=[50, 51, 53, 56, 60, 65])
+    path = videos.write_video(tmp_path / "late.mkv", frames=6, times=[50, 51, 53, 56, 60, 65])
     assert scan(str(path)).times[0] > 0
     times = [time for _, time, _ in shown_frames(str(path))]
     assert times == pytest.approx([0, 0.04, 0.12, 0.24, 0.4, 0.6], abs=2e-3)
@@ -114,19 +114,19 @@ class Mistaken:
 
 
 @pytest.mark.parametrize("off", [-1, 1, 7])
-def test_a_reader_that_miscounts_the_frames_is_not_trusted(film, monkeypatch, off):
-    """What the packets say and what the reader at random says must agree, or the film is read in sequence."""
+def test_a_reader_that_miscounts_the_frames_is_not_trusted(video, monkeypatch, off):
+    """What the packets say and what the reader at random says must agree, or the video is read in sequence."""
     monkeypatch.setattr(decode, "_Decord", lambda source: Mistaken(source, off))
-    source = VideoFile(film("vp9"))
+    source = VideoFile(video("vp9"))
     assert source.backend == "pyav"
     assert source.num_frames == 60
-    assert films.numbers_of(source.read([0, 17, 59])) == [0, 17, 59]
+    assert videos.numbers_of(source.read([0, 17, 59])) == [0, 17, 59]
 
 
-def test_a_reader_that_returns_too_little_is_not_believed(film, monkeypatch):
-    source = VideoFile(film("vp9"))
+def test_a_reader_that_returns_too_little_is_not_believed(video, monkeypatch):
+    source = VideoFile(video("vp9"))
     monkeypatch.setattr(source._backend, "frames", lambda indices: np.zeros((len(indices) - 1, 96, 128, 3), np.uint8))
-    assert films.numbers_of(source.read([3, 17, 40])) == [3, 17, 40]
+    assert videos.numbers_of(source.read([3, 17, 40])) == [3, 17, 40]
     assert source.backend == "pyav"  # and is not asked again
 
 
@@ -134,21 +134,21 @@ def test_a_reader_that_returns_too_little_is_not_believed(film, monkeypatch):
 def test_frame_rates(tmp_path, name, times, rate):
     codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
     path = tmp_path / (name if "." in name else f"{name}.mp4")
-    films.write_film(path, frames=50, codec=codec, times=[times * n for n in range(50)] if times else None)
+    videos.write_video(path, frames=50, codec=codec, times=[times * n for n in range(50)] if times else None)
     assert VideoFile(path).fps == pytest.approx(rate, rel=0.03)
     assert Sequential(str(path)).fps == pytest.approx(rate, rel=0.03)
     assert VideoFile(path).codec == ("vp9" if codec == "libvpx-vp9" else "h264")
 
 
-def test_what_the_packets_say(film, tmp_path):
-    plain = scan(str(film("gop12")))
+def test_what_the_packets_say(video, tmp_path):
+    plain = scan(str(video("gop12")))
     assert (plain.num_frames, plain.hidden, plain.leading, plain.broken_start) == (60, 0, False, False)
     assert plain.random_access
     assert len(plain.keys) == 5  # every twelfth frame
     assert np.unique(np.diff(plain.times)).size == 1
-    hidden = scan(str(films.trim_by_copy(film("gop250"), tmp_path / "trim.mp4", first=45)))
+    hidden = scan(str(videos.trim_by_copy(video("gop250"), tmp_path / "trim.mp4", first=45)))
     assert (hidden.num_frames, hidden.hidden, hidden.random_access) == (255, 45, False)
-    opened = scan(str(film("open_gop_h264")))
+    opened = scan(str(video("open_gop_h264")))
     assert (opened.num_frames, opened.leading, opened.random_access) == (60, True, False)
 
 
@@ -172,10 +172,10 @@ def test_which_films_are_read_from_their_key_frames(change, reads):
 
 
 @pytest.mark.parametrize("name", ["gop12", "b_frames", "varying_rate", "matroska", "ten_bit", "one_frame"])
-def test_skipping_pictures_changes_no_pixel(film, name):
-    source = VideoFile(film(name))
+def test_skipping_pictures_changes_no_pixel(video, name):
+    source = VideoFile(video(name))
     assert source.backend == "keyframes"
-    every = Sequential(str(film(name))).frames(np.arange(source.num_frames))
+    every = Sequential(str(video(name))).frames(np.arange(source.num_frames))
     random = np.random.default_rng(0)
     for size in (1, 1, 2, 5, 8):
         asked = random.integers(0, source.num_frames, size)
@@ -184,31 +184,31 @@ def test_skipping_pictures_changes_no_pixel(film, name):
 
 
 @pytest.mark.parametrize("name", ["open_gop_h264", "open_gop_hevc", "open_gop_mpeg2"])
-def test_open_groups_of_pictures_are_read_in_sequence(film, name):
+def test_open_groups_of_pictures_are_read_in_sequence(video, name):
     """Where decord would return shifted frames; when it no longer does, this detour is no longer needed."""
     from video.decode import _Decord
 
-    assert VideoFile(film(name)).backend == "pyav"
+    assert VideoFile(video(name)).backend == "pyav"
     asked = np.arange(5, 60, 6)
     try:
-        wrong = films.numbers_of(_Decord(str(film(name))).frames(asked)) != asked.tolist()
+        wrong = videos.numbers_of(_Decord(str(video(name))).frames(asked)) != asked.tolist()
     except Exception:
         wrong = True
     assert wrong
 
 
-def test_hidden_frames_of_trims_do_not_count(film, tmp_path):
-    trimmed = films.trim_by_copy(film("gop250"), tmp_path / "trim.mp4", first=45)
+def test_hidden_frames_of_trims_do_not_count(video, tmp_path):
+    trimmed = videos.trim_by_copy(video("gop250"), tmp_path / "trim.mp4", first=45)
     with VideoFile(trimmed) as source:
         assert source.num_frames == 255
-        assert films.numbers_of(source.read([0, 100, 254])) == [45, 145, 299]
+        assert videos.numbers_of(source.read([0, 100, 254])) == [45, 145, 299]
         assert source.backend == "pyav"
 
 
-def test_a_film_that_begins_within_an_open_group_has_the_frames_that_can_be_decoded(film, tmp_path):
+def test_a_video_that_begins_within_an_open_group_has_the_frames_that_can_be_decoded(video, tmp_path):
     """Cut at a key frame by copying: the frames shown before it refer to what is gone."""
     path = tmp_path / "cut.mkv"
-    with av.open(str(film("open_gop_h264"))) as source, av.open(str(path), "w") as out:
+    with av.open(str(video("open_gop_h264"))) as source, av.open(str(path), "w") as out:
         stream = source.streams.video[0]
         copy = out.add_stream_from_template(stream)
         packets = [p for p in source.demux(stream) if p.size]
@@ -222,7 +222,7 @@ def test_a_film_that_begins_within_an_open_group_has_the_frames_that_can_be_deco
     assert scan(str(path)).broken_start
     first = round(key * float(stream.time_base) * 25)
     with VideoFile(path) as cut:
-        shown = films.numbers_of(cut.read(range(cut.num_frames)))
+        shown = videos.numbers_of(cut.read(range(cut.num_frames)))
         assert shown[-1] == 59
         assert cut.num_frames == len(shown)
         assert set(range(first, 60)) <= set(shown)
@@ -230,35 +230,35 @@ def test_a_film_that_begins_within_an_open_group_has_the_frames_that_can_be_deco
 
 
 @pytest.mark.parametrize(("start", "length"), [(17, 30), (0, 30), (12, 48), (5, 1)])
-def test_edit_lists_are_honoured(film, tmp_path, start, length):
-    edited = films.cut_edit_list(film("gop12"), tmp_path / "edit.mp4", start, length)
+def test_edit_lists_are_honoured(video, tmp_path, start, length):
+    edited = videos.cut_edit_list(video("gop12"), tmp_path / "edit.mp4", start, length)
     with VideoFile(edited) as source:
         assert source.num_frames == length
-        assert films.numbers_of(source.read(range(length))) == list(range(start, start + length))
+        assert videos.numbers_of(source.read(range(length))) == list(range(start, start + length))
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_rotation_is_honoured_by_both_readers(film, tmp_path, turns):
-    rotated = films.rotate_by_matrix(film("gop12"), tmp_path / "rotated.mp4", turns)
+def test_rotation_is_honoured_by_both_readers(video, tmp_path, turns):
+    rotated = videos.rotate_by_matrix(video("gop12"), tmp_path / "rotated.mp4", turns)
     with VideoFile(rotated) as source:
         frames = source.read([5, 44])
         assert source.size == ((96, 128) if turns == 2 else (128, 96))
-    assert films.numbers_of(np.stack([np.rot90(f, turns) for f in frames])) == [5, 44]
+    assert videos.numbers_of(np.stack([np.rot90(f, turns) for f in frames])) == [5, 44]
     np.testing.assert_array_equal(Sequential(str(rotated)).frames(np.array([5, 44])), frames)
 
 
-def broken_files(film, folder: Path) -> dict[str, Path]:
-    whole = film("gop12").read_bytes()
+def broken_files(video, folder: Path) -> dict[str, Path]:
+    whole = video("gop12").read_bytes()
     contents = {
         "truncated.mp4": whole[: len(whole) // 2],
         "empty.mp4": b"",
-        "text.mp4": b"this is not a film\n" * 50,
+        "text.mp4": b"this is not a video\n" * 50,
         "noise.mp4": np.random.default_rng(0).bytes(4000),
     }
     paths = {name: folder / name for name in contents}
     for name, content in contents.items():
         paths[name].write_bytes(content)
-    paths["sound.mp4"] = films.write_audio(folder / "sound.mp4")
+    paths["sound.mp4"] = videos.write_audio(folder / "sound.mp4")
     paths["missing.mp4"] = folder / "missing.mp4"
     paths["folder.mp4"] = folder / "folder.mp4"
     paths["folder.mp4"].mkdir()
@@ -277,8 +277,8 @@ REASONS = {
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_what_cannot_be_read_says_why(film, tmp_path, capfd, name):
-    path = broken_files(film, tmp_path)[name]
+def test_what_cannot_be_read_says_why(video, tmp_path, capfd, name):
+    path = broken_files(video, tmp_path)[name]
     capfd.readouterr()
     with pytest.raises(VideoError) as caught:
         VideoFile(path)
@@ -289,31 +289,31 @@ def test_what_cannot_be_read_says_why(film, tmp_path, capfd, name):
     assert capfd.readouterr().err == ""
 
 
-def test_truncated_stream_gives_what_is_there(film, tmp_path):
-    whole = film("vp9").read_bytes()
+def test_truncated_stream_gives_what_is_there(video, tmp_path):
+    whole = video("vp9").read_bytes()
     (tmp_path / "half.webm").write_bytes(whole[: len(whole) // 2])
     with VideoFile(tmp_path / "half.webm") as source:
         assert 5 < source.num_frames < 60
         last = source.num_frames - 2
-        assert films.numbers_of(source.read([0, last])) == [0, last]
+        assert videos.numbers_of(source.read([0, last])) == [0, last]
 
 
-def test_unreadable_frame_is_an_error_and_not_a_neighbour(film, tmp_path, capfd):
+def test_unreadable_frame_is_an_error_and_not_a_neighbor(video, tmp_path, capfd):
     """Packets at the end lost: their frames must not come back as copies of the last good one."""
-    data = bytearray(film("gop12").read_bytes())
+    data = bytearray(video("gop12").read_bytes())
     start = data.index(b"mdat") + 4
     end = data.index(b"moov") - 4
     data[start + (end - start) * 2 // 3 : end] = bytes(end - start - (end - start) * 2 // 3)
     (tmp_path / "holes.mp4").write_bytes(data)
     with VideoFile(tmp_path / "holes.mp4") as source:
-        assert films.numbers_of(source.read([2, 9])) == [2, 9]
+        assert videos.numbers_of(source.read([2, 9])) == [2, 9]
         with pytest.raises(VideoError):
             source.read([59])
 
 
 def test_features_of_damaged_files_are_reproducible(tmp_path):
-    """At bit rates of real films; where a packet is a few bytes, damage makes decord fail now or a little later."""
-    source = films.write_film(tmp_path / "grainy.mp4", grain=40, options={"crf": "12"})
+    """At bit rates of real videos; where a packet is a few bytes, damage makes decord fail now or a little later."""
+    source = videos.write_video(tmp_path / "grainy.mp4", grain=40, options={"crf": "12"})
     whole, asked = source.read_bytes(), [4, 25, 40, 52]
     start, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
     sound, concealed = VideoFile(source).read(asked), 0
@@ -329,17 +329,17 @@ def test_features_of_damaged_files_are_reproducible(tmp_path):
     assert concealed > 2
 
 
-def test_bytes_are_read_like_files(film, tmp_path):
-    data = film("gop12").read_bytes()
-    np.testing.assert_array_equal(VideoFile(data).read([1, 30]), VideoFile(film("gop12")).read([1, 30]))
+def test_bytes_are_read_like_files(video, tmp_path):
+    data = video("gop12").read_bytes()
+    np.testing.assert_array_equal(VideoFile(data).read([1, 30]), VideoFile(video("gop12")).read([1, 30]))
     with pytest.raises(VideoError, match="clip 7"):
         VideoFile(b"nonsense", name="clip 7")
-    edited = films.cut_edit_list(film("gop12"), tmp_path / "edit.mp4", 17, 30)
-    assert films.numbers_of(VideoFile(edited.read_bytes()).read([0, 29])) == [17, 46]
+    edited = videos.cut_edit_list(video("gop12"), tmp_path / "edit.mp4", 17, 30)
+    assert videos.numbers_of(VideoFile(edited.read_bytes()).read([0, 29])) == [17, 46]
 
 
-def test_indices_outside_and_closed_files(film):
-    source = VideoFile(film("gop12"))
+def test_indices_outside_and_closed_files(video):
+    source = VideoFile(video("gop12"))
     for wrong in ([60], [-1], [0, 1000]):
         with pytest.raises(IndexError, match="0 to 59"):
             source.read(wrong)
@@ -351,29 +351,29 @@ def test_indices_outside_and_closed_files(film):
 
 
 @pytest.mark.parametrize(("side", "size"), [(48, (48, 64)), (64, (64, 85)), (192, (192, 256))])
-def test_short_side(film, side, size):
-    frames = VideoFile(film("gop12")).read([3, 21], short_side=side)
+def test_short_side(video, side, size):
+    frames = VideoFile(video("gop12")).read([3, 21], short_side=side)
     assert frames.shape == (2, *size, 3)
-    assert films.numbers_of(frames) == [3, 21]
-    whole = torch.from_numpy(VideoFile(film("gop12")).read([3])).permute(0, 3, 1, 2).float()
+    assert videos.numbers_of(frames) == [3, 21]
+    whole = torch.from_numpy(VideoFile(video("gop12")).read([3])).permute(0, 3, 1, 2).float()
     exact = torch.nn.functional.interpolate(whole, size, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
     assert np.abs(exact[0].numpy() - frames[0]).max() < 1.01
     assert resize_short_side(frames, side) is frames
 
 
-def test_reading_leaves_nothing_behind(film, tmp_path):
+def test_reading_leaves_nothing_behind(video, tmp_path):
     def handles() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    bad = broken_files(film, tmp_path)
-    trimmed = films.trim_by_copy(film("gop250"), tmp_path / "trim.mp4", first=45)
+    bad = broken_files(video, tmp_path)
+    trimmed = videos.trim_by_copy(video("gop250"), tmp_path / "trim.mp4", first=45)
 
     def rounds(count: int) -> None:
         for number in range(count):
-            for path in (film("gop12"), film("vp9"), trimmed):
+            for path in (video("gop12"), video("vp9"), trimmed):
                 with VideoFile(path) as source:
                     source.read([number % 60, 3])
             for path in bad.values():
@@ -388,7 +388,7 @@ def test_reading_leaves_nothing_behind(film, tmp_path):
     assert resident() - memory < 25
 
 
-def test_importing_is_cheap(film):
+def test_importing_is_cheap(video):
     """decord2 by itself loads all CUDA libraries of pip's torch, about 420 MB; and torch must come before it."""
     script = f"""
 import os, sys, torch
@@ -396,7 +396,7 @@ def resident(): return int(open("/proc/self/statm").read().split()[1]) * os.sysc
 before = resident()
 import video.decode
 assert "decord" not in sys.modules
-video.decode.VideoFile({str(film("vp9"))!r}).read([0])
+video.decode.VideoFile({str(video("vp9"))!r}).read([0])
 assert "decord" in sys.modules
 import importlib.util
 assert importlib.util.find_spec.__module__ == "importlib.util"

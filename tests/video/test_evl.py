@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.xmodal.adapters.plain import Square, attention, norm, quick_gelu, run
 from video.evl import EVLDecoder, EVLLayer, QueryAttention
-from video.motion import MotionTable, neighbour_attention
+from video.motion import MotionTable, neighbor_attention
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.structures import Grid
@@ -67,8 +67,8 @@ def test_augment_equals_the_plain_modules_and_keeps_its_input():
     want = frames + conv + layer.temporal_pos_embed[:, None]
     qf, kf = (x[:, :, 2:].unflatten(0, (2, 4)) for x in (q, k))
     table = layer.cross_attention
-    past = gathered(neighbour_attention(qf[:, 1:].flatten(0, 1), kf[:, :-1].flatten(0, 1)), table.w1, 2, 3)
-    future = gathered(neighbour_attention(qf[:, :-1].flatten(0, 1), kf[:, 1:].flatten(0, 1)), table.w2, 2, 3)
+    past = gathered(neighbor_attention(qf[:, 1:].flatten(0, 1), kf[:, :-1].flatten(0, 1)), table.w1, 2, 3)
+    future = gathered(neighbor_attention(qf[:, :-1].flatten(0, 1), kf[:, 1:].flatten(0, 1)), table.w2, 2, 3)
     want[:, 1:, 2:] += past.unflatten(0, (2, 3))
     want[:, :-1, 2:] += future.unflatten(0, (2, 3))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
@@ -97,7 +97,7 @@ def test_no_gradient_reaches_the_encoder():
     assert all(p.grad is not None for p in reader.parameters() if p.requires_grad)
 
 
-def test_one_frame_has_no_neighbours():
+def test_one_frame_has_no_neighbors():
     table = refill(MotionTable(4, (2, 2)))
     q = torch.randn(3, 1, 5, 4)
     assert torch.equal(table(table.maps(q, q, Grid(1, 2, 2))), torch.zeros(3, 1, 4, 4))

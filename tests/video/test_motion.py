@@ -1,11 +1,11 @@
-"""Attention between neighbouring frames against its formula in float64."""
+"""Attention between neighboring frames against its formula in float64."""
 
 import numpy as np
 import pytest
 import torch
 
 from video import motion
-from video.motion import MotionTable, neighbour_attention
+from video.motion import MotionTable, neighbor_attention
 from xmodal.structures import Grid
 
 
@@ -19,7 +19,7 @@ def maps_of(q, k):
 def test_attention_is_scaled_softmaxed_over_keys_and_averaged_over_heads(at_once, monkeypatch):
     monkeypatch.setattr(motion, "SCORES_AT_ONCE", (at_once, at_once))
     q, k = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 6, 5)) * 2
-    got = neighbour_attention(torch.from_numpy(q).float(), torch.from_numpy(k).float())
+    got = neighbor_attention(torch.from_numpy(q).float(), torch.from_numpy(k).float())
     assert np.allclose(got, maps_of(q, k), atol=1e-5)
 
 
@@ -35,7 +35,7 @@ def test_maps_are_those_of_the_patches_to_the_frame_before_and_the_frame_after()
         MotionTable(8, (2, 3)).maps(torch.from_numpy(q[0]).float(), torch.from_numpy(k[0]).float(), Grid(3, 3, 2))
 
 
-def test_each_table_serves_its_own_neighbour():
+def test_each_table_serves_its_own_neighbor():
     """A patch that looks at the one on its right, in the frame before by the first table, after it by the second."""
     table = MotionTable(1, (1, 2))  # offsets of query minus key: -1, 0, 1
     with torch.no_grad():

@@ -48,7 +48,7 @@ def train(method, actions, work, processes, batch, *more):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_the_weights_of_one(method, actions, tmp_path):
-    """Nothing that trains is left without a gradient, and each validation film counts once."""
+    """Nothing that trains is left without a gradient, and each validation video counts once."""
     report, one = train(method, actions, tmp_path / "one", 1, 8)
     joint, two = train(method, actions, tmp_path / "two", 2, 4)
     assert (report["processes"], joint["processes"]) == (1, 2)

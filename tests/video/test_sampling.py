@@ -61,7 +61,7 @@ def test_dense_test_views():
 
 @pytest.mark.parametrize("length", [1, 2, 7, 33, 500])
 @pytest.mark.parametrize("sampling", [UniformSampling(6), DenseSampling(6, 5), DenseSampling(1, 16)])
-def test_never_outside_the_film(sampling, length):
+def test_never_outside_the_video(sampling, length):
     for views in (1, 2, 5):
         test = sampling.test(length, views)
         assert test.shape == (views, sampling.num_frames)

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from video import synthetic
-from video.synthetic import (
+from video.toys import actions as synthetic
+from video.toys.actions import (
     ACTIONS,
     EASY,
     HARD,
@@ -67,7 +67,7 @@ def test_classes_are_time_reversed_pairs():
 @pytest.mark.parametrize("name", sorted(ACTIONS))
 def test_each_path_is_inside_and_moves(name):
     track, _ = ACTIONS[name]
-    from xmodal.data.shapes import Thing
+    from xmodal.toys.shapes import Thing
 
     for seed in range(30):
         rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def test_forward_and_reversed_classes_do_what_they_say():
     def ends(name):
         """The path of an action at the start and at the end of its own time."""
         track, reverse = ACTIONS[name]
-        from xmodal.data.shapes import Thing
+        from xmodal.toys.shapes import Thing
 
         path = track(
             np.random.default_rng(3), Thing("star", "red", 0.5, 0.5, 0.3), Thing("ring", "blue", 0.2, 0.2, 0.2)
@@ -180,7 +180,7 @@ def test_clips_are_seeded_and_all_different():
 
 
 def test_splits_share_no_path(monkeypatch):
-    """Clip i of one split is not clip i of another in other colours: the tilt of its actor is drawn anew."""
+    """Clip i of one split is not clip i of another in other colors: the tilt of its actor is drawn anew."""
     drawn = []
     monkeypatch.setattr(synthetic, "render", lambda things, *rest: drawn.append(things) or np.zeros((64, 64, 3)))
     spec, tilts = ActionSet(train=6, val=6, test=6, frames=2), []

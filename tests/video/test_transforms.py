@@ -111,7 +111,7 @@ def test_boxes_have_the_area_and_shape_asked():
     assert share.min() < 0.13
     assert share.max() > 0.85
     assert ((ratio > 0.73) & (ratio < 1.37)).all()
-    assert RandomResizedCrop(24, area=(1, 1)).box(20, 100, RNG(0)) == (0, 36, 20, 27)  # falls back to the centre
+    assert RandomResizedCrop(24, area=(1, 1)).box(20, 100, RNG(0)) == (0, 36, 20, 27)  # falls back to the center
 
 
 def test_flip_swaps_labels_in_pairs():
@@ -234,7 +234,7 @@ def test_erased_boxes_have_the_area_and_shape_asked():
 
 
 def test_flip_pairs_of_something_something():
-    """Left-to-right and right-to-left are neighbours in the official labels file: 86/87, 93/94 and 166/167."""
+    """Left-to-right and right-to-left are neighbors in the official labels file: 86/87, 93/94 and 166/167."""
     assert sorted(map(tuple, SSV2_FLIP_PAIRS)) == [(86, 87), (93, 94), (166, 167)]
 
 
@@ -306,7 +306,7 @@ def test_magnitudes_of_operations():
     assert levels.mean() == pytest.approx(4.5, abs=0.4)
 
 
-def test_operations_fill_with_the_colour_asked_and_interpolate_bicubically():
+def test_operations_fill_with_the_color_asked_and_interpolate_bicubically():
     transform = RandAugment("rand-m9-n1-p1", fill=(200, 100, 50))
     transform.policy.ops = [op for op in transform.policy.ops if op.name == "Rotate"]
     assert transform.policy.ops[0].kwargs["resample"] == Image.Resampling.BICUBIC

@@ -16,9 +16,9 @@ from xmodal.encoders.frozen import count
 from xmodal.encoders.sites import Edits, Stream, placed
 from xmodal.merge import largest_error, merge_adapters
 from xmodal.model import TransferModel
-from xmodal.registry import ADAPTERS, METHODS, load_catalogue
+from xmodal.registry import ADAPTERS, METHODS, load_catalog
 
-load_catalogue()
+load_catalog()
 D, L = 24, 3
 
 # name: arguments, identity at the start, weights on the `token` tower (D=24, L=3, 5 tokens), merges

@@ -10,9 +10,9 @@ import xmodal.adapters.released  # noqa: F401
 from tests.xmodal.adapters.towers import build, convnext, resnet, swin, vit
 from xmodal.adapters.vqt import VisualQueries
 from xmodal.convert import CONVERTERS, Converter, find_converter, read_official, rename, rename_key
-from xmodal.registry import ADAPTERS, load_catalogue
+from xmodal.registry import ADAPTERS, load_catalog
 
-load_catalogue()
+load_catalog()
 
 
 def test_the_first_rule_that_matches_a_whole_key_renames_it():

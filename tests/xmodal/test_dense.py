@@ -5,12 +5,12 @@ import torch
 
 from xmodal.adapters.conv_adapter import conv_adapter
 from xmodal.data.collate import collate
-from xmodal.data.shape_segments import CLASSES, ShapeSegments, segment_of
-from xmodal.data.shapes import SHAPES, Thing
 from xmodal.dense import MeanIoU, SegmentationModel
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.heads.dense import LightFPN
+from xmodal.toys.shape_segments import CLASSES, ShapeSegments, segment_of
+from xmodal.toys.shapes import SHAPES, Thing
 
 
 def tower():

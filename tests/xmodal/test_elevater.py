@@ -13,17 +13,17 @@ import torch
 from tools.elevater import main
 from xmodal.elevater import metrics
 from xmodal.elevater.benchmark import Job, JobRun, Settings, run_job
-from xmodal.elevater.catalogue import CARDS, DETECTION
+from xmodal.elevater.catalog import CARDS, DETECTION
 from xmodal.elevater.datasets import DataSet, Entry, ImageSet, check, check_detection, find_folder, fit, read_dataset
 from xmodal.elevater.models import ImageClassifier, Subject, encode, features
 from xmodal.elevater.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
 from xmodal.elevater.prompts import of_dataset, read_knowledge, read_prompts, sentences
-from xmodal.elevater.report import efficiency, submission, summarise, write_report
+from xmodal.elevater.report import efficiency, submission, summarize, write_report
 from xmodal.elevater.search import SearchSpace, hyperparameter_search
 from xmodal.elevater.speed import search_speed
 from xmodal.elevater.split import few_shot_subset, validation_split
-from xmodal.elevater.worlds import write_digits, write_world
 from xmodal.encoders.tiny import tiny_clip
+from xmodal.toys.elevater_worlds import write_digits, write_world
 
 # measures
 
@@ -210,7 +210,7 @@ def test_fit_is_torchvisions_resize_and_crop():
     assert np.array_equal(np.asarray(fit(picture, 48, False)), np.asarray(squeezed))
 
 
-def test_catalogue_is_the_benchmarks():
+def test_catalog_is_the_benchmarks():
     assert len(CARDS) == 20
     assert len(DETECTION) == 35
     assert CARDS["voc-2007-classification"].multilabel
@@ -302,7 +302,7 @@ def test_adapters_train_in_the_probes_place(root, subject, tmp_path):
         ("fine-tune", dict(normalize=True, logit_scale_init="pretrained", channel_bn=False)),
     ],
 )
-def test_a_text_initialised_start_keeps_what_zero_shot_knows(root, subject, tmp_path, method, options):
+def test_a_text_initialized_start_keeps_what_zero_shot_knows(root, subject, tmp_path, method, options):
     settings = Settings(epochs=1, extra_epochs=0, rate=(1e-5, 0.0), **options)
     found = run_job(subject, Job("drawn-colors", method, 1), root, tmp_path, settings)
     assert found["score"] > 60
@@ -446,7 +446,7 @@ def test_factors_on_the_logits(kind, factor):
         LinearProbe(4, 10, logit_scale_init="clipp")
 
 
-def test_features_are_normalised_behind_the_batch_norm():
+def test_features_are_normalized_behind_the_batch_norm():
     probe, x = LinearProbe(4, 3, normalize=True).train(), 5 * torch.randn(6, 4) + 2
     y = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
     y = y / y.norm(dim=1, keepdim=True)
@@ -621,7 +621,7 @@ def result(dataset, seed, score, best, trained=1000, method="linear-probe", shot
 
 def test_the_summary_is_a_mean_over_seeds_then_over_sets():
     """Set a has three seeds with mean 60, set b one with 90: the mean is 75."""
-    rows = summarise(
+    rows = summarize(
         [
             *(result("mnist", seed, score, score + 6) for seed, score in enumerate((50.0, 60.0, 70.0))),
             result("gtsrb", 0, 90.0, 93.0, trained=3000),

@@ -152,7 +152,7 @@ def bench():
 
 
 def plan_of(bench, protocol=None, shots=2):
-    return (protocol or Coop11()).plan(bench.sources[0].labelled(), shots, 1)
+    return (protocol or Coop11()).plan(bench.sources[0].labeled(), shots, 1)
 
 
 def test_features_are_the_towers_answer_to_the_view(bench):
@@ -207,7 +207,7 @@ def test_kept_features_belong_to_an_encoder_and_a_split(tmp_path, key):
         dict(scale=(0.5, 1.0)),
         dict(flip=False),
         dict(colors=("red", "green")),
-        dict(style="grey"),
+        dict(style="gray"),
     ],
     ids=str,
 )
@@ -231,7 +231,7 @@ def test_results_of_another_recipe_protocol_or_data_are_run_again(bench, tmp_pat
     other = [
         Grid(bench, Coop11(), {"tip": dataclasses.replace(recipe, alpha=2.0)}, tmp_path),
         Grid(bench, Tip(), {"tip": recipe}, tmp_path),
-        Grid(Bench(bench.clip, [source(style="grey")], views=3), Coop11(), {"tip": recipe}, tmp_path),
+        Grid(Bench(bench.clip, [source(style="gray")], views=3), Coop11(), {"tip": recipe}, tmp_path),
         Grid(Bench(bench.clip, [source()], views=4), Coop11(), {"tip": recipe}, tmp_path),
     ]
     assert version not in {grid.version("tip") for grid in other}
@@ -253,7 +253,7 @@ def test_masked_tasks_compete_among_themselves():
     torch.manual_seed(0)
     bench = Bench(small_clip(), [source("one"), source("two", colors=("green",))])
     run = ImageRun(dict(type=MVLPTHead, n_ctx=2, n_visual=0), epochs=1, mask_tasks=True)
-    parts = [plan_of(bench).train[0], Coop11().plan(bench.sources[1].labelled(), 2, 1).train[0]]
+    parts = [plan_of(bench).train[0], Coop11().plan(bench.sources[1].labeled(), 2, 1).train[0]]
     model = run.build(bench, [c for p in parts for c in p.classes], parts)
     assert model.head.task_sizes == {"one": 4, "two": 2}
     batch = model.data_preprocessor(collate([{**bench.source("two").train[0, 0], "label": 4}]))

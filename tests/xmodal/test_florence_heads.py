@@ -28,7 +28,7 @@ def test_dynamic_head_starts_as_identity_and_trains():
     assert look.abs().sum() > 0
 
 
-def test_dynamic_head_lets_neighbouring_levels_see_each_other():
+def test_dynamic_head_lets_neighboring_levels_see_each_other():
     head, levels = DynamicHead([8, 16, 32], dim=16, depth=1), pyramid((8, 16, 32))
     head.blocks[0].gate.data.fill_(1.0)
     moved = [levels[0] + 1, *levels[1:]]
@@ -95,7 +95,7 @@ def test_co_attention_losses_learn():
 
 
 def test_matching_and_word_losses_by_hand():
-    """The wrong text of a sample is its neighbour's, with that one's padding; words count at masked places alone."""
+    """The wrong text of a sample is its neighbor's, with that one's padding; words count at masked places alone."""
     head, image, text = refilled(), torch.randn(3, 5, 12), torch.randn(3, 6, 10)
     keep = torch.ones(3, 6, dtype=torch.bool)
     keep[0, 2:] = False

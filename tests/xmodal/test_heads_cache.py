@@ -179,7 +179,7 @@ def test_probe_chooses_its_strength_on_the_validation_set():
     assert probe.accuracy(*val) >= max(a for c, a in probe.trace[:7]) - 5
 
 
-def test_keys_are_the_normalised_mean_of_raw_features():
+def test_keys_are_the_normalized_mean_of_raw_features():
     """Features of lengths 1 and 9: the mean of the raw ones is not that of the unit ones."""
     passes = torch.stack([torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 9.0], [4.0, 0.0]])])
     keys, values = build_cache(passes, torch.tensor([2, 0]), 4)

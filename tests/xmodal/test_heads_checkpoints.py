@@ -45,7 +45,7 @@ def touch(name):
     setattr(Runs, name, True)
 
 
-def test_optimisers_and_schedulers_in_the_file_stay_inert(tmp_path):
+def test_optimizers_and_schedulers_in_the_file_stay_inert(tmp_path):
     clip = small_clip()
     head = MAKERS["coop"](clip)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)

@@ -8,11 +8,11 @@ from PIL import Image
 
 from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.data.collate import collate
-from xmodal.data.digits import rows_of
 from xmodal.data.image_benchmarks import BENCHMARKS, files_of, first_of, group_means, task_of
 from xmodal.data.image_lists import read_images
 from xmodal.data.images import ImageDataset, read_image
 from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize, pil_resize
+from xmodal.toys.digits import rows_of
 
 
 def picture(path, seed=0, size=(40, 32)):
@@ -113,18 +113,18 @@ def test_mistakes_in_annotations_are_named(tmp_path, line, options, match):
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
-    grey = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
+    gray = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
     if mode == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
     else:
-        image = Image.fromarray(grey).convert("RGB").convert(mode)
+        image = Image.fromarray(gray).convert("RGB").convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
     frames = read_image(path)
     assert frames.shape == (1, 3, 8, 8)
     assert frames.dtype == torch.uint8
     if mode in ("L", "RGBA", "I;16"):
-        assert np.array_equal(frames[0, 0].numpy(), grey)
+        assert np.array_equal(frames[0, 0].numpy(), gray)
 
 
 def test_resizing_is_pillows(tmp_path):

@@ -1,4 +1,4 @@
-"""Inflated encoders: a static film is the image, time matters otherwise, and everything trains."""
+"""Inflated encoders: a static video is the image, time matters otherwise, and everything trains."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def feature(encoder, clips):
 OPTIONS = [
     dict(tubelet=1),
     dict(tubelet=2),
-    dict(tubelet=2, init="centre"),
+    dict(tubelet=2, init="center"),
     dict(tubelet=1, temporal_window=4),
     dict(tubelet=2, temporal_window=2, attention="space"),
 ]
@@ -35,7 +35,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("make", [tiny_clip_encoder, swin])
-def test_a_static_film_is_the_image(make, options):
+def test_a_static_video_is_the_image(make, options):
     encoder = make().eval()
     inflated = inflate(encoder, num_frames=8, **options).eval()
     image = torch.randn(2, 3, encoder.image_size, encoder.image_size)
@@ -72,18 +72,18 @@ def test_mistakes_are_named():
         inflate(tiny_clip_encoder(), tubelet=2).embed(torch.zeros(7, 3, 48, 48), num_frames=7)
     with pytest.raises(ValueError, match="steps in time"):
         feature(inflate(swin(), temporal_window=4), torch.zeros(1, 6, 3, 32, 32))
-    with pytest.raises(ValueError, match="average or centre"):
+    with pytest.raises(ValueError, match="average or center"):
         inflate(swin(), init="zero")
 
 
-@pytest.mark.parametrize("init", ["average", "centre"])
+@pytest.mark.parametrize("init", ["average", "center"])
 def test_a_patch_over_frames_is_the_mean_of_their_patches_or_the_middle_one(init):
     encoder = tiny_clip_encoder()
     conv = inflate(encoder, num_frames=9, tubelet=3, init=init).tower.patch_embed.proj
     frames = torch.randn(2, 3, 3, 48, 48)
     single = encoder.patch_embed.proj
     patches = [torch.nn.functional.conv2d(frames[:, t], single.weight, single.bias, single.stride) for t in range(3)]
-    want = patches[1] if init == "centre" else sum(patches) / 3
+    want = patches[1] if init == "center" else sum(patches) / 3
     torch.testing.assert_close(conv(frames.flatten(0, 1)), want, atol=1e-5, rtol=1e-4)
     assert single.weight.ndim == 4  # the encoder given keeps its own
 

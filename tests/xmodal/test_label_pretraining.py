@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from xmodal.data.collate import collate
-from xmodal.data.shape_pool import Pool, ShapeThings
 from xmodal.encoders.tiny import tiny_clip
-from xmodal.label_pretraining import (
+from xmodal.losses import same_text_label
+from xmodal.toys.label_pretraining import (
     ImageTextLabelModel,
     SaveTowersHook,
     WindowsFirstHook,
@@ -18,7 +18,7 @@ from xmodal.label_pretraining import (
     patch_loss,
     window,
 )
-from xmodal.losses import same_text_label
+from xmodal.toys.shape_pool import Pool, ShapeThings
 
 
 @pytest.fixture(scope="module")

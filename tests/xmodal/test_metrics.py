@@ -78,7 +78,7 @@ def test_adapter_says_over_how_many_and_dumps(tmp_path, suffix):
     metric.process({"skipped": [{"sample_id": "worse", "reason": "r"}]}, [])
     found = metric.evaluate(6)
     assert found["top1"] == pytest.approx(200 / 3)
-    assert (found["evaluated"], found["of"], len(found["skipped"]), found["unlabelled"]) == (3, 6, 2, 1)
+    assert (found["evaluated"], found["of"], len(found["skipped"]), found["unlabeled"]) == (3, 6, 2, 1)
     assert found["confusion"] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
     assert "top1 66.67" in one_line(found)
     assert "over 3 of 6 (2 skipped, 1 without a label)" in one_line(found)
@@ -123,7 +123,7 @@ def test_counts_of_all_processes_add_up(monkeypatch, tmp_path):
     found = metric.evaluate(7)
     assert found["top1"] == pytest.approx(100 * 3 / 4)
     assert found["confusion"] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
-    assert (found["evaluated"], found["of"], found["unlabelled"]) == (4, 7, 2)
+    assert (found["evaluated"], found["of"], found["unlabeled"]) == (4, 7, 2)
     assert [s["sample_id"] for s in found["skipped"]] == ["y", "z"]
     assert np.load(tmp_path / "p.npz")["sample_id"].tolist() == ["m", "n", "s0", "s1", "s2"]
 

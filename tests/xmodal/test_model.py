@@ -173,7 +173,7 @@ def test_misspelt_arguments_are_named():
         st_model()(mode="loss", clips=torch.randn(1, 1, 3, 3, 16, 16), label=torch.tensor([9]))
 
 
-def test_preprocessor_normalises_and_mixes():
+def test_preprocessor_normalizes_and_mixes():
     pre = Preprocessor((0.5, 0.25, 0.5), (0.5, 0.25, 0.1), mixup=0.8, num_classes=4)
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     plain = (pixels / 255 - torch.tensor([0.5, 0.25, 0.5]).view(3, 1, 1)) / torch.tensor([0.5, 0.25, 0.1]).view(3, 1, 1)
@@ -207,7 +207,7 @@ def test_the_last_blocks_adapter_before_its_attention_trains():
 
 
 def pixels_of(*shape):
-    """Grey images, each of one value, so that a mixture tells its weight."""
+    """Gray images, each of one value, so that a mixture tells its weight."""
     return torch.arange(1, shape[0] + 1, dtype=torch.float32).view(-1, *[1] * (len(shape) - 1)).expand(shape) * 10
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from xmodal.data.captions import CaptionList, LabelledFolder, MixedPairs, RandomCrop, TarShards
+from xmodal.data.captions import CaptionList, LabeledFolder, MixedPairs, RandomCrop, TarShards
 from xmodal.data.collate import collate
-from xmodal.data.shape_captions import CLASSES, ShapeCaptions, shape_tokenizer
-from xmodal.data.shape_pool import ShapeThings
-from xmodal.data.shapes import COLORS, SHAPES, picture
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.losses import unicl_loss
 from xmodal.pretraining import ContrastiveModel, retrieval
+from xmodal.toys.shape_captions import CLASSES, ShapeCaptions, shape_tokenizer
+from xmodal.toys.shape_pool import ShapeThings
+from xmodal.toys.shapes import COLORS, SHAPES, picture
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "pretrain").glob("*.py"))
 
@@ -69,14 +69,14 @@ def test_readers(folder):
 
 
 def test_folders_label_from_one_and_mix_by_name(folder):
-    labelled = LabelledFolder(str(folder / "classes"), templates=["a {}", "the {}"], size=16, seed=3)
-    assert [labelled[(0, i)]["label"] for i in (0, 3)] == [1, 2]
-    texts = {labelled[(epoch, 0)]["caption"] for epoch in range(12)}
+    labeled = LabeledFolder(str(folder / "classes"), templates=["a {}", "the {}"], size=16, seed=3)
+    assert [labeled[(0, i)]["label"] for i in (0, 3)] == [1, 2]
+    texts = {labeled[(epoch, 0)]["caption"] for epoch in range(12)}
     assert texts == {"a red thing", "the red thing"}
-    assert labelled[(5, 0)]["caption"] == labelled[(5, 0)]["caption"]
-    assert LabelledFolder(str(folder / "classes"), size=16, test=True)[4]["label"] == 1
-    other = LabelledFolder(str(folder / "classes"), class_names=["sky", "sea"], size=16)
-    mixed = MixedPairs([CaptionList(str(folder / "list.csv"), size=16), labelled, other])
+    assert labeled[(5, 0)]["caption"] == labeled[(5, 0)]["caption"]
+    assert LabeledFolder(str(folder / "classes"), size=16, test=True)[4]["label"] == 1
+    other = LabeledFolder(str(folder / "classes"), class_names=["sky", "sea"], size=16)
+    mixed = MixedPairs([CaptionList(str(folder / "list.csv"), size=16), labeled, other])
     assert len(mixed) == 13
     assert mixed.classes == ["red thing", "sky", "sea"]
     assert [mixed[(0, i)]["label"] for i in (0, 1, 4, 7, 10)] == [0, 1, 2, 2, 3]
@@ -84,11 +84,11 @@ def test_folders_label_from_one_and_mix_by_name(folder):
 
 def test_unreadable_samples_are_replaced_in_training_and_named_in_tests(folder):
     (folder / "classes" / "sky" / "0.png").write_bytes(b"no picture")
-    train = LabelledFolder(str(folder / "classes"), size=16)
+    train = LabeledFolder(str(folder / "classes"), size=16)
     sample = train[(0, 3)]
     assert "sky/0.png" in sample["replaced"][0]["sample_id"]
     assert train[(0, 3)]["sample_id"] == sample["sample_id"]
-    batch = collate([LabelledFolder(str(folder / "classes"), size=16, test=True)[3], *[train[(0, i)] for i in (0, 4)]])
+    batch = collate([LabeledFolder(str(folder / "classes"), size=16, test=True)[3], *[train[(0, i)] for i in (0, 4)]])
     assert len(batch["skipped"]) == 1
     for path in (folder / "classes" / "red_thing").glob("*.png"):
         path.write_bytes(b"")
@@ -108,7 +108,7 @@ def test_crops_stay_inside_and_repeat():
 
 @pytest.fixture(scope="module")
 def world():
-    return ShapeCaptions(48, labelled=0.5, seed=1)
+    return ShapeCaptions(48, labeled=0.5, seed=1)
 
 
 def model(**options):
@@ -120,7 +120,7 @@ def batch_of(net, world, keys):
 
 
 def test_world_is_a_function_of_seed_and_epoch(world):
-    again = ShapeCaptions(48, labelled=0.5, seed=1)
+    again = ShapeCaptions(48, labeled=0.5, seed=1)
     assert np.array_equal(world.images, again.images)
     assert all(world[(3, i)]["caption"] == again[(3, i)]["caption"] for i in range(48))
     assert 0 < (world.labels > 0).sum() < 48
@@ -205,8 +205,8 @@ def test_recipes_build(path):
     assert cfg.train_dataloader.batch_size > 1
 
 
-def test_the_centre_is_cut_out_for_testing(folder):
-    """Of a picture of three coloured thirds the middle one is left, whichever way the picture lies."""
+def test_the_center_is_cut_out_for_testing(folder):
+    """Of a picture of three colored thirds the middle one is left, whichever way the picture lies."""
     for name, axis in (("wide", 1), ("high", 0)):
         thirds = np.concatenate([np.full((12, 12, 3), v, np.uint8) for v in (10, 120, 240)], axis=axis)
         Image.fromarray(thirds).save(folder / f"{name}.png")
@@ -215,10 +215,10 @@ def test_the_centre_is_cut_out_for_testing(folder):
 
 
 def test_the_labels_of_the_shape_world_name_what_is_drawn():
-    """Colour by colour, each with all shapes; 0 is a caption."""
+    """Color by color, each with all shapes; 0 is a caption."""
     names = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
     assert names == CLASSES
-    world = ShapeCaptions(30, labelled=1.0, world=4)
+    world = ShapeCaptions(30, labeled=1.0, world=4)
     for i in range(30):
         _, scene = picture(np.random.default_rng([4, i]))
         thing = scene.things[0]
@@ -227,20 +227,20 @@ def test_the_labels_of_the_shape_world_name_what_is_drawn():
         assert sample["label"] == want
         assert f"{thing.color} {thing.shape}" in sample["caption"] or not want
     assert 5 < (world.labels > 0).sum() < 30
-    assert (ShapeCaptions(30, labelled=0.0, world=4).labels == 0).all()
+    assert (ShapeCaptions(30, labeled=0.0, world=4).labels == 0).all()
 
 
 def test_five_samples_may_always_be_unreadable(folder):
     for path in (folder / "classes").rglob("*.png"):
         path.write_bytes(b"")
-    test = LabelledFolder(str(folder / "classes"), size=16, test=True)
+    test = LabeledFolder(str(folder / "classes"), size=16, test=True)
     assert all("skipped" in test[i] for i in range(5))
     with pytest.raises(ValueError, match="6 of 6 samples cannot be read"):
         test[5]
 
 
 def test_mixed_sets_draw_with_the_runs_seed_unless_they_say_their_own(folder):
-    one = dict(type="labelled_folder", root=str(folder / "classes"), size=16)
+    one = dict(type="labeled_folder", root=str(folder / "classes"), size=16)
     mixed = MixedPairs([one, {**one, "seed": 9}], seed=4)
     assert [d.seed for d in mixed.datasets] == [4, 9]
     assert torch.equal(torch.from_numpy(mixed[1, 7]["image"]), torch.from_numpy(mixed.datasets[1][1, 1]["image"]))

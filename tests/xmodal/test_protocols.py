@@ -21,7 +21,7 @@ from xmodal.protocols.plans import (
     CrossDataset,
     DomainBed,
     DomainShift,
-    Labelled,
+    Labeled,
     MultiTask,
     Tip,
     ZeroShot,
@@ -33,8 +33,8 @@ from xmodal.protocols.schedule import learning_rates
 LABELS = [2, 0, 1, 2, 0, 1, 1, 2, 0, 0, 1, 3]
 
 
-def labelled(name="toy", classes=("a", "b", "c", "d"), labels=LABELS):
-    return Labelled(name, classes, labels, labels[::-1], labels)
+def labeled(name="toy", classes=("a", "b", "c", "d"), labels=LABELS):
+    return Labeled(name, classes, labels, labels[::-1], labels)
 
 
 def test_coop_sample_is_pythons_own_stream():
@@ -59,7 +59,7 @@ def test_short_classes_repeat_under_tip_only():
 
 
 def test_base_and_new_share_no_class_and_the_sample_is_coops():
-    plan, whole = BaseToNew().plan(labelled(), 2, 1), Coop11().plan(labelled(), 2, 1)
+    plan, whole = BaseToNew().plan(labeled(), 2, 1), Coop11().plan(labeled(), 2, 1)
     base, new = plan.tests["base"], plan.tests["new"]
     assert (base.classes, new.classes) == (["a", "b"], ["c", "d"])
     assert set(new.labels) == {0, 1}
@@ -69,33 +69,33 @@ def test_base_and_new_share_no_class_and_the_sample_is_coops():
 
 
 def test_odd_class_counts_give_base_the_larger_half():
-    plan = BaseToNew().plan(labelled(classes="abc", labels=[0, 1, 2] * 3), 1, 1)
+    plan = BaseToNew().plan(labeled(classes="abc", labels=[0, 1, 2] * 3), 1, 1)
     assert plan.tests["base"].classes == ["a", "b"]
 
 
 def test_validation_differs_between_protocols():
-    assert len(Coop11().plan(labelled(), 1, 1).val[0].indices) == 4
-    assert len(Tip().plan(labelled(), 1, 1).val[0].indices) == len(LABELS)
-    searched = Tip(search_on="test").plan(labelled(), 1, 1).val[0]
+    assert len(Coop11().plan(labeled(), 1, 1).val[0].indices) == 4
+    assert len(Tip().plan(labeled(), 1, 1).val[0].indices) == len(LABELS)
+    searched = Tip(search_on="test").plan(labeled(), 1, 1).val[0]
     assert searched.split == "test"
     with pytest.raises(ValueError, match="search_on"):
-        Tip(search_on="train").plan(labelled(), 1, 1)
-    assert ZeroShot().plan(labelled()).train == []
+        Tip(search_on="train").plan(labeled(), 1, 1)
+    assert ZeroShot().plan(labeled()).train == []
 
 
 def test_targets_keep_their_own_classes():
-    other = labelled("other", ("x", "y"), [0, 1, 0])
-    plan = CrossDataset().plan(labelled(), 1, 1, [other])
+    other = labeled("other", ("x", "y"), [0, 1, 0])
+    plan = CrossDataset().plan(labeled(), 1, 1, [other])
     assert plan.tests["other"].classes == ["x", "y"]
     assert CrossDataset().summary({"toy": 90.0, "other": 50.0, "third": 70.0})["target_mean"] == 60.0
     with pytest.raises(ValueError, match="'x' is not among those of toy"):
-        DomainShift().plan(labelled(), 1, 1, [other])
-    some = labelled("some", ("b", "a"), [0, 1])
-    assert DomainShift().plan(labelled(), 1, 1, [some]).tests["some"].classes == ["b", "a"]
+        DomainShift().plan(labeled(), 1, 1, [other])
+    some = labeled("some", ("b", "a"), [0, 1])
+    assert DomainShift().plan(labeled(), 1, 1, [some]).tests["some"].classes == ["b", "a"]
 
 
 def test_domainbed_leaves_one_out_and_splits_the_rest():
-    domains = [labelled(n) for n in "ACPS"]
+    domains = [labeled(n) for n in "ACPS"]
     plan = DomainBed(held_out="P").plan(domains[0], -1, 0, domains[1:])
     assert [p.source for p in plan.train] == ["A", "C", "S"]
     for inside, outside in zip(plan.train, plan.val, strict=True):
@@ -122,7 +122,7 @@ def test_domainbed_split_is_the_releases():
 
 
 def test_tasks_stand_one_behind_the_other():
-    plan = MultiTask().plan(labelled("one", "ab", [0, 1]), 1, 1, [labelled("two", "xyz", [2, 0, 1])])
+    plan = MultiTask().plan(labeled("one", "ab", [0, 1]), 1, 1, [labeled("two", "xyz", [2, 0, 1])])
     joined = join_parts(plan.train)
     assert joined.classes == list("abxyz")
     assert joined.labels == [0, 1, 4, 2, 3]
@@ -206,8 +206,8 @@ def test_epochs_move_training_views_only():
 def test_styles_are_other_pixels_of_the_same_pictures():
     plain, negative = ShapeImages(per_class=1), ShapeImages(per_class=1, style="negative")
     assert torch.equal(255 - plain[2]["image"], negative[2]["image"])
-    grey = ShapeImages(per_class=1, style="grey")[2]["image"]
-    assert torch.equal(grey[0], grey[1])
+    gray = ShapeImages(per_class=1, style="gray")[2]["image"]
+    assert torch.equal(gray[0], gray[1])
     with pytest.raises(ValueError, match="did you mean 'negative'"):
         ShapeImages(style="negativ")
 
@@ -343,7 +343,7 @@ def test_the_mean_over_tasks():
 
 def test_domainbed_tests_on_the_in_split():
     """The held-out domain's own 80 %, split as if it trained; each environment has a stream of its own."""
-    domains = [labelled(n, labels=[0, 1] * 10) for n in "ACPS"]
+    domains = [labeled(n, labels=[0, 1] * 10) for n in "ACPS"]
     plan = DomainBed(held_out="P").plan(domains[0], -1, 1, domains[1:])
     inside, outside = holdout_split(20, 1, 2)
     assert plan.tests["P"].indices == inside.tolist()

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from xmodal.data import shapes
-from xmodal.data.shape_pool import CONTEXT, TOKENIZER, Pool
-from xmodal.data.shapes import COLORS, SHAPES, Thing, background, mask, picture, place_of, random_scene, render
+from xmodal.toys import shapes
+from xmodal.toys.shape_pool import CONTEXT, TOKENIZER, Pool
+from xmodal.toys.shapes import COLORS, SHAPES, Thing, background, mask, picture, place_of, random_scene, render
 
 
 def plain(value=0.0, size=48):
@@ -135,7 +135,7 @@ def test_shipped_clip_is_small(shipped):
 
 
 @torch.no_grad()
-def test_shipped_clip_knows_shapes_and_colours(shipped):
+def test_shipped_clip_knows_shapes_and_colors(shipped):
     image, text, facts, _ = shipped
     pool = Pool.draw(300, seed=31337)
     mean, std = (torch.tensor(facts["vision"][k]).view(1, 3, 1, 1) for k in ("pixel_mean", "pixel_std"))

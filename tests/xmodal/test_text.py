@@ -143,7 +143,7 @@ def small_clip():
     return stirred(CLIP(visual, TextTransformer(words.vocab_size, 8, 32, 1, 2, 24), words))
 
 
-def test_zero_shot_weights_average_normalised_templates(small_clip):
+def test_zero_shot_weights_average_normalized_templates(small_clip):
     weights = zero_shot_weights(small_clip, ["red ring", "dot"], ["a {}", "{}"], batch_size=3)
     with torch.no_grad():
         parts = [small_clip.encode_text(small_clip.tokenize([f"a {c}", c]), True) for c in ("red ring", "dot")]

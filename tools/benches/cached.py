@@ -33,7 +33,7 @@ class Pixels:
 
 
 def step(state):
-    """Read a batch, preprocess it, and train one step without the optimiser."""
+    """Read a batch, preprocess it, and train one step without the optimizer."""
     model, dataset = state
     batch = model.data_preprocessor(collate([dataset[0, i] for i in range(len(dataset))]), True)
     model.zero_grad(set_to_none=True)

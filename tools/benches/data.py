@@ -1,4 +1,4 @@
-"""Reading films: frames asked for against decoding everything, memory over thousands of reads, workers."""
+"""Reading videos: frames asked for against decoding everything, memory over thousands of reads, workers."""
 
 import atexit
 import functools
@@ -25,14 +25,14 @@ WANTED = {"decode": [Wanted("time", "ours", "released: everything decoded, 8 con
 
 @functools.cache
 def folder() -> Path:
-    """A folder for the films, removed at the end."""
+    """A folder for the videos, removed at the end."""
     path = Path(tempfile.mkdtemp(prefix="xmodal-bench-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 
 
-def write_film(path: Path, seconds: float, gop: int, seed: int = 0, noise: float = 5.0) -> Path:
-    """Write an H.264 film of 340 x 256, smooth shapes that move with some noise, 30 frames a second."""
+def write_video(path: Path, seconds: float, gop: int, seed: int = 0, noise: float = 5.0) -> Path:
+    """Write an H.264 video of 340 x 256, smooth shapes that move with some noise, 30 frames a second."""
     import av
 
     random = np.random.default_rng(seed)
@@ -53,8 +53,8 @@ def write_film(path: Path, seconds: float, gop: int, seed: int = 0, noise: float
 
 def ours(path: Path) -> np.ndarray:
     """Eight frames, one from the middle of each eighth."""
-    with VideoFile(path) as film:
-        return film.read(UniformSampling(num_frames=8).test(film.num_frames, 1)[0])
+    with VideoFile(path) as video:
+        return video.read(UniformSampling(num_frames=8).test(video.num_frames, 1)[0])
 
 
 def everything(path: Path, convert: str) -> np.ndarray:
@@ -72,8 +72,8 @@ def everything(path: Path, convert: str) -> np.ndarray:
 
 
 def decode(args, gop: int = 12):
-    """Eight frames of a film of 10 s, 340 x 256, a key frame every 12."""
-    path = write_film(folder() / f"gop{gop}.mp4", 10, gop)
+    """Eight frames of a video of 10 s, 340 x 256, a key frame every 12."""
+    path = write_video(folder() / f"gop{gop}.mp4", 10, gop)
     if not np.array_equal(ours(path), everything(path, "picked")):
         raise ValueError("the two ways read other pixels")
     print(f"{path.name}: {path.stat().st_size / 2**20:.2f} MB", flush=True)
@@ -90,10 +90,10 @@ def decode_gop250(args):
 
 
 def decode_memory(args, reads: int = 5000) -> list[dict[str, Any]]:
-    """Resident memory over thousands of reads of 20 films; every 50th read meets a broken file."""
-    films = [write_film(folder() / f"m{i}.mp4", 2, 12 if i % 2 else 60, seed=i) for i in range(20)]
+    """Resident memory over thousands of reads of 20 videos; every 50th read meets a broken file."""
+    videos = [write_video(folder() / f"m{i}.mp4", 2, 12 if i % 2 else 60, seed=i) for i in range(20)]
     broken = folder() / "broken.mp4"
-    broken.write_bytes(films[0].read_bytes()[:5000])
+    broken.write_bytes(videos[0].read_bytes()[:5000])
     rows, start = [], time.process_time()
     for i in range(reads + 1):
         if i % 500 == 0 or i == 100:
@@ -107,22 +107,22 @@ def decode_memory(args, reads: int = 5000) -> list[dict[str, Any]]:
             except VideoError:
                 continue
             raise ValueError("the broken file was read")
-        ours(films[i % 20])
+        ours(videos[i % 20])
     return rows
 
 
-def workers(args, films: int = 48) -> list[dict[str, Any]]:
-    """Clips a second that training reads (8 frames, 10 s films, random crops of 224), by number of workers."""
+def workers(args, videos: int = 48) -> list[dict[str, Any]]:
+    """Clips a second that training reads (8 frames, 10 s videos, random crops of 224), by number of workers."""
     root = folder() / "set" / "one"
     root.mkdir(parents=True, exist_ok=True)
-    sources = [write_film(folder() / f"w{i}.mp4", 10, 12, seed=i) for i in range(4)]
-    for i in range(films):
+    sources = [write_video(folder() / f"w{i}.mp4", 10, 12, seed=i) for i in range(4)]
+    for i in range(videos):
         (root / f"{i}.mp4").symlink_to(sources[i % 4])
     sampling, crop = UniformSampling(num_frames=8), dict(type=RandomResizedCrop, size=224)
     dataset = VideoDataset(root.parent, format="folders", num_frames=8, sampling=sampling, transforms=[crop])
     rows = []
     for count in (0, 1, 2):
-        keys = [(0, i) for i in range(films)]
+        keys = [(0, i) for i in range(videos)]
         loader = build_loader(dict(batch_size=4, num_workers=count), dataset, keys)  # type: ignore[arg-type]
         start = time.perf_counter()
         batches = iter(loader)
@@ -131,5 +131,5 @@ def workers(args, films: int = 48) -> list[dict[str, Any]]:
         for batch in batches:
             assert batch["clips"].dtype == torch.uint8
         now = time.perf_counter()
-        rows.append({"workers": count, "first batch s": first - start, "clips/s": (films - 4) / (now - first)})
+        rows.append({"workers": count, "first batch s": first - start, "clips/s": (videos - 4) / (now - first)})
     return rows

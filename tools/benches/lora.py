@@ -53,7 +53,7 @@ def full(args) -> nn.Module:
 
 
 def step(state):
-    """One training step without the optimiser."""
+    """One training step without the optimizer."""
     model, (image, label) = state
     model.zero_grad(set_to_none=True)
     loss = F.cross_entropy(model(image), label)

@@ -17,14 +17,14 @@ SCALE = (7.0, 3.0)
 
 
 def task(classes: int, shots: int, images: int, width: int = 512) -> tuple[TipAdapterHead, Tensor, Tensor]:
-    """A cache of `shots` features around each of `classes` centres, and validation features of as many images."""
+    """A cache of `shots` features around each of `classes` centers, and validation features of as many images."""
     random = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731
-    centres = draw(classes, width)
+    centers = draw(classes, width)
     label, checked = torch.arange(classes).repeat_interleave(shots), torch.arange(images) % classes
-    keys, text = centres[label] + 2 * draw(len(label), width), unit(centres + 3 * draw(classes, width))
+    keys, text = centers[label] + 2 * draw(len(label), width), unit(centers + 3 * draw(classes, width))
     head = TipAdapterHead.from_shots(keys, label, text, [str(i) for i in range(classes)])
-    return head, centres[checked] + 2 * draw(images, width), checked
+    return head, centers[checked] + 2 * draw(images, width), checked
 
 
 def ours(steps: tuple[int, int], given: tuple[TipAdapterHead, Tensor, Tensor]) -> None:

@@ -91,7 +91,7 @@ def plain_model(args) -> PlainVQT:
 
 
 def step(state):
-    """One training step without the optimiser."""
+    """One training step without the optimizer."""
     model, (image, label) = state
     model.zero_grad(set_to_none=True)
     loss = model(mode="loss", image=image, label=label)["loss"]

@@ -33,7 +33,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import cv2
 
-    from video.synthetic import EASY, HARD, ActionSet, make_actions
+    from video.toys.actions import EASY, HARD, ActionSet, make_actions
 
     cv2.setNumThreads(1)
     out, named = args.pop("out"), args.pop("classes")

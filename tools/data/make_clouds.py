@@ -28,7 +28,7 @@ def object_job(job: tuple) -> str:
     """Write one object; returns its id."""
     import numpy as np
 
-    from pointcloud.synthetic import OBJECTS, object_cloud
+    from pointcloud.toys.scenes import OBJECTS, object_cloud
 
     folder, name, number, seed = job
     sample = f"{name}_{number:04d}"
@@ -43,7 +43,7 @@ def room_job(job: tuple) -> str:
     """Write one room twice; returns its name."""
     import numpy as np
 
-    from pointcloud.synthetic import room
+    from pointcloud.toys.scenes import room
 
     folder, split, area, number, seed, points = job
     cloud = room(np.random.default_rng([seed, 2, area, number]), points)
@@ -64,7 +64,7 @@ def make(out: Path, seed: int, scale: float, points: int, workers: int) -> None:
 
     from tqdm import tqdm
 
-    from pointcloud.synthetic import FURNITURE, OBJECTS, ROOM_CLASSES
+    from pointcloud.toys.scenes import FURNITURE, OBJECTS, ROOM_CLASSES
 
     settings = json.dumps({"seed": seed, "scale": scale, "points": points, "version": 4})
     done = out / "settings.json"

@@ -59,7 +59,7 @@ def labels_of(folder: Path, scene: str, count: int, ids: dict[str, int]):
 
 
 def boxes_of(coord, semantic, instance):
-    """Axis-aligned boxes (K, 7): centre, size, NYU40 id."""
+    """Axis-aligned boxes (K, 7): center, size, NYU40 id."""
     import numpy as np
 
     rows = []
@@ -86,7 +86,7 @@ def convert(job: tuple) -> str | None:
     try:
         data = PlyData.read(str(folder / f"{scene}_vh_clean_2.ply"))["vertex"].data
         coord = np.stack([data["x"], data["y"], data["z"]], axis=1).astype(np.float32)
-        colour = np.stack([data["red"], data["green"], data["blue"]], axis=1).astype(np.float32)
+        color = np.stack([data["red"], data["green"], data["blue"]], axis=1).astype(np.float32)
         semantic, instance = labels_of(folder, scene, len(coord), ids)
         aligned = axis_align(coord, alignment(folder / f"{scene}.txt"))
         arrays = {
@@ -95,11 +95,11 @@ def convert(job: tuple) -> str | None:
             "bbox": boxes_of(aligned, semantic, instance),
         }
         label = np.where((known := map_ids(semantic, SCANNET_NYU)) < 0, -100, known)
-        content = (aligned, colour / 127.5 - 1, label, instance)
+        content = (aligned, color / 127.5 - 1, label, instance)
         write_atomically(segment_out, lambda file: torch.save(content, file))
         for name, array in arrays.items():
             write_atomically(boxes_out / f"{scene}_{name}.npy", lambda file, a=array: np.save(file, a))
-        table = np.concatenate([aligned, colour], axis=1)
+        table = np.concatenate([aligned, color], axis=1)
         write_atomically(boxes_out / f"{scene}_vert.npy", lambda file: np.save(file, table))  # last: marks it done
     except (OSError, ValueError, KeyError) as error:
         return f"{scene}: {type(error).__name__}: {error}"

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_boxes(path: Path):
-    """Boxes (K, 8): centre, HALF sizes, heading, class.
+    """Boxes (K, 8): center, HALF sizes, heading, class.
 
     A line is: name, 2D box (4), centroid (3), width, length, height (half sizes), orientation (2).
     """

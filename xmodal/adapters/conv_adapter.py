@@ -142,7 +142,7 @@ class ExtraNorm(nn.BatchNorm2d):
     """A trained BatchNorm behind the last map, as the released ResNets have it."""
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
-        """Normalise the map y (B, C, H, W)."""
+        """Normalize the map y (B, C, H, W)."""
         return super().forward(y)
 
 

@@ -20,7 +20,7 @@ class Bypass(nn.Module):
     """Down, 3x3 convolution on the grid of patches, up, beside an operation.
 
     Tokens that are no patches (class, registers, prompts) go through the same convolution as a map of one pixel: only
-    its centre acts on them.
+    its center acts on them.
 
     Args:
         dim: width D of the tokens.

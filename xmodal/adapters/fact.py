@@ -1,4 +1,4 @@
-"""FacT: all weight updates of a tower as one tensor, factorised.
+"""FacT: all weight updates of a tower as one tensor, factorized.
 
 Paper: FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer (arXiv 2212.03145). Identity at the start
 (V is zero). With r = rank: tensor train 2*D*r + 12*L*r^2 weights, Tucker 2*D*r + 12*L*r + r^3. Folds into the layers.
@@ -140,7 +140,7 @@ def fact(
     blocks: int | Iterable[int] | None = None,
     name: str = "fact",
 ) -> list[nn.Module]:
-    """Place factorised updates beside every linear layer of an encoder's blocks.
+    """Place factorized updates beside every linear layer of an encoder's blocks.
 
     Args:
         encoder: a tower of blocks of one width.

@@ -169,33 +169,31 @@ def kadaptation(
     return modules
 
 
-def local_intrinsic_dimension(features: Tensor, neighbours: int = 20) -> float:
+def local_intrinsic_dimension(features: Tensor, neighbors: int = 20) -> float:
     """Maximum-likelihood estimate of the dimension that features locally fill (Levina and Bickel), averaged.
 
     Args:
         features: (B, D).
-        neighbours: k, at least 2 and below B.
+        neighbors: k, at least 2 and below B.
 
     Raises:
         ValueError: too few features for k.
     """
-    if not 2 <= neighbours < len(features):
-        raise ValueError(
-            f"neighbours={neighbours} must be at least 2 and below the number of features, {len(features)}"
-        )
+    if not 2 <= neighbors < len(features):
+        raise ValueError(f"neighbors={neighbors} must be at least 2 and below the number of features, {len(features)}")
     distances = torch.cdist(features.double(), features.double())
-    radii = distances.sort(dim=1).values[:, 1 : neighbours + 1].clamp_min(1e-12)  # (B, k), itself left out
+    radii = distances.sort(dim=1).values[:, 1 : neighbors + 1].clamp_min(1e-12)  # (B, k), itself left out
     return float((-1 / (radii / radii[:, -1:]).log().mean(1).clamp_max(-1e-12)).mean())
 
 
 @torch.no_grad()
-def lowest_dimension(encoder: Encoder, images: Tensor, neighbours: int = 20) -> list[tuple[str, float]]:
+def lowest_dimension(encoder: Encoder, images: Tensor, neighbors: int = 20) -> list[tuple[str, float]]:
     """Submodules of an encoder by the local intrinsic dimension of what they give for a set of images, lowest first.
 
     Args:
         encoder: a tower of blocks.
-        images: (B, 3, H, W), normalised.
-        neighbours: of the estimate.
+        images: (B, 3, H, W), normalized.
+        neighbors: of the estimate.
 
     Returns:
         Pairs such as ("blocks.3.attn", 7.1); the paper adapts the lowest (the attention modules).
@@ -211,7 +209,7 @@ def lowest_dimension(encoder: Encoder, images: Tensor, neighbours: int = 20) -> 
         for block in encoder.blocks:
             for site in ("attn", "mlp"):
                 block.get_submodule(site).edits.pop("__probe__")
-    found = {name: local_intrinsic_dimension(probe.seen, neighbours) for name, probe in probes.items()}
+    found = {name: local_intrinsic_dimension(probe.seen, neighbors) for name, probe in probes.items()}
     return sorted(found.items(), key=lambda pair: pair[1])
 
 

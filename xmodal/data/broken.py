@@ -108,7 +108,7 @@ class FileDataset(Dataset):
             )
 
 
-class LabelledFiles(FileDataset):
+class LabeledFiles(FileDataset):
     """Files with one class each: `samples` have `path`, `label` and `sample_id`; `classes` are names or None."""
 
     def __init__(

@@ -53,8 +53,8 @@ class RandomCrop:
         return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn else picture
 
 
-class CentreCrop:
-    """The short side resized to `size` (bicubic), the centre cut out."""
+class CenterCrop:
+    """The short side resized to `size` (bicubic), the center cut out."""
 
     def __init__(self, size: int = 224):
         self.size = size
@@ -73,13 +73,13 @@ class Pairs(Dataset):
     Args:
         size: S, pixels of the squares.
         crop: how images are cut in training; default: half the area or more. Ignored with `test`.
-        test: cut the centre, number classes from 0, and give unreadable samples as `skipped`.
+        test: cut the center, number classes from 0, and give unreadable samples as `skipped`.
         seed: of crops and templates.
         max_broken: share of samples that may be unreadable (5 always may).
     """
 
     def __init__(self, size: int, crop: Any, test: bool, seed: int, max_broken: float = 0.01):
-        self.cut = CentreCrop(size) if test else (build(crop, DATASETS) or RandomCrop(size))
+        self.cut = CenterCrop(size) if test else (build(crop, DATASETS) or RandomCrop(size))
         self.test, self.seed, self.max_broken = test, seed, max_broken
         self.classes: list[str] | None = None
         self.broken: set[int] = set()
@@ -89,7 +89,7 @@ class Pairs(Dataset):
         raise NotImplementedError
 
     def caption_of(self, klass: int, rng: np.random.Generator) -> str:
-        """A caption for a labelled image."""
+        """A caption for a labeled image."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -209,8 +209,8 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{path}: lists are .csv, .tsv or .jsonl")
 
 
-@DATASETS.register_module(name="labelled_folder")
-class LabelledFolder(Pairs):
+@DATASETS.register_module(name="labeled_folder")
+class LabeledFolder(Pairs):
     """Images in one folder a class; a caption is a random template around the class's name.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xmodal.data.broken import LabelledFiles
+from xmodal.data.broken import LabeledFiles
 from xmodal.data.image_lists import read_images
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
@@ -36,7 +36,7 @@ def read_image(path: str | os.PathLike) -> Tensor:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB; 16-bit greys are scaled, not clipped."""
+    """Any image as RGB; 16-bit grays are scaled, not clipped."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
@@ -45,8 +45,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 @DATASETS.register_module(name="images")
-class ImageDataset(LabelledFiles):
-    """Labelled image files.
+class ImageDataset(LabeledFiles):
+    """Labeled image files.
 
     A file that cannot be read never stops a run by itself: it is logged once with its reason; in training another
     image, drawn from (seed, epoch, index), takes its place; in testing the item says that it was skipped. Past
@@ -63,7 +63,7 @@ class ImageDataset(LabelledFiles):
         max_broken: share of unreadable files that stops a run; five files are always allowed.
 
     Returns:
-        Items `image` (3, H, W), RGB, uint8 in training and float32 of 0 to 255 in testing, not normalised; `label`;
+        Items `image` (3, H, W), RGB, uint8 in training and float32 of 0 to 255 in testing, not normalized; `label`;
         `sample_id`. Or, in testing, `skipped` and `reason`.
 
     Raises:

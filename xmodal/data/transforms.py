@@ -174,7 +174,7 @@ class RandomResizedCrop:
         self.antialias = antialias
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draw top, left, height and width of a box; after ten misses the largest centre box of allowed shape."""
+        """Draw top, left, height and width of a box; after ten misses the largest center box of allowed shape."""
         for _ in range(10):
             area = rng.uniform(self.area[0], self.area[1]) * height * width
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))

@@ -34,7 +34,7 @@ class Settings:
         extra_epochs: more of them in the final run.
         batch_size: samples a step.
         channel_bn: BatchNorm without weights in front of the head.
-        normalize: L2-normalise features.
+        normalize: L2-normalize features.
         logit_scale_init: see `probe.initial_log_scale`.
         text_init: start the head from class features of the text tower.
         merge_projection: fold the encoder's projection into the head, which then reads the wider feature.

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from xmodal.elevater.catalogue import CARDS, REFERENCE, Card, plain
+from xmodal.elevater.catalog import CARDS, REFERENCE, Card, plain
 from xmodal.registry import did_you_mean
 
 
@@ -136,7 +136,7 @@ def read_index(path: Path, classes: int, multilabel: bool = False) -> Iterator[E
 class ImageSet:
     """Images of some entries, decoded when asked for; indexing with a tensor gives (n, 3, S, S) u8.
 
-    The short side is resized to `size` (bicubic) and the centre cut out, or the whole squeezed in, as the benchmark
+    The short side is resized to `size` (bicubic) and the center cut out, or the whole squeezed in, as the benchmark
     does.
 
     Args:
@@ -145,7 +145,7 @@ class ImageSet:
         size: S, pixels.
         center_crop: False squeezes.
         keep: keep decoded images up to this many bytes in all.
-        max_broken: share of images that may be unreadable (5 always may); such an image is grey and noted in `broken`.
+        max_broken: share of images that may be unreadable (5 always may); such an image is gray and noted in `broken`.
     """
 
     device = torch.device("cpu")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xmodal.elevater.datasets import ImageSet
 from xmodal.encoders.clip import CLIP
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
-from xmodal.preprocessor import normalise
+from xmodal.preprocessor import normalize
 from xmodal.registry import ADAPTERS, build
 from xmodal.structures import Encoder
 
@@ -50,7 +50,7 @@ class Subject:
             ValueError: this encoder has no text tower.
         """
         if self.clip is None:
-            raise ValueError(f"{self.name} has no text tower: no zero-shot classifier and no text-initialised head")
+            raise ValueError(f"{self.name} has no text tower: no zero-shot classifier and no text-initialized head")
         flat = [s for own in sentences for s in own]
         ids = self.clip.tokenize(flat)
         features = torch.cat([self.clip.encode_text(part, normalize=True) for part in ids.split(batch_size)])
@@ -102,7 +102,7 @@ def encode(encoder: Encoder, images: Tensor) -> Tensor:
     mean, std = (
         torch.tensor(v, dtype=torch.float32, device=images.device) for v in (encoder.pixel_mean, encoder.pixel_std)
     )
-    return encoder(normalise(images, mean, std))
+    return encoder(normalize(images, mean, std))
 
 
 class ImageClassifier(nn.Module):

@@ -49,7 +49,7 @@ class LinearProbe(nn.Module):
         in_dim: D, width of the feature.
         num_classes: K.
         channel_bn: BatchNorm (eps 1e-5, momentum 0.1) in front; running statistics at evaluation.
-        normalize: L2-normalise behind it.
+        normalize: L2-normalize behind it.
         logit_scale_init: see `initial_log_scale`.
         text_weights: (K, D) initial weights, class features of a text tower; the bias is then 0.
         pretrained_scale: for `logit_scale_init="pretrained"`.

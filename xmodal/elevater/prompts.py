@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xmodal.elevater.catalogue import plain
+from xmodal.elevater.catalog import plain
 from xmodal.elevater.datasets import DataSet
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodal.elevater.catalogue import CARDS
+from xmodal.elevater.catalog import CARDS
 
 REFERENCE_PARAMETERS = 1e8  # M0 of the efficiency formula
 
@@ -27,7 +27,7 @@ def efficiency(score: float, trained: int) -> float:
     return score * math.exp(-math.log10(trained / REFERENCE_PARAMETERS + 1))
 
 
-def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a model, method and number of shots: means over seeds, then over data sets; best efficiency first.
 
     Returns:
@@ -157,7 +157,7 @@ def write_report(out: str | Path) -> str:
     out, results = Path(out), read_results(out)
     if not results:
         raise FileNotFoundError(f"no finished job in {out}: run `tools/elevater.py run` first")
-    rows = summarise(results)
+    rows = summarize(results)
     (out / "report").mkdir(exist_ok=True)
     text = table(rows)
     (out / "report" / "summary.md").write_text(text + "\n")

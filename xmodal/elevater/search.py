@@ -23,8 +23,8 @@ class SearchSpace:
         learning_rates: tried in this order.
         weight_decays: the grid.
         initial: indices of the grid tried first, for every learning rate.
-        spans: distances of the two neighbours of the peak that are tried next.
-        left_only: run both neighbours with the weight decay of the left one, as the first release of the toolkit did.
+        spans: distances of the two neighbors of the peak that are tried next.
+        left_only: run both neighbors with the weight decay of the left one, as the first release of the toolkit did.
     """
 
     learning_rates: tuple[float, ...] = LEARNING_RATES

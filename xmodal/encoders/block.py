@@ -64,7 +64,7 @@ class DropPath(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, optionally causal, optionally with normalised queries and keys.
+    """Multi-head self-attention, optionally causal, optionally with normalized queries and keys.
 
     Sites: `qkv`, `proj`, and the whole (`attn`).
     """
@@ -160,7 +160,7 @@ class Mlp(nn.Module):
         if self.fc1.edits or self.act.edits or self.fc2.edits:
             return False
         weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        return all(type(w) is nn.Parameter and not w.requires_grad for w in weights)  # no quantised ones either
+        return all(type(w) is nn.Parameter and not w.requires_grad for w in weights)  # no quantized ones either
 
 
 def short(grid: Grid | None, rows: int | None) -> Grid | None:
@@ -179,7 +179,7 @@ class Block(nn.Module):
         num_heads: attention heads H.
         mlp_ratio: hidden width of the MLP over D.
         qkv_bias: bias of the query, key and value projection.
-        qk_norm: normalise queries and keys per head.
+        qk_norm: normalize queries and keys per head.
         init_values: initial LayerScale, None for no LayerScale.
         act: a name in `ACTIVATIONS`.
         gated: gated MLP (SwiGLU with `act="silu"`).

@@ -44,7 +44,7 @@ class CLIP(nn.Module):
         self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """Features (B, D) of images (B, 3, H, W) that are normalised with the image tower's statistics."""
+        """Features (B, D) of images (B, 3, H, W) that are normalized with the image tower's statistics."""
         features = self.visual(images)
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -54,7 +54,7 @@ class CLIP(nn.Module):
         return F.normalize(features, dim=-1) if normalize else features
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """Scaled similarities (B, K) of normalised features (B, D) and (K, D)."""
+        """Scaled similarities (B, K) of normalized features (B, D) and (K, D)."""
         logits = self.logit_scale.exp() * image_features @ text_features.t()  # (B, K)
         return logits if self.logit_bias is None else logits + self.logit_bias
 
@@ -77,7 +77,7 @@ class CLIP(nn.Module):
 def zero_shot_weights(
     clip: CLIP, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",), batch_size: int = 256
 ) -> Tensor:
-    """Classifier weights out of class names: per class the mean feature of its templates, normalised.
+    """Classifier weights out of class names: per class the mean feature of its templates, normalized.
 
     Args:
         clip: the towers and their tokenizer.

@@ -58,7 +58,7 @@ class LayerNorm2d(timm.layers.LayerNorm2d):
 
 
 class StdConv2d(timm.layers.StdConv2d):
-    """BiT's convolution with standardised filters, by the formula: timm's detour through a batch norm rounds more."""
+    """BiT's convolution with standardized filters, by the formula: timm's detour through a batch norm rounds more."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W)."""

@@ -86,7 +86,7 @@ class ConvNet(Encoder):
         return self
 
     def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
-        """Images (B*T, 3, H, W), normalised, as they are, and the grid of the last map."""
+        """Images (B*T, 3, H, W), normalized, as they are, and the grid of the last map."""
         return images, Grid(num_frames, images.shape[2] // self.patch_size, images.shape[3] // self.patch_size, 0)
 
     def forward_blocks(
@@ -125,7 +125,7 @@ class ConvNet(Encoder):
         return self.body.attnpool(tokens) if self.clip else self.body.forward_head(tokens, pre_logits=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to features (B, D_out)."""
+        """Images (B, 3, H, W), normalized, to features (B, D_out)."""
         return self.pool(self.forward_tokens(images))
 
     def stages(self, images: Tensor) -> list[Tensor]:

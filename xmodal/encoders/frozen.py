@@ -33,7 +33,7 @@ def hold_frozen_in(blocks: nn.Module, dtype: str) -> None:
     if not layers:
         raise ValueError("trunk_dtype: the encoder's blocks have no frozen linear layer")
     if dtype == "int8":
-        quantise(blocks, layers)
+        quantize(blocks, layers)
         return
     for layer in layers:
         for parameter in (layer.weight, layer.bias):
@@ -44,7 +44,7 @@ def hold_frozen_in(blocks: nn.Module, dtype: str) -> None:
             edits.widen = True
 
 
-def quantise(blocks: nn.Module, layers: list[Linear]) -> None:
+def quantize(blocks: nn.Module, layers: list[Linear]) -> None:
     """Hold layers in int8 through torchao.
 
     Raises:

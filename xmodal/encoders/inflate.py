@@ -1,4 +1,4 @@
-"""Inflation: an image encoder that reads films, and reads a static film exactly as it reads the image.
+"""Inflation: an image encoder that reads videos, and reads a static video exactly as it reads the image.
 
 Papers: I3D (arXiv 1705.07750) for repeated weights, Video Swin (2106.13230) for windows in time, Florence (2111.11432),
 which adapts its image encoder to video so. Everything trains unless it is frozen afterwards.
@@ -34,17 +34,17 @@ def inflate(
     init: str = "average",
     attention: str = "joint",
 ) -> nn.Module:
-    """Make an encoder of films out of one of images.
+    """Make an encoder of videos out of one of images.
 
-    At start: a film of equal frames gives the feature of the image.
+    At start: a video of equal frames gives the feature of the image.
     Trains: everything, such as in `TransferModel(..., freeze_encoder=False)`.
 
     Args:
         encoder: a house ViT or Swin, or its config; copied.
-        num_frames: frames of the films it will read mostly (positions in time are resized for others).
+        num_frames: frames of the videos it will read mostly (positions in time are resized for others).
         tubelet: frames that one patch spans; frames must divide by it.
         temporal_window: steps in time that a window of a Swin spans.
-        init: of the patch's kernel in time: `average` repeats the weights over time and divides, `centre` puts them on
+        init: of the patch's kernel in time: `average` repeats the weights over time and divides, `center` puts them on
             the middle frame and 0 elsewhere.
         attention: of a ViT: `joint` over space and time, or `space` frame by frame.
 
@@ -52,8 +52,8 @@ def inflate(
         ValueError: an option that does not exist, an encoder that cannot be inflated, frames that do not divide.
     """
     encoder = build(encoder, ENCODERS)
-    if init not in ("average", "centre"):
-        raise ValueError(f"init={init!r}: choose average or centre")
+    if init not in ("average", "center"):
+        raise ValueError(f"init={init!r}: choose average or center")
     if attention not in ("joint", "space"):
         raise ValueError(f"attention={attention!r}: choose joint or space")
     if tubelet < 1 or num_frames % tubelet:
@@ -113,7 +113,7 @@ class Inflated(Encoder):
         return self.tower.norm
 
     def to_tubelets(self, images: Tensor, num_frames: int) -> tuple[Tensor, int]:
-        """Frames that divide into tubelets, and how many those make; an image is a film of equal frames.
+        """Frames that divide into tubelets, and how many those make; an image is a video of equal frames.
 
         Raises:
             ValueError: a number of frames that does not divide.
@@ -198,7 +198,7 @@ class InflatedViT(Inflated):
         start: int = 0,
         stop: int | None = None,
     ) -> Tensor:
-        """Run the blocks on tokens (B*T', N, D), all steps of a film in one sequence with `joint` attention."""
+        """Run the blocks on tokens (B*T', N, D), all steps of a video in one sequence with `joint` attention."""
         self.tower.recompute = self.recompute
         if not self.joint:
             return self.tower.forward_blocks(tokens, grid, read, taps, start, stop)
@@ -213,7 +213,7 @@ class InflatedSwin(Inflated):
     Args:
         tower: taken over.
         tubelet: frames a patch spans.
-        window: steps in time of a window; fewer when a film has fewer.
+        window: steps in time of a window; fewer when a video has fewer.
         init: see `inflate`.
     """
 

@@ -110,7 +110,7 @@ class MSCLIPTower(VisionTransformer):
         """Make tokens of images, and run the parallel branch; its features travel in the grid.
 
         Args:
-            images: (B*T, 3, H, W), normalised.
+            images: (B*T, 3, H, W), normalized.
             num_frames: T, frames per clip.
         """
         tokens, grid = super().embed(images, num_frames)

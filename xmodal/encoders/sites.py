@@ -73,7 +73,7 @@ class LayerNorm(nn.LayerNorm):
         self.edits = Edits()
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """Normalise the last axis."""
+        """Normalize the last axis."""
         if x.dtype == self.weight.dtype:
             y = super().forward(x)
         else:

@@ -22,7 +22,7 @@ STATISTICS = {
 
 @ENCODERS.register_module(name="with_statistics")
 def with_statistics(encoder: Any, statistics: str = "imagenet") -> nn.Module:
-    """Build an encoder and set how its pixels are normalised.
+    """Build an encoder and set how its pixels are normalized.
 
     Args:
         encoder: the tower or its config.

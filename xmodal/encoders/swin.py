@@ -139,7 +139,7 @@ class SwinEncoder(Encoder):
         """Make tokens of images.
 
         Args:
-            images: (B*T, 3, H, W), normalised with `pixel_mean` and `pixel_std`.
+            images: (B*T, 3, H, W), normalized with `pixel_mean` and `pixel_std`.
             num_frames: T, frames per clip.
 
         Returns:
@@ -191,7 +191,7 @@ class SwinEncoder(Encoder):
         return self.proj(tokens.mean(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to features (B, D_out)."""
+        """Images (B, 3, H, W), normalized, to features (B, D_out)."""
         return self.pool(self.forward_tokens(*self.embed(images)))
 
 
@@ -203,7 +203,7 @@ class GridNorm(nn.Module):
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """Normalise the last axis."""
+        """Normalize the last axis."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 

@@ -168,7 +168,7 @@ class TextTransformer(nn.Module):
         return self.proj(self.norm(rows))
 
     def forward(self, ids: Tensor, truncate: bool = True) -> Tensor:
-        """Token ids (K, L) to features (K, D), not normalised."""
+        """Token ids (K, L) to features (K, D), not normalized."""
         end = self.end(ids)
         if truncate and self.causal:
             ids = ids[:, : int(end.max()) + 1]

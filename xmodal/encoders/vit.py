@@ -48,7 +48,7 @@ class VisionTransformer(Encoder):
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLP over D.
         qkv_bias: bias of the query, key and value projection.
-        qk_norm: normalise queries and keys.
+        qk_norm: normalize queries and keys.
         init_values: initial LayerScale, None for none.
         act: activation, see `block.ACTIVATIONS`.
         gated: gated MLP.
@@ -144,7 +144,7 @@ class VisionTransformer(Encoder):
         """Make tokens of images.
 
         Args:
-            images: (B*T, 3, H, W), normalised with `pixel_mean` and `pixel_std`.
+            images: (B*T, 3, H, W), normalized with `pixel_mean` and `pixel_std`.
             num_frames: T, frames per clip.
 
         Returns:
@@ -213,7 +213,7 @@ class VisionTransformer(Encoder):
         return self.proj(self.fc_norm(pooled))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to features (B, D_out)."""
+        """Images (B, 3, H, W), normalized, to features (B, D_out)."""
         tokens, grid = self.embed(images)
         read = "prefix" if self.pool_type == "token" else "all"
         return self.pool(self.norm(self.forward_blocks(tokens, grid, read), grid), grid)

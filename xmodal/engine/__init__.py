@@ -1,1 +1,1 @@
-"""How a run goes: optimiser, schedule, checkpoints, progress, report."""
+"""How a run goes: optimizer, schedule, checkpoints, progress, report."""

@@ -110,7 +110,7 @@ class Runner(StockRunner):
         return wrapped
 
     def _init_model_weights(self) -> None:
-        """Do nothing. Why: mmengine re-initialises weights where a child has init_weights, as timm models do.
+        """Do nothing. Why: mmengine re-initializes weights where a child has init_weights, as timm models do.
 
         Until: it leaves weights alone that were loaded.
         """

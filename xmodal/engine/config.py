@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner as StockRunner
 
-from xmodal.registry import check_arguments, did_you_mean, load_catalogue
+from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
 KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache"}
@@ -38,7 +38,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     for key in [key for key in cfg if key.startswith("_")]:
         cfg.pop(key)
     if has_names(cfg.to_dict()):
-        load_catalogue()
+        load_catalog()
     set_defaults(cfg)
     apply_options(cfg, options)
     return cfg

@@ -30,7 +30,7 @@ def param_groups(
         model: frozen weights are left out.
         lr: base rate.
         weight_decay: of everything that no rule exempts.
-        no_decay: weights without decay: `norm` for those of normalisation layers, anything else is part of a name
+        no_decay: weights without decay: `norm` for those of normalization layers, anything else is part of a name
             (`.bias`, `cls_token`).
         lr_mult: module prefix -> factor on the rate (`{"encoder": 0.05}`); the longest prefix wins.
 

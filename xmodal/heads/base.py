@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def unit(x: Tensor) -> Tensor:
-    """L2-normalise the last axis, without an epsilon, as CLIP does."""
+    """L2-normalize the last axis, without an epsilon, as CLIP does."""
     return x / x.norm(dim=-1, keepdim=True)
 
 

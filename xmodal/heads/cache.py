@@ -24,7 +24,7 @@ def build_cache(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
         num_classes: K.
 
     Returns:
-        Keys (N, D): the mean over the passes, then L2-normalised; values (N, K): one-hot.
+        Keys (N, D): the mean over the passes, then L2-normalized; values (N, K): one-hot.
     """
     if features.ndim == 2:
         features = features[None]

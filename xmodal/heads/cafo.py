@@ -18,7 +18,7 @@ from xmodal.registry import HEADS, did_you_mean, method
 MODES = ("mean", "softmax", "linear")
 
 
-def normalise_rows(logits: Tensor, mode: str) -> Tensor:
+def normalize_rows(logits: Tensor, mode: str) -> Tensor:
     """Make rows of logits (B, K) comparable: z-scores (unbiased), probabilities, or unit length.
 
     Raises:
@@ -39,13 +39,13 @@ def fuse(zero_shot: Tensor, others: Sequence[Tensor], mode: str = "mean") -> Ten
     Args:
         zero_shot: (B, K); left as it is.
         others: what is blended, each (B, K).
-        mode: see `normalise_rows`.
+        mode: see `normalize_rows`.
 
     Returns:
         (B, K).
     """
-    anchor = normalise_rows(zero_shot, mode)
-    rows = torch.stack([normalise_rows(x, mode) for x in others], 1)  # (B, M, K)
+    anchor = normalize_rows(zero_shot, mode)
+    rows = torch.stack([normalize_rows(x, mode) for x in others], 1)  # (B, M, K)
     weight = (rows * anchor[:, None]).sum(-1).softmax(1)  # (B, M)
     return (weight[..., None] * rows).sum(1)
 
@@ -70,9 +70,9 @@ class CaFoHead(ScoringHead):
     Args:
         in_dim: D1, width of CLIP's feature.
         class_names: names of the K classes.
-        text_features: L2-normalised (K, D1).
-        keys: L2-normalised (N, D1) of CLIP, real shots first, then synthetic ones.
-        second_keys: L2-normalised (N, D2) of the second encoder, of the same images.
+        text_features: L2-normalized (K, D1).
+        keys: L2-normalized (N, D1) of CLIP, real shots first, then synthetic ones.
+        second_keys: L2-normalized (N, D2) of the second encoder, of the same images.
         values: one-hot (N, K).
         alpha: weight of the caches.
         beta: sharpness of both caches.
@@ -140,7 +140,7 @@ class CaFoHead(ScoringHead):
         scale: Sequence[float],
         steps: Sequence[int] = (200, 20),
     ) -> SearchResult:
-        """Set alpha and beta to the best pair on labelled features of both encoders, and say what was tried."""
+        """Set alpha and beta to the best pair on labeled features of both encoders, and say what was tried."""
         base, affinities = self.zero_shot(features[0]), self.affinities(features)
         room = torch.empty_like(affinities[0])
 

@@ -1,6 +1,6 @@
 """Prompt learners in and out of the layout of Dassl, and Tip-Adapter's trained keys.
 
-Dassl writes one folder per trained module, `<module>/model.pth.tar-<epoch>`, and pickles its optimiser and scheduler
+Dassl writes one folder per trained module, `<module>/model.pth.tar-<epoch>`, and pickles its optimizer and scheduler
 beside the weights. Such files are opened with `weights_only=True`; whatever class they name is replaced by
 an inert one.
 """

@@ -76,7 +76,7 @@ class CoAttentionLayer(nn.Module):
     families=("vit", "swin"),
 )
 class CoAttentionHead(nn.Module):
-    """Two streams of co-attention, image-text matching and masked language modelling.
+    """Two streams of co-attention, image-text matching and masked language modeling.
 
     Paper: METER, arXiv 2111.02387.
     At start: both streams pass unchanged.
@@ -124,7 +124,7 @@ class CoAttentionHead(nn.Module):
     def loss(
         self, image: Tensor, text: Tensor, masked: Tensor, target: Tensor, keep: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Matching against the neighbour's text as the wrong one, and words at masked positions.
+        """Matching against the neighbor's text as the wrong one, and words at masked positions.
 
         Args:
             image: (B, N, image_dim), B at least 2.

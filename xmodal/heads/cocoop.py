@@ -83,6 +83,6 @@ class CoCoOpHead(ScoringHead):
         return self.meta_net(unit(feature))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map image features (B, D), normalised or not, to logits (B, K)."""
+        """Map image features (B, D), normalized or not, to logits (B, K)."""
         ctx = self.ctx + self.shift(feature)[:, None]  # (B, M, W)
         return self.text.logits(feature, self.text.encode_groups(self.prompts, ctx))

@@ -28,7 +28,7 @@ class CoOpHead(PromptHead):
     At start: a random context; with `init_words` and `position="end"` zero-shot CLIP with that sentence.
     Trains: `ctx`, (M, W) or (K, M, W).
     Differs from the released code: the words of `init_words` are counted in tokens, and class-specific context can be
-    initialised from words too; `official=True` counts words at the spaces.
+    initialized from words too; `official=True` counts words at the spaces.
 
     Args:
         in_dim: D.
@@ -76,5 +76,5 @@ class CoOpHead(PromptHead):
             self.ctx.data.copy_(self.prompts.words)
 
     def text_features(self) -> Tensor:
-        """Features (K, D) of the classes, not normalised."""
+        """Features (K, D) of the classes, not normalized."""
         return self.text.encode(self.prompts, self.ctx)

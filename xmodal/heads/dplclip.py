@@ -107,7 +107,7 @@ class DPLCLIPHead(ScoringHead):
         self.network = PromptMLP(in_dim, self.shape[0] * self.shape[1], width, depth, dropout)
 
     def domain_prompt(self, feature: Tensor) -> Tensor:
-        """The context (T, W) of the domain that features (B, D), not normalised, come from."""
+        """The context (T, W) of the domain that features (B, D), not normalized, come from."""
         return self.network(feature).mean(0).view(self.shape)
 
     def text_features(self, features: Sequence[Tensor]) -> Tensor:
@@ -116,14 +116,14 @@ class DPLCLIPHead(ScoringHead):
         return self.text.encode_groups(self.prompts, ctx)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map the features (B, D) of one domain's batch, not normalised, to logits (B, K)."""
+        """Map the features (B, D) of one domain's batch, not normalized, to logits (B, K)."""
         return self.text.logits(feature, self.text_features([feature])[0])
 
     def loss_over_domains(self, features: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Cross-entropy over one batch of each training domain.
 
         Args:
-            features: (B_g, D) of each domain, not normalised.
+            features: (B_g, D) of each domain, not normalized.
             labels: (B_g,) of each.
         """
         text, label = self.text_features(features), torch.cat(list(labels))

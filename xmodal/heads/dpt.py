@@ -47,7 +47,7 @@ class ClassAwarePrompts(nn.Module):
 
         Args:
             x: tokens of the block without prompts (B, N, V); no gradient flows into them.
-            asked: text features (B, n, D) of the selected classes, not normalised.
+            asked: text features (B, n, D) of the selected classes, not normalized.
 
         Returns:
             Prompts (B, n, V) and their class logits (B, n, K).
@@ -67,7 +67,7 @@ class DPTFeature:
         prompted: image features (B, D) with prompts.
         plain: image features (B, D) of the frozen tower.
         selected: (B, n), the classes that zero-shot CLIP finds likeliest, best first.
-        text: text features (K, D) with prompts, not normalised.
+        text: text features (K, D) with prompts, not normalized.
         layer_logits: class logits (B, n, K) of each class-aware block.
     """
 
@@ -181,7 +181,7 @@ class DPTHead(PromptHead):
         self.epoch = epoch
 
     def text_features(self) -> Tensor:
-        """Features (K, D) of the classes, not normalised."""
+        """Features (K, D) of the classes, not normalized."""
         return self.text.encode(self.prompts, self.ctx)
 
     def encode(self, encoder: Any, tokens: Tensor, grid: Grid) -> DPTFeature:

@@ -42,7 +42,7 @@ class Probe:
 def fit_logistic(
     feature: Tensor, label: Tensor, num_classes: int, strength: float, max_iter: int = 1000, start: Probe | None = None
 ) -> Probe:
-    """Minimise 0.5 |W|^2 + C * sum of cross-entropies with L-BFGS, the bias free.
+    """Minimize 0.5 |W|^2 + C * sum of cross-entropies with L-BFGS, the bias free.
 
     Args:
         feature: (N, D).

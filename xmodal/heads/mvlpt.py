@@ -196,7 +196,7 @@ class MVLPTHead(PromptHead):
         return text if self.ctx.ndim == 3 else text[0], flat[0].unflatten(0, visual.shape[:2])
 
     def text_features(self) -> Tensor:
-        """Features (K, D) of the classes, not normalised."""
+        """Features (K, D) of the classes, not normalized."""
         ctx = self.used_prompts()[0]
         return self.text.encode(self.prompts, self.prompts.words.to(self.text.scale.device) if ctx is None else ctx)
 

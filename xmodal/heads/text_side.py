@@ -64,7 +64,7 @@ class TextSide(nn.Module):
         return super()._apply(fn, recurse)
 
     def encode(self, prompts: "PromptTokens", ctx: Tensor) -> Tensor:
-        """Features (K, D), not normalised, of all K prompts.
+        """Features (K, D), not normalized, of all K prompts.
 
         Args:
             prompts: the classes' tokens.
@@ -77,7 +77,7 @@ class TextSide(nn.Module):
         return torch.cat([self.step(self.run, len(parts) > 1, prompts, *part) for part in parts])
 
     def encode_groups(self, prompts: "PromptTokens", ctx: Tensor) -> Tensor:
-        """Features (G, K, D), not normalised, of all K prompts with each of several contexts (G, n, W)."""
+        """Features (G, K, D), not normalized, of all K prompts with each of several contexts (G, n, W)."""
         count = len(prompts.end)
         saved = len(ctx) * (count - 1) * prompts.shared * self.tower.dim
         possible = self.tower.causal and self.tower.pool_type == "end" and prompts.shared > 1
@@ -121,13 +121,13 @@ class TextSide(nn.Module):
 
     @torch.no_grad()
     def encode_ids(self, ids: Tensor) -> Tensor:
-        """Normalised features (K, D) of token ids (K, L)."""
+        """Normalized features (K, D) of token ids (K, L)."""
         return unit(torch.cat([self.tower(part) for part in ids.to(self.scale.device).split(self.chunk or 256)]))
 
     def encode_templates(
         self, class_names: Sequence[str], templates: Sequence[str] | Sequence[Sequence[str]]
     ) -> Tensor:
-        """Classifier weights (K, D): per class the mean of its sentences' unit features, normalised again.
+        """Classifier weights (K, D): per class the mean of its sentences' unit features, normalized again.
 
         Args:
             class_names: K names.
@@ -299,7 +299,7 @@ class PromptHead(ScoringHead):
     text: TextSide
 
     def text_features(self) -> Tensor:
-        """Features (K, D) of the classes, not normalised."""
+        """Features (K, D) of the classes, not normalized."""
         raise NotImplementedError
 
     def kept_text_features(self) -> Tensor:
@@ -314,5 +314,5 @@ class PromptHead(ScoringHead):
         return kept[1]
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map image features (B, D), normalised or not, to logits (B, K)."""
+        """Map image features (B, D), normalized or not, to logits (B, K)."""
         return self.text.logits(feature, self.kept_text_features())

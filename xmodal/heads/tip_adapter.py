@@ -34,8 +34,8 @@ class TipAdapterHead(ScoringHead):
     Args:
         in_dim: D.
         class_names: names of the K classes.
-        text_features: L2-normalised (K, D).
-        keys: L2-normalised (N, D), from `build_cache`.
+        text_features: L2-normalized (K, D).
+        keys: L2-normalized (N, D), from `build_cache`.
         values: one-hot (N, K).
         alpha: weight of the cache.
         beta: sharpness of the cache.
@@ -89,14 +89,14 @@ class TipAdapterHead(ScoringHead):
         return cache_logits(unit(feature) @ self.keys.t(), self.values, self.beta if beta is None else beta)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map features (B, D), normalised or not, to logits (B, K)."""
+        """Map features (B, D), normalized or not, to logits (B, K)."""
         return self.zero_shot(feature) + self.cached(feature) * self.alpha
 
     @torch.no_grad()
     def search(
         self, feature: Tensor, label: Tensor, scale: Sequence[float], steps: Sequence[int] = (200, 20)
     ) -> SearchResult:
-        """Set alpha and beta to the best pair on labelled features (N, D), and say what was tried.
+        """Set alpha and beta to the best pair on labeled features (N, D), and say what was tried.
 
         Args:
             feature: of a validation set. Searching on the test set is optimistic: report it as such.

@@ -49,5 +49,5 @@ class ZeroShotHead(ScoringHead):
         self.register_buffer("weights", self.text.encode_templates(self.class_names, templates), persistent=False)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map features (B, D), normalised or not, to logits (B, K)."""
+        """Map features (B, D), normalized or not, to logits (B, K)."""
         return self.text.logits(feature, self.weights)

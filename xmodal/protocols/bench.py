@@ -15,7 +15,7 @@ from xmodal.data.collate import collate
 from xmodal.encoders.frozen import fingerprint
 from xmodal.model import TransferModel
 from xmodal.protocols.items import split_hash
-from xmodal.protocols.plans import Labelled, Part
+from xmodal.protocols.plans import Labeled, Part
 from xmodal.registry import DATASETS, ENCODERS, build, did_you_mean
 
 log = logging.getLogger("xmodal.fewshot")
@@ -51,11 +51,11 @@ class Source:
         if isinstance(self.templates, str):
             self.templates = (self.templates,)
 
-    def labelled(self) -> Labelled:
+    def labeled(self) -> Labeled:
         """Labels and class names."""
         empty: list[int] = []
         val, test = (empty if d is None else d.labels for d in (self.val, self.test))
-        return Labelled(self.name, list(self.train.classes), self.train.labels, val, test)
+        return Labeled(self.name, list(self.train.classes), self.train.labels, val, test)
 
     def view(self, split: str, augment: bool) -> Any:
         """The data set behind a split."""
@@ -154,7 +154,7 @@ class Bench:
         }
 
     def features(self, part: Part, epoch: int | None = None, encoder: str = "clip") -> Tensor:
-        """Features (N, D), not normalised, of a part's samples.
+        """Features (N, D), not normalized, of a part's samples.
 
         Args:
             part: which samples.

@@ -13,7 +13,7 @@ from typing import Any
 from xmodal.heads.checkpoints import NAMES, save_dassl, save_tip_keys
 from xmodal.protocols.bench import Bench
 from xmodal.protocols.outcome import Outcome
-from xmodal.protocols.plans import Labelled, Plan, Protocol
+from xmodal.protocols.plans import Labeled, Plan, Protocol
 from xmodal.protocols.runs import outcome_folder
 from xmodal.registry import METHODS
 
@@ -66,7 +66,7 @@ class Grid:
             asked = list(self.methods)
         if asked and not allow_test_selection:
             raise ValueError(f"{', '.join(asked)} would select on the TEST set: ask for it with --allow-test-selection")
-        self.data: list[Labelled] = [s.labelled() for s in bench.sources]
+        self.data: list[Labeled] = [s.labeled() for s in bench.sources]
         self.about = bench.about()
 
     def cells(self, shots: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
@@ -217,7 +217,7 @@ def draw_plot(results: Sequence[Mapping[str, Any]], path: str | Path, title: str
         shots = sorted({k for cells in methods.values() for k in cells if k})
         for name, cells in methods.items():
             if set(cells) == {0}:
-                axis.axhline(mean(cells[0]), linestyle="--", color="grey", label=name)
+                axis.axhline(mean(cells[0]), linestyle="--", color="gray", label=name)
                 continue
             xs = sorted(cells)
             bars = [stdev(cells[x]) if len(cells[x]) > 1 else 0.0 for x in xs]

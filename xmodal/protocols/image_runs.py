@@ -43,7 +43,7 @@ class ImageRun:
         batch_size: of images.
         warmup_epochs: with a constant small rate.
         text_lr: another rate for the text context, as DPT has (its warm-up is 1 epoch then); None for the same.
-        start: Dassl folders whose average is where training starts (MVLPT's multi-task initialisation).
+        start: Dassl folders whose average is where training starts (MVLPT's multi-task initialization).
         mask_tasks: each image competes among the classes of its own task alone (MVLPT).
         load: a Dassl run to test instead of training.
     """
@@ -125,7 +125,7 @@ class ImageRun:
         return head.loss(feature, batch["label"], task)["loss"]
 
     def optimizers(self, model: PromptedModel, epochs: int) -> list[tuple[torch.optim.Optimizer, list[float]]]:
-        """One optimiser with the rate of every epoch, or a second one for the text context."""
+        """One optimizer with the rate of every epoch, or a second one for the text context."""
         text = [p for n, p in model.head.named_parameters() if n == "ctx"]
         other = [p for n, p in model.head.named_parameters() if n != "ctx"]
         if self.text_lr is None or not text:

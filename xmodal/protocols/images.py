@@ -1,4 +1,4 @@
-"""Labelled images for the few-shot protocols: files and drawn shapes, as one training view or one test view."""
+"""Labeled images for the few-shot protocols: files and drawn shapes, as one training view or one test view."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from xmodal.data.shapes import COLORS, SHAPES, SIZES, Thing, background, render
 from xmodal.protocols.items import SPLITS, Item
 from xmodal.registry import DATASETS, build, did_you_mean
+from xmodal.toys.shapes import COLORS, SHAPES, SIZES, Thing, background, render
 
 
 def crop_box(width: int, height: int, scale: Sequence[float], rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -37,7 +37,7 @@ def training_view(image: Image.Image, size: int, scale: Sequence[float], flip: b
 
 
 def test_view(image: Image.Image, size: int) -> Image.Image:
-    """Short side resized (bicubic) to `size`, centre crop."""
+    """Short side resized (bicubic) to `size`, center crop."""
     w, h = image.size
     short = min(w, h)
     w, h = max(size, int(size * w / short)), max(size, int(size * h / short))
@@ -48,7 +48,7 @@ def test_view(image: Image.Image, size: int) -> Image.Image:
 
 
 class FewShotImages(Dataset):
-    """Labelled images of one split.
+    """Labeled images of one split.
 
     Args:
         labels: one an image.
@@ -130,12 +130,12 @@ class ListedImages(FewShotImages):
             return image.convert("RGB")
 
 
-STYLES = ("plain", "grey", "negative", "noisy")
+STYLES = ("plain", "gray", "negative", "noisy")
 
 
 @DATASETS.register_module(name="shape_images")
 class ShapeImages(FewShotImages):
-    """Drawn pictures of one coloured shape each; nothing is read from disk.
+    """Drawn pictures of one colored shape each; nothing is read from disk.
 
     The shipped tiny CLIP has seen such pictures in pretraining: figures on them say that the code works, and nothing
     about natural images.
@@ -143,14 +143,14 @@ class ShapeImages(FewShotImages):
     Args:
         split: `train`, `val` or `test`: other pictures each.
         per_class: pictures of each class.
-        shapes: see `xmodal.data.shapes.SHAPES`.
-        colors: see `xmodal.data.shapes.COLORS`; a class is a colour and a shape.
-        style: `plain`, or `grey`, `negative`, `noisy`: other domains.
+        shapes: see `xmodal.toys.shapes.SHAPES`.
+        colors: see `xmodal.toys.shapes.COLORS`; a class is a color and a shape.
+        style: `plain`, or `gray`, `negative`, `noisy`: other domains.
         size: side in pixels.
         **view: see `FewShotImages`.
 
     Raises:
-        ValueError: an unknown split, shape, colour or style.
+        ValueError: an unknown split, shape, color or style.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class ShapeImages(FewShotImages):
 
 def restyle(pixels: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
     """A picture (H, W, 3) u8 in another domain."""
-    if style == "grey":
+    if style == "gray":
         return np.repeat(pixels.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
     if style == "negative":
         return 255 - pixels

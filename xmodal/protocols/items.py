@@ -1,4 +1,4 @@
-"""Lists of labelled images, as the split files of the few-shot protocols hold them."""
+"""Lists of labeled images, as the split files of the few-shot protocols hold them."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled image: path below the image folder, label, class name."""
+    """One labeled image: path below the image folder, label, class name."""
 
     path: str
     label: int

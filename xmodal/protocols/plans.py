@@ -11,7 +11,7 @@ from xmodal.protocols.sampling import base_and_new, draw_coop, draw_tip, harmoni
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Labels of a data set's splits.
 
     Args:
@@ -69,7 +69,7 @@ class Plan:
     tests: dict[str, Part]
 
 
-def whole(data: Labelled, split: str, rows: Sequence[int] | None = None) -> Part:
+def whole(data: Labeled, split: str, rows: Sequence[int] | None = None) -> Part:
     """All samples of a split, or those in `rows`."""
     labels = getattr(data, split)
     rows = list(range(len(labels))) if rows is None else list(rows)
@@ -96,7 +96,7 @@ class Protocol:
     seeds: ClassVar[tuple[int, ...]] = (1, 2, 3)
     shots: ClassVar[tuple[int, ...]] = (1, 2, 4, 8, 16)
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests for K shots and a seed."""
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ class Coop11(Protocol):
 
     name: ClassVar[str] = "coop11"
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests."""
         train, val = draw_coop(data.train, data.val, shots, seed)
         parts = [whole(data, "train", train)], [whole(data, "val", val)]
@@ -128,7 +128,7 @@ class BaseToNew(Protocol):
     name: ClassVar[str] = "base2new"
     shots: ClassVar[tuple[int, ...]] = (16,)
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests."""
         train, val = draw_coop(data.train, data.val, shots, seed)
         base, new = base_and_new(data.train)
@@ -148,7 +148,7 @@ class CrossDataset(Protocol):
     name: ClassVar[str] = "cross-dataset"
     shots: ClassVar[tuple[int, ...]] = (16,)
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests."""
         plan = Coop11().plan(data, shots, seed)
         tests = {**plan.tests, **{t.name: whole(t, "test") for t in targets}}
@@ -166,7 +166,7 @@ class DomainShift(CrossDataset):
 
     name: ClassVar[str] = "domain-shift"
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests.
 
         Raises:
@@ -191,7 +191,7 @@ class Tip(Protocol):
     name: ClassVar[str] = "tip"
     seeds: ClassVar[tuple[int, ...]] = (1,)
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests.
 
         Raises:
@@ -211,7 +211,7 @@ class ZeroShot(Protocol):
     seeds: ClassVar[tuple[int, ...]] = (1,)
     shots: ClassVar[tuple[int, ...]] = (0,)
 
-    def plan(self, data: Labelled, shots: int = 0, seed: int = 1, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int = 0, seed: int = 1, targets: Sequence[Labeled] = ()) -> Plan:
         """What tests."""
         return Plan(self.name, 0, seed, [], [], {t.name: whole(t, "test") for t in (data, *targets)})
 
@@ -237,7 +237,7 @@ class DomainBed(Protocol):
     seeds: ClassVar[tuple[int, ...]] = (0, 1, 2)
     shots: ClassVar[tuple[int, ...]] = (-1,)
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests; domains are `data` and `targets`, in this order.
 
         Raises:
@@ -284,7 +284,7 @@ class MultiTask(Protocol):
 
     name: ClassVar[str] = "multi-task"
 
-    def plan(self, data: Labelled, shots: int, seed: int, targets: Sequence[Labelled] = ()) -> Plan:
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """What trains, validates and tests: a part of every data set."""
         plans = [Coop11().plan(d, shots, seed) for d in (data, *targets)]
         tests = {name: part for plan in plans for name, part in plan.tests.items()}

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 
 
 def norm(x, layer):
-    """Layer normalisation by its formula."""
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
+    """Layer normalization by its formula."""
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (centered.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
 
 
 def attention(q, k, v, heads):

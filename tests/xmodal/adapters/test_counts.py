@@ -8,9 +8,9 @@ from xmodal.adapters.vqt import VisualQueries
 from xmodal.encoders.convnet import ConvNet, convnet
 from xmodal.encoders.frozen import count, freeze
 from xmodal.encoders.vit import VisionTransformer
-from xmodal.registry import ADAPTERS, load_catalogue
+from xmodal.registry import ADAPTERS, load_catalog
 
-load_catalogue()
+load_catalog()
 VIT_B16 = [
     ("lora", dict(rank=8), 294_912),
     ("lora", dict(rank=8, targets="qkv"), 294_912),

@@ -14,7 +14,7 @@ from xmodal.encoders.taps import Taps
 from xmodal.structures import Grid
 
 
-def test_convpass_gives_other_tokens_the_centre_of_the_kernel():
+def test_convpass_gives_other_tokens_the_center_of_the_kernel():
     encoder = build(vit)
     bypass = refill(convpass(encoder, hidden=4, scale=0.5)[0]).eval()
     x, y = torch.randn(2, 8, 24), torch.randn(2, 8, 24)  # class token, 2x2 patches, 3 prompts
@@ -85,10 +85,10 @@ def test_local_intrinsic_dimension_of_known_manifolds():
     for dimension in (2, 5):
         points = torch.rand(1500, dimension, generator=generator) @ torch.randn(dimension, 30, generator=generator)
         assert local_intrinsic_dimension(points, 20) == pytest.approx(dimension, rel=0.2)
-    with pytest.raises(ValueError, match="neighbours"):
+    with pytest.raises(ValueError, match="neighbors"):
         local_intrinsic_dimension(torch.randn(5, 3), 20)
     encoder = build(vit)
-    ranked = lowest_dimension(encoder, torch.randn(12, 3, 16, 16), neighbours=5)
+    ranked = lowest_dimension(encoder, torch.randn(12, 3, 16, 16), neighbors=5)
     assert len(ranked) == 6
     assert [v for _, v in ranked] == sorted(v for _, v in ranked)
     assert not list(placed(encoder))

@@ -14,19 +14,19 @@ from mmengine.hooks import Hook
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xmodal.data.shape_captions import CLASSES
-from xmodal.data.shapes import COLORS, ROUND, SHAPES
 from xmodal.engine.checkpoint import bare
 from xmodal.losses import same_text_label, unicl_loss
 from xmodal.pretraining import ContrastiveModel
 from xmodal.registry import HOOKS, MODELS
+from xmodal.toys.shape_captions import CLASSES
+from xmodal.toys.shapes import COLORS, ROUND, SHAPES
 
 KINDS, TINTS = len(SHAPES), len(COLORS)
 
 
 @MODELS.register_module(name="image_text_label")
 class ImageTextLabelModel(ContrastiveModel):
-    """Two towers that learn from captions, from labels of shape and colour, and from where things lie.
+    """Two towers that learn from captions, from labels of shape and color, and from where things lie.
 
     Its batches are those of `ShapeThings`. Equal texts are positives of each other.
 
@@ -109,14 +109,14 @@ def multi_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def window(geometry: Tensor, side: int) -> Tensor:
-    """Numbers (B, 9) of the 3 by 3 patches around the centres of things, geometry (B, 4), inside the picture."""
+    """Numbers (B, 9) of the 3 by 3 patches around the centers of things, geometry (B, 4), inside the picture."""
     x, y = geometry[:, :2].mul(side).floor().long().clamp(1, side - 2).unbind(-1)
     offsets = torch.tensor([dy * side + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=geometry.device)
     return (y * side + x)[:, None] + offsets
 
 
 def owners(geometry: Tensor, shape: Tensor, side: int) -> Tensor:
-    """For each patch (B, side**2) the thing that lies on its centre, -1 for none.
+    """For each patch (B, side**2) the thing that lies on its center, -1 for none.
 
     Args:
         geometry: (B, 2, 4), see `Pool`.
@@ -124,18 +124,18 @@ def owners(geometry: Tensor, shape: Tensor, side: int) -> Tensor:
         side: patches along an edge.
     """
     line = (torch.arange(side, device=geometry.device) + 0.5) / side
-    centres = torch.stack([line.repeat(side), line.repeat_interleave(side)], -1)  # (P, 2), x and y
-    away = geometry[:, :, None, :2] - centres  # (B, 2, P, 2)
+    centers = torch.stack([line.repeat(side), line.repeat_interleave(side)], -1)  # (P, 2), x and y
+    away = geometry[:, :, None, :2] - centers  # (B, 2, P, 2)
     inside = (away.norm(dim=-1) < 0.45 * geometry[..., 2:3]) | (away.abs().amax(-1) <= 0.5 / side)
     inside &= (shape >= 0)[..., None]
     return torch.where(inside[:, 1], 1, torch.where(inside[:, 0], 0, -1))
 
 
 def patch_loss(out: Tensor, owner: Tensor, patch: Tensor, batch: dict[str, Any], side: int) -> Tensor:
-    """Shape, colour and geometry of the things that patches lie on.
+    """Shape, color and geometry of the things that patches lie on.
 
     Args:
-        out: (B, P, shapes + colours + 5) of the patch head; its last column is not read.
+        out: (B, P, shapes + colors + 5) of the patch head; its last column is not read.
         owner: (B, P), -1 where a patch is background.
         patch: (B, P) numbers of the patches.
         batch: `shape` (B, 2), `color` (B, 2), `geometry` (B, 2, 4).

@@ -1,4 +1,4 @@
-"""The captioned shape world: coloured shapes on procedural backgrounds, drawn at any resolution.
+"""The captioned shape world: colored shapes on procedural backgrounds, drawn at any resolution.
 
 One renderer for the pictures that the shipped tiny CLIP was trained on and for the frames of the built-in action set:
 whatever is shown with them is in-domain pretraining and no evidence about natural pictures. Positions and sizes are
@@ -47,11 +47,11 @@ class Thing:
     Args:
         shape: one of `SHAPES`.
         color: one of `COLORS`.
-        x: centre, from the left, as a fraction of the canvas.
-        y: centre, from the top.
+        x: center, from the left, as a fraction of the canvas.
+        y: center, from the top.
         size: diameter as a fraction of the canvas.
         angle: radians, positive is clockwise on the screen.
-        shade: added to every colour channel, in grey levels.
+        shade: added to every color channel, in gray levels.
         alpha: opacity, 0 to 1.
     """
 
@@ -119,7 +119,7 @@ def mask(shape: str, size: int) -> np.ndarray:
 
 
 def draw(canvas: np.ndarray, thing: Thing) -> None:
-    """Paint a thing over a canvas (H, W, 3), float32 grey levels, in place."""
+    """Paint a thing over a canvas (H, W, 3), float32 gray levels, in place."""
     h, w = canvas.shape[:2]
     diameter = thing.size * w
     if diameter < 0.5 or thing.alpha <= 0:
@@ -162,7 +162,7 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def clutter(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Random polygons of random colours."""
+    """Random polygons of random colors."""
     image = np.zeros((size, size, 3), np.float32)
     for _ in range(rng.integers(4, 12)):
         corners = (rng.uniform(0, 1, 2) + rng.normal(0, 0.18, (rng.integers(3, 6), 2))) * size
@@ -171,7 +171,7 @@ def clutter(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A dim, low-contrast background (size, size, 3), float32 grey levels: one texture or the sum of two."""
+    """A dim, low-contrast background (size, size, 3), float32 gray levels: one texture or the sum of two."""
     image = texture(rng, size)
     if rng.uniform() < 0.5:
         image = (image + texture(rng, size)) * 0.7
@@ -186,8 +186,8 @@ def render(
 
     Args:
         things: what to paint.
-        ground: (H, W, 3) float32 grey levels, left as it is.
-        noise: standard deviation of pixel noise, in grey levels; needs `rng`.
+        ground: (H, W, 3) float32 gray levels, left as it is.
+        noise: standard deviation of pixel noise, in gray levels; needs `rng`.
         rng: for the noise.
 
     Returns:
@@ -202,7 +202,7 @@ def render(
 
 
 def random_thing(rng: np.random.Generator) -> Thing:
-    """A thing of any shape, colour and size, wholly inside the canvas."""
+    """A thing of any shape, color and size, wholly inside the canvas."""
     low, high = list(SIZES.values())[rng.integers(len(SIZES))]
     size = rng.uniform(low, high)
     x, y = rng.uniform(size / 2, 1 - size / 2, 2)
@@ -224,7 +224,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def phrase(thing: Thing, rng: np.random.Generator) -> str:
-    """Words for one thing: `a [size] [tilted] [colour] shape`."""
+    """Words for one thing: `a [size] [tilted] [color] shape`."""
     words = ["a"]
     if rng.uniform() < 0.5:
         words += [name for name, (low, high) in SIZES.items() if low <= thing.size <= high]

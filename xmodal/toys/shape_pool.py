@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from xmodal.data.shapes import COLORS, SHAPES, Scene, Thing, phrase, picture, vocabulary
 from xmodal.encoders.tokenizer import WordTokenizer
 from xmodal.registry import DATASETS
+from xmodal.toys.shapes import COLORS, SHAPES, Scene, Thing, phrase, picture, vocabulary
 
 CONTEXT = 20
 NAMES = list(COLORS)
@@ -66,7 +66,7 @@ def describe(
 
 
 def label_of(thing: Thing) -> tuple[int, int]:
-    """Numbers of a thing's shape and colour."""
+    """Numbers of a thing's shape and color."""
     return SHAPES.index(thing.shape), NAMES.index(thing.color)
 
 
@@ -82,7 +82,7 @@ class ShapeThings(Dataset):
         world: number of the world; picture i depends on (world, i) alone.
         size: pixels.
         gain: contrast is multiplied by 1 - gain to 1 + gain.
-        shift: brightness changes by up to so many grey levels.
+        shift: brightness changes by up to so many gray levels.
         seed: of brightness and contrast.
     """
 

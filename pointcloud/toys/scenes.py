@@ -32,7 +32,7 @@ DENSITY = 3000.0  # points per unit of area before scanning
 
 
 def block(rng: Rng, size: tuple[float, float, float], shift: tuple[float, float, float] = (0, 0, 0)) -> Part:
-    """The surface of a box whose lower face is centred on `shift`."""
+    """The surface of a box whose lower face is centered on `shift`."""
     x, y, z = size
     areas = np.array([y * z, y * z, x * z, x * z, x * y, x * y])
     count = max(24, int(areas.sum() * DENSITY))
@@ -216,10 +216,10 @@ def room(rng: Rng, num_points: int = 16384, low: int = 4, high: int = 7, noise: 
         num_points: P.
         low: fewest pieces of furniture.
         high: most pieces.
-        noise: standard deviation, metres.
+        noise: standard deviation, meters.
 
     Returns:
-        `coord` (P, 3) metres, `feat` colours (P, 3), `segment` and `instance` (P,), `boxes` (K, 7) with `box_label`
+        `coord` (P, 3) meters, `feat` colors (P, 3), `segment` and `instance` (P,), `boxes` (K, 7) with `box_label`
         (K,), indices into `FURNITURE`; segments are indices into `ROOM_CLASSES`, instance 0 is the room itself.
     """
     x, y, z = rng.uniform(4.0, 6.0), rng.uniform(4.0, 6.0), 2.5
@@ -229,14 +229,14 @@ def room(rng: Rng, num_points: int = 16384, low: int = 4, high: int = 7, noise: 
         name = FURNITURE[rng.integers(len(FURNITURE))] if number else FURNITURE[rng.integers(4)]
         whole = join(OBJECTS[name](rng))
         lowest, highest = footprint(whole.points)
-        size, centre = highest - lowest, (highest + lowest) / 2
+        size, center = highest - lowest, (highest + lowest) / 2
         reach = float(np.hypot(size[0], size[1])) / 2
         place = free_place(rng, taken, reach, x, y)
         if place is None:
             continue
         taken.append((*place, reach))
         yaw = rng.integers(4) * np.pi / 2 + rng.normal(0, 0.1)  # furniture stands along walls, roughly
-        own = Part(whole.points - [centre[0], centre[1], lowest[2]], whole.normals)
+        own = Part(whole.points - [center[0], center[1], lowest[2]], whole.normals)
         names.append(FURNITURE.index(name))
         sheets.append((own.moved((*place, 0.0), yaw), 2 + names[-1], len(names)))
         boxes.append([*place, size[2] / 2, *size, np.pi - (np.pi + yaw) % (2 * np.pi)])  # yaw of boxes runs clockwise
@@ -292,11 +292,11 @@ def scan(rng: Rng, sheets: list[Sheet], num_points: int, noise: float) -> Cloud:
     index = rng.choice(len(points), num_points, p=weight / weight.sum(), replace=num_points > int(seen.sum()))
     palette = rng.uniform(0.1, 0.9, (int(instance.max()) + 2, 3))
     shade = 0.7 + 0.3 * np.abs(normals[index] @ [0.3, 0.5, 0.81])
-    colour = palette[np.where(segment[index] == 1, len(palette) - 1, instance[index])] * shade[:, None]
-    colour = (colour + rng.normal(0, 0.03, colour.shape)).clip(0, 1)
+    color = palette[np.where(segment[index] == 1, len(palette) - 1, instance[index])] * shade[:, None]
+    color = (color + rng.normal(0, 0.03, color.shape)).clip(0, 1)
     return {
         "coord": (points[index] + rng.normal(0, noise, (num_points, 3))).astype(np.float32),
-        "feat": colour.astype(np.float32),
+        "feat": color.astype(np.float32),
         "segment": segment[index].astype(np.int64),
         "instance": instance[index].astype(np.int64),
     }

@@ -64,7 +64,7 @@ class Kinetics(Layout):
                 writer.writerow([self.classes[label], name, int(start), int(end), split])
 
 
-SSV2_NAMES = {"train": "train", "val": "validation", "test": "test-labelled"}
+SSV2_NAMES = {"train": "train", "val": "validation", "test": "test-labeled"}
 
 
 class SomethingV2(Layout):

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from xmodal.data.shape_pool import NAMES, TOKENIZER
-from xmodal.data.shapes import SHAPES, Scene, background, phrase, picture, random_thing, render
 from xmodal.encoders.tokenizer import WordTokenizer
 from xmodal.registry import DATASETS
+from xmodal.toys.shape_pool import NAMES, TOKENIZER
+from xmodal.toys.shapes import SHAPES, Scene, background, phrase, picture, random_thing, render
 
 CLASSES = [f"{color} {shape}" for color in NAMES for shape in SHAPES]
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "an image of a {}", "a drawing of a {}")
@@ -34,11 +34,11 @@ class ShapeCaptions(Dataset):
 
     Args:
         count: pictures.
-        labelled: share of the pictures of one thing that carry a label (their text is a template around `<colour>
+        labeled: share of the pictures of one thing that carry a label (their text is a template around `<color>
             <shape>`, drawn anew every epoch) instead of their caption.
         world: number of the world; another one is unseen.
         size: pixels.
-        alone: pictures of one thing only, labelled from 0: a zero-shot test set of 64 classes.
+        alone: pictures of one thing only, labeled from 0: a zero-shot test set of 64 classes.
         close: pictures that one thing fills, see `close_up`; far easier to learn from.
         seed: of templates.
 
@@ -49,15 +49,15 @@ class ShapeCaptions(Dataset):
     def __init__(
         self,
         count: int,
-        labelled: float = 0.5,
+        labeled: float = 0.5,
         world: int = 0,
         size: int = 48,
         alone: bool = False,
         close: bool = False,
         seed: int = 0,
     ):
-        if not 0 <= labelled <= 1:
-            raise ValueError(f"labelled={labelled}: give a share between 0 and 1")
+        if not 0 <= labeled <= 1:
+            raise ValueError(f"labeled={labeled}: give a share between 0 and 1")
         self.alone, self.seed, self.classes = alone, seed, CLASSES
         self.images = np.empty((count, 3, size, size), np.uint8)
         self.texts: list[str] = []
@@ -73,7 +73,7 @@ class ShapeCaptions(Dataset):
             self.images[i] = image.transpose(2, 0, 1)  # (3, S, S)
             self.texts.append(scene.caption)
             thing = scene.things[0]
-            if len(scene.things) == 1 and (alone or rng.random() < labelled):
+            if len(scene.things) == 1 and (alone or rng.random() < labeled):
                 self.labels[i] = 1 + NAMES.index(thing.color) * len(SHAPES) + SHAPES.index(thing.shape)
 
     def __len__(self) -> int:

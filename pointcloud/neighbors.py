@@ -1,4 +1,4 @@
-"""Neighbour searches in plain torch: exact, batched, any device, in bounded memory.
+"""Neighbor searches in plain torch: exact, batched, any device, in bounded memory.
 
 All of them take padded clouds (B, P, C) with lengths (B,): rows at and behind a cloud's length are never looked at.
 """

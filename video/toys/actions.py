@@ -1,7 +1,7 @@
 """Small action sets as real encoded files, whose labels need time and whose looks do not give them away.
 
 Classes come in time-reversed pairs that share one distribution of frames, so a method blind to order is right half the
-time at best. One thing acts; another stands by (or drifts). No combination of shapes and colours occurs in two splits.
+time at best. One thing acts; another stands by (or drifts). No combination of shapes and colors occurs in two splits.
 Actors, paths and backgrounds are drawn by the renderer that the shipped tiny CLIP was trained with.
 """
 
@@ -16,9 +16,9 @@ from typing import cast
 import av
 import numpy as np
 
-from video.synthetic_layouts import LAYOUTS
-from xmodal.data.shapes import COLORS, Thing, background, render
+from video.toys.layouts import LAYOUTS
 from xmodal.registry import did_you_mean
+from xmodal.toys.shapes import COLORS, Thing, background, render
 
 Pair = tuple[Thing, Thing]  # the actor and the one that stands by
 Track = Callable[[float], Pair]
@@ -176,7 +176,7 @@ def labels_of(spec: ActionSet, split: str) -> list[int]:
 
 @lru_cache(maxsize=8)
 def appearances(spec: ActionSet, split: str) -> list[Look]:
-    """Shape and colour of actor and bystander: the combinations that belong to one split alone."""
+    """Shape and color of actor and bystander: the combinations that belong to one split alone."""
     turning = any(ACTIONS[name][0] is rotate for name in spec.classes)
     actors, standbys = (TURNING_ACTORS, TURNING_STANDBYS) if turning else (ACTORS, STANDBYS)
     every = [c for c in product(actors, COLORS, standbys, COLORS) if c[1] != c[3]]
@@ -213,7 +213,7 @@ def make_clip(spec: ActionSet, split: str, index: int) -> tuple[np.ndarray, int,
     """Draw clip `index` of a split.
 
     Returns:
-        Frames (T, S, S, 3) u8 RGB, the label, and the shapes and colours used.
+        Frames (T, S, S, 3) u8 RGB, the label, and the shapes and colors used.
     """
     rng = np.random.default_rng([spec.seed, list(SHARES).index(split), index])
     label = labels_of(spec, split)[index]

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xmodal.data.shapes import SHAPES, Thing, draw, picture
 from xmodal.registry import DATASETS
+from xmodal.toys.shapes import SHAPES, Thing, draw, picture
 
 CLASSES = ["background", *SHAPES]
 

@@ -44,8 +44,8 @@ class Digits(Dataset):
         data = load_digits()
         self.rows = rows_of(data.target, split, shots, draw)
         self.labels, self.test_mode = data.target[self.rows], test_mode
-        grey = torch.tensor(data.images[self.rows] * (255 / 16), dtype=torch.float32)[:, None]
-        images = F.interpolate(grey, size=(size, size), mode="bilinear", antialias=True)
+        gray = torch.tensor(data.images[self.rows] * (255 / 16), dtype=torch.float32)[:, None]
+        images = F.interpolate(gray, size=(size, size), mode="bilinear", antialias=True)
         self.images = images if test_mode else images.round().to(torch.uint8)  # (N, 1, size, size)
         self.classes = [str(i) for i in range(10)]
 

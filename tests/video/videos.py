@@ -1,4 +1,4 @@
-"""Films made at test time, the number of each frame written into its pixels."""
+"""Videos made at test time, the number of each frame written into its pixels."""
 
 import struct
 from fractions import Fraction
@@ -16,8 +16,8 @@ def picture(number: int, height: int, width: int) -> np.ndarray:
     cells = np.array(bits, np.float32).reshape(ROWS, COLUMNS) * 170 + 40
     rows = np.arange(height) * ROWS // height
     columns = np.arange(width) * COLUMNS // width
-    grey = cells[rows][:, columns]  # (H, W)
-    return (grey[..., None] * np.array([1.0, 0.9, 0.8])).astype(np.uint8)
+    gray = cells[rows][:, columns]  # (H, W)
+    return (gray[..., None] * np.array([1.0, 0.9, 0.8])).astype(np.uint8)
 
 
 def number_of(frame: np.ndarray) -> int:
@@ -34,7 +34,7 @@ def numbers_of(frames: np.ndarray) -> list[int]:
     return [number_of(frame) for frame in frames]
 
 
-def write_film(
+def write_video(
     path: Path,
     frames: int = 60,
     size: tuple[int, int] = (96, 128),
@@ -45,7 +45,7 @@ def write_film(
     options: dict[str, str] | None = None,
     grain: int = 0,
 ) -> Path:
-    """Write a film of numbered frames; `times` (in 1/25 s) makes its frame rate vary, `grain` its packets large."""
+    """Write a video of numbered frames; `times` (in 1/25 s) makes its frame rate vary, `grain` its packets large."""
     noise = np.random.default_rng(0)
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=25)
@@ -76,13 +76,13 @@ def write_audio(path: Path) -> Path:
 
 
 def trim_by_copy(source: Path, path: Path, first: int) -> Path:
-    """Cut a film at frame `first` without re-encoding, as `ffmpeg -ss -c copy`: the frames since the key are hidden."""
-    with av.open(str(source)) as film, av.open(str(path), "w") as out:
-        stream = film.streams.video[0]
+    """Cut a video at frame `first` as `ffmpeg -ss -c copy` does: the frames since the key frame are hidden."""
+    with av.open(str(source)) as video, av.open(str(path), "w") as out:
+        stream = video.streams.video[0]
         copy = out.add_stream_from_template(stream)
         step = int(1 / (stream.average_rate * stream.time_base))
-        film.seek(first * step, stream=stream, backward=True)
-        for packet in film.demux(stream):
+        video.seek(first * step, stream=stream, backward=True)
+        for packet in video.demux(stream):
             if packet.dts is None:
                 continue
             packet.pts -= first * step

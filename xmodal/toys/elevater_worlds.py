@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from xmodal.data.shapes import COLORS, SHAPES, picture, texture
+from xmodal.toys.shapes import COLORS, SHAPES, picture, texture
 
 Drawn = tuple[np.ndarray, list[int]]  # image (S, S, 3) u8 RGB and its classes
 DIGITS = tuple("zero one two three four five six seven eight nine".split())  # noqa: SIM905
@@ -23,19 +23,19 @@ FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COM
 
 
 def draw_shape(rng: np.random.Generator, size: int) -> Drawn:
-    """A picture of one thing, labelled by its shape."""
+    """A picture of one thing, labeled by its shape."""
     image, scene = one_thing(rng, size)
     return image, [SHAPES.index(scene.things[0].shape)]
 
 
 def draw_color(rng: np.random.Generator, size: int) -> Drawn:
-    """A picture of one thing, labelled by its colour."""
+    """A picture of one thing, labeled by its color."""
     image, scene = one_thing(rng, size)
     return image, [list(COLORS).index(scene.things[0].color)]
 
 
 def draw_place(rng: np.random.Generator, size: int) -> Drawn:
-    """A picture of one thing, labelled by the half it lies in."""
+    """A picture of one thing, labeled by the half it lies in."""
     while True:
         image, scene = one_thing(rng, size)
         if abs(scene.things[0].x - 0.5) > 0.05:
@@ -43,7 +43,7 @@ def draw_place(rng: np.random.Generator, size: int) -> Drawn:
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Drawn:
-    """A picture of one or two things, labelled by every shape that occurs."""
+    """A picture of one or two things, labeled by every shape that occurs."""
     image, scene = picture(rng, size)
     return image, sorted({SHAPES.index(t.shape) for t in scene.things})
 
@@ -133,8 +133,8 @@ def write_digits(root: str | Path, train: int = 600, test: int = 300) -> Path:
     found = load_digits()
     if train + test > len(found.images):
         raise ValueError(f"{train} + {test} digits were asked for, and there are {len(found.images)}")
-    grey = np.rint(found.images * (255 / 16)).astype(np.uint8)
-    drawn = [(np.repeat(image[..., None], 3, 2), [int(digit)]) for image, digit in zip(grey, found.target, strict=True)]
+    gray = np.rint(found.images * (255 / 16)).astype(np.uint8)
+    drawn = [(np.repeat(image[..., None], 3, 2), [int(digit)]) for image, digit in zip(gray, found.target, strict=True)]
     splits = {"train": drawn[:train], "test": drawn[train : train + test]}
     about = {"metric": "accuracy", "templates": ["a photo of the {}"]}
     return write_dataset(root, "sklearn-digits_19980701", DIGITS, about, splits)

@@ -1,0 +1,1 @@
+"""Generated point clouds for demos and tests; nothing else in the library imports them."""

@@ -1,0 +1,1 @@
+"""Generated action videos for demos and tests; nothing else in the library imports them."""
