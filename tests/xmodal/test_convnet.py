@@ -31,6 +31,7 @@ BODIES = {
     ),
     "convnext": lambda: timm.models.convnext.ConvNeXt(num_classes=0, depths=(1, 1, 1, 1), dims=(8, 16, 16, 24)),
     "efficientnet": lambda: timm.create_model("efficientnet_lite0", num_classes=0),
+    "squeezed": lambda: timm.create_model("efficientnet_b0", num_classes=0),
     "edge": lambda: timm.create_model("efficientnet_es", num_classes=0),
     "swin": lambda: timm.create_model(
         "swin_tiny_patch4_window7_224", num_classes=0, img_size=32, window_size=4, embed_dim=16, depths=(2, 1),
@@ -135,3 +136,27 @@ def test_only_all_blocks_or_none():
         tower.forward_blocks(images, start=1)
     with pytest.raises(ValueError, match="no taps"):
         tower.forward_blocks(images, taps=object())
+
+
+class Nothing(nn.Module):
+    """A branch that was dropped."""
+
+    def forward(self, x):
+        return 0 * x
+
+
+def test_what_is_placed_in_a_swin_block_stands_outside_stochastic_depth():
+    block = build(TOWERS["swin"]["swin"]).blocks[1]
+    block.drop_path1, block.drop_path2 = Nothing(), Nothing()
+    block.attn.edits["own"], block.mlp.edits["own"] = Plus(1.0), Plus(10.0)
+    x = torch.randn(2, 8, 8, 16)
+    torch.testing.assert_close(block(x), x + 11)
+
+
+class Plus(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, y, x, grid=None):
+        return y + self.value
