@@ -1,4 +1,4 @@
-"""Doing one thing to many videos at once, in processes, with a progress bar."""
+"""Process many videos in parallel with a progress bar."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Names in the official ST-Adapter and EVL checkpoints, and ours.
+"""Convert names between official ST-Adapter and EVL checkpoints and this suite.
 
 ST-Adapter's `checkpoint-<epoch>.pth` and EVL's `checkpoint-<step>.pth` (keys under `module.`) hold `{model,
 optimizer, ...}`, of which `model` holds the trained tensors alone. The mappings work in both directions, so that

@@ -1,4 +1,4 @@
-"""Action recognition on video files."""
+"""Data set of labeled video files for action recognition."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def read_views(
     temporal_views: int = 1,
     short_side: int | None = None,
 ) -> Tensor:
-    """Read a video as it is evaluated.
+    """Read the test views of a video.
 
     Args:
         path: the video.
@@ -121,7 +121,7 @@ class VideoDataset(LabeledFiles):
         self.sampling.test(1, temporal_views)  # refuses impossible views now, not in a worker
 
     def reason(self, error: Exception) -> str:
-        """Why a video cannot be read, and who tried."""
+        """Say why a video cannot be read and which reader tried."""
         return f"{error.reason} [{error.backend}]" if isinstance(error, VideoError) else str(error)
 
     def test_item(self, index: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one door to video files: frames by index, exact, from whatever file people bring.
+"""Read frames of video files by index.
 
 H.264 is read from its key frames (`keyframes.py`), other codecs by decord (only the frames asked, one thread, so that
 damaged files decode the same everywhere). PyAV takes over, sequentially, where that fails or would return other frames
@@ -52,7 +52,7 @@ class _Backend(Protocol):
 
 
 class VideoFile:
-    """Frames of a video file by index.
+    """Read frames of a video file by index.
 
     Open it, read, let go: a reader is never kept from one sample to the next.
 
@@ -74,27 +74,27 @@ class VideoFile:
 
     @property
     def num_frames(self) -> int:
-        """Frames that can be seen; frames hidden by a trim do not count."""
+        """Return the number of visible frames; frames hidden by a trim do not count."""
         return self._backend.num_frames
 
     @property
     def fps(self) -> float:
-        """Average frames per second."""
+        """Return the average frames per second."""
         return self._backend.fps
 
     @property
     def backend(self) -> str:
-        """Who reads this file: `keyframes`, `decord` or `pyav`."""
+        """Return the reader of this file: `keyframes`, `decord` or `pyav`."""
         return self._backend.name
 
     @property
     def codec(self) -> str:
-        """What the video is encoded with, as FFmpeg calls it."""
+        """Return the codec by FFmpeg's name."""
         return self._scan.codec
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width as shown, rotation applied."""
+        """Return height and width as shown, rotation applied."""
         if self._size is None:
             self.read([0])
         assert self._size is not None
@@ -147,7 +147,7 @@ class VideoFile:
         return frames
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._backend = _Closed(self.num_frames, self.fps)
 
     def __enter__(self) -> "VideoFile":
@@ -186,7 +186,7 @@ def _check_file(source: str | bytes, path: str) -> None:
 
 
 def _open(source: str | bytes, path: str) -> tuple[Scan, _Backend]:
-    """Choose who reads: at random where that is exact, in sequence otherwise."""
+    """Choose the reader: random access where it is exact, sequential decoding otherwise."""
     try:
         found = scan(source)
         if KeyFrames.suits(found):
@@ -232,7 +232,7 @@ class _Closed:
 
 
 class _Decord:
-    """Random access by decord."""
+    """Random-access reader built on decord."""
 
     name = "decord"
 

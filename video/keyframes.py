@@ -1,4 +1,4 @@
-"""H.264 at random: from the key frame before it, decoding only what a frame needs.
+"""Random access to H.264: decode from the preceding key frame only the pictures that a frame needs.
 
 Pictures that no other refers to, about half of all, are skipped unless they are asked for; the pixels are those of
 decoding everything.
@@ -16,7 +16,7 @@ CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # one packet is one f
 
 
 class KeyFrames:
-    """Random access by PyAV; holds no handle between calls.
+    """Random-access reader built on PyAV; no file stays open between calls.
 
     Args:
         source: a path, or the bytes of a file.
@@ -31,12 +31,12 @@ class KeyFrames:
 
     @staticmethod
     def suits(found: Scan) -> bool:
-        """Whether a file can be read this way."""
+        """Return whether a file can be read this way."""
         exact = found.random_access and len(np.unique(found.times)) == found.num_frames and bool(found.keys)
         return exact and found.codec == "h264" and found.container in CONTAINERS and min(found.keys) == found.times[0]
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
-        """Frames (T, H, W, 3) at distinct indices."""
+        """Decode frames (T, H, W, 3) at distinct indices."""
         wanted = self._found.times[indices]
         keys = np.array(sorted(self._found.keys))
         starts = keys[np.searchsorted(keys, wanted, side="right") - 1]

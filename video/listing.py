@@ -1,4 +1,4 @@
-"""What annotations are read into: videos with labels, class names, and the files that are there."""
+"""Samples and class names of annotated video sets, and the files below a folder."""
 
 import json
 import os
@@ -15,7 +15,7 @@ EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", 
 
 @dataclass(frozen=True)
 class Sample:
-    """One video of a set: where it is, its class (-1 without one) and what reports call it."""
+    """One video of a set: its path, class (-1 for none) and name in reports."""
 
     path: str
     label: int
@@ -24,7 +24,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Listing:
-    """The videos of a set.
+    """Videos and class names of a set.
 
     Args:
         samples: in the order of the annotation.
@@ -87,7 +87,7 @@ def films_below(root: Path) -> dict[str, list[str]]:
 
 
 def plain(name: str) -> str:
-    """A class name as people mean it: underscores are spaces, quotes and outer spaces are gone."""
+    """Normalize a class name: underscores become spaces, quotes and outer spaces are removed."""
     return name.strip().strip('"').replace("_", " ")
 
 
@@ -99,7 +99,7 @@ def look_up(name: str, index: Mapping[str, int], where: str) -> int:
 
 
 def load_json(path: Path) -> Any:
-    """Read JSON, or say in which line it breaks."""
+    """Read a JSON file; errors name the line."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:

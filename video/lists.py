@@ -51,7 +51,7 @@ def read_listing(
 
 
 def detect_format(path: Path) -> str:
-    """Tell the format of an annotation by what it is."""
+    """Detect the format of an annotation file or folder."""
     if path.is_dir():
         return "folders"
     if path.suffix.lower() == ".json":

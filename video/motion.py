@@ -1,4 +1,4 @@
-"""Motion from attention: how the patches of a frame attend to those of its neighbors, as relative-offset vectors.
+"""EVL's cross-frame motion features: attention maps between neighboring frames as relative-offset vectors.
 
 Paper: EVL (arXiv 2208.03550), temporal cross attention. Only w1 and w2 train: 2*(2h-1)*(2w-1)*D weights.
 """

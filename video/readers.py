@@ -1,4 +1,4 @@
-"""Readers of clips: features of frames brought together over time."""
+"""Readers that combine the features of a clip's frames."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from xmodal.structures import Encoder, Grid, need_grid
 
 
 def frame_stream(tokens: Tensor, grid: Grid | None) -> Tensor:
-    """The token of each frame (B*T, D) that stands for it: the class token, or the mean of the patches without one."""
+    """Return one token per frame (B*T, D): the class token, or the mean of the patches where there is none."""
     if grid is not None and grid.prefix:
         return tokens[:, 0]
     return patches_of(tokens, grid, 0).mean(1)
@@ -20,7 +20,7 @@ def frame_stream(tokens: Tensor, grid: Grid | None) -> Tensor:
 
 @READERS.register_module(name="time_mean")
 class TimeMeanReader(Reader):
-    """Class token averaged over frames on the raw residual stream, then the encoder's final norm.
+    """Average the class token over frames on the raw residual stream, then apply the encoder's final norm.
 
     Paper: ST-Adapter (arXiv 2206.13559). The order matters: norming first moves the logits. CLIP's projection is not
     used. Towers without a class token are averaged over patches.

@@ -1,4 +1,4 @@
-"""Copies of videos that are quick to read at random: small, with many key frames."""
+"""Re-encode videos for fast random access: small, with many key frames."""
 
 import os
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def copy_names(paths: Sequence[str], root: str) -> list[str]:
-    """Names of copies below the output folder: as below `root`, ending in .mp4, no two the same."""
+    """Name copies below the output folder as below `root`, ending in .mp4, all different."""
     names = []
     for path in map(os.path.abspath, paths):
         inside = os.path.relpath(path, os.path.abspath(root))

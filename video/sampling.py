@@ -1,4 +1,4 @@
-"""Which frames of a video are read: dense clips and uniform segments, for training and testing.
+"""Choose frame indices: dense clips and uniform segments, for training and testing.
 
 Every rule is a pure function of the video's length, so a reader can ask for exactly those frames. Training rules draw
 from the `numpy` generator they are given and from nothing else.

@@ -1,4 +1,4 @@
-"""Videos through PyAV: a look at the packets without decoding, and decoding from the start, right on every file."""
+"""Scan a video's packets without decoding, and decode videos in sequence from the start, with PyAV."""
 
 import io
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scan:
-    """What the packets of a file say, without decoding any.
+    """Facts of a video from its packets, without decoding.
 
     Args:
         num_frames: frames shown.
@@ -39,7 +39,7 @@ class Scan:
 
     @property
     def random_access(self) -> bool:
-        """Whether seeking to key frames and counting from there finds the right frames."""
+        """Return whether seeking to key frames and counting from there finds the right frames."""
         return not (self.hidden or self.leading)
 
 
@@ -89,14 +89,14 @@ def open_video(source: str | bytes) -> Iterator[tuple[Any, Any]]:
 
 
 def decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """All frames; the packets are closed behind a reader that stops early, or PyAV never frees the last."""
+    """Yield all frames; closes the packets when the reader stops early, or PyAV never frees the last."""
     with closing(container.demux(stream)) as packets:
         for packet in packets:
             yield from packet.decode()
 
 
 class Sequential:
-    """Sequential decoding by PyAV: slower, right on every file; holds no handle between calls."""
+    """Sequential reader built on PyAV: slower, correct on every file; no file stays open between calls."""
 
     name = "pyav"
 
@@ -111,7 +111,7 @@ class Sequential:
             return sum(1 for _ in decoded(container, stream))
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
-        """Frames (T, H, W, 3) at distinct indices."""
+        """Decode frames (T, H, W, 3) at distinct indices."""
         wanted = {int(i): row for row, i in enumerate(indices)}
         out: np.ndarray | None = None
         last, number = max(wanted), -1

@@ -1,4 +1,4 @@
-"""The crops of the evaluation of clips; the training transforms live in `xmodal.data.transforms`.
+"""Test crops of clips; the training transforms are in `xmodal.data.transforms`.
 
 The evaluation keeps float values after its resize, because rounding there moves the scores.
 """
@@ -39,7 +39,7 @@ SSV2_FLIP_PAIRS = ((86, 87), (93, 94), (166, 167))  # the class pairs of Somethi
 
 
 def crop_offsets(length: int, size: int, crops: int) -> list[int]:
-    """Where crops of `size` begin along a side of `length`: the middle, or both ends and the middle."""
+    """Return where crops of `size` begin along a side of `length`: the middle, or both ends and the middle."""
     if crops not in (1, 3):
         raise ValueError(f"spatial views must be 1 (center) or 3 (both ends and center), got {crops!r}")
     margin = length - size

@@ -1,4 +1,4 @@
-"""Accuracies in percent, exact however the samples are spread over processes."""
+"""Accuracies in percent that do not depend on how samples are spread over processes."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from xmodal.registry import METRICS
 
 
 def gather(mine: Any) -> list[Any]:
-    """One object per process, in rank order, on every process."""
+    """Gather one object from each process, in rank order, on every process."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -24,7 +24,7 @@ def gather(mine: Any) -> list[Any]:
 
 
 class Tally:
-    """Counts from which every accuracy follows; two tallies add up.
+    """Counts from which every accuracy is computed; tallies can be added.
 
     Args:
         num_classes: K, or None to learn it from the first scores.
@@ -80,7 +80,7 @@ class Tally:
 
 @METRICS.register_module(name="accuracy")
 class Accuracy(BaseMetric):
-    """Top-1, top-5 and mean class accuracy over what could be read, and how much that was.
+    """Top-1, top-5 and mean class accuracy over the readable samples, and their number.
 
     Args:
         dump: write the predictions there: `.npz` (arrays sample_id, scores, label) or `.json`.
@@ -97,7 +97,7 @@ class Accuracy(BaseMetric):
         self.reset()
 
     def reset(self) -> None:
-        """Start counting anew."""
+        """Reset the counts."""
         self.tally, self.unlabeled = Tally(), 0
         self.skipped: list[dict] = []
         self.predictions: list[dict] = []
@@ -163,7 +163,7 @@ def write_predictions(path: str | Path, predictions: list[dict[str, Any]]) -> No
 
 
 def one_line(metrics: dict[str, Any]) -> str:
-    """The metrics as a line: `top1 81.25  top5 95.00  over 998 of 1000 (2 skipped)`."""
+    """Format metrics as one line: `top1 81.25  top5 95.00  over 998 of 1000 (2 skipped)`."""
     numbers = [f"{k} {v:.2f}" for k, v in metrics.items() if isinstance(v, float)]
     if "evaluated" in metrics:
         over = f"over {metrics['evaluated']} of {metrics['of']}"

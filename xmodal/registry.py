@@ -1,4 +1,4 @@
-"""The catalog: every part of the suite under a short name, and what is known about each method."""
+"""Registries of every part of the suite by short name, and a description of each method."""
 
 import difflib
 import importlib
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 
 class Registry:
-    """Parts of one kind under their short names. mmengine is not needed to look one up.
+    """Registry of one kind of part by short name; works without mmengine.
 
     Args:
         name: of the kind, for messages.
@@ -25,7 +25,7 @@ class Registry:
         return self.get(name) is not None
 
     def get(self, name: str) -> Any:
-        """The part of a name, None when there is none."""
+        """Return the part of a name, None when there is none."""
         return self.module_dict.get(name.removeprefix(f"{self.scope}."))
 
     def register_module(self, name: str | None = None, force: bool = False, module: Any = None) -> Any:
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Method:
-    """What `docs/methods.md` says about a method.
+    """Description of a method, as shown in `docs/methods.md`.
 
     Args:
         name: the registered name.
@@ -87,7 +87,7 @@ METHODS: dict[str, Method] = {}
 
 
 def method(registry: Registry, name: str, **about: Any) -> Callable[[T], T]:
-    """Register an object under `name` and note what it is (fields of `Method`)."""
+    """Register an object under `name` with its description (fields of `Method`)."""
 
     def decorate(obj: T) -> T:
         registry.register_module(name=name, module=obj)
@@ -176,7 +176,7 @@ def american(word: str) -> str:
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """A hint for a misspelt word: its new name, the nearest known one, or all of them."""
+    """Suggest a name for a misspelt one: its new spelling, the nearest known name, or all names."""
     known = sorted(str(k) for k in known)
     if (renamed := american(str(word))) != word and renamed in known:
         return f"{word!r} is now {renamed!r}"

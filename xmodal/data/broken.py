@@ -1,4 +1,4 @@
-"""What every data set of files shares: an unreadable file never stops a run by itself, and is never silent."""
+"""Base class of data sets of files: unreadable files are logged, replaced in training or skipped in testing."""
 
 import logging
 from typing import Any, ClassVar
@@ -13,11 +13,11 @@ ATTEMPTS = 50  # replacements tried for one training sample
 
 
 class TooManyBrokenFilesError(RuntimeError):
-    """More files of a set are unreadable than its `max_broken` allows."""
+    """Raised when more files of a set are unreadable than its `max_broken` allows."""
 
 
 class FileDataset(Dataset):
-    """A set of files, some of which may be broken; subclasses read one.
+    """Data set of files of which a share up to `max_broken` may be unreadable; subclasses read one file.
 
     A file that cannot be read is logged once with its reason. In training another one, drawn from (seed, epoch, index),
     takes its place; in testing the item is `skipped` and `reason`. Past `max_broken` the run stops.
@@ -54,11 +54,11 @@ class FileDataset(Dataset):
         raise NotImplementedError
 
     def sample_id(self, index: int) -> str:
-        """What a report calls a file."""
+        """Return a file's name in reports."""
         return self.file_names[index]
 
     def reason(self, error: Exception) -> str:
-        """Why a file cannot be read."""
+        """Say why a file cannot be read."""
         return str(error)
 
     def __len__(self) -> int:
@@ -66,11 +66,11 @@ class FileDataset(Dataset):
 
     @property
     def broken(self) -> list[str]:
-        """Files found unreadable so far, by any worker."""
+        """Return the files found unreadable so far, by any worker."""
         return [self.file_names[i] for i in self._broken.nonzero().flatten().tolist()]
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The item of an index, or of an (epoch, index): the epoch moves everything random."""
+        """Return the item of an index, or of (epoch, index); everything random depends on the epoch."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"{self.source} has {self.noun}s 0 to {len(self) - 1}, asked for {index}")
@@ -118,15 +118,15 @@ class LabeledFiles(FileDataset):
         self.samples, self.classes = samples, classes
 
     def sample_id(self, index: int) -> str:
-        """The annotation's own name of a file."""
+        """Return the annotation's name of a file."""
         return self.samples[index].sample_id
 
     @property
     def labels(self) -> list[int]:
-        """Labels in order."""
+        """Return the labels in order."""
         return [sample.label for sample in self.samples]
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are: the names given, else the largest label and those below."""
+        """Return the number of classes: of the names given, else the largest label plus one."""
         return len(self.classes) if self.classes else 1 + max(self.labels)

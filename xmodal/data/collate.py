@@ -1,4 +1,4 @@
-"""From samples to one flat batch."""
+"""Collate samples into one flat dict per batch."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack what can be stacked, list the rest, and set unreadable samples aside. Nothing is padded.
+    """Stack tensors of equal shape, list everything else, and set unreadable samples aside; nothing is padded.
 
     Args:
         samples: flat dicts with the same keys. `{"skipped": sample_id, "reason": str}` is a sample that could not be
@@ -96,7 +96,7 @@ def split(batch: dict[str, Any], parts: int) -> list[tuple[dict[str, Any], float
 
 
 def batch_size(batch: dict[str, Any]) -> int:
-    """Samples in a batch, 0 when all of them were skipped."""
+    """Return the number of samples in a batch, 0 when all of them were skipped."""
     for key, value in batch.items():
         if key not in ("skipped", "replaced") and isinstance(value, torch.Tensor | list):
             return len(value)

@@ -1,4 +1,4 @@
-"""From a dataloader config to a `torch.utils.data.DataLoader`."""
+"""Build a `torch.utils.data.DataLoader` from a config."""
 
 import inspect
 import signal
@@ -12,7 +12,7 @@ from xmodal.registry import DATASETS, build, check_arguments, resolve
 
 
 def build_dataset(cfg: Any, seed: int = 0) -> Any:
-    """Build a data set; it receives the run's seed when it takes one and the config does not say."""
+    """Build a data set; it receives the run's seed unless the config gives one."""
     if not isinstance(cfg, dict):
         return cfg
     kind = resolve(cfg["type"], DATASETS) if "type" in cfg else None

@@ -1,4 +1,4 @@
-"""Which samples come when: a pure function of the seed, the epoch and the position, so a run can go on anywhere."""
+"""Samplers whose order depends only on (seed, epoch, position), so that training can resume at any step."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,12 @@ from torch.utils.data import Sampler
 
 
 def order_of(size: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
-    """Order (size,) of the samples in one epoch; the same for the same arguments, on every rank."""
+    """Return the order (size,) of the samples in one epoch, the same on every rank."""
     return np.random.default_rng([seed, epoch]).permutation(size) if shuffle else np.arange(size)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) of one epoch; every rank gets the same number, the order is wrapped round to make that true.
+    """Yield keys (epoch, index) of one epoch; the order wraps around so that every rank gets equally many.
 
     Args:
         size: samples in the data set.
@@ -42,7 +42,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class StreamSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) of a run counted in steps: seeded orders one after the other, batches cross their borders.
+    """Yield keys (epoch, index) of a run counted in steps: epochs follow each other and batches may span two.
 
     Args:
         size: samples in the data set.
@@ -76,7 +76,7 @@ class StreamSampler(Sampler[tuple[int, int]]):
 
 
 class EvalSampler(Sampler[int]):
-    """Indices rank, rank + world, ...: every sample once over all ranks, nothing padded."""
+    """Yield indices rank, rank + world, ...: every sample once over all ranks, without padding."""
 
     def __init__(self, size: int, rank: int = 0, world: int = 1):
         self.indices = range(rank, size, world)

@@ -1,1 +1,1 @@
-"""How a run goes: optimizer, schedule, checkpoints, progress, report."""
+"""Training and evaluation on mmengine: loops, optimizer, schedules, checkpoints, logs and reports."""

@@ -22,7 +22,7 @@ LAST, BEST = "last.pth", "best.pth"
 
 
 def bare(model: nn.Module) -> Any:
-    """The model inside a DDP wrapper."""
+    """Return the model inside a DDP wrapper, or the model itself."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -42,7 +42,7 @@ def own_keys(model: nn.Module) -> set[str]:
 
 
 def own_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies, on the CPU, of what a checkpoint holds."""
+    """Copy the tensors of a checkpoint to the CPU."""
     state, keys = bare(model).state_dict(), own_keys(model)
     return {key: state[key].detach().cpu().clone() for key in state if key in keys}
 
@@ -78,7 +78,7 @@ def _some(names: list[str]) -> str:
 
 
 def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
-    """Save next to `path` and move it there: at any moment there is the old file or the new one."""
+    """Write a file beside `path` and rename it, so that an interruption leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
@@ -90,7 +90,7 @@ def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Open a checkpoint of ours, on the CPU, without running code from it.
+    """Load a checkpoint of this suite to the CPU with `weights_only=True`.
 
     Raises:
         ValueError: no such file, or not a checkpoint of ours.
@@ -122,7 +122,7 @@ def check_encoder(model: nn.Module, meta: dict[str, Any], source: str) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint for evaluation: the averaged weights where those were the ones evaluated.
+    """Load a checkpoint for evaluation; where the run evaluated averaged (EMA) weights, those are loaded.
 
     Returns:
         The checkpoint's `meta`.
@@ -138,7 +138,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """State of the random generators of torch (CPU and this GPU), numpy and Python, as plain things and tensors."""
+    """Return the random states of torch (CPU and this GPU), numpy and Python as numbers and tensors."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     state = {
@@ -158,7 +158,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go back to a state."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
@@ -169,7 +169,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def pack(runner: Any, step: int, validated: bool) -> dict[str, Any]:
-    """Everything a run needs to go on after `step` (every rank must call this)."""
+    """Collect everything needed to resume after `step`; every rank must call this."""
     loop, model = runner.train_loop, bare(runner.model)
     find = getattr(model, "frozen_fingerprint", None)
     classes = getattr(loop.dataloader.dataset, "classes", None)
@@ -194,7 +194,7 @@ def pack(runner: Any, step: int, validated: bool) -> dict[str, Any]:
 
 
 def resume(runner: Any, path: str | Path) -> None:
-    """Go on from a checkpoint: weights, optimizer, schedules, random states and position.
+    """Resume a run: restore weights, optimizer, schedules, random states and position.
 
     Raises:
         ValueError: a checkpoint without optimizer, of another encoder, seed, data set size or batch size.

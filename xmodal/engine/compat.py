@@ -1,4 +1,4 @@
-"""Every bend of mmengine 0.10.7 and its reason. tests/engine/test_compat.py says when one is no longer needed."""
+"""Overrides of mmengine 0.10.7 with their reasons; tests/engine/test_compat.py fails when one is no longer needed."""
 
 import itertools
 import os
@@ -62,7 +62,7 @@ def _checked_loop(loop: Any) -> Any:
 
 
 class Runner(StockRunner):
-    """mmengine's Runner with the bends of this suite.
+    """mmengine's Runner with the overrides of this suite.
 
     Its hook list has ours instead of mmengine's: theirs call `.item()` on every scalar of every iteration and keep them
     in HistoryBuffers, which cost O(n) an iteration and end up in the checkpoints (until update_scalar is O(1)).
@@ -79,11 +79,11 @@ class Runner(StockRunner):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return the device of the model."""
         return next(self.model.parameters()).device
 
     def setup_env(self, env_cfg: dict) -> None:
-        """As in mmengine, after `init_distributed`."""
+        """Set up the environment as mmengine does, after `init_distributed`."""
         quiet()
         init_distributed(self._launcher)
         super().setup_env(env_cfg)
@@ -154,7 +154,7 @@ class Runner(StockRunner):
         return super().build_evaluator(evaluator)
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the loop, misspelt arguments named (as for the two below)."""
+        """Build the training loop; misspelt arguments are refused by name."""
         return super().build_train_loop(_checked_loop(loop))
 
     def build_val_loop(self, loop: Any) -> Any:

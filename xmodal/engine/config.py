@@ -1,4 +1,4 @@
-"""Reading a config: either style of mmengine, options from the command line, and no key misspelt."""
+"""Read configs of either mmengine style, apply command-line options and refuse misspelt keys."""
 
 import ast
 import copy
@@ -60,7 +60,7 @@ def check_keys(cfg: Config) -> None:
 
 
 def set_defaults(cfg: Config) -> None:
-    """Fill in what most configs leave out."""
+    """Set the defaults of keys that most configs leave out."""
     cfg.setdefault("default_scope", "mmengine")
     cfg.setdefault("randomness", {})
     cfg.randomness.setdefault("seed", 0)
@@ -145,7 +145,7 @@ def _set(node: Any, name: str, value: Any, where: str) -> None:
 
 
 def has_names(node: Any) -> bool:
-    """Whether some `type` in a config is a registered name instead of the thing itself."""
+    """Return whether some `type` in a config is a registered name and not an object."""
     if isinstance(node, dict):
         kind = node.get("type")
         return (isinstance(kind, str) and "." not in kind) or any(has_names(value) for value in node.values())

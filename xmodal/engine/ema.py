@@ -1,4 +1,4 @@
-"""A running average of the trained weights."""
+"""Exponential moving average (EMA) of the trained weights."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from xmodal.registry import HOOKS
 
 @HOOKS.register_module(name="ema")
 class EMAHook(Hook):
-    """Average what trains (never the frozen encoder) after every step; evaluate the average when asked.
+    """Average the trained weights after every step and, by default, validate the average.
 
     Args:
         decay: of the average; the first steps use (1 + n) / (10 + n) while that is smaller.
@@ -32,7 +32,7 @@ class EMAHook(Hook):
         self.swapped = False
 
     def current(self, runner: Any) -> dict[str, Tensor]:
-        """The model's own tensors that are averaged."""
+        """Return the model's tensors that are averaged."""
         model = bare(runner.model)
         keys = own_keys(model)
         return {k: v.detach() for k, v in model.state_dict().items() if k in keys and v.is_floating_point()}

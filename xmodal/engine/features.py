@@ -1,4 +1,4 @@
-"""The frozen-prefix cache: what a frozen encoder says of a sample is computed once and kept on disk.
+"""Cache the activations of the frozen part of a model on disk, so that they are computed once.
 
 Kept are the activations at the border between frozen and trained parts, per sample and augmentation view, in
 memory-mapped shards. The folder's name is a hash of everything they depend on (weights, preprocessing, sampling, the
@@ -35,7 +35,7 @@ NOT_SEEN = ("training", "recompute", "call_super_init", "dump_patches")  # chang
 
 
 class FrozenCache:
-    """Activations of a data set at the border of what trains.
+    """Cache of the activations that enter the first trained part of a model, for every sample of a data set.
 
     Args:
         model: a `TransferModel`, on the device that computes.
@@ -76,20 +76,20 @@ class FrozenCache:
         self.error = 0.0  # largest relative error of what this process stored
 
     def shards(self) -> list[tuple[int, int]]:
-        """All (view, shard number) pairs."""
+        """Return all (view, shard number) pairs."""
         count = -(-len(self.dataset) // self.shard)
         return [(view, number) for view in range(self.views) for number in range(count)]
 
     def missing(self) -> list[tuple[int, int]]:
-        """Those not finished yet."""
+        """Return the pairs that are not written yet."""
         return [s for s in self.shards() if not self.mark(*s).exists()]
 
     def mark(self, view: int, number: int) -> Path:
-        """The file that says a shard is complete: its samples, written last."""
+        """Return the path of the file that lists a shard's samples; written last, it marks the shard as complete."""
         return self.folder / f"v{view}.s{number:05d}.json"
 
     def compute(self, items: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray], Grid | None]:
-        """Activations (B, V, rows, ...) of readable items and their grid."""
+        """Compute activations (B, V, rows, ...) of items and their grid."""
         batch = self.model.data_preprocessor(collate(items), False)
         batch = {k: v for k, v in batch.items() if k not in ("label", "sample_id", "view", "skipped", "replaced")}
         views = batch["clips"].shape[1] if "clips" in batch else 1
@@ -97,7 +97,7 @@ class FrozenCache:
         return {k: v.unflatten(0, (len(items), views, -1)).float().cpu().numpy() for k, v in kept.items()}, grid
 
     def megabytes(self) -> float:
-        """Size of the missing part, from the first sample that can be read."""
+        """Estimate the size of the missing shards from the first readable sample."""
         todo = len(self.missing()) * self.shard
         for index in range(len(self.dataset)):
             item = self.dataset[0, index]
@@ -108,7 +108,7 @@ class FrozenCache:
         raise ValueError("no sample of the data set can be read: there is nothing to cache")
 
     def check_space(self) -> float:
-        """Megabytes that filling takes.
+        """Return the megabytes that filling takes.
 
         Raises:
             ValueError: more than `max_gb`, or more than the disk has left.
@@ -179,7 +179,7 @@ class FrozenCache:
         return grid
 
     def read(self) -> "CachedDataset":
-        """The finished cache as a data set.
+        """Open the finished cache as a data set.
 
         Raises:
             ValueError: something is missing.
@@ -225,7 +225,7 @@ class CachedDataset(Dataset):
         return {**about, "grid": Grid(**mark["grid"]) if mark["grid"] else None}
 
     def array(self, place: tuple[int, int], name: str) -> np.ndarray:
-        """A memory-mapped shard."""
+        """Open a shard memory-mapped."""
         where = (*place, name)
         if where not in self._arrays:
             path = self.folder / f"v{place[0]}.s{place[1]:05d}.{name}.npy"
@@ -242,22 +242,22 @@ def pack(value: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def unpack(stored: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    """The float array again: float32 of int8, else what was stored."""
+    """Restore the float array: float32 from int8, else the stored type."""
     return np.array(stored) if scale is None else stored.astype(np.float32) * scale
 
 
 def relative_error(value: np.ndarray, back: np.ndarray) -> float:
-    """Largest absolute error over the largest absolute value."""
+    """Return the largest absolute error divided by the largest absolute value."""
     return float(np.abs(value - back.astype(np.float32)).max() / max(float(np.abs(value).max()), 1e-12))
 
 
 def same(item: Any) -> Any:
-    """An item as it is."""
+    """Return an item unchanged."""
     return item
 
 
 def use_cache(runner: Any, options: dict[str, Any]) -> None:
-    """Let a runner train and validate from caches, filled here where something is missing.
+    """Let a runner train and validate from caches; missing shards are computed first.
 
     Args:
         runner: built, not started.
@@ -278,7 +278,7 @@ def use_cache(runner: Any, options: dict[str, Any]) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write beside and move there."""
+    """Write an array beside its path and rename it."""
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     with open(unfinished, "wb") as file:
         np.save(file, array, allow_pickle=False)
@@ -286,13 +286,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def plain(item: dict[str, Any]) -> dict[str, Any]:
-    """What of an item is no array: label, name."""
+    """Return an item's label and sample_id as plain JSON values."""
     numbers = {k: v.item() if isinstance(v, Tensor | np.generic) else v for k, v in item.items() if k == "label"}
     return {**numbers, "sample_id": item.get("sample_id")}
 
 
 def key_of(model: Any, dataset: Any, config: Any, dtype: str, shard: int) -> str:
-    """Hash of all that cached activations depend on."""
+    """Hash everything that the cached activations depend on."""
     frozen = nn.Module()
     frozen.parts = nn.ModuleList([m for n, m in model.encoder.named_children() if n != "blocks"])
     boundary = model.boundary()
@@ -314,19 +314,19 @@ def key_of(model: Any, dataset: Any, config: Any, dtype: str, shard: int) -> str
 
 
 def plain_options(encoder: nn.Module) -> Iterator[str]:
-    """What a tower was built with that its weights do not tell: heads, sizes, pooling."""
+    """Yield the tower's options that its weights do not show: heads, sizes, pooling."""
     for key, value in vars(encoder).items():
         if isinstance(value, int | float | str | tuple) and not key.startswith("_") and key not in NOT_SEEN:
             yield f"{key}={value}"
 
 
 def fingerprint_of(value: Tensor) -> str:
-    """Hash of one tensor."""
+    """Hash one tensor."""
     return hashlib.sha256(value.detach().cpu().float().numpy().tobytes()).hexdigest()
 
 
 def identity(sample: Any) -> list[Any]:
-    """Path, size and time of change of a sample's file, and its label."""
+    """Return path, size and modification time of a sample's file, and its label."""
     path = getattr(sample, "path", None)
     if path is None or not os.path.exists(path):
         return [str(sample)]
@@ -335,7 +335,7 @@ def identity(sample: Any) -> list[Any]:
 
 
 def describe(node: Any, path: str = "") -> Iterator[str]:
-    """A config as lines, types by their full names."""
+    """Yield a config as lines, types by their full names."""
     if isinstance(node, dict):
         for key in sorted(node):
             yield from describe(node[key], f"{path}.{key}")

@@ -1,4 +1,4 @@
-"""What the command-line tools share: from arguments to a runner, and clean ends."""
+"""Build runners from command-line arguments, and end tools with one line and an exit status."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def prepare(
     amp: str | None = None,
     launcher: str = "none",
 ) -> Config:
-    """Read a config and set what the command line says.
+    """Read a config and apply command-line arguments.
 
     Raises:
         ValueError: see `load_config`; fp16 without a GPU.
@@ -112,7 +112,7 @@ class stop_gently:  # noqa: N801
 
 
 def run(job: Callable[[], Any], resumable: bool = False) -> int:
-    """Run a tool's work; mistakes and interruptions end with one line instead of a traceback.
+    """Run a tool; user mistakes and interruptions end with one line and no traceback.
 
     Returns:
         The exit status: 0, 2 after a mistake of the user, 130 when interrupted. XMODAL_DEBUG=1 shows tracebacks.
@@ -134,14 +134,14 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether an error speaks to the user: wrong values, missing files, and what the suite itself raises."""
+    """Return whether an error is a user's mistake: wrong values, missing files, errors of the suite itself."""
     if isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
         return True
     return type(error).__module__.split(".")[0] in ("xmodal", "video", "pointcloud")
 
 
 def last_line(error: Exception) -> str:
-    """The message; of an error in a loader's worker, the message in the worker."""
+    """Return an error's message; of an error in a loader's worker, the worker's message."""
     text = str(error).strip()
     if "Original Traceback" not in text:
         return text

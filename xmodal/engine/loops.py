@@ -1,4 +1,4 @@
-"""Training counted in epochs or in steps, and evaluation. One position, the optimizer step, says where a run is."""
+"""Training loop counted in epochs or steps, and evaluation loops; the optimizer step is the position of a run."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from xmodal.engine.precision import autocast
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user asked to stop; the run was saved at a step boundary."""
+    """Raised when the user stops a run, after it was saved at a step boundary."""
 
 
 class TrainLoop(BaseLoop):
@@ -97,14 +97,14 @@ class TrainLoop(BaseLoop):
         return -(-self._max_steps // self.steps_per_epoch)
 
     def segment_end(self, step: int) -> int:
-        """Step before which the next pause (checkpoint, perhaps validation) comes after `step`."""
+        """Return the step at which the segment that contains `step` ends (checkpoint, perhaps validation)."""
         ends = [(step // self.steps_per_epoch + 1) * self.steps_per_epoch, self._max_steps]
         if self.by_steps:
             ends.append((step // self.val_interval + 1) * self.val_interval)
         return min(ends)
 
     def validation_due(self, step: int) -> bool:
-        """Whether a validation follows `step`."""
+        """Return whether a validation follows `step`."""
         if self.runner.val_loop is None or step == 0:
             return False
         if step == self._max_steps:
@@ -228,7 +228,7 @@ class _EvalLoop(BaseLoop):
         return metrics
 
     def predict(self, batch: dict) -> list[dict]:
-        """Predictions of one batch; none when nothing of it could be read."""
+        """Predict one batch; empty when no sample of it could be read."""
         if not batch_size(batch):
             return []
         with autocast(self.runner.device, self.amp):

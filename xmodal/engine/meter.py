@@ -1,4 +1,4 @@
-"""Means and speed of a training run: what logs, curves and reports are made of."""
+"""Means and speed of a training run, for logs, curves and reports."""
 
 import time
 from typing import Any

@@ -76,7 +76,7 @@ def _norm_weights(model: nn.Module) -> set[str]:
 
 
 def table(groups: Sequence[dict[str, Any]]) -> str:
-    """The groups as lines of text."""
+    """Format parameter groups as a table."""
     rows = [("group", "lr", "decay", "tensors", "weights")]
     for group in groups:
         size = sum(p.numel() for p in group["params"])
@@ -90,7 +90,7 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
 
 
 class OptimWrapper(StockOptimWrapper):
-    """Backward and step in any precision on any device, over a batch that may come in parts.
+    """Backward pass and optimizer step in any precision on any device, over a batch that may come in parts.
 
     Why: mmengine's AmpOptimWrapper asserts a GPU and scales bf16 losses; its accumulation counts loader iterations,
     which schedules, checkpoints and logs then count too. Until: both change.
@@ -178,7 +178,7 @@ class OptimWrapper(StockOptimWrapper):
 
 
 class TrainedGroups:
-    """What mmengine calls an optimizer wrapper constructor; `paramwise_cfg` holds `no_decay` and `lr_mult`."""
+    """Build the optimizer and its wrapper from a config; `paramwise_cfg` holds `no_decay` and `lr_mult`."""
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None):
         self.cfg, self.rules = dict(optim_wrapper_cfg), dict(paramwise_cfg or {})

@@ -1,4 +1,4 @@
-"""Predictions for single files."""
+"""Classify single files with a trained model."""
 
 import inspect
 import tempfile
@@ -19,7 +19,7 @@ from xmodal.registry import DATASETS, MODELS, build, resolve
 
 
 def dataset_of_files(cfg: dict[str, Any], files: Sequence[str], folder: Path) -> Any:
-    """The config's test data set, over these files instead of its own.
+    """Build the config's test data set over the given files.
 
     Args:
         cfg: config of a data set that takes `annotation`, a list of lines `path label`.
@@ -78,7 +78,7 @@ def predict(cfg: Config, checkpoint: str, files: Sequence[str], amp: str | None 
 
 
 def described(scores: torch.Tensor, names: Sequence[str], top: int) -> dict[str, Any]:
-    """Scores (K,) as plain things, the best ones by name."""
+    """Return scores (K,) as JSON values, the best classes by name."""
     scores = scores.float().cpu()
     values, labels = scores.topk(min(top, len(scores)))
     best = [

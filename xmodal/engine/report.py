@@ -1,4 +1,4 @@
-"""One `report.json` a run: what was trained, how, and what came out."""
+"""Write `report.json`: what a run trained, how, and its results."""
 
 import json
 import os
@@ -31,7 +31,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of what matters."""
+    """Return the versions of the packages that a run depends on."""
     found = {"xmodal": xmodal.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:
-    """Counts of weights, and the encoder."""
+    """Return the counts of weights and the encoder's name and hash."""
     model = bare(model)
     find = getattr(model, "frozen_fingerprint", None)
     return {
@@ -53,7 +53,7 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def lowest_are_best(runner: Any) -> set[str]:
-    """Names of the metrics whose lowest value is the best one, as the run's checkpoint hooks say."""
+    """Return the metrics whose lowest value is the best, from the run's checkpoint hooks."""
     return {hook.best for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.best and hook.sign < 0}
 
 
@@ -96,13 +96,13 @@ class ReportHook(Hook):
         }  # fmt: skip
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Let the report travel with the run: resumed anywhere, its curves have neither gap nor overlap."""
+        """Store the report in the checkpoint, so that a resumed run continues its curves without gap or overlap."""
         self.report["step"] = checkpoint["meta"]["step"]
         self.report["seconds"] = round(self.before + time.time() - self.start, 1)
         checkpoint["report"] = json.dumps(self.report)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Go on with the report of the checkpoint."""
+        """Continue the report of the checkpoint."""
         old = json.loads(checkpoint.get("report", "{}"))
         self.report.update({k: old[k] for k in ("history", "epochs", "best", "skipped", "started") if k in old})
         self.before = old.get("seconds", 0.0)
@@ -124,7 +124,7 @@ class ReportHook(Hook):
         self.report["history"].append({"step": step, **{k: round(v, 6) if k != "lr" else v for k, v in values.items()}})
 
     def epoch_entry(self, runner: Any) -> dict[str, Any]:
-        """The entry of the current step."""
+        """Return the entry of the current step, made where there is none."""
         epochs = self.report["epochs"]
         if not epochs or epochs[-1]["step"] != runner.iter:
             epochs.append({"step": runner.iter, "epoch": round(runner.iter / runner.train_loop.steps_per_epoch, 4)})

@@ -69,7 +69,7 @@ class Schedule:
         self.apply()
 
     def state_dict(self) -> dict[str, int]:
-        """The step, nothing else."""
+        """Return the step."""
         return {"last_step": self.last_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -89,7 +89,7 @@ class CosineSchedule(Schedule):
 
 @SCHEDULES.register_module(name="constant")
 class ConstantSchedule(Schedule):
-    """The base rate after the warm-up."""
+    """Constant base rate after the warm-up."""
 
     def decay(self, progress: float) -> float:
         """No decay."""
