@@ -41,6 +41,7 @@ def test_the_tool_tells_noticed_from_unnoticed(tmp_path):
     assert judge(noticed, 120) == "noticed"
     blind = Mutant("a comment", file, old, old + "  ", ("tests/xmodal/test_metrics.py",))
     assert judge(blind, 120).startswith("SURVIVED")
-    assert judge(Mutant("nothing", file, "no such text", "", ("tests/xmodal/test_metrics.py",)), 120).startswith("CANNOT")
+    absent = Mutant("nothing", file, "no such text", "", ("tests/xmodal/test_metrics.py",))
+    assert judge(absent, 120).startswith("CANNOT")
     syntax = Mutant("no Python", file, old, "((", ("tests/xmodal/test_protocols.py",))
     assert judge(syntax, 120).startswith("BROKEN")

@@ -62,7 +62,7 @@ class VideoDataset(LabeledFiles):
     Args:
         annotation: list file (`path label`), Kinetics CSV, Something-Something v2 JSON, or a folder of classes.
         root: folder of the videos; where the annotation lies when not given.
-        format: `list`, `kinetics`, `ssv2`, `folders`, or `auto`.
+        format: `list`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `read_listing`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
         sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`.
@@ -92,7 +92,7 @@ class VideoDataset(LabeledFiles):
         self,
         annotation: str | os.PathLike,
         root: str | os.PathLike | None = None,
-        format: str = "auto",  # noqa: A002
+        format: Any = "auto",  # noqa: A002
         classes: Sequence[str] | str | os.PathLike | None = None,
         num_frames: int = 8,
         sampling: dict[str, Any] | DenseSampling | UniformSampling | None = None,

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from video.listing import NO_LABEL, Listing, Sample, films_below, load_json, look_up, plain, read_classes
-from xmodal.registry import did_you_mean
+from xmodal.registry import Registry, did_you_mean, resolve
 
+FORMATS = Registry("annotation format", scope="xmodal")
 log = logging.getLogger("xmodal.video")
 SSV2_LABELS = "something-something-v2-labels.json"
 _LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<label>-?\d+)\s*")
@@ -19,7 +20,7 @@ _NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 def read_listing(
     annotation: str | os.PathLike,
     root: str | os.PathLike | None = None,
-    format: str = "auto",  # noqa: A002
+    format: str | Callable[[Path, Path, list[str] | None], Listing] = "auto",  # noqa: A002
     classes: Sequence[str] | str | os.PathLike | None = None,
 ) -> Listing:
     """Read an annotation.
@@ -27,7 +28,8 @@ def read_listing(
     Args:
         annotation: list file, Kinetics CSV, Something-Something JSON, or a folder with one folder per class.
         root: folder of the videos; where the annotation lies when not given.
-        format: `list`, `kinetics`, `ssv2`, `folders`, or `auto` to tell by the annotation.
+        format: `list`, `kinetics`, `ssv2`, `folders`, `auto` to detect one of these, or a function of (annotation,
+            root, classes), or its import path.
         classes: names by class index, or a file of them (one a line, or JSON).
 
     Raises:
@@ -37,12 +39,11 @@ def read_listing(
     if not path.exists():
         raise ValueError(f"annotation {path} does not exist (looked from {Path.cwd()})")
     kind = detect_format(path) if format == "auto" else format
-    if kind not in FORMATS:
-        raise ValueError(f"no annotation format is called {kind!r}; {did_you_mean(kind, [*FORMATS, 'auto'])}")
+    read = resolve(kind, FORMATS)
     base = Path(root) if root is not None else (path if path.is_dir() else path.parent)
     if not base.is_dir():
         raise ValueError(f"root {base} is not a folder; it should hold the videos of {path}")
-    listing = FORMATS[kind](path, base, read_classes(classes))
+    listing = read(path, base, read_classes(classes))
     if not listing.samples:
         missing = f"; all {len(listing.missing)} are missing, e.g. {listing.missing[0]!r}" if listing.missing else ""
         raise ValueError(f"{path} (read as {kind!r}) gives no videos under {base}{missing}")
@@ -61,6 +62,7 @@ def detect_format(path: Path) -> str:
     return "kinetics" if "youtube_id" in header.split(",") else "list"
 
 
+@FORMATS.register_module(name="list")
 def read_list(path: Path, root: Path, classes: list[str] | None) -> Listing:
     """Read lines `path label`: space, tab or comma between, spaces in paths allowed, absolute paths taken as they are.
 
@@ -107,6 +109,7 @@ def _check_root(samples: Sequence[Sample], path: Path, root: Path) -> None:
         )
 
 
+@FORMATS.register_module(name="kinetics")
 def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
     """Read an official Kinetics CSV; videos are `<youtube_id>_<start:06d>_<end:06d>.*` anywhere below `root`.
 
@@ -144,6 +147,7 @@ def _kinetics_name(row: Mapping[str, str], where: str) -> str:
     return f"{row['youtube_id']}_{start:06d}_{end:06d}"
 
 
+@FORMATS.register_module(name="ssv2")
 def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
     """Read a Something-Something v2 JSON; videos are `<id>.webm` (or another ending) in `root`.
 
@@ -175,6 +179,7 @@ def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
     return Listing(samples, classes, missing)
 
 
+@FORMATS.register_module(name="folders")
 def read_folders(path: Path, root: Path, classes: list[str] | None) -> Listing:
     """Read a folder that has one folder of videos per class; classes in alphabetical order unless given."""
     folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -188,14 +193,6 @@ def read_folders(path: Path, root: Path, classes: list[str] | None) -> Listing:
         videos = sorted(p for paths in films_below(path / folder).values() for p in paths)
         samples += [Sample(p, label, os.path.relpath(p, path)) for p in videos]
     return Listing(samples, classes)
-
-
-FORMATS: dict[str, Callable[[Path, Path, list[str] | None], Listing]] = {
-    "list": read_list,
-    "kinetics": read_kinetics,
-    "ssv2": read_ssv2,
-    "folders": read_folders,
-}
 
 
 def _report(listing: Listing, path: Path, root: Path) -> None:
