@@ -58,8 +58,8 @@ def check(job: tuple[str, bool]) -> dict[str, Any]:
 
 def films_of(options: argparse.Namespace) -> tuple[list, list[str]]:
     """The videos to look at, and the ids of those that the annotation names and the root does not have."""
+    from video.annotations import read_listing
     from video.listing import EXTENSIONS, NO_LABEL, Sample, films_below
-    from video.lists import read_listing
 
     path = Path(options.list)
     if path.is_file() and path.suffix.lower() in EXTENSIONS:

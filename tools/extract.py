@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from xmodal.data.loader import build_dataset
     from xmodal.engine.config import load_config
-    from xmodal.engine.features import FrozenCache
+    from xmodal.engine.frozen_cache import FrozenCache
     from xmodal.engine.launch import run
     from xmodal.registry import MODELS, build
 

@@ -56,9 +56,9 @@ def same_settings(out: Path, settings: dict[str, int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Copy the videos of a list; returns the exit status."""
     options = arguments(argv)
+    from video.annotations import read_listing
     from video.batch import CRASHED, over_video
     from video.listing import Sample, write_list
-    from video.lists import read_listing
     from video.reencode import copy_names
 
     settings = {"short_side": options.short_side, "gop": options.gop, "crf": options.crf}

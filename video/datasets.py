@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from video.annotations import read_listing
 from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
 from video.decode import VideoError, VideoFile
-from video.lists import read_listing
 from video.sampling import DenseSampling, UniformSampling
 from video.transforms import TestCrops
 from xmodal.data.broken import LabeledFiles

@@ -50,7 +50,7 @@ def mid_epoch(folder: Path, work: Path) -> None:
 
 def cache(folder: Path, work: Path) -> None:
     """The frozen-prefix cache of EVL, and the features computed from it."""
-    from xmodal.engine.features import FrozenCache
+    from xmodal.engine.frozen_cache import FrozenCache
 
     torch.manual_seed(0)
     model: Any = build(models()["video-evl"][1], MODELS)
@@ -66,7 +66,7 @@ def cache(folder: Path, work: Path) -> None:
 def cached_logits(model: Any, folder: Path, dtype: str) -> np.ndarray:
     """Logits from the cache in a folder, whatever its key would be today."""
     from xmodal.data.collate import collate
-    from xmodal.engine.features import FrozenCache
+    from xmodal.engine.frozen_cache import FrozenCache
 
     kept = FrozenCache(model, exhibits.Samples("clips", 5, 1), folder.parent, dtype=dtype, shard=3)
     kept.folder = folder

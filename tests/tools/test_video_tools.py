@@ -14,9 +14,9 @@ import pytest
 from tests.video import videos
 from tools import check_videos, reencode_videos
 from video import reencode as reencode_module
+from video.annotations import read_listing
 from video.batch import over_video
 from video.decode import VideoError, VideoFile
-from video.lists import read_listing
 from video.reencode import copy_names, even_size, reencode
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.video import videos
+from video.annotations import read_listing
 from video.datasets import VideoDataset
 from video.decode import VideoFile
 from video.listing import Sample, read_classes, write_list
-from video.lists import read_listing
 from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.registry import DATASETS, build
 

@@ -10,7 +10,7 @@ from tools.benches.measure import Variant, Wanted
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.data.collate import collate
-from xmodal.engine.features import FrozenCache
+from xmodal.engine.frozen_cache import FrozenCache
 from xmodal.model import TransferModel
 
 CLAIMS = [Wanted("time", "cached, float16", "uncached", 0.1), Wanted("time", "cached, int8", "uncached", 0.1)]

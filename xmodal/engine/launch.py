@@ -13,7 +13,7 @@ from mmengine.device import get_device
 
 from xmodal.engine.compat import Runner
 from xmodal.engine.config import load_config
-from xmodal.engine.features import use_cache
+from xmodal.engine.frozen_cache import use_cache
 from xmodal.engine.loops import Interrupted
 from xmodal.engine.precision import check_amp
 

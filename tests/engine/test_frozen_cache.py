@@ -13,7 +13,7 @@ from video.evl import EVLDecoder
 from video.readers import AttentionProbe, TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.data.collate import collate
-from xmodal.engine.features import FrozenCache, pack, unpack, use_cache
+from xmodal.engine.frozen_cache import FrozenCache, pack, unpack, use_cache
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 
