@@ -22,9 +22,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("config", help="a config of configs/image")
+    p.add_argument("--benchmark", help="vtab, fgvc or fewshot, of those that the config offers; default: the config's")
     p.add_argument("--tasks", nargs="+", metavar="NAME", help="default: all tasks of the config's benchmark")
     p.add_argument("--root", type=Path, help="folder of the benchmark; default data/vtab-1k, data/fgvc, data/few-shot")
-    p.add_argument("--out", type=Path, help="folder of the runs; default work_dirs/<name of the config>")
+    p.add_argument("--out", type=Path, help="folder of the runs; default work_dirs/<name of the config>_<benchmark>")
     p.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the runs, and of the few-shot lists")
     p.add_argument("--shots", nargs="+", type=int, default=[16], help="of the few-shot lists: 1, 2, 4, 8, 16")
     p.add_argument("--search", action="store_true",
@@ -219,6 +220,8 @@ def work_through(args: argparse.Namespace) -> None:
     from xmodal.data.image_benchmarks import BENCHMARKS, SHOTS, task_of
     from xmodal.engine.config import load_config
 
+    if args.benchmark:
+        args.cfg_options = [f"benchmark={args.benchmark}", *args.cfg_options]
     cfg = load_config(args.config, args.cfg_options)
     benchmark = (cfg.get("about") or {}).get("benchmark")
     if benchmark not in BENCHMARKS:
@@ -227,7 +230,7 @@ def work_through(args: argparse.Namespace) -> None:
     shots = args.shots if benchmark == "fewshot" else [0]
     if benchmark == "fewshot" and set(shots) - set(SHOTS):
         raise ValueError(f"--shots {shots}: the lists have {SHOTS}")
-    args.out = args.out or Path("work_dirs") / Path(args.config).stem
+    args.out = args.out or Path("work_dirs") / f"{Path(args.config).stem}_{benchmark}"
     if not args.table_only:
         for task, shot, seed in itertools.product(tasks, shots, args.seeds):
             data_options(benchmark, task, ("trainval", "test"), args.root, shot, seed)  # all is there: say so first
