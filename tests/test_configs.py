@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tools.vtab import published_settings
-from xmodal.data.image_benchmarks import BENCHMARKS, ROOTS
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.engine.config import apply_options, load_config
 from xmodal.engine.optim import param_groups
+from xmodal.evaluation.image_benchmarks import BENCHMARKS, ROOTS
 from xmodal.registry import MODELS, TRANSFORMS, build
 
 ROOT = Path(__file__).parent.parent

@@ -49,8 +49,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def data_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Options for the data of supernet and search, and for those of the retraining."""
     from tools.vtab import data_options
-    from xmodal.data.image_benchmarks import task_of
     from xmodal.engine.config import load_config
+    from xmodal.evaluation.image_benchmarks import task_of
 
     if args.task is None:
         return [], []

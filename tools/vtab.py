@@ -68,7 +68,7 @@ def grid(published: dict[str, Any]) -> list[list[str]]:
 
 def data_options(benchmark: str, task: Any, splits: tuple[str, str], root: Path | None, shots: int, seed: int) -> list:
     """Options that point a config at a task: the data of training and validation, and the number of classes."""
-    from xmodal.data.image_benchmarks import files_of
+    from xmodal.evaluation.image_benchmarks import files_of
 
     options = [f"model.head.num_classes={task.num_classes}"]
     for loader, split in zip(("train", "val"), splits, strict=True):
@@ -163,7 +163,7 @@ def folder_of(out: Path, benchmark: str, task: str, shots: int, seed: int) -> Pa
 
 def table(results: Iterable[dict[str, Any]], benchmark: str) -> str:
     """The results as text: a line a task, means over seeds, then group means; last epoch and best epoch."""
-    from xmodal.data.image_benchmarks import BENCHMARKS, group_means
+    from xmodal.evaluation.image_benchmarks import BENCHMARKS, group_means
 
     results = list(results)
     if not results:
@@ -217,8 +217,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def work_through(args: argparse.Namespace) -> None:
     """Run what is missing, print the table and keep it as OUT/table.txt."""
-    from xmodal.data.image_benchmarks import BENCHMARKS, SHOTS, task_of
     from xmodal.engine.config import load_config
+    from xmodal.evaluation.image_benchmarks import BENCHMARKS, SHOTS, task_of
 
     if args.benchmark:
         args.cfg_options = [f"benchmark={args.benchmark}", *args.cfg_options]

@@ -15,7 +15,9 @@ from xmodal.data.images import ImageDataset
 from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 
 about = dict(benchmark="vtab")
-_task = dict(type=ImageDataset, root="data/vtab-1k/cifar", format="list", transforms=[dict(type=Resize, size=[224, 224])])
+_task = dict(
+    type=ImageDataset, root="data/vtab-1k/cifar", format="list", transforms=[dict(type=Resize, size=[224, 224])]
+)
 _test = dict(**_task, annotation="data/vtab-1k/cifar/test.txt", test_mode=True)
 train_dataloader = dict(
     batch_size=64,
@@ -60,9 +62,7 @@ benchmarks = dict(  # what each changes of the config
         about=dict(benchmark="fewshot"),
         train_dataloader=dict(
             num_workers=8,
-            dataset=dict(
-                **_planes, annotation=f"{_lists}/train_meta.list.num_shot_16.seed_0", transforms=_augment
-            ),
+            dataset=dict(**_planes, annotation=f"{_lists}/train_meta.list.num_shot_16.seed_0", transforms=_augment),
         ),
         val_dataloader=dict(num_workers=8, dataset=_planes_test),
         test_dataloader=dict(num_workers=8, dataset=_planes_test),

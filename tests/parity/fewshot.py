@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from tests.parity.core import Case, builder, grad_norms
+from xmodal.evaluation.fit import fit_keys
+from xmodal.evaluation.sampling import base_and_new, draw_coop, draw_tip, relabel
+from xmodal.evaluation.schedule import learning_rates
 from xmodal.heads.base import unit
 from xmodal.heads.cache import build_cache, search_grid
 from xmodal.heads.cafo import CaFoHead, fuse
-from xmodal.heads.key_training import fit_keys
 from xmodal.heads.tip_adapter import TipAdapterHead
-from xmodal.protocols.sampling import base_and_new, draw_coop, draw_tip, relabel
-from xmodal.protocols.schedule import learning_rates
 
 
 @builder("fewshot_protocol")

@@ -11,18 +11,27 @@ import pytest
 import torch
 
 from tools.elevater import main
-from xmodal.elevater import metrics
-from xmodal.elevater.benchmark import Job, JobRun, Settings, run_job
-from xmodal.elevater.catalog import CARDS, DETECTION
-from xmodal.elevater.datasets import DataSet, Entry, ImageSet, check, check_detection, find_folder, fit, read_dataset
-from xmodal.elevater.models import ImageClassifier, Subject, encode, features
-from xmodal.elevater.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
-from xmodal.elevater.prompts import of_dataset, read_knowledge, read_prompts, sentences
-from xmodal.elevater.report import efficiency, submission, summarize, write_report
-from xmodal.elevater.search import SearchSpace, hyperparameter_search
-from xmodal.elevater.speed import search_speed
-from xmodal.elevater.split import few_shot_subset, validation_split
 from xmodal.encoders.tiny import tiny_clip
+from xmodal.evaluation import metrics
+from xmodal.evaluation.elevater import Job, JobRun, Settings, run_job
+from xmodal.evaluation.elevater_catalog import CARDS, DETECTION
+from xmodal.evaluation.elevater_data import (
+    DataSet,
+    Entry,
+    ImageSet,
+    check,
+    check_detection,
+    find_folder,
+    fit,
+    read_dataset,
+)
+from xmodal.evaluation.elevater_report import efficiency, submission, summarize, write_report
+from xmodal.evaluation.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
+from xmodal.evaluation.prompts import of_dataset, read_knowledge, read_prompts, sentences
+from xmodal.evaluation.search import SearchSpace, hyperparameter_search
+from xmodal.evaluation.speed import search_speed
+from xmodal.evaluation.split import few_shot_subset, validation_split
+from xmodal.evaluation.subject import ImageClassifier, Subject, encode, features
 from xmodal.toys.elevater_worlds import write_digits, write_world
 
 # measures

@@ -9,15 +9,15 @@ from torch import nn
 
 from tests.xmodal.clips import small_clip
 from xmodal.data.collate import collate
-from xmodal.heads.key_training import KeyTraining
+from xmodal.evaluation.bench import Bench, Source
+from xmodal.evaluation.fit import KeyTraining
+from xmodal.evaluation.grid import Grid, format_table, spread
+from xmodal.evaluation.image_runs import DomainRun, ImageRun, columns_of
+from xmodal.evaluation.images import ShapeImages
+from xmodal.evaluation.outcome import COOP_EPOCHS, accuracy, dassl_optimizer, epochs_for, minibatches
+from xmodal.evaluation.plans import Coop11, Part, Plan, Tip
+from xmodal.evaluation.runs import CacheRun, CaFoRun, PromptRun
 from xmodal.heads.mvlpt import MVLPTHead
-from xmodal.protocols.bench import Bench, Source
-from xmodal.protocols.grid import Grid, format_table, spread
-from xmodal.protocols.image_runs import DomainRun, ImageRun, columns_of
-from xmodal.protocols.images import ShapeImages
-from xmodal.protocols.outcome import COOP_EPOCHS, accuracy, dassl_optimizer, epochs_for, minibatches
-from xmodal.protocols.plans import Coop11, Part, Plan, Tip
-from xmodal.protocols.runs import CacheRun, CaFoRun, PromptRun
 
 # a head whose accuracy is written down for every step
 
@@ -278,7 +278,9 @@ def test_synthetic_shots_are_of_the_training_classes_by_name():
 def test_cafos_cosine_counts_real_batches_as_the_release_does(bench, monkeypatch, official, want):
     """7 real images in batches of 4 are 2 steps an epoch; synthetic ones add steps that the release does not count."""
     asked = []
-    monkeypatch.setattr("xmodal.protocols.runs.fit_keys", lambda *a, period, **k: asked.append(period) or KeyTraining())
+    monkeypatch.setattr(
+        "xmodal.evaluation.runs.fit_keys", lambda *a, period, **k: asked.append(period) or KeyTraining()
+    )
     monkeypatch.setattr(CaFoRun, "pair", staticmethod(lambda *a: (None, None)))
     parts = [Part("plain", "train", list(range(n)), [0] * n, ["a", "b"]) for n in (7, 3)]
     head = SimpleNamespace(keys=None, second_keys=None)

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from xmodal.evaluation.fit import fit_keys
+from xmodal.evaluation.logistic import fit_logistic, search_probe
 from xmodal.heads.cache import build_cache, search, search_grid, winner
 from xmodal.heads.cafo import CaFoHead, fuse, read_sentences
-from xmodal.heads.key_training import fit_keys
-from xmodal.heads.linear_probe import fit_logistic, search_probe
 from xmodal.heads.tip_adapter import TipAdapterHead
 
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from xmodal.protocols.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
-from xmodal.protocols.folders import DOMAINBED, read_domain, read_folder, read_shift
-from xmodal.protocols.images import ListedImages, ShapeImages, crop_box, training_view
-from xmodal.protocols.images import test_view as view_for_testing
-from xmodal.protocols.items import Item, Splits, read_split_file, split_hash, write_split_file
-from xmodal.protocols.plans import (
+from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
+from xmodal.evaluation.folders import DOMAINBED, read_domain, read_folder, read_shift
+from xmodal.evaluation.images import ListedImages, ShapeImages, crop_box, training_view
+from xmodal.evaluation.images import test_view as view_for_testing
+from xmodal.evaluation.plans import (
     BaseToNew,
     BestSoFar,
     Coop11,
@@ -27,8 +26,9 @@ from xmodal.protocols.plans import (
     ZeroShot,
     join_parts,
 )
-from xmodal.protocols.sampling import draw_coop, draw_tip, harmonic_mean, holdout_split
-from xmodal.protocols.schedule import learning_rates
+from xmodal.evaluation.sampling import draw_coop, draw_tip, harmonic_mean, holdout_split
+from xmodal.evaluation.schedule import learning_rates
+from xmodal.evaluation.splits import Item, Splits, read_split_file, split_hash, write_split_file
 
 LABELS = [2, 0, 1, 2, 0, 1, 1, 2, 0, 0, 1, 3]
 

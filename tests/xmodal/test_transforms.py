@@ -19,7 +19,7 @@ from xmodal.data.transforms import (
     short_side_size,
     to_bytes,
 )
-from xmodal.protocols.images import crop_box
+from xmodal.evaluation.images import crop_box
 
 
 class Draws:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from xmodal.elevater.benchmark import Job, JobRun, Settings
-from xmodal.elevater.models import ImageClassifier, Subject
-from xmodal.elevater.search import hyperparameter_search
+from xmodal.evaluation.elevater import Job, JobRun, Settings
+from xmodal.evaluation.search import hyperparameter_search
+from xmodal.evaluation.subject import ImageClassifier, Subject
 
 
 def search_speed(

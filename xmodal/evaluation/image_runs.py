@@ -12,11 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.collate import collate
-from xmodal.heads.checkpoints import load_dassl
-from xmodal.heads.mvlpt import average_states
-from xmodal.prompted import PromptedModel
-from xmodal.protocols.bench import Bench
-from xmodal.protocols.outcome import (
+from xmodal.evaluation.bench import Bench
+from xmodal.evaluation.outcome import (
     COOP_EPOCHS,
     Outcome,
     accuracy,
@@ -26,7 +23,10 @@ from xmodal.protocols.outcome import (
     minibatches,
     set_rate,
 )
-from xmodal.protocols.plans import BestSoFar, Part, Plan, join_parts
+from xmodal.evaluation.plans import BestSoFar, Part, Plan, join_parts
+from xmodal.heads.checkpoints import load_dassl
+from xmodal.heads.mvlpt import average_states
+from xmodal.prompted import PromptedModel
 from xmodal.registry import HEADS, build
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from xmodal.protocols.grid import Cell, Grid
+from xmodal.evaluation.grid import Cell, Grid
 
 GRIDS: list[Grid] = []  # of this worker: one
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from xmodal.protocols.items import Item, Splits, read_split_file
+from xmodal.evaluation.splits import Item, Splits, read_split_file
 from xmodal.registry import did_you_mean
 
 IMAGENET_TEMPLATES = (

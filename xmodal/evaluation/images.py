@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from xmodal.protocols.items import SPLITS, Item
+from xmodal.evaluation.splits import SPLITS, Item
 from xmodal.registry import DATASETS, build, did_you_mean
 from xmodal.toys.shapes import COLORS, SHAPES, SIZES, Thing, background, render
 

@@ -11,16 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from xmodal.heads.cache import SearchResult, build_cache
-from xmodal.heads.cafo import CaFoHead, read_sentences
-from xmodal.heads.checkpoints import load_dassl, load_tip_keys
-from xmodal.heads.key_training import fit_keys
-from xmodal.heads.linear_probe import search_probe
-from xmodal.heads.text_side import TextSide
-from xmodal.heads.tip_adapter import TipAdapterHead
-from xmodal.heads.zero_shot import ZeroShotHead
-from xmodal.protocols.bench import Bench
-from xmodal.protocols.outcome import (
+from xmodal.evaluation.bench import Bench
+from xmodal.evaluation.fit import fit_keys
+from xmodal.evaluation.logistic import search_probe
+from xmodal.evaluation.outcome import (
     COOP_EPOCHS,
     Outcome,
     accuracy,
@@ -31,8 +25,14 @@ from xmodal.protocols.outcome import (
     only_part,
     set_rate,
 )
-from xmodal.protocols.plans import Part, Plan
-from xmodal.protocols.sampling import draw_tip
+from xmodal.evaluation.plans import Part, Plan
+from xmodal.evaluation.sampling import draw_tip
+from xmodal.heads.cache import SearchResult, build_cache
+from xmodal.heads.cafo import CaFoHead, read_sentences
+from xmodal.heads.checkpoints import load_dassl, load_tip_keys
+from xmodal.heads.text_side import TextSide
+from xmodal.heads.tip_adapter import TipAdapterHead
+from xmodal.heads.zero_shot import ZeroShotHead
 from xmodal.registry import HEADS, build
 
 SELECT = ("val", "test")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from xmodal.protocols.sampling import base_and_new, draw_coop, draw_tip, harmonic_mean, holdout_split, relabel
+from xmodal.evaluation.sampling import base_and_new, draw_coop, draw_tip, harmonic_mean, holdout_split, relabel
 
 
 @dataclass(frozen=True)

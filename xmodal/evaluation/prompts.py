@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xmodal.elevater.catalog import plain
-from xmodal.elevater.datasets import DataSet
+from xmodal.evaluation.elevater_catalog import plain
+from xmodal.evaluation.elevater_data import DataSet
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 

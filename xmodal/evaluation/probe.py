@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.elevater.metrics import accuracy
+from xmodal.evaluation.metrics import accuracy
 from xmodal.registry import did_you_mean
 
 Measure = Callable[[np.ndarray, np.ndarray], float]

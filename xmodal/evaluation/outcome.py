@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xmodal.protocols.bench import Bench
-from xmodal.protocols.plans import Part, Plan
-from xmodal.protocols.schedule import learning_rates
+from xmodal.evaluation.bench import Bench
+from xmodal.evaluation.plans import Part, Plan
+from xmodal.evaluation.schedule import learning_rates
 
 COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 

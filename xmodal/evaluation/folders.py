@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmodal.data.image_lists import read_images
-from xmodal.protocols.coop_data import SPLIT_NOTES, read_lines
-from xmodal.protocols.items import Item, Splits
+from xmodal.evaluation.coop_data import SPLIT_NOTES, read_lines
+from xmodal.evaluation.splits import Item, Splits
 from xmodal.registry import did_you_mean
 
 COOP_NOTES = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodal.elevater.catalog import CARDS
+from xmodal.evaluation.elevater_catalog import CARDS
 
 REFERENCE_PARAMETERS = 1e8  # M0 of the efficiency formula
 
@@ -143,7 +143,7 @@ def submission(out: str | Path, results: Iterable[dict[str, Any]]) -> dict[str, 
 
 def stem(result: dict[str, Any]) -> str:
     """Stem of a result's files."""
-    from xmodal.elevater.benchmark import Job
+    from xmodal.evaluation.elevater import Job
 
     return Job(result["dataset"], result["method"], result["shots"], result["seed"]).name
 

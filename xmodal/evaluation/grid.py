@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from xmodal.evaluation.bench import Bench
+from xmodal.evaluation.outcome import Outcome
+from xmodal.evaluation.plans import Labeled, Plan, Protocol
+from xmodal.evaluation.runs import outcome_folder
 from xmodal.heads.checkpoints import NAMES, save_dassl, save_tip_keys
-from xmodal.protocols.bench import Bench
-from xmodal.protocols.outcome import Outcome
-from xmodal.protocols.plans import Labeled, Plan, Protocol
-from xmodal.protocols.runs import outcome_folder
 from xmodal.registry import METHODS
 
 log = logging.getLogger("xmodal.fewshot")

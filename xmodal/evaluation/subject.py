@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.elevater.datasets import ImageSet
 from xmodal.encoders.clip import CLIP
 from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
+from xmodal.evaluation.elevater_data import ImageSet
 from xmodal.preprocessor import normalize
 from xmodal.registry import ADAPTERS, build
 from xmodal.structures import Encoder

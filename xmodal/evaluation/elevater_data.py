@@ -21,7 +21,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from xmodal.elevater.catalog import CARDS, REFERENCE, Card, plain
+from xmodal.evaluation.elevater_catalog import CARDS, REFERENCE, Card, plain
 from xmodal.registry import did_you_mean
 
 

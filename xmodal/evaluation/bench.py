@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from xmodal.data.collate import collate
 from xmodal.encoders.frozen import fingerprint
+from xmodal.evaluation.plans import Labeled, Part
+from xmodal.evaluation.splits import split_hash
 from xmodal.model import TransferModel
-from xmodal.protocols.items import split_hash
-from xmodal.protocols.plans import Labeled, Part
 from xmodal.registry import DATASETS, ENCODERS, build, did_you_mean
 
 log = logging.getLogger("xmodal.fewshot")

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from xmodal.protocols.bench import Bench, Source
-from xmodal.protocols.grid import Grid
+from xmodal.evaluation.bench import Bench, Source
+from xmodal.evaluation.grid import Grid
 from xmodal.registry import check_arguments, did_you_mean
 
 KEYS = {"about", "clip", "sources", "protocol", "methods", "shots", "seeds", "bench", "title"}

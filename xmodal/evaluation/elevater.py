@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from xmodal.elevater.datasets import DataSet, ImageSet, read_dataset
-from xmodal.elevater.metrics import find_measure
-from xmodal.elevater.models import ImageClassifier, Subject, features, without_projection
-from xmodal.elevater.probe import Fit, LinearProbe, Samples, fit_probe
-from xmodal.elevater.prompts import of_dataset, read_knowledge, sentences
-from xmodal.elevater.search import SearchSpace, hyperparameter_search
-from xmodal.elevater.split import few_shot_subset, validation_split
+from xmodal.evaluation.elevater_data import DataSet, ImageSet, read_dataset
+from xmodal.evaluation.metrics import find_measure
+from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
+from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
+from xmodal.evaluation.search import SearchSpace, hyperparameter_search
+from xmodal.evaluation.split import few_shot_subset, validation_split
+from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
 
 FIXED = ("zero-shot", "linear-probe", "fine-tune")
 
