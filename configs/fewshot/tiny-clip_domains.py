@@ -7,7 +7,7 @@ Measured here: worse than zero-shot CLIP on the domain left out (36.5 against 74
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.evaluation.image_runs import DomainRun
-from xmodal.evaluation.images import ShapeImages
+from xmodal.toys.shape_images import ShapeImages
 from xmodal.evaluation.plans import DomainBed
 from xmodal.evaluation.runs import ZeroShotRun
 

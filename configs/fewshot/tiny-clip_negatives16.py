@@ -11,7 +11,7 @@ Measured here: see docs/fewshot.md
 
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.heads.coop import CoOpHead
-from xmodal.evaluation.images import ShapeImages
+from xmodal.toys.shape_images import ShapeImages
 from xmodal.evaluation.plans import Coop11
 from xmodal.evaluation.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
 

@@ -17,7 +17,7 @@ from xmodal.evaluation.bench import Bench, Source
 from xmodal.evaluation.config import build_grid, make, read_grid_config
 from xmodal.evaluation.grid import Grid, draw_plot, format_searches, format_table
 from xmodal.evaluation.image_runs import DomainRun, ImageRun
-from xmodal.evaluation.images import FewShotImages, ListedImages, ShapeImages
+from xmodal.evaluation.images import FewShotImages, ListedImages
 from xmodal.evaluation.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
 from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 from xmodal.evaluation.splits import Item, Splits, write_split_file
@@ -28,6 +28,7 @@ from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.registry import DATASETS, check_arguments, resolve
+from xmodal.toys.shape_images import ShapeImages
 
 ROOT = Path(__file__).parents[2]
 

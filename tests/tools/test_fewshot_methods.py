@@ -18,7 +18,8 @@ from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.evaluation.folders import read_folder
 from xmodal.evaluation.image_runs import DomainRun, ImageRun
-from xmodal.evaluation.images import ListedImages, ShapeImages
+from xmodal.evaluation.images import ListedImages
+from xmodal.toys.shape_images import ShapeImages
 from xmodal.evaluation.plans import BaseToNew, Coop11, CrossDataset, DomainBed, DomainShift, MultiTask, Tip
 from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 
@@ -84,7 +85,7 @@ methods = {
 
 
 def test_cafo_with_dino_folder_of_synthetic_shots_and_sentences(tmp_path):
-    from xmodal.evaluation.images import ShapeImages
+    from xmodal.toys.shape_images import ShapeImages
 
     drawn = ShapeImages("val", 2, RINGS, ("red", "blue"))
     for i in range(len(drawn)):

@@ -13,11 +13,11 @@ from xmodal.evaluation.bench import Bench, Source
 from xmodal.evaluation.fit import KeyTraining
 from xmodal.evaluation.grid import Grid, format_table, spread
 from xmodal.evaluation.image_runs import DomainRun, ImageRun, columns_of
-from xmodal.evaluation.images import ShapeImages
 from xmodal.evaluation.outcome import COOP_EPOCHS, accuracy, dassl_optimizer, epochs_for, minibatches
 from xmodal.evaluation.plans import Coop11, Part, Plan, Tip
 from xmodal.evaluation.runs import CacheRun, CaFoRun, PromptRun
 from xmodal.heads.mvlpt import MVLPTHead
+from xmodal.toys.shape_images import ShapeImages
 
 # a head whose accuracy is written down for every step
 

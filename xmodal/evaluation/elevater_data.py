@@ -7,7 +7,6 @@ benchmark does not know.
 """
 
 import hashlib
-import io
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from xmodal.data.pictures import DAMAGE, Folder, center_crop, read_picture, to_array
 from xmodal.evaluation.elevater_catalog import CARDS, REFERENCE, Card, plain
 from xmodal.registry import did_you_mean
 
@@ -162,7 +162,7 @@ class ImageSet:
         self.folder, self.entries, self.size, self.center_crop = Path(folder), list(entries), size, center_crop
         self.limit = max(5, int(max_broken * len(self.entries)))
         self.broken: dict[str, str] = {}
-        self._archives: dict[str, zipfile.ZipFile] = {}
+        self.files = Folder(folder)
         self._kept: dict[int, np.ndarray] | None = {} if len(entries) * 3 * size**2 <= keep else None
 
     def __deepcopy__(self, memo: dict) -> "ImageSet":
@@ -190,9 +190,8 @@ class ImageSet:
             return self._kept[i]
         path = self.entries[i].path
         try:
-            picture = fit(Image.open(io.BytesIO(self.read(path))), self.size, self.center_crop)
-            pixels = np.asarray(picture).transpose(2, 0, 1).copy()
-        except (OSError, KeyError, UnidentifiedImageError, zipfile.BadZipFile, SyntaxError, ValueError) as error:
+            pixels = to_array(fit(read_picture(self.files.read(path)), self.size, self.center_crop))
+        except DAMAGE as error:
             self.broken[path] = f"{type(error).__name__}: {error}"
             if len(self.broken) > self.limit:
                 raise ValueError(
@@ -203,33 +202,15 @@ class ImageSet:
             self._kept[i] = pixels
         return pixels
 
-    def read(self, path: str) -> bytes:
-        """Bytes of a file, out of its archive where the path names one (`archive.zip@inner`)."""
-        archive, at, inner = path.rpartition("@")
-        if not at:
-            return (self.folder / path).read_bytes()
-        if archive not in self._archives:
-            self._archives[archive] = zipfile.ZipFile(self.folder / archive)
-        return self._archives[archive].read(inner)
-
     def digest(self) -> str:
         """A hash of which images these are and how they are fitted."""
         about = [str(self.folder.name), self.size, self.center_crop, [(e.path, e.classes) for e in self.entries]]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-def fit(picture: Image.Image, size: int, center_crop: bool) -> Image.Image:
-    """An RGB square of `size` pixels."""
-    picture = picture.convert("RGB")
-    if not center_crop:
-        return picture.resize((size, size), Image.Resampling.BICUBIC)
-    w, h = picture.size
-    scale = size / min(w, h)
-    # as torchvision: the short side exactly, the long one rounded down, the crop's corner rounded
-    w, h = (size, int(scale * h)) if w <= h else (int(scale * w), size)
-    picture = picture.resize((w, h), Image.Resampling.BICUBIC)
-    left, top = round((w - size) / 2), round((h - size) / 2)
-    return picture.crop((left, top, left + size, top + size))
+def fit(picture: Image.Image, size: int, center: bool) -> Image.Image:
+    """Make a square of `size` pixels: the center, or the whole picture squeezed in."""
+    return center_crop(picture, size) if center else picture.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def check(root: str | Path, name: str, archives: bool = True) -> dict[str, Any]:
