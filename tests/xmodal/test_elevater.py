@@ -323,7 +323,7 @@ def test_features_equal_the_encoder_and_are_kept(root, subject, tmp_path):
     data = read_dataset(root, "drawn-colors")
     images = ImageSet(data.folder, data.test, 48)
     first = features(subject, images, tmp_path)
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    assert len(list(tmp_path.glob("*.pt"))) == 1
     assert torch.equal(first, features(subject, images, tmp_path))
     assert torch.allclose(first, encode(subject.visual, images[torch.arange(30)]), atol=1e-5)
     raw = features(subject, images, raw=True)

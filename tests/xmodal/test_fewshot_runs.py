@@ -9,11 +9,10 @@ from torch import nn
 
 from tests.xmodal.clips import small_clip
 from xmodal.data.collate import collate
-from xmodal.evaluation.bench import Bench, Source
-from xmodal.evaluation.fit import KeyTraining
+from xmodal.evaluation.bench import Bench, Source, accuracy
+from xmodal.evaluation.fit import COOP_EPOCHS, KeyTraining, dassl_optimizer, epochs_for, minibatches
 from xmodal.evaluation.grid import Grid, format_table, spread
 from xmodal.evaluation.image_runs import DomainRun, ImageRun, columns_of
-from xmodal.evaluation.outcome import COOP_EPOCHS, accuracy, dassl_optimizer, epochs_for, minibatches
 from xmodal.evaluation.plans import Coop11, Part, Plan, Tip
 from xmodal.evaluation.runs import CacheRun, CaFoRun, PromptRun
 from xmodal.heads.mvlpt import MVLPTHead
@@ -182,7 +181,7 @@ def test_the_set_that_is_asked_for_chooses_the_epoch(bench, monkeypatch, select_
     plan = plan_of(bench)
     head = CacheRun(passes=1, steps=(2, 2))(bench, plan).head
     asked.clear()
-    recipe.fit(bench, plan, plan.train[0], plan.val[0], head)
+    recipe.fit(bench, plan, plan.train, plan.val[0], head)
     assert asked[0] == split
     assert recipe(bench, plan).selected_on == select_on
 
@@ -192,7 +191,7 @@ def test_kept_features_belong_to_an_encoder_and_a_split(tmp_path, key):
     def file(seed=0, per_class=4):
         torch.manual_seed(seed)
         images = ShapeImages("train", per_class, size=16)
-        return Bench(small_clip(), [Source("plain", images, val=images)], cache=tmp_path).file(key)
+        return Bench(small_clip(), [Source("plain", images, val=images)], cache=tmp_path).name(key)
 
     assert file() == file()
     assert file(seed=1) != file()
@@ -218,7 +217,7 @@ def test_kept_features_belong_to_a_view(bench, tmp_path, changed):
         images = ShapeImages("train", 4, **{"size": 16, "augment": True, **options})
         images.ids = [f"{i}.png" for i in range(len(images))]
         other = Bench(bench.clip, [Source("plain", images, val=images)], cache=tmp_path)
-        return other.file(("clip", "plain", "train", "view0"))
+        return other.name(("clip", "plain", "train", "view0"))
 
     assert file() == file()
     assert file(**changed) != file()
@@ -281,7 +280,7 @@ def test_cafos_cosine_counts_real_batches_as_the_release_does(bench, monkeypatch
     monkeypatch.setattr(
         "xmodal.evaluation.runs.fit_keys", lambda *a, period, **k: asked.append(period) or KeyTraining()
     )
-    monkeypatch.setattr(CaFoRun, "pair", staticmethod(lambda *a: (None, None)))
+    monkeypatch.setattr(CaFoRun, "look", lambda *a: (None, None))
     parts = [Part("plain", "train", list(range(n)), [0] * n, ["a", "b"]) for n in (7, 3)]
     head = SimpleNamespace(keys=None, second_keys=None)
     CaFoRun(official=official, epochs=5, batch_size=4).fit(bench, plan_of(bench), parts, parts[0], head)

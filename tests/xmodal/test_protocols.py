@@ -11,11 +11,11 @@ from PIL import Image
 
 from xmodal.data.pictures import center_crop, crop_box, random_crop
 from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
+from xmodal.evaluation.fit import BestSoFar, learning_rates
 from xmodal.evaluation.folders import DOMAINBED, read_domain, read_folder, read_shift
 from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.plans import (
     BaseToNew,
-    BestSoFar,
     Coop11,
     CrossDataset,
     DomainBed,
@@ -27,7 +27,6 @@ from xmodal.evaluation.plans import (
     join_parts,
 )
 from xmodal.evaluation.sampling import draw_coop, draw_tip, harmonic_mean, holdout_split
-from xmodal.evaluation.schedule import learning_rates
 from xmodal.evaluation.splits import Item, Splits, read_split_file, split_hash, write_split_file
 from xmodal.toys.shape_images import ShapeImages
 
@@ -132,7 +131,7 @@ def test_tasks_stand_one_behind_the_other():
 
 
 def test_best_so_far_keeps_the_first_of_equals():
-    best = BestSoFar("val")
+    best = BestSoFar()
     assert [best.offer(s, k) for s, k in ((1.0, "a"), (3.0, "b"), (3.0, "c"))] == [True, True, False]
     assert (best.kept, best.at) == ("b", 1)
 

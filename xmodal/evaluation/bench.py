@@ -1,9 +1,8 @@
 """What the runs of a few-shot grid share: the frozen encoders, the data sets, and features that are computed once."""
 
-import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from xmodal.data.collate import collate
 from xmodal.encoders.frozen import fingerprint
+from xmodal.evaluation.bank import FeatureBank
 from xmodal.evaluation.plans import Labeled, Part
 from xmodal.evaluation.splits import split_hash
 from xmodal.model import TransferModel
@@ -112,10 +112,11 @@ class Bench:
     device: str = "cpu"
     cache: str | Path | None = None
     models: dict[str, TransferModel] = field(init=False, default_factory=dict)
-    kept: dict[tuple[str, ...], dict[int, Tensor]] = field(init=False, default_factory=dict)
+    names: dict[tuple[str, ...], str] = field(init=False, default_factory=dict)
     prints: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.bank = FeatureBank(self.cache)
         self.clip = build(self.clip, ENCODERS).to(self.device).eval()
         self.sources = [s if isinstance(s, Source) else Source(**s) for s in self.sources]
         names = [s.name for s in self.sources]
@@ -162,36 +163,21 @@ class Bench:
             encoder: `clip` or `second`.
         """
         turn = None if epoch is None else epoch % self.views
-        key = (encoder, part.source, part.split, "plain" if turn is None else f"view{turn}")
-        kept = self.load(key)
-        if not kept.keys() >= set(part.indices):
-            self.complete(key, kept, part, turn)
-        return torch.stack([kept[i] for i in part.indices]).to(self.device)
-
-    def complete(self, key: tuple[str, ...], kept: dict[int, Tensor], part: Part, turn: int | None) -> None:
-        """Add what a part needs and nobody has computed; a process that shares the cache waits meanwhile."""
-        path = self.file(key)
-        with locked(path):
-            kept.update(read_features(path))
-            missing = sorted(set(part.indices) - kept.keys())
-            if not missing:
-                return
-            data = self.source(part.source).view(part.split, turn is not None)
-            for rows in torch.tensor(missing).split(self.batch_size):
-                kept.update(self.run(self.models[key[0]], data, rows.tolist(), turn))
-            self.save(path, kept)
+        data = self.source(part.source).view(part.split, turn is not None)
+        compute = lambda rows: self.run(self.models[encoder], data, rows, turn)  # noqa: E731
+        name = self.name((encoder, part.source, part.split, "plain" if turn is None else f"view{turn}"))
+        return self.bank.get(name, part.indices, compute, self.batch_size).to(self.device)
 
     @torch.no_grad()
-    def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> dict[int, Tensor]:
-        """Features of some samples by index."""
+    def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> Tensor:
+        """Features of some samples."""
         batch = collate([data[i] if turn is None else data[(turn, i)] for i in rows])
         if "skipped" in batch:
             raise ValueError(f"cannot read {batch['skipped'][0]}: leave it out of the split file, or restore it")
         batch = model.data_preprocessor(batch)
         views = batch["clips"].shape[1] if "clips" in batch else 1
         inputs = {k: v for k, v in batch.items() if k in ("clips", "image")}
-        feature = model.features(**inputs).unflatten(0, (-1, views)).mean(1).cpu()
-        return dict(zip(rows, feature, strict=True))
+        return model.features(**inputs).unflatten(0, (-1, views)).mean(1).cpu()
 
     def fingerprint(self, encoder: str) -> str:
         """Hash of an encoder's weights, adapters included; computed once."""
@@ -199,60 +185,20 @@ class Bench:
             self.prints[encoder] = fingerprint(self.models[encoder].encoder)
         return self.prints[encoder]
 
-    def file(self, key: tuple[str, ...]) -> Path | None:
-        """Where features are kept; the name holds what they depend on."""
-        if self.cache is None:
-            return None
-        source = self.source(key[1])
-        view = hashlib.sha256(repr(options_of(source.view(key[2], key[3] != "plain"))).encode()).hexdigest()
-        stamp = self.fingerprint(key[0])[:12] + source.hash()[:8] + view[:8]
-        return Path(self.cache) / f"{'_'.join(key)}_{stamp}.pt"
-
-    def load(self, key: tuple[str, ...]) -> dict[int, Tensor]:
-        """Features kept under a key."""
-        if key not in self.kept:
-            self.kept[key] = read_features(self.file(key))
-        return self.kept[key]
-
-    @staticmethod
-    def save(path: Path | None, kept: Mapping[int, Tensor]) -> None:
-        """Keep features on disk where a cache is wanted."""
-        if path is None:
-            return
-        content = {"index": torch.tensor(sorted(kept)), "feature": torch.stack([kept[i] for i in sorted(kept)])}
-        torch.save(content, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+    def name(self, key: tuple[str, ...]) -> str:
+        """Name of features in the bank; it holds what they depend on."""
+        if key not in self.names:
+            source = self.source(key[1])
+            view = hashlib.sha256(repr(options_of(source.view(key[2], key[3] != "plain"))).encode()).hexdigest()
+            stamp = self.fingerprint(key[0])[:12] + source.hash()[:8] + view[:8]
+            self.names[key] = f"{'_'.join(key)}_{stamp}"
+        return self.names[key]
 
 
 def options_of(data: Any) -> list[str]:
     """What a data set was built with that changes its views: sizes, crops, seeds, styles."""
     own = getattr(data, "__dict__", {}).items()
     return sorted(f"{key}={value}" for key, value in own if isinstance(value, int | float | str | tuple))
-
-
-def read_features(path: Path | None) -> dict[int, Tensor]:
-    """Features by sample index that `Bench.save` wrote; none where there is no file."""
-    if path is None or not path.exists():
-        return {}
-    content = torch.load(path, weights_only=True)
-    return dict(zip(content["index"].tolist(), content["feature"], strict=True))
-
-
-@contextlib.contextmanager
-def locked(path: Path | None) -> Iterator[None]:
-    """Keep other processes from computing the same file (where the system has `fcntl`)."""
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except ImportError:
-            pass
-        yield
 
 
 def load_adapters(model: TransferModel, path: str) -> None:
@@ -264,3 +210,18 @@ def load_adapters(model: TransferModel, path: str) -> None:
     load_own_state(model, {k: v for k, v in state.items() if k not in left_out}, path)
     if left_out:
         log.info("%s: left out %s", path, ", ".join(left_out))
+
+
+@torch.no_grad()
+def accuracy(scores: Callable[[Any], Tensor], feature: Any, label: Sequence[int], batch: int = 256) -> float:
+    """Top-1 in percent of `scores` on features (N, D)."""
+    target = torch.tensor(label, device=feature.device)
+    hits = sum(
+        int((scores(f).argmax(1) == y).sum()) for f, y in zip(feature.split(batch), target.split(batch), strict=True)
+    )
+    return 100 * hits / max(len(target), 1)
+
+
+def labels_of(part: Part, bench: Bench) -> Tensor:
+    """Labels (N,) on the bench's device."""
+    return torch.tensor(part.labels, device=bench.device)

@@ -11,9 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from xmodal.evaluation.bench import Bench
-from xmodal.evaluation.outcome import Outcome
-from xmodal.evaluation.plans import Labeled, Plan, Protocol
-from xmodal.evaluation.runs import outcome_folder
+from xmodal.evaluation.plans import Labeled, Outcome, Plan, Protocol
 from xmodal.heads.checkpoints import NAMES, save_dassl, save_tip_keys
 from xmodal.registry import METHODS
 
@@ -142,7 +140,7 @@ class Grid:
     def save_head(self, outcome: Outcome, plan: Plan, name: str) -> None:
         """Write a learned prompt the way Dassl does, and the keys of Tip-Adapter-F as its release does."""
         kind = next((m.name for m in METHODS.values() if m.obj is type(outcome.head)), "")
-        folder = outcome_folder(self.out, name, plan)
+        folder = self.out / name / f"shots{plan.shots}_seed{plan.seed}"
         if outcome.head is not None and kind in NAMES:
             save_dassl(outcome.head, folder, len(outcome.details.get("losses", ())))
         elif kind == "tip_adapter" and outcome.trained:

@@ -3,8 +3,8 @@
 Papers: DPT (arXiv 2208.08340), MVLPT (2211.11720), DPLCLIP (2111.12853) under DomainBed (2007.01434).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,18 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.collate import collate
-from xmodal.evaluation.bench import Bench
-from xmodal.evaluation.outcome import (
-    COOP_EPOCHS,
-    Outcome,
-    accuracy,
-    dassl_optimizer,
-    epochs_for,
-    labels_of,
-    minibatches,
-    set_rate,
-)
-from xmodal.evaluation.plans import BestSoFar, Part, Plan, join_parts
+from xmodal.evaluation.bench import Bench, accuracy, labels_of
+from xmodal.evaluation.fit import BestSoFar, dassl_optimizer, epochs_for, fit, minibatches
+from xmodal.evaluation.plans import Outcome, Part, Plan, join_parts
+from xmodal.evaluation.runs import PromptRun
 from xmodal.heads.checkpoints import load_dassl
 from xmodal.heads.mvlpt import average_states
 from xmodal.prompted import PromptedModel
@@ -31,33 +23,20 @@ from xmodal.registry import HEADS, build
 
 
 @dataclass
-class ImageRun:
-    """Train a head that runs the image tower (MVLPT, DPT) on images; report the last step.
+class ImageRun(PromptRun):
+    """Train a head that runs the image tower (MVLPT, DPT) on images; further arguments as in `PromptRun`.
 
     Several training parts are tasks: their classes stand one behind the other; each test set is scored among its own.
 
     Args:
-        head: its config, without `in_dim`, `class_names` and `clip`.
-        lr: of SGD.
-        epochs: a number, or a table by shots.
-        batch_size: of images.
-        warmup_epochs: with a constant small rate.
         text_lr: another rate for the text context, as DPT has (its warm-up is 1 epoch then); None for the same.
         start: Dassl folders whose average is where training starts (MVLPT's multi-task initialization).
         mask_tasks: each image competes among the classes of its own task alone (MVLPT).
-        load: a Dassl run to test instead of training.
     """
 
-    head: Mapping[str, Any]
-    lr: float = 0.002
-    epochs: int | dict[int, int] = field(default_factory=lambda: dict(COOP_EPOCHS))
-    batch_size: int = 32
-    warmup_epochs: int = 1
     text_lr: float | None = None
     start: Sequence[str] = ()
     mask_tasks: bool = False
-    load: str | None = None
-    needs_shots: ClassVar[bool] = True
 
     def __call__(self, bench: Bench, plan: Plan) -> Outcome:
         """Train, then test on every set with the class names it has."""
@@ -71,7 +50,7 @@ class ImageRun:
         if self.load is not None:
             details["left_out"] = load_dassl(model.head, self.load)
         else:
-            details["losses"] = self.fit(bench, plan, train.labels, model)
+            details["losses"] = self.fit(bench, plan, train, model)
         scores = {n: self.percent(bench, model.eval(), columns_of(plan.train, p), p) for n, p in plan.tests.items()}
         trained = sum(p.numel() for p in model.head.parameters())
         return Outcome(scores, trained=trained, details=details, head=model.head)
@@ -90,31 +69,23 @@ class ImageRun:
         load_dassl(head, folder)
         return {k: v.clone() for k, v in head.state_dict().items()}
 
-    def fit(self, bench: Bench, plan: Plan, label: Sequence[int], model: PromptedModel) -> list[float]:
-        """Train; the mean loss of every epoch."""
-        epochs = epochs_for(plan.shots, self.epochs)
+    def fit(self, bench: Bench, plan: Plan, train: Part, head: Any) -> list[float]:
+        """Train a model; the mean loss of every epoch."""
+        epochs, label = epochs_for(plan.shots, self.epochs), train.labels
         owners = [(part.source, i) for part in plan.train for i in part.indices]
         task = torch.tensor([n for n, part in enumerate(plan.train) for _ in part.indices])
-        groups = self.optimizers(model, epochs)
-        losses = []
-        model.train()
-        for epoch in range(epochs):
-            for optimizer, rates in groups:
-                set_rate(optimizer, rates[epoch])
-            getattr(model.head, "set_epoch", lambda e: None)(epoch)
-            total: list[float] = []
+        groups = self.optimizers(head, epochs)
+
+        def batches(epoch: int) -> Iterator[tuple[Mapping[str, Any], Tensor]]:
+            getattr(head.head, "set_epoch", lambda e: None)(epoch)
             for rows in minibatches(len(owners), self.batch_size, (plan.seed, plan.shots, epoch)):
                 items = [bench.source(owners[r][0]).train[epoch, owners[r][1]] for r in rows.tolist()]
                 batch = collate([{**item, "label": label[r]} for item, r in zip(items, rows.tolist(), strict=True)])
-                loss = self.loss(model, model.data_preprocessor(batch), task[rows])
-                for optimizer, _ in groups:
-                    optimizer.zero_grad()
-                loss.backward()
-                for optimizer, _ in groups:
-                    optimizer.step()
-                total.append(loss.item())
-            losses.append(round(sum(total) / len(total), 5))
-        return losses
+                yield head.data_preprocessor(batch), task[rows]
+
+        head.train()
+        loss = lambda batch: self.loss(head, *batch)  # noqa: E731
+        return fit(epochs, batches, loss, [o for o, _ in groups], [rates for _, rates in groups])
 
     def loss(self, model: PromptedModel, batch: Mapping[str, Any], task: Tensor) -> Tensor:
         """Loss of a batch whose samples belong to `task` (B,)."""
@@ -211,29 +182,30 @@ class DomainRun:
         given = dict(in_dim=bench.width, class_names=list(classes), clip=bench.clip)
         head: Any = build(dict(self.head), HEADS, **given).to(bench.device)
         data = [(bench.features(p), labels_of(p, bench)) for p in plan.train]
-        best = BestSoFar("val")
-        optimizer = torch.optim.SGD(
-            head.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )
-        for step in range(self.steps):
+        best = BestSoFar()
+
+        def batches(step: int) -> list[list[Tensor]]:
             rng = np.random.default_rng([plan.seed % 2**32, step])
             picks = [torch.from_numpy(rng.choice(len(y), min(self.batch_size, len(y)), replace=False)) for _, y in data]
-            features = [f[rows] for (f, _), rows in zip(data, picks, strict=True)]
-            labels = [y[rows] for (_, y), rows in zip(data, picks, strict=True)]
-            loss = head.train().loss_over_domains(features, labels)["loss"]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            head.train()
+            return [[f[rows], y[rows]] for (f, y), rows in zip(data, picks, strict=True)]
+
+        def check(step: int) -> None:
             if step % self.interval == 0 or step == self.steps - 1:
                 checks = [self.percent(bench, head, part) for part in plan.val]
                 state = {k: v.clone() for k, v in head.state_dict().items()}
                 best.offer(sum(checks) / len(checks), state)
+
+        sgd = dict(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        optimizer = torch.optim.SGD(head.parameters(), **sgd)
+        loss = lambda pairs: head.loss_over_domains(*map(list, zip(*pairs, strict=True)))["loss"]  # noqa: E731
+        fit(self.steps, lambda step: [batches(step)], loss, [optimizer], each_epoch=check)
         if self.select_on == "val":
             head.load_state_dict(best.kept)
         scores = {name: self.percent(bench, head, part) for name, part in plan.tests.items()}
         chosen = min(best.at * self.interval, self.steps - 1) if self.select_on == "val" else self.steps - 1
         details = {"selected": chosen, "val": best.seen}
-        on = best.on if self.select_on == "val" else "none (last step)"
+        on = "val" if self.select_on == "val" else "none (last step)"
         return Outcome(scores, on, sum(p.numel() for p in head.parameters()), details, head)
 
     def percent(self, bench: Bench, head: nn.Module, part: Part) -> float:

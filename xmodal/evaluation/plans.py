@@ -296,23 +296,32 @@ class MultiTask(Protocol):
 
 
 @dataclass
-class BestSoFar:
-    """Keep the first strictly greatest score of a run, and what belonged to it.
+class Outcome:
+    """The result of one run.
 
     Args:
-        on: name of the set that selects, for the result file.
+        scores: top-1 in percent by test set.
+        selected_on: the set that chose among results: `none (last step)`, `val`, or `test`, which is optimistic.
+        trained: weights that trained.
+        details: what the method found (alpha, beta, C, traces).
+        head: the trained head, where there is one.
     """
 
-    on: str
-    score: float = float("-inf")
-    kept: Any = None
-    at: int = -1
-    seen: list[float] = field(default_factory=list)
+    scores: dict[str, float]
+    selected_on: str = "none (last step)"
+    trained: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+    head: Any = None
 
-    def offer(self, score: float, kept: Any) -> bool:
-        """Note a score; True when it is the best so far."""
-        self.seen.append(score)
-        if score <= self.score:
-            return False
-        self.score, self.kept, self.at = score, kept, len(self.seen) - 1
-        return True
+
+def only_part(plan: Plan, parts: Sequence[Part], what: str) -> Part:
+    """The only part of a plan.
+
+    Raises:
+        ValueError: none, or several (domains, tasks).
+    """
+    if len(parts) != 1 or not parts[0].indices:
+        raise ValueError(
+            f"{plan.protocol} with {plan.shots} shots gives {len(parts)} {what} sets; this method needs one"
+        )
+    return parts[0]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.evaluation.fit import BestSoFar, fit
 from xmodal.evaluation.metrics import accuracy
 from xmodal.registry import did_you_mean
 
@@ -165,18 +166,19 @@ def fit_probe(
     trained = [p for p in probe.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
     order = torch.Generator().manual_seed(seed)
-    best, best_probabilities = -1.0, np.empty(0)
-    for _ in range(epochs):
+    best, last = BestSoFar(), np.empty(0)
+
+    def shuffled(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         probe.train()
-        for feature, label in batches(train, batch_size, order):
-            optimizer.zero_grad(set_to_none=True)
-            objective(probe(feature), label).backward()
-            optimizer.step()
-        probabilities = predict(probe, test.feature)
-        score = measure(probabilities, test.label.cpu().numpy())
-        if score > best:
-            best, best_probabilities = score, probabilities
-    return Fit(best, score, best_probabilities, probabilities, probe)
+        return batches(train, batch_size, order)
+
+    def judge(epoch: int) -> None:
+        nonlocal last
+        last = predict(probe, test.feature)
+        best.offer(measure(last, test.label.cpu().numpy()), last)
+
+    fit(epochs, shuffled, lambda batch: objective(probe(batch[0]), batch[1]), [optimizer], each_epoch=judge)
+    return Fit(best.score, best.seen[-1], best.kept, last, probe)
 
 
 def batches(samples: Samples, size: int, order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:

@@ -3,31 +3,19 @@
 Each run is an object with its recipe as fields; calling it with a bench and a plan trains, selects and tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from xmodal.evaluation.bench import Bench
-from xmodal.evaluation.fit import fit_keys
+from xmodal.evaluation.bench import Bench, accuracy, labels_of
+from xmodal.evaluation.fit import COOP_EPOCHS, dassl_optimizer, epochs_for, fit, fit_keys, minibatches
 from xmodal.evaluation.logistic import search_probe
-from xmodal.evaluation.outcome import (
-    COOP_EPOCHS,
-    Outcome,
-    accuracy,
-    dassl_optimizer,
-    epochs_for,
-    labels_of,
-    minibatches,
-    only_part,
-    set_rate,
-)
-from xmodal.evaluation.plans import Part, Plan
+from xmodal.evaluation.plans import Outcome, Part, Plan, only_part
 from xmodal.evaluation.sampling import draw_tip
-from xmodal.heads.cache import SearchResult, build_cache
+from xmodal.heads.cache import build_cache
 from xmodal.heads.cafo import CaFoHead, read_sentences
 from xmodal.heads.checkpoints import load_dassl, load_tip_keys
 from xmodal.heads.text_side import TextSide
@@ -147,29 +135,19 @@ class PromptRun:
         epochs, label = epochs_for(plan.shots, self.epochs), labels_of(train, bench)
         warmup: dict[str, Any] = dict(warmup_epochs=self.warmup_epochs, warmup_type=self.warmup_type)
         optimizer, rates = dassl_optimizer(list(head.parameters()), self.lr, epochs, **warmup)
-        losses = []
-        head.train()
-        for epoch, rate in enumerate(rates):
-            set_rate(optimizer, rate)
-            feature, total, steps = bench.features(train, epoch), 0.0, 0
+
+        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            feature = bench.features(train, epoch)
             for rows in minibatches(len(label), self.batch_size, (plan.seed, plan.shots, epoch)):
-                loss = head.loss(feature[rows], label[rows])["loss"]
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total, steps = total + loss.item(), steps + 1
-            losses.append(round(total / steps, 5))
-        return losses
+                yield feature[rows], label[rows]
 
-
-def searched(found: SearchResult, samples: int, keys: int) -> dict[str, Any]:
-    """How large a search was, and how long it took."""
-    return {"points": found.grid.numel(), "samples": samples, "keys": keys, "seconds": round(found.seconds, 4)}
+        head.train()
+        return fit(epochs, batches, lambda batch: head.loss(*batch)["loss"], [optimizer], [rates])
 
 
 @dataclass
-class CacheRun:
-    """Tip-Adapter, or Tip-Adapter-F with `finetune`.
+class KeyRun:
+    """The recipe of methods with a cache of few-shot features: build it, train its keys where asked, search, test.
 
     Args:
         finetune: train the keys first.
@@ -181,91 +159,10 @@ class CacheRun:
         epochs: of fine-tuning.
         lr: of fine-tuning.
         batch_size: of fine-tuning.
-        select_on: the set whose accuracy chooses the epoch; `test` is what the release does, and optimistic.
-        load: a `best_F_<K>shots.pt` of Tip-Adapter-F to use instead of fine-tuning.
-
-    Raises:
-        ValueError: an unknown `select_on`.
+        logit_scale: of the zero-shot logits.
     """
 
     finetune: bool = False
-    scale: Sequence[float] = (7.0, 3.0)
-    steps: Sequence[int] = (200, 20)
-    beta: float = 1.0
-    alpha: float = 1.17
-    passes: int = 10
-    epochs: int = 20
-    lr: float = 1e-3
-    batch_size: int = 256
-    logit_scale: float = 100.0
-    select_on: str = "val"
-    load: str | None = None
-    needs_shots: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.select_on not in SELECT:
-            raise ValueError(f"select_on={self.select_on!r}: choose val, or test (optimistic)")
-
-    def __call__(self, bench: Bench, plan: Plan) -> Outcome:
-        """Build the cache, fine-tune where asked, search, test."""
-        train, val = only_part(plan, plan.train, "training"), only_part(plan, plan.val, "validation")
-        raw = torch.stack([bench.features(train, a) for a in range(self.passes)])  # (A, N, D)
-        numbers = dict(alpha=self.alpha, beta=self.beta, logit_scale=self.logit_scale)
-        text = text_weights(bench, train)
-        head = TipAdapterHead.from_shots(raw, labels_of(train, bench), text, train.classes, **numbers).to(bench.device)
-        details: dict[str, Any] = {}
-        if self.load is not None:
-            load_tip_keys(head, self.load)
-        elif self.finetune:
-            details["best_epoch"] = self.fit(bench, plan, train, val, head)
-        found = head.search(bench.features(val), labels_of(val, bench), self.scale, self.steps)
-        details |= found.to_json() | {"search": searched(found, len(val.labels), len(head.keys))}
-        scores = {n: accuracy(head, bench.features(p), p.labels) for n, p in plan.tests.items()}
-        on = "test" if "test" in (val.split, self.select_on if self.finetune else "val") else "val"
-        return Outcome(scores, on, head.keys.numel() if self.finetune else 0, details, head)
-
-    def fit(self, bench: Bench, plan: Plan, train: Part, val: Part, head: TipAdapterHead) -> int:
-        """Train the keys; the epoch that was kept."""
-        label = labels_of(train, bench)
-        judge = val if self.select_on == "val" else next(iter(plan.tests.values()))
-        seen = bench.features(judge)
-
-        def batches(epoch: int) -> list[tuple[Tensor, Tensor]]:
-            feature = bench.features(train, epoch)
-            seed = (plan.seed, plan.shots, epoch)
-            return [(feature[r], label[r]) for r in minibatches(len(label), self.batch_size, seed, drop_last=False)]
-
-        score = lambda: accuracy(head, seen, judge.labels)  # noqa: E731
-        return fit_keys(head, [head.keys], batches, self.epochs, self.lr, score=score).best_epoch
-
-
-@dataclass
-class CaFoRun:
-    """CaFo: two caches of real and synthetic shots, sentences from a JSON file; keys train where `finetune`.
-
-    Args:
-        synthetic: name of the source whose training split holds synthetic images, None for none.
-        synthetic_shots: of each class.
-        sentences: JSON file {class: [sentence, ...]}; None uses the source's templates.
-        fusion: see `CaFoHead`.
-        official: the rate's cosine counts real batches only, as in the release, so that it rises again.
-        finetune: train both caches' keys.
-        scale: (largest beta, largest alpha) of the search, exclusive.
-        steps: numbers of betas and alphas.
-        beta: initial.
-        alpha: initial.
-        passes: augmented passes over the training images.
-        epochs: of fine-tuning.
-        lr: of fine-tuning.
-        batch_size: of fine-tuning.
-    """
-
-    synthetic: str | None = None
-    synthetic_shots: int = 1
-    sentences: str | None = None
-    fusion: str = "mean"
-    official: bool = False
-    finetune: bool = True
     scale: Sequence[float] = (7.0, 3.0)
     steps: Sequence[int] = (200, 20)
     beta: float = 1.0
@@ -275,30 +172,140 @@ class CaFoRun:
     lr: float = 1e-3
     batch_size: int = 256
     logit_scale: float = 100.0
+    select_on: ClassVar[str] = "val"
     needs_shots: ClassVar[bool] = True
 
     def __call__(self, bench: Bench, plan: Plan) -> Outcome:
-        """Build both caches, fine-tune where asked, search, test."""
+        """Build the cache, train its keys where asked, search, test."""
         train, val = only_part(plan, plan.train, "training"), only_part(plan, plan.val, "validation")
-        parts = [train, *self.synthetic_part(bench, train)]
-        label = torch.cat([labels_of(p, bench) for p in parts])
-        keys = []
+        parts = self.parts(bench, train)
+        head = self.build(bench, parts).to(bench.device)
+        details = self.train(bench, plan, parts, val, head)
+        found = head.search(self.look(bench, val), labels_of(val, bench), self.scale, self.steps)
+        size = {"points": found.grid.numel(), "samples": len(val.labels), "keys": len(head.keys)}
+        details |= found.to_json() | {"search": {**size, "seconds": round(found.seconds, 4)}}
+        scores = {n: self.percent(head, self.look(bench, p), p) for n, p in plan.tests.items()}
+        on = "test" if "test" in (val.split, self.select_on if self.finetune else "val") else "val"
+        return Outcome(scores, on, self.finetune * sum(k.numel() for k in self.keys(head)), details, head)
+
+    def parts(self, bench: Bench, train: Part) -> list[Part]:
+        """What goes into the cache."""
+        return [train]
+
+    def build(self, bench: Bench, parts: Sequence[Part]) -> Any:
+        """The head at its start."""
+        raise NotImplementedError
+
+    def look(self, bench: Bench, part: Part, epoch: int | None = None) -> Any:
+        """The head's input of a part."""
+        return bench.features(part, epoch)
+
+    def pick(self, feature: Any, rows: Tensor) -> Any:
+        """Some samples of the head's input."""
+        return feature[rows]
+
+    def percent(self, head: Any, feature: Any, part: Part) -> float:
+        """Top-1 in percent."""
+        return accuracy(head, feature, part.labels)
+
+    def keys(self, head: Any) -> list[nn.Parameter]:
+        """What trains."""
+        return [head.keys]
+
+    def period(self, parts: Sequence[Part]) -> int | None:
+        """Steps of the rate's cosine; None for all."""
+        return None
+
+    def train(self, bench: Bench, plan: Plan, parts: Sequence[Part], val: Part, head: Any) -> dict[str, Any]:
+        """Train the keys where asked; what the result says about it."""
+        return {"best_epoch": self.fit(bench, plan, parts, val, head)} if self.finetune else {}
+
+    def fit(self, bench: Bench, plan: Plan, parts: Sequence[Part], val: Part, head: Any) -> int:
+        """Train the keys on one part after the other; the epoch that was kept."""
+        judge = val if self.select_on == "val" else next(iter(plan.tests.values()))
+        seen = self.look(bench, judge)
+
+        def batches(epoch: int) -> Iterator[tuple[Any, Tensor]]:
+            for part in parts:
+                feature, label = self.look(bench, part, epoch), labels_of(part, bench)
+                for rows in minibatches(len(label), self.batch_size, (plan.seed, plan.shots, epoch), drop_last=False):
+                    yield self.pick(feature, rows), label[rows]
+
+        score = lambda: self.percent(head, seen, judge)  # noqa: E731
+        more: dict[str, Any] = dict(period=self.period(parts), score=score)
+        return fit_keys(head, self.keys(head), batches, self.epochs, self.lr, **more).at
+
+
+@dataclass
+class CacheRun(KeyRun):
+    """Tip-Adapter, or Tip-Adapter-F with `finetune`; further arguments as in `KeyRun`.
+
+    Args:
+        select_on: the set whose accuracy chooses the epoch; `test` is what the release does, and optimistic.
+        load: a `best_F_<K>shots.pt` of Tip-Adapter-F to use instead of fine-tuning.
+
+    Raises:
+        ValueError: an unknown `select_on`.
+    """
+
+    alpha: float = 1.17
+    select_on: str = "val"  # type: ignore[misc]
+    load: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.select_on not in SELECT:
+            raise ValueError(f"select_on={self.select_on!r}: choose val, or test (optimistic)")
+
+    def build(self, bench: Bench, parts: Sequence[Part]) -> TipAdapterHead:
+        """Zero-shot CLIP and a cache of mean features."""
+        (train,) = parts
+        raw = torch.stack([bench.features(train, a) for a in range(self.passes)])  # (A, N, D)
+        numbers = dict(alpha=self.alpha, beta=self.beta, logit_scale=self.logit_scale)
+        text = text_weights(bench, train)
+        return TipAdapterHead.from_shots(raw, labels_of(train, bench), text, train.classes, **numbers)
+
+    def train(self, bench: Bench, plan: Plan, parts: Sequence[Part], val: Part, head: Any) -> dict[str, Any]:
+        """Load keys, or train them where asked."""
+        if self.load is None:
+            return super().train(bench, plan, parts, val, head)
+        load_tip_keys(head, self.load)
+        return {}
+
+
+@dataclass
+class CaFoRun(KeyRun):
+    """CaFo: two caches of real and synthetic shots, sentences from a JSON file; further arguments as in `KeyRun`.
+
+    Args:
+        synthetic: name of the source whose training split holds synthetic images, None for none.
+        synthetic_shots: of each class.
+        sentences: JSON file {class: [sentence, ...]}; None uses the source's templates.
+        fusion: see `CaFoHead`.
+        official: the rate's cosine counts real batches only, as in the release, so that it rises again.
+    """
+
+    finetune: bool = True
+    synthetic: str | None = None
+    synthetic_shots: int = 1
+    sentences: str | None = None
+    fusion: str = "mean"
+    official: bool = False
+
+    def parts(self, bench: Bench, train: Part) -> list[Part]:
+        """Real shots, then synthetic ones."""
+        return [train, *self.synthetic_part(bench, train)]
+
+    def build(self, bench: Bench, parts: Sequence[Part]) -> CaFoHead:
+        """Zero-shot CLIP and the caches of both encoders."""
+        label, keys = torch.cat([labels_of(p, bench) for p in parts]), []
         for encoder in ("clip", "second"):
             raw = [torch.stack([bench.features(p, a, encoder) for a in range(self.passes)]) for p in parts]
-            cached, values = build_cache(torch.cat(raw, 1), label, len(train.classes))
+            cached, values = build_cache(torch.cat(raw, 1), label, len(parts[0].classes))
             keys.append(cached)
-        text = text_weights(bench, train, self.sentences)
+        text = text_weights(bench, parts[0], self.sentences)
         numbers: dict[str, Any] = dict(alpha=self.alpha, beta=self.beta, fusion=self.fusion)
         numbers |= dict(keys=keys[0], second_keys=keys[1], values=values, logit_scale=self.logit_scale)
-        head = CaFoHead(bench.width, train.classes, text, **numbers).to(bench.device)
-        details: dict[str, Any] = {}
-        if self.finetune:
-            details["best_epoch"] = self.fit(bench, plan, parts, val, head)
-        found = head.search(self.pair(bench, val), labels_of(val, bench), self.scale, self.steps)
-        details |= found.to_json() | {"search": searched(found, len(val.labels), len(head.keys))}
-        scores = {n: self.percent(head, self.pair(bench, p), p) for n, p in plan.tests.items()}
-        trained = (head.keys.numel() + head.second_keys.numel()) * self.finetune
-        return Outcome(scores, val.split, trained, details, head)
+        return CaFoHead(bench.width, parts[0].classes, text, **numbers)
 
     def synthetic_part(self, bench: Bench, train: Part) -> list[Part]:
         """Synthetic shots of the training classes."""
@@ -314,36 +321,25 @@ class CaFoRun:
         kept = [(i, label[n]) for i, n in zip(rows, names, strict=True) if n in label]
         return [Part(self.synthetic, "train", [i for i, _ in kept], [y for _, y in kept], list(train.classes))]
 
-    @staticmethod
-    def pair(bench: Bench, part: Part, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+    def look(self, bench: Bench, part: Part, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """Features of both encoders."""
         return bench.features(part, epoch), bench.features(part, epoch, "second")
 
-    @staticmethod
+    def pick(self, feature: Any, rows: Tensor) -> Any:
+        """Some samples' features of both encoders."""
+        return feature[0][rows], feature[1][rows]
+
     @torch.no_grad()
-    def percent(head: CaFoHead, pair: tuple[Tensor, Tensor], part: Part) -> float:
+    def percent(self, head: Any, feature: Any, part: Part) -> float:
         """Top-1 in percent."""
-        target = torch.tensor(part.labels, device=pair[0].device)
-        return float((head(pair).argmax(1) == target).float().mean() * 100)
+        target = torch.tensor(part.labels, device=feature[0].device)
+        return float((head(feature).argmax(1) == target).float().mean() * 100)
 
-    def fit(self, bench: Bench, plan: Plan, parts: Sequence[Part], val: Part, head: CaFoHead) -> int:
-        """Train both caches' keys on real, then synthetic images; the epoch that was kept."""
-        seen = self.pair(bench, val)
+    def keys(self, head: Any) -> list[nn.Parameter]:
+        """Both caches' keys."""
+        return [head.keys, head.second_keys]
 
-        def batches(epoch: int) -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
-            out = []
-            for part in parts:
-                pair, label = self.pair(bench, part, epoch), labels_of(part, bench)
-                for rows in minibatches(len(label), self.batch_size, (plan.seed, plan.shots, epoch), drop_last=False):
-                    out.append(((pair[0][rows], pair[1][rows]), label[rows]))
-            return out
-
+    def period(self, parts: Sequence[Part]) -> int | None:
+        """Steps of the rate's cosine."""
         real = -(-len(parts[0].labels) // self.batch_size)
-        period = self.epochs * real if self.official else None
-        keys, score = [head.keys, head.second_keys], lambda: self.percent(head, seen, val)
-        return fit_keys(head, keys, batches, self.epochs, self.lr, period=period, score=score).best_epoch
-
-
-def outcome_folder(root: Path, method: str, plan: Plan) -> Path:
-    """Where a run's weights go."""
-    return root / method / f"shots{plan.shots}_seed{plan.seed}"
+        return self.epochs * real if self.official else None

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.clip import CLIP
-from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
+from xmodal.encoders.frozen import fingerprint, freeze
+from xmodal.evaluation.bank import FeatureBank
 from xmodal.evaluation.elevater_data import ImageSet
+from xmodal.model import TransferModel
 from xmodal.preprocessor import normalize
-from xmodal.registry import ADAPTERS, build
 from xmodal.structures import Encoder
 
 
@@ -83,18 +83,9 @@ def features(subject: Subject, images: ImageSet, folder: str | Path | None = Non
         raw: without the encoder's projection.
     """
     key = hashlib.sha256(f"{subject.sha} {images.digest()} {raw}".encode()).hexdigest()[:24]
-    path = Path(folder) / f"{key}.npy" if folder else None
-    if path and path.exists():
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+    compute = lambda rows: encode(subject.visual, images[torch.tensor(rows)].to(subject.device)).float().cpu()  # noqa: E731
     with without_projection(subject.visual) if raw else contextlib.nullcontext():
-        parts = [encode(subject.visual, part.to(subject.device)).float().cpu() for part in images.split(64)]
-    found = torch.cat(parts)
-    if path and not images.broken:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{id(found)}.npy")
-        np.save(part, found.numpy())
-        part.replace(path)
-    return found
+        return FeatureBank(folder).get(key, range(len(images)), compute, 64, lambda: not images.broken)
 
 
 def encode(encoder: Encoder, images: Tensor) -> Tensor:
@@ -105,7 +96,7 @@ def encode(encoder: Encoder, images: Tensor) -> Tensor:
     return encoder(normalize(images, mean, std))
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(TransferModel):
     """An encoder, adapters in it, and a head: u8 images to logits. Copies of it train apart from each other.
 
     Args:
@@ -124,22 +115,11 @@ class ImageClassifier(nn.Module):
         freeze_encoder: bool = True,
         raw: bool = False,
     ):
-        super().__init__()
-        self.encoder = copy.deepcopy(encoder)
-        if raw and isinstance(self.encoder.proj, nn.Linear):
-            self.encoder.proj = nn.Identity()
-        self.encoder.requires_grad_(not freeze_encoder)
-        for cfg in adapters:
-            build(cfg, ADAPTERS, encoder=self.encoder)
-        self.head = head
+        encoder = copy.deepcopy(encoder).requires_grad_()
+        if raw and isinstance(encoder.proj, nn.Linear):
+            encoder.proj = nn.Identity()
+        super().__init__(encoder, head, adapters, freeze_encoder=freeze_encoder)
 
-    def train(self, mode: bool = True) -> "ImageClassifier":
-        """Set the mode; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            keep_frozen_in_eval(self.encoder)
-        return self
-
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
         """Map u8 images (B, 3, S, S) to logits (B, K)."""
-        return self.head(encode(self.encoder, images.to(next(self.encoder.parameters()).device)))
+        return super().forward(**self.data_preprocessor({"image": images}))
