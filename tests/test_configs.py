@@ -10,6 +10,7 @@ from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.engine.config import apply_options, load_config
 from xmodal.engine.optim import param_groups
+from xmodal.evaluation.image_benchmarks import BENCHMARKS, ROOTS
 from xmodal.registry import MODELS, TRANSFORMS, build
 
 ROOT = Path(__file__).parent.parent
@@ -56,9 +57,23 @@ def test_video_config_builds(path):
     assert cfg.get("param_scheduler") is not None
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "image"], ids=name)
-def test_image_config_builds(path):
-    cfg = random_weights(load_config(path))
+def image_runs():
+    """Every image config with each benchmark that it offers."""
+    for path in CONFIGS:
+        if path.parent.name == "image":
+            offers = "_base_.images import" in path.read_text()
+            yield from (pytest.param(path, [f"benchmark={b}"], id=f"{name(path)}-{b}") for b in BENCHMARKS if offers)
+            if not offers:
+                yield pytest.param(path, [], id=name(path))
+
+
+@pytest.mark.parametrize(("path", "options"), image_runs())
+def test_image_config_builds(path, options):
+    cfg = random_weights(load_config(path, options))
+    if options:
+        benchmark = options[0].partition("=")[2]
+        assert cfg.about.benchmark == benchmark
+        assert cfg.train_dataloader.dataset.root.startswith(ROOTS[benchmark])
     tower = cfg.model.encoder.get("encoder", cfg.model.encoder)
     if tower.type is timm_encoder:
         tower.arch = dict(depth=2)  # faster, and nothing in these configs depends on the depth

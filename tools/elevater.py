@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Say what is missing; status 1 when anything of the 20 is."""
-    from xmodal.elevater import catalog, datasets
+    from xmodal.evaluation import elevater_catalog as catalog
+    from xmodal.evaluation import elevater_data as datasets
 
     incomplete = 0
     for name in catalog.CARDS:
@@ -102,9 +103,9 @@ def draw(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run this process's share of the jobs."""
-    from xmodal.elevater.benchmark import Job, run_job
-    from xmodal.elevater.models import Subject
-    from xmodal.elevater.report import write_report
+    from xmodal.evaluation.elevater import Job, run_job
+    from xmodal.evaluation.elevater_report import write_report
+    from xmodal.evaluation.subject import Subject
     from xmodal.registry import ENCODERS, build
 
     plan = read_plan(args)
@@ -129,8 +130,8 @@ def run(args: argparse.Namespace) -> int:
 
 def read_plan(args: argparse.Namespace) -> dict:
     """Encoder, jobs and settings of the command line, or of a config."""
-    from xmodal.elevater.benchmark import Settings
-    from xmodal.elevater.prompts import read_prompts
+    from xmodal.evaluation.elevater import Settings
+    from xmodal.evaluation.prompts import read_prompts
     from xmodal.registry import check_arguments, did_you_mean
 
     settings = dict(epochs=args.epochs, extra_epochs=args.extra_epochs, text_init=not args.no_text_init)
@@ -168,8 +169,8 @@ def read_plan(args: argparse.Namespace) -> dict:
 
 def present(root: Path) -> list[str]:
     """Names of the data sets that are there: the benchmark's, then others."""
-    from xmodal.elevater.catalog import CARDS, plain
-    from xmodal.elevater.datasets import find_folder
+    from xmodal.evaluation.elevater_catalog import CARDS, plain
+    from xmodal.evaluation.elevater_data import find_folder
 
     names = [name for name, card in CARDS.items() if find_folder(root, card)]
     known = {plain(alias) for name in names for alias in (name, *CARDS[name].aliases)}
@@ -188,9 +189,9 @@ def default_device() -> str:
 
 def speed(args: argparse.Namespace) -> int:
     """Time the linear probe's search both ways with the tiny CLIP."""
-    from xmodal.elevater.models import Subject
-    from xmodal.elevater.speed import search_speed
     from xmodal.encoders.tiny import tiny_clip
+    from xmodal.evaluation.speed import search_speed
+    from xmodal.evaluation.subject import Subject
 
     found = search_speed(Subject(tiny_clip()), args.data, args.dataset, args.shots)
     print(json.dumps({key: round(value, 3) for key, value in found.items()}))
@@ -199,7 +200,7 @@ def speed(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write the report of a folder."""
-    from xmodal.elevater.report import write_report
+    from xmodal.evaluation.elevater_report import write_report
 
     print(write_report(args.out))
     return 0

@@ -40,9 +40,9 @@ def job(args: argparse.Namespace) -> None:
     import shutil
     from functools import partial
 
-    from xmodal.protocols.config import grid_from_file, read_grid_config
-    from xmodal.protocols.grid import draw_plot, format_searches, format_table
-    from xmodal.protocols.pool import run_in_processes
+    from xmodal.evaluation.config import grid_from_file, read_grid_config
+    from xmodal.evaluation.grid import draw_plot, format_searches, format_table
+    from xmodal.evaluation.pool import run_in_processes
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cfg = read_grid_config(args.config)

@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """examples:
-  python tools/noah.py configs/image/noah_vit-b16-in21k_224_vtab.py --task kitti
+  python tools/noah.py configs/image/noah_vit-b16-in21k_224.py --task kitti
   python tools/noah.py configs/image/noah_tiny-clip_48_digits.py --dims 1 4 8 --depths 1 2 4 --limit 30000 \\
       --supernet-epochs 60 --supernet-lr 3e-3 --final train_dataloader.dataset.split=trainval \\
       val_dataloader.dataset.split=test
@@ -27,7 +27,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     p.add_argument("config", help="a config whose first adapter is noah")
     p.add_argument("--work-dir", type=Path, help="default: work_dirs/<name of the config>[/TASK]")
-    p.add_argument("--task", help="of the config's benchmark; without it the config's own data")
+    p.add_argument("--benchmark", help="vtab (the config's), fgvc or fewshot")
+    p.add_argument("--task", help="of the benchmark; without it the config's own data")
     p.add_argument("--root", type=Path, help="folder of the benchmark")
     p.add_argument("--shots", type=int, default=16, help="of the few-shot lists (default 16)")
     p.add_argument("--dims", type=int, nargs="+", default=[1, 5, 10], help="sizes of parts (default 1 5 10)")
@@ -48,12 +49,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def data_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Options for the data of supernet and search, and for those of the retraining."""
     from tools.vtab import data_options
-    from xmodal.data.image_benchmarks import task_of
     from xmodal.engine.config import load_config
+    from xmodal.evaluation.image_benchmarks import task_of
 
     if args.task is None:
         return [], []
-    benchmark = (load_config(args.config).get("about") or {}).get("benchmark")
+    benchmark = (load_config(args.config, args.cfg_options).get("about") or {}).get("benchmark")
     task = task_of(benchmark, args.task)
     both = (("train", "val"), ("trainval", "test"))
     first, last = (data_options(benchmark, task, s, args.root, args.shots, args.seed) for s in both)
@@ -109,6 +110,8 @@ def work_through(args: argparse.Namespace) -> None:
     from tools.vtab import last_and_best
     from xmodal.adapters.noah import subnet_params
 
+    if args.benchmark:
+        args.cfg_options = [f"benchmark={args.benchmark}", *args.cfg_options]
     args.work_dir = args.work_dir or Path("work_dirs") / Path(args.config).stem / (args.task or "")
     first, last = data_of(args)
     runner = train_supernet(args, [*first, *args.cfg_options])

@@ -22,9 +22,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("config", help="a config of configs/image")
+    p.add_argument("--benchmark", help="vtab, fgvc or fewshot, of those that the config offers; default: the config's")
     p.add_argument("--tasks", nargs="+", metavar="NAME", help="default: all tasks of the config's benchmark")
     p.add_argument("--root", type=Path, help="folder of the benchmark; default data/vtab-1k, data/fgvc, data/few-shot")
-    p.add_argument("--out", type=Path, help="folder of the runs; default work_dirs/<name of the config>")
+    p.add_argument("--out", type=Path, help="folder of the runs; default work_dirs/<name of the config>_<benchmark>")
     p.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the runs, and of the few-shot lists")
     p.add_argument("--shots", nargs="+", type=int, default=[16], help="of the few-shot lists: 1, 2, 4, 8, 16")
     p.add_argument("--search", action="store_true",
@@ -67,7 +68,7 @@ def grid(published: dict[str, Any]) -> list[list[str]]:
 
 def data_options(benchmark: str, task: Any, splits: tuple[str, str], root: Path | None, shots: int, seed: int) -> list:
     """Options that point a config at a task: the data of training and validation, and the number of classes."""
-    from xmodal.data.image_benchmarks import files_of
+    from xmodal.evaluation.image_benchmarks import files_of
 
     options = [f"model.head.num_classes={task.num_classes}"]
     for loader, split in zip(("train", "val"), splits, strict=True):
@@ -162,7 +163,7 @@ def folder_of(out: Path, benchmark: str, task: str, shots: int, seed: int) -> Pa
 
 def table(results: Iterable[dict[str, Any]], benchmark: str) -> str:
     """The results as text: a line a task, means over seeds, then group means; last epoch and best epoch."""
-    from xmodal.data.image_benchmarks import BENCHMARKS, group_means
+    from xmodal.evaluation.image_benchmarks import BENCHMARKS, group_means
 
     results = list(results)
     if not results:
@@ -216,9 +217,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def work_through(args: argparse.Namespace) -> None:
     """Run what is missing, print the table and keep it as OUT/table.txt."""
-    from xmodal.data.image_benchmarks import BENCHMARKS, SHOTS, task_of
     from xmodal.engine.config import load_config
+    from xmodal.evaluation.image_benchmarks import BENCHMARKS, SHOTS, task_of
 
+    if args.benchmark:
+        args.cfg_options = [f"benchmark={args.benchmark}", *args.cfg_options]
     cfg = load_config(args.config, args.cfg_options)
     benchmark = (cfg.get("about") or {}).get("benchmark")
     if benchmark not in BENCHMARKS:
@@ -227,7 +230,7 @@ def work_through(args: argparse.Namespace) -> None:
     shots = args.shots if benchmark == "fewshot" else [0]
     if benchmark == "fewshot" and set(shots) - set(SHOTS):
         raise ValueError(f"--shots {shots}: the lists have {SHOTS}")
-    args.out = args.out or Path("work_dirs") / Path(args.config).stem
+    args.out = args.out or Path("work_dirs") / f"{Path(args.config).stem}_{benchmark}"
     if not args.table_only:
         for task, shot, seed in itertools.product(tasks, shots, args.seeds):
             data_options(benchmark, task, ("trainval", "test"), args.root, shot, seed)  # all is there: say so first

@@ -7,8 +7,8 @@ from video.datasets import VideoDataset
 from video.sampling import UniformSampling
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.heads.coop import CoOpHead
-from xmodal.protocols.plans import Coop11
-from xmodal.protocols.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
+from xmodal.evaluation.plans import Coop11
+from xmodal.evaluation.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
 
 _folder = "demo_out/actions8"
 _clip = dict(

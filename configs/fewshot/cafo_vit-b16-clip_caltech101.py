@@ -11,11 +11,11 @@ Measured here: nothing; neither the data nor the weights can be had where this w
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.encoders.timm_weights import timm_encoder
-from xmodal.protocols.coop_data import read_coop
-from xmodal.protocols.folders import read_folder
-from xmodal.protocols.images import ListedImages
-from xmodal.protocols.plans import Tip
-from xmodal.protocols.runs import CaFoRun, ZeroShotRun
+from xmodal.evaluation.coop_data import read_coop
+from xmodal.evaluation.folders import read_folder
+from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.plans import Tip
+from xmodal.evaluation.runs import CaFoRun, ZeroShotRun
 
 _images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
 _made = dict(type=ListedImages, splits=dict(type=read_folder, folder="data/dalle_caltech-101"), split="train")

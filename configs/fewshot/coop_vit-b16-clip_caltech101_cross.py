@@ -10,10 +10,10 @@ Measured here: nothing; neither the data nor the weights can be had where this w
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
-from xmodal.protocols.coop_data import read_coop
-from xmodal.protocols.images import ListedImages
-from xmodal.protocols.plans import CrossDataset
-from xmodal.protocols.runs import PromptRun, ZeroShotRun
+from xmodal.evaluation.coop_data import read_coop
+from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.plans import CrossDataset
+from xmodal.evaluation.runs import PromptRun, ZeroShotRun
 
 clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = []

@@ -10,11 +10,11 @@ Measured here: nothing; neither the data nor the weights can be had where this w
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.dplclip import DPLCLIPHead
-from xmodal.protocols.folders import read_domain
-from xmodal.protocols.image_runs import DomainRun
-from xmodal.protocols.images import ListedImages
-from xmodal.protocols.plans import DomainBed
-from xmodal.protocols.runs import ZeroShotRun
+from xmodal.evaluation.folders import read_domain
+from xmodal.evaluation.image_runs import DomainRun
+from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.plans import DomainBed
+from xmodal.evaluation.runs import ZeroShotRun
 
 clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = []

@@ -10,10 +10,10 @@ Measured here: nothing; neither the data nor the weights can be had where this w
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.mvlpt import MVLPTHead
-from xmodal.protocols.coop_data import read_coop
-from xmodal.protocols.image_runs import ImageRun
-from xmodal.protocols.images import ListedImages
-from xmodal.protocols.plans import MultiTask
+from xmodal.evaluation.coop_data import read_coop
+from xmodal.evaluation.image_runs import ImageRun
+from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.plans import MultiTask
 
 clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = []

@@ -6,10 +6,10 @@ Measured here: worse than zero-shot CLIP on the domain left out (36.5 against 74
 
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.heads.dplclip import DPLCLIPHead
-from xmodal.protocols.image_runs import DomainRun
-from xmodal.protocols.images import ShapeImages
-from xmodal.protocols.plans import DomainBed
-from xmodal.protocols.runs import ZeroShotRun
+from xmodal.evaluation.image_runs import DomainRun
+from xmodal.toys.shape_images import ShapeImages
+from xmodal.evaluation.plans import DomainBed
+from xmodal.evaluation.runs import ZeroShotRun
 
 _shapes = dict(type=ShapeImages, shapes=("ring", "cross", "square", "heart"), colors=("red", "blue"), per_class=30)
 clip = dict(type=tiny_clip)

@@ -11,9 +11,9 @@ Measured here: see docs/fewshot.md
 
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.heads.coop import CoOpHead
-from xmodal.protocols.images import ShapeImages
-from xmodal.protocols.plans import Coop11
-from xmodal.protocols.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
+from xmodal.toys.shape_images import ShapeImages
+from xmodal.evaluation.plans import Coop11
+from xmodal.evaluation.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
 
 _shapes = dict(type=ShapeImages, colors=("red", "blue"), style="negative")
 _train = dict(**_shapes, split="train", per_class=32)

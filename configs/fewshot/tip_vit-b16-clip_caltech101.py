@@ -9,10 +9,10 @@ Measured here: nothing; neither the data nor the weights can be had where this w
 """
 
 from xmodal.encoders.openai_weights import openai_clip
-from xmodal.protocols.coop_data import read_coop
-from xmodal.protocols.images import ListedImages
-from xmodal.protocols.plans import Tip
-from xmodal.protocols.runs import CacheRun, ZeroShotRun
+from xmodal.evaluation.coop_data import read_coop
+from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.plans import Tip
+from xmodal.evaluation.runs import CacheRun, ZeroShotRun
 
 _images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
 clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")

@@ -120,3 +120,14 @@ def test_precision_and_seed_of_the_command_line_reach_every_stage(tmp_path):
     assert cfg.randomness.seed == 11
     assert (cfg.optim_wrapper.amp, cfg.val_cfg.amp, cfg.test_cfg.amp) == ("bf16",) * 3
     assert cfg.work_dir == str(tmp_path / "w")
+
+
+def test_a_benchmark_changes_what_it_names_before_the_other_options(tmp_path):
+    text = CONFIG + "\nbenchmarks = dict(long=dict(train_cfg=dict(max_epochs=9), about=dict(benchmark='long')))\n"
+    path = write_config(tmp_path, text)
+    plain, cfg = load_config(path), load_config(path, ["train_cfg.val_interval=3", "benchmark=long"])
+    assert plain.train_cfg.max_epochs == 4
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval, cfg.about.benchmark) == (9, 3, "long")
+    assert "benchmarks" not in cfg
+    with pytest.raises(ValueError, match="no benchmark 'lang'; did you mean 'long'"):
+        load_config(path, ["benchmark=lang"])

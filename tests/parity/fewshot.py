@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from tests.parity.core import Case, builder, grad_norms
+from xmodal.evaluation.fit import fit_keys, learning_rates
+from xmodal.evaluation.sampling import base_and_new, draw_coop, draw_tip, relabel
 from xmodal.heads.base import unit
 from xmodal.heads.cache import build_cache, search_grid
 from xmodal.heads.cafo import CaFoHead, fuse
-from xmodal.heads.key_training import fit_keys
 from xmodal.heads.tip_adapter import TipAdapterHead
-from xmodal.protocols.sampling import base_and_new, draw_coop, draw_tip, relabel
-from xmodal.protocols.schedule import learning_rates
 
 
 @builder("fewshot_protocol")
@@ -132,8 +131,8 @@ def tip_training(
     with torch.no_grad():
         final = tuned(test)
     return {
-        "F_epoch_test_logits": torch.stack(done.epochs),
-        "F_epoch_test_acc": np.float32([percent(x, t) for x in done.epochs]),
+        "F_epoch_test_logits": torch.stack(done.watched),
+        "F_epoch_test_acc": np.float32([percent(x, t) for x in done.watched]),
         "F_best_weight": tuned.keys.detach(),
         "F_best_beta": found.beta,
         "F_best_alpha": found.alpha,

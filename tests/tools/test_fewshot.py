@@ -13,21 +13,22 @@ import torch
 from tests.xmodal.clips import small_clip
 from tools import fewshot
 from tools.data import check_fewshot
+from xmodal.evaluation.bench import Bench, Source
+from xmodal.evaluation.config import build_grid, make, read_grid_config
+from xmodal.evaluation.grid import Grid, draw_plot, format_searches, format_table
+from xmodal.evaluation.image_runs import DomainRun, ImageRun
+from xmodal.evaluation.images import FewShotImages, ListedImages
+from xmodal.evaluation.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
+from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
+from xmodal.evaluation.splits import Item, Splits, write_split_file
 from xmodal.heads.checkpoints import load_inert
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
-from xmodal.protocols.bench import Bench, Source
-from xmodal.protocols.config import build_grid, make, read_grid_config
-from xmodal.protocols.grid import Grid, draw_plot, format_searches, format_table
-from xmodal.protocols.image_runs import DomainRun, ImageRun
-from xmodal.protocols.images import FewShotImages, ListedImages, ShapeImages
-from xmodal.protocols.items import Item, Splits, write_split_file
-from xmodal.protocols.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
-from xmodal.protocols.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 from xmodal.registry import DATASETS, check_arguments, resolve
+from xmodal.toys.shape_images import ShapeImages
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,11 +16,12 @@ from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
-from xmodal.protocols.folders import read_folder
-from xmodal.protocols.image_runs import DomainRun, ImageRun
-from xmodal.protocols.images import ListedImages, ShapeImages
-from xmodal.protocols.plans import BaseToNew, Coop11, CrossDataset, DomainBed, DomainShift, MultiTask, Tip
-from xmodal.protocols.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
+from xmodal.evaluation.folders import read_folder
+from xmodal.evaluation.image_runs import DomainRun, ImageRun
+from xmodal.evaluation.images import ListedImages
+from xmodal.toys.shape_images import ShapeImages
+from xmodal.evaluation.plans import BaseToNew, Coop11, CrossDataset, DomainBed, DomainShift, MultiTask, Tip
+from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 
 clip = dict(type=tiny_clip)
 sources = []
@@ -84,7 +85,7 @@ methods = {
 
 
 def test_cafo_with_dino_folder_of_synthetic_shots_and_sentences(tmp_path):
-    from xmodal.protocols.images import ShapeImages
+    from xmodal.toys.shape_images import ShapeImages
 
     drawn = ShapeImages("val", 2, RINGS, ("red", "blue"))
     for i in range(len(drawn)):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from xmodal.data.image_benchmarks import BENCHMARKS, FEWSHOT, FGVC, VTAB, files_of
-from xmodal.elevater.catalog import CARDS, REFERENCE
-from xmodal.elevater.catalog import plain as plain_name
-from xmodal.protocols.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name
-from xmodal.protocols.folders import DOMAINBED, SHIFTS
-from xmodal.protocols.plans import BaseToNew, Coop11, CrossDataset, DomainBed, DomainShift, MultiTask, Tip, ZeroShot
+from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name
+from xmodal.evaluation.elevater_catalog import CARDS, REFERENCE
+from xmodal.evaluation.elevater_catalog import plain as plain_name
+from xmodal.evaluation.folders import DOMAINBED, SHIFTS
+from xmodal.evaluation.image_benchmarks import BENCHMARKS, FEWSHOT, FGVC, VTAB, files_of
+from xmodal.evaluation.plans import BaseToNew, Coop11, CrossDataset, DomainBed, DomainShift, MultiTask, Tip, ZeroShot
 
 VTAB_PUBLISHED = {
     "Natural": (

@@ -11,18 +11,27 @@ import pytest
 import torch
 
 from tools.elevater import main
-from xmodal.elevater import metrics
-from xmodal.elevater.benchmark import Job, JobRun, Settings, run_job
-from xmodal.elevater.catalog import CARDS, DETECTION
-from xmodal.elevater.datasets import DataSet, Entry, ImageSet, check, check_detection, find_folder, fit, read_dataset
-from xmodal.elevater.models import ImageClassifier, Subject, encode, features
-from xmodal.elevater.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
-from xmodal.elevater.prompts import of_dataset, read_knowledge, read_prompts, sentences
-from xmodal.elevater.report import efficiency, submission, summarize, write_report
-from xmodal.elevater.search import SearchSpace, hyperparameter_search
-from xmodal.elevater.speed import search_speed
-from xmodal.elevater.split import few_shot_subset, validation_split
 from xmodal.encoders.tiny import tiny_clip
+from xmodal.evaluation import metrics
+from xmodal.evaluation.elevater import Job, JobRun, Settings, run_job
+from xmodal.evaluation.elevater_catalog import CARDS, DETECTION
+from xmodal.evaluation.elevater_data import (
+    DataSet,
+    Entry,
+    ImageSet,
+    check,
+    check_detection,
+    find_folder,
+    fit,
+    read_dataset,
+)
+from xmodal.evaluation.elevater_report import efficiency, submission, summarize, write_report
+from xmodal.evaluation.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
+from xmodal.evaluation.prompts import of_dataset, read_knowledge, read_prompts, sentences
+from xmodal.evaluation.search import SearchSpace, hyperparameter_search
+from xmodal.evaluation.speed import search_speed
+from xmodal.evaluation.split import few_shot_subset, validation_split
+from xmodal.evaluation.subject import ImageClassifier, Subject, encode, features
 from xmodal.toys.elevater_worlds import write_digits, write_world
 
 # measures
@@ -314,7 +323,7 @@ def test_features_equal_the_encoder_and_are_kept(root, subject, tmp_path):
     data = read_dataset(root, "drawn-colors")
     images = ImageSet(data.folder, data.test, 48)
     first = features(subject, images, tmp_path)
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    assert len(list(tmp_path.glob("*.pt"))) == 1
     assert torch.equal(first, features(subject, images, tmp_path))
     assert torch.allclose(first, encode(subject.visual, images[torch.arange(30)]), atol=1e-5)
     raw = features(subject, images, raw=True)

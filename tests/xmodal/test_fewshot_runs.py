@@ -9,15 +9,14 @@ from torch import nn
 
 from tests.xmodal.clips import small_clip
 from xmodal.data.collate import collate
-from xmodal.heads.key_training import KeyTraining
+from xmodal.evaluation.bench import Bench, Source, accuracy
+from xmodal.evaluation.fit import COOP_EPOCHS, KeyTraining, dassl_optimizer, epochs_for, minibatches
+from xmodal.evaluation.grid import Grid, format_table, spread
+from xmodal.evaluation.image_runs import DomainRun, ImageRun, columns_of
+from xmodal.evaluation.plans import Coop11, Part, Plan, Tip
+from xmodal.evaluation.runs import CacheRun, CaFoRun, PromptRun
 from xmodal.heads.mvlpt import MVLPTHead
-from xmodal.protocols.bench import Bench, Source
-from xmodal.protocols.grid import Grid, format_table, spread
-from xmodal.protocols.image_runs import DomainRun, ImageRun, columns_of
-from xmodal.protocols.images import ShapeImages
-from xmodal.protocols.outcome import COOP_EPOCHS, accuracy, dassl_optimizer, epochs_for, minibatches
-from xmodal.protocols.plans import Coop11, Part, Plan, Tip
-from xmodal.protocols.runs import CacheRun, CaFoRun, PromptRun
+from xmodal.toys.shape_images import ShapeImages
 
 # a head whose accuracy is written down for every step
 
@@ -182,7 +181,7 @@ def test_the_set_that_is_asked_for_chooses_the_epoch(bench, monkeypatch, select_
     plan = plan_of(bench)
     head = CacheRun(passes=1, steps=(2, 2))(bench, plan).head
     asked.clear()
-    recipe.fit(bench, plan, plan.train[0], plan.val[0], head)
+    recipe.fit(bench, plan, plan.train, plan.val[0], head)
     assert asked[0] == split
     assert recipe(bench, plan).selected_on == select_on
 
@@ -192,7 +191,7 @@ def test_kept_features_belong_to_an_encoder_and_a_split(tmp_path, key):
     def file(seed=0, per_class=4):
         torch.manual_seed(seed)
         images = ShapeImages("train", per_class, size=16)
-        return Bench(small_clip(), [Source("plain", images, val=images)], cache=tmp_path).file(key)
+        return Bench(small_clip(), [Source("plain", images, val=images)], cache=tmp_path).name(key)
 
     assert file() == file()
     assert file(seed=1) != file()
@@ -218,7 +217,7 @@ def test_kept_features_belong_to_a_view(bench, tmp_path, changed):
         images = ShapeImages("train", 4, **{"size": 16, "augment": True, **options})
         images.ids = [f"{i}.png" for i in range(len(images))]
         other = Bench(bench.clip, [Source("plain", images, val=images)], cache=tmp_path)
-        return other.file(("clip", "plain", "train", "view0"))
+        return other.name(("clip", "plain", "train", "view0"))
 
     assert file() == file()
     assert file(**changed) != file()
@@ -278,8 +277,10 @@ def test_synthetic_shots_are_of_the_training_classes_by_name():
 def test_cafos_cosine_counts_real_batches_as_the_release_does(bench, monkeypatch, official, want):
     """7 real images in batches of 4 are 2 steps an epoch; synthetic ones add steps that the release does not count."""
     asked = []
-    monkeypatch.setattr("xmodal.protocols.runs.fit_keys", lambda *a, period, **k: asked.append(period) or KeyTraining())
-    monkeypatch.setattr(CaFoRun, "pair", staticmethod(lambda *a: (None, None)))
+    monkeypatch.setattr(
+        "xmodal.evaluation.runs.fit_keys", lambda *a, period, **k: asked.append(period) or KeyTraining()
+    )
+    monkeypatch.setattr(CaFoRun, "look", lambda *a: (None, None))
     parts = [Part("plain", "train", list(range(n)), [0] * n, ["a", "b"]) for n in (7, 3)]
     head = SimpleNamespace(keys=None, second_keys=None)
     CaFoRun(official=official, epochs=5, batch_size=4).fit(bench, plan_of(bench), parts, parts[0], head)

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from xmodal.evaluation.fit import fit_keys
+from xmodal.evaluation.logistic import fit_logistic, search_probe
 from xmodal.heads.cache import build_cache, search, search_grid, winner
 from xmodal.heads.cafo import CaFoHead, fuse, read_sentences
-from xmodal.heads.key_training import fit_keys
-from xmodal.heads.linear_probe import fit_logistic, search_probe
 from xmodal.heads.tip_adapter import TipAdapterHead
 
 
@@ -88,7 +88,7 @@ def test_training_keeps_the_best_keys_and_leaves_the_cache_alone(head):
         return accuracies[-1]
 
     done = fit_keys(twin, [twin.keys], lambda e: [(x, y)], epochs=4, lr=0.05, score=score)
-    assert done.best_epoch == int(np.argmax(accuracies))
+    assert done.at == int(np.argmax(accuracies))
     assert not twin.keys.requires_grad
     assert torch.equal(head.keys, before)
     assert not torch.equal(done.last[0], before)
@@ -202,11 +202,11 @@ def scripted(scores):
 def test_the_keys_of_the_best_epoch_are_kept_when_the_curve_falls_again():
     keys, seen, done = scripted([60.0, 80.0, 70.0, 80.0])
     assert len({k[0, 0].item() for k in seen}) == 4
-    assert (done.best_epoch, done.best_score) == (1, 80.0)
+    assert (done.at, done.score) == (1, 80.0)
     assert torch.equal(keys.detach(), seen[1])
     assert torch.equal(done.last[0], seen[3])
     keys, seen, done = scripted([0.0, 0.0])
-    assert done.best_epoch == 0
+    assert done.at == 0
     assert torch.equal(keys.detach(), seen[0])
 
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.data.collate import collate
-from xmodal.data.image_benchmarks import BENCHMARKS, files_of, first_of, group_means, task_of
 from xmodal.data.image_lists import read_images
 from xmodal.data.images import ImageDataset, read_image
 from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize, pil_resize
+from xmodal.evaluation.image_benchmarks import BENCHMARKS, files_of, first_of, group_means, task_of
 from xmodal.toys.digits import rows_of
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from xmodal.data.captions import CaptionList, LabeledFolder, MixedPairs, RandomCrop, TarShards
+from xmodal.data.captions import CaptionList, LabeledFolder, MixedPairs, TarShards
 from xmodal.data.collate import collate
+from xmodal.data.pictures import random_crop
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.losses import unicl_loss
 from xmodal.pretraining import ContrastiveModel, retrieval
@@ -100,10 +101,22 @@ def test_unreadable_samples_are_replaced_in_training_and_named_in_tests(folder):
 
 def test_crops_stay_inside_and_repeat():
     pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
-    picture, crop = Image.fromarray(pixels), RandomCrop(16, scale=(0.1, 1.0), flip=True)
-    one, two = (np.asarray(crop(picture, np.random.default_rng(s))) for s in (1, 1))
+    picture = Image.fromarray(pixels)
+    one, two, three = (
+        np.asarray(random_crop(picture, 16, np.random.default_rng(s), scale=(0.1, 1.0))) for s in (1, 1, 2)
+    )
     assert np.array_equal(one, two)
-    assert not np.array_equal(one, np.asarray(crop(picture, np.random.default_rng(2))))
+    assert not np.array_equal(one, three)
+
+
+def test_captions_are_cut_as_their_config_says(folder):
+    """Unless told otherwise half the area or more stays, and nothing is mirrored; misspelt words are refused."""
+    plain = CaptionList(str(folder / "list.csv"), size=16)
+    assert plain.crop == dict(scale=(0.5, 1.0), flip=False)
+    assert CaptionList(str(folder / "list.csv"), crop=dict(flip=True)).crop == dict(scale=(0.5, 1.0), flip=True)
+    for wrong in (dict(crop=dict(flop=True)), dict(sise=16)):
+        with pytest.raises(ValueError, match="did you mean"):
+            CaptionList(str(folder / "list.csv"), **wrong)
 
 
 @pytest.fixture(scope="module")

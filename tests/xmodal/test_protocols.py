@@ -9,14 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from xmodal.protocols.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
-from xmodal.protocols.folders import DOMAINBED, read_domain, read_folder, read_shift
-from xmodal.protocols.images import ListedImages, ShapeImages, crop_box, training_view
-from xmodal.protocols.images import test_view as view_for_testing
-from xmodal.protocols.items import Item, Splits, read_split_file, split_hash, write_split_file
-from xmodal.protocols.plans import (
+from xmodal.data.pictures import center_crop, crop_box, random_crop
+from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
+from xmodal.evaluation.fit import BestSoFar, learning_rates
+from xmodal.evaluation.folders import DOMAINBED, read_domain, read_folder, read_shift
+from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.plans import (
     BaseToNew,
-    BestSoFar,
     Coop11,
     CrossDataset,
     DomainBed,
@@ -27,8 +26,9 @@ from xmodal.protocols.plans import (
     ZeroShot,
     join_parts,
 )
-from xmodal.protocols.sampling import draw_coop, draw_tip, harmonic_mean, holdout_split
-from xmodal.protocols.schedule import learning_rates
+from xmodal.evaluation.sampling import draw_coop, draw_tip, harmonic_mean, holdout_split
+from xmodal.evaluation.splits import Item, Splits, read_split_file, split_hash, write_split_file
+from xmodal.toys.shape_images import ShapeImages
 
 LABELS = [2, 0, 1, 2, 0, 1, 1, 2, 0, 0, 1, 3]
 
@@ -131,7 +131,7 @@ def test_tasks_stand_one_behind_the_other():
 
 
 def test_best_so_far_keeps_the_first_of_equals():
-    best = BestSoFar("val")
+    best = BestSoFar()
     assert [best.offer(s, k) for s, k in ((1.0, "a"), (3.0, "b"), (3.0, "c"))] == [True, True, False]
     assert (best.kept, best.at) == ("b", 1)
 
@@ -214,10 +214,10 @@ def test_styles_are_other_pixels_of_the_same_pictures():
 
 def test_test_view_scales_the_short_side():
     ramp = Image.fromarray(np.tile(np.arange(60, dtype=np.uint8)[None, :, None], (30, 1, 3)))
-    view = np.array(view_for_testing(ramp, 30))
+    view = np.array(center_crop(ramp, 30))
     assert view.shape == (30, 30, 3)
     assert view[0, 0, 0] == 15
-    assert np.array(view_for_testing(ramp, 10)).shape == (10, 10, 3)
+    assert np.array(center_crop(ramp, 10)).shape == (10, 10, 3)
 
 
 def test_crop_boxes_stay_inside_and_have_the_area():
@@ -355,12 +355,12 @@ def test_domainbed_tests_on_the_in_split():
 def test_half_of_the_training_views_are_mirrored():
     ramp = Image.fromarray(np.tile(np.arange(32, dtype=np.uint8)[None, :, None] * 8, (32, 1, 3)))
     rising = [
-        np.asarray(training_view(ramp, 8, (0.5, 1.0), True, np.random.default_rng(i)))[4, :, 0].astype(int)
+        np.asarray(random_crop(ramp, 8, np.random.default_rng(i), (0.5, 1.0), True))[4, :, 0].astype(int)
         for i in range(100)
     ]
     assert 30 < sum(row[-1] > row[0] for row in rising) < 70
     for i in range(10):
-        row = np.asarray(training_view(ramp, 8, (0.5, 1.0), False, np.random.default_rng(i)))[4, :, 0].astype(int)
+        row = np.asarray(random_crop(ramp, 8, np.random.default_rng(i), (0.5, 1.0), False))[4, :, 0].astype(int)
         assert row[-1] > row[0]
 
 
@@ -370,4 +370,4 @@ def test_test_views_are_torchvisions(size):
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
     want = tv.center_crop(tv.resize(picture, 48, tv.InterpolationMode.BICUBIC), [48, 48])
-    assert np.array_equal(np.asarray(view_for_testing(picture, 48)), np.asarray(want))
+    assert np.array_equal(np.asarray(center_crop(picture, 48)), np.asarray(want))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xmodal.data.captions import RandomCrop as CaptionCrop
+from xmodal.data.pictures import crop_box, random_crop
 from xmodal.data.transforms import (
     CenterCrop,
     HorizontalFlip,
@@ -19,7 +19,6 @@ from xmodal.data.transforms import (
     short_side_size,
     to_bytes,
 )
-from xmodal.protocols.images import crop_box
 
 
 class Draws:
@@ -66,7 +65,7 @@ def test_crops_of_captions_and_few_shot_images_draw_the_ratio_log_uniformly(shar
         def resize(self, size, kind, box):
             cut.append((box[2] - box[0], box[3] - box[1]))
 
-    CaptionCrop(8, scale=(0.25, 0.25))(Picture(), Draws(share))
+    random_crop(Picture(), 8, Draws(share), scale=(0.25, 0.25), flip=False)
     assert cut == [want]
 
 

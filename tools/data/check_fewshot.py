@@ -32,10 +32,10 @@ def missing_images(splits, wanted: int) -> list[str]:
 
 def check(root: Path, name: str, wanted: int, sample: list[int] | None) -> bool:
     """Print what is right and wrong about one data set; True when nothing is wrong."""
-    from xmodal.protocols.coop_data import SPLIT_NOTES, find_dataset, read_coop
-    from xmodal.protocols.folders import DOMAINBED, SHIFTS
-    from xmodal.protocols.items import split_hash
-    from xmodal.protocols.sampling import draw_coop
+    from xmodal.evaluation.coop_data import SPLIT_NOTES, find_dataset, read_coop
+    from xmodal.evaluation.folders import DOMAINBED, SHIFTS
+    from xmodal.evaluation.sampling import draw_coop
+    from xmodal.evaluation.splits import split_hash
 
     if name in SHIFTS or name in DOMAINBED:
         return check_folders(root, name)
@@ -66,7 +66,7 @@ def check(root: Path, name: str, wanted: int, sample: list[int] | None) -> bool:
 
 def check_folders(root: Path, name: str) -> bool:
     """The same for a shifted set of ImageNet or a data set of DomainBed."""
-    from xmodal.protocols.folders import BED_NOTES, COOP_NOTES, DOMAINBED, SHIFTS, read_domain, read_shift
+    from xmodal.evaluation.folders import BED_NOTES, COOP_NOTES, DOMAINBED, SHIFTS, read_domain, read_shift
 
     try:
         if name in SHIFTS:
@@ -91,7 +91,7 @@ def check_folders(root: Path, name: str) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Check; 0 when everything asked for is there and right, else 1."""
     args = parser().parse_args(argv)
-    from xmodal.protocols.coop_data import COOP11
+    from xmodal.evaluation.coop_data import COOP11
 
     try:
         good = [check(args.root, name, args.files, args.sample) for name in args.names or COOP11]

@@ -5,84 +5,51 @@ and `sample_id`. A sample's crop and template depend on (seed, epoch, index) alo
 """
 
 import csv
-import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 
-from xmodal.registry import DATASETS, build
+from xmodal.data.image_lists import IMAGES
+from xmodal.data.pictures import DAMAGE, center_crop, random_crop, read_picture, to_array
+from xmodal.registry import DATASETS, build, check_arguments
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ATTEMPTS = 20  # other samples tried in the place of an unreadable one
 Key = int | tuple[int, int]
 
 
-class RandomCrop:
-    """A random part of an image, squeezed into a square, flipped at even odds.
-
-    Args:
-        size: S, pixels.
-        scale: smallest and largest share of the area.
-        ratio: narrowest and widest shape.
-        flip: flip left and right at even odds (captions that say left and right do not survive it).
-    """
-
-    def __init__(self, size: int = 224, scale: tuple = (0.5, 1.0), ratio: tuple = (3 / 4, 4 / 3), flip: bool = False):
-        self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
-
-    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Cut a picture."""
-        w, h = picture.size
-        for _ in range(10):
-            area = w * h * rng.uniform(*self.scale)
-            shape = np.exp(rng.uniform(*np.log(self.ratio)))
-            cw, ch = round((area * shape) ** 0.5), round((area / shape) ** 0.5)
-            if 0 < cw <= w and 0 < ch <= h:
-                break
-        else:
-            cw, ch = w, h
-        x, y = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
-        picture = picture.resize((self.size,) * 2, Image.Resampling.BICUBIC, box=(x, y, x + cw, y + ch))
-        turn = self.flip and rng.random() < 0.5
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn else picture
-
-
-class CenterCrop:
-    """The short side resized to `size` (bicubic), the center cut out."""
-
-    def __init__(self, size: int = 224):
-        self.size = size
-
-    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Cut a picture."""
-        w, h = picture.size
-        side = min(w, h)
-        box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
-        return picture.resize((self.size,) * 2, Image.Resampling.BICUBIC, box=box)
-
-
 class Pairs(Dataset):
-    """What the readers share: how a sample is drawn, and what happens to one that cannot be read.
+    """Draw samples of images and captions, and replace or name those that cannot be read.
 
     Args:
-        size: S, pixels of the squares.
-        crop: how images are cut in training; default: half the area or more. Ignored with `test`.
-        test: cut the center, number classes from 0, and give unreadable samples as `skipped`.
         seed: of crops and templates.
-        max_broken: share of samples that may be unreadable (5 always may).
+        **drawing: see `draw`.
     """
 
-    def __init__(self, size: int, crop: Any, test: bool, seed: int, max_broken: float = 0.01):
-        self.cut = CenterCrop(size) if test else (build(crop, DATASETS) or RandomCrop(size))
-        self.test, self.seed, self.max_broken = test, seed, max_broken
+    def __init__(self, seed: int = 0, **drawing: Any):
+        check_arguments(self.draw, drawing)
+        self.draw(**drawing)
+        self.seed, self.broken = seed, set[int]()
         self.classes: list[str] | None = None
-        self.broken: set[int] = set()
+
+    def draw(
+        self, size: int = 224, crop: Mapping[str, Any] | None = None, test: bool = False, max_broken: float = 0.01
+    ) -> None:
+        """Set how samples are drawn.
+
+        Args:
+            size: S, pixels of the squares.
+            crop: arguments of `pictures.random_crop` in training; default: half the area or more, never mirrored.
+            test: cut the center, number classes from 0, and give unreadable samples as `skipped`.
+            max_broken: share of samples that may be unreadable (5 always may).
+        """
+        self.size, self.crop = size, {"scale": (0.5, 1.0), "flip": False, **(crop or {})}
+        check_arguments(random_crop, self.crop)
+        self.test, self.max_broken = test, max_broken
 
     def read(self, index: int) -> tuple[bytes, str | None, int, str]:
         """Bytes of the image, its caption or None, its class or -1, and its name."""
@@ -102,7 +69,7 @@ class Pairs(Dataset):
         for _ in range(ATTEMPTS):
             try:
                 sample = self.sample(index, rng)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except DAMAGE as error:
                 note = {"skipped": self.name(index), "reason": f"{type(error).__name__}: {error}"}
                 self.note_broken(index, note)
                 if self.test:
@@ -126,11 +93,15 @@ class Pairs(Dataset):
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One sample."""
         data, caption, klass, name = self.read(index)
-        with Image.open(io.BytesIO(data)) as picture:
-            cut = self.cut(picture.convert("RGB"), rng)
+        picture = read_picture(data)
+        cut = center_crop(picture, self.size) if self.test else random_crop(picture, self.size, rng, **self.crop)
         caption = self.caption_of(klass, rng) if caption is None else caption
-        image = np.asarray(cut).transpose(2, 0, 1).copy()  # (3, S, S)
-        return {"image": image, "caption": caption, "label": klass if self.test else klass + 1, "sample_id": name}
+        return {
+            "image": to_array(cut),
+            "caption": caption,
+            "label": klass if self.test else klass + 1,
+            "sample_id": name,
+        }
 
     def name(self, index: int) -> str:
         """Name of a sample that could not be read."""
@@ -146,10 +117,8 @@ class CaptionList(Pairs):
         root: folder that image paths start from; default: that of each list.
         image_key: column of the path.
         caption_key: column of the caption.
-        size: pixels of the squares.
-        crop: see `Pairs`.
-        test: see `Pairs`.
-        seed: see `Pairs`.
+        seed: of crops and templates.
+        **drawing: see `Pairs.draw`.
 
     Raises:
         ValueError: a list of another kind, a line without the columns, or no line at all.
@@ -161,12 +130,10 @@ class CaptionList(Pairs):
         root: str | None = None,
         image_key: str = "image",
         caption_key: str = "caption",
-        size: int = 224,
-        crop: Any = None,
-        test: bool = False,
         seed: int = 0,
+        **drawing: Any,
     ):
-        super().__init__(size, crop, test, seed)
+        super().__init__(seed, **drawing)
         self.rows: list[tuple[Path, str]] = []
         for file in [files] if isinstance(files, str) else files:
             base = Path(root) if root else Path(file).parent
@@ -217,10 +184,8 @@ class LabeledFolder(Pairs):
         root: holds the folders.
         class_names: name of every class, in the order of the sorted folders; default: the folders' names.
         templates: sentences with `{}`.
-        size: pixels of the squares.
-        crop: see `Pairs`.
-        test: see `Pairs`.
-        seed: see `Pairs`.
+        seed: of crops and templates.
+        **drawing: see `Pairs.draw`.
 
     Raises:
         ValueError: no folder with images, another number of names than folders, or a template without `{}`.
@@ -231,12 +196,10 @@ class LabeledFolder(Pairs):
         root: str,
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = ("a photo of a {}.",),
-        size: int = 224,
-        crop: Any = None,
-        test: bool = False,
         seed: int = 0,
+        **drawing: Any,
     ):
-        super().__init__(size, crop, test, seed)
+        super().__init__(seed, **drawing)
         folders = sorted(p for p in Path(root).iterdir() if p.is_dir())
         self.files = [(f, n) for n, d in enumerate(folders) for f in sorted(d.rglob("*")) if f.suffix.lower() in IMAGES]
         if not self.files:
@@ -274,19 +237,15 @@ class TarShards(Pairs):
 
     Args:
         shards: paths, or patterns such as `data/shard-*.tar`.
-        size: pixels of the squares.
-        crop: see `Pairs`.
-        test: see `Pairs`.
-        seed: see `Pairs`.
+        seed: of crops and templates.
+        **drawing: see `Pairs.draw`.
 
     Raises:
         ValueError: no sample with an image and a caption (`.txt`, or `.json` with `caption`).
     """
 
-    def __init__(
-        self, shards: str | Sequence[str], size: int = 224, crop: Any = None, test: bool = False, seed: int = 0
-    ):
-        super().__init__(size, crop, test, seed)
+    def __init__(self, shards: str | Sequence[str], seed: int = 0, **drawing: Any):
+        super().__init__(seed, **drawing)
         self.parts: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []
         for pattern in [shards] if isinstance(shards, str) else shards:
             base = Path(pattern)

@@ -1,20 +1,17 @@
 """Image classification on files."""
 
 import os
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from xmodal.data.broken import LabeledFiles
 from xmodal.data.image_lists import read_images
+from xmodal.data.pictures import DAMAGE, read_picture, to_array
 from xmodal.registry import DATASETS, TRANSFORMS, build
-
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class ImageError(RuntimeError):
@@ -28,20 +25,10 @@ def read_image(path: str | os.PathLike) -> Tensor:
         ImageError: a file that cannot be read, with the reason.
     """
     try:
-        with Image.open(path) as image:
-            pixels = np.array(to_rgb(image))  # (H, W, 3)
-    except _DAMAGE as error:
+        pixels = to_array(read_picture(path))
+    except DAMAGE as error:
         raise ImageError(f"{type(error).__name__}: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB; 16-bit grays are scaled, not clipped."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    return torch.from_numpy(pixels)[None]  # (1, 3, H, W)
 
 
 @DATASETS.register_module(name="images")

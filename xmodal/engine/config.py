@@ -3,7 +3,7 @@
 import ast
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmengine.runner import Runner as StockRunner
 from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
-KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache"}
+KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache", "benchmarks"}
 
 
 def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
@@ -21,7 +21,8 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
 
     Args:
         path: a pure-Python or a text-style mmengine config.
-        options: such as `optim_wrapper.optimizer.lr=1e-3`, `model.adapters.0.bottleneck=64`.
+        options: such as `optim_wrapper.optimizer.lr=1e-3`, `model.adapters.0.bottleneck=64`; `benchmark=fgvc` first
+            applies what the config's `benchmarks` says about that one.
 
     Returns:
         The config. `about` in a config is free text (what it reproduces); names that begin with an underscore are the
@@ -39,9 +40,33 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         cfg.pop(key)
     if has_names(cfg.to_dict()):
         load_catalog()
+    options = choose_benchmark(cfg, options)
     set_defaults(cfg)
     apply_options(cfg, options)
     return cfg
+
+
+def choose_benchmark(cfg: Config, options: Sequence[str]) -> list[str]:
+    """Merge the entry of `benchmarks` that an option `benchmark=NAME` names into a config; returns the other options.
+
+    Raises:
+        ValueError: the config has no such benchmark.
+    """
+    known = cfg.pop("benchmarks", {})
+    for name in [option.partition("=")[2] for option in options if option.startswith("benchmark=")]:
+        if name not in known:
+            raise ValueError(f"the config has no benchmark {name!r}; {did_you_mean(name, known)}")
+        merge(cfg._cfg_dict, known[name])
+    return [option for option in options if not option.startswith("benchmark=")]
+
+
+def merge(config: dict, changes: Mapping[str, Any]) -> None:
+    """Set what `changes` holds in a nested config; lists are replaced."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(config.get(key), Mapping):
+            merge(config[key], value)
+        else:
+            config[key] = copy.deepcopy(value)
 
 
 def check_keys(cfg: Config) -> None:

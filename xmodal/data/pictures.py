@@ -1,0 +1,112 @@
+"""Read image files as RGB, and cut them for training and for testing, as torchvision does."""
+
+import io
+import math
+import os
+import struct
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile,
+          Image.DecompressionBombError)  # fmt: skip
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any image to RGB; 16-bit grays are scaled, not clipped."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def read_picture(source: str | os.PathLike | bytes) -> Image.Image:
+    """Read an image file, or its bytes, as RGB; raises one of `DAMAGE` where that fails."""
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return to_rgb(image)
+
+
+def to_array(picture: Image.Image) -> np.ndarray:
+    """Convert a picture to an array (3, H, W) u8."""
+    return np.asarray(picture).transpose(2, 0, 1).copy()
+
+
+def center_crop(picture: Image.Image, size: int) -> Image.Image:
+    """Resize the short side (bicubic) to `size` and cut out the center."""
+    w, h = picture.size
+    short = min(w, h)
+    w, h = int(size * w / short), int(size * h / short)  # as torchvision: the long side rounded down
+    if (w, h) != picture.size:
+        picture = picture.resize((w, h), Image.Resampling.BICUBIC)
+    left, top = round((w - size) / 2), round((h - size) / 2)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def crop_box(
+    width: int,
+    height: int,
+    scale: Sequence[float],
+    rng: np.random.Generator,
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """Draw a box (left, top, right, bottom) whose share of the area lies in `scale` and whose shape in `ratio`."""
+    for _ in range(10):
+        area = width * height * rng.uniform(scale[0], scale[1])
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def random_crop(
+    picture: Image.Image,
+    size: int,
+    rng: np.random.Generator,
+    scale: Sequence[float] = (0.08, 1.0),
+    flip: bool = True,
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
+) -> Image.Image:
+    """Cut a random part out of a picture, squeeze it (bicubic) into a square, and mirror it at even odds.
+
+    Args:
+        picture: of any size.
+        size: side of the square, pixels.
+        rng: gives the draws.
+        scale: smallest and largest share of the area.
+        flip: False never mirrors (captions that say left and right do not survive it).
+        ratio: narrowest and widest shape.
+    """
+    box = crop_box(*picture.size, scale, rng, ratio)
+    view = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip and rng.random() < 0.5 else view
+
+
+class Folder:
+    """Read files below a folder, some of them inside zip archives: `a.png`, or `archive.zip@inner/a.png`."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.archives: dict[str, zipfile.ZipFile] = {}
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return Folder, (self.root,)  # workers open the archives themselves
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file."""
+        archive, at, inner = path.rpartition("@")
+        if not at or not archive.lower().endswith(".zip"):
+            return (self.root / path).read_bytes()
+        with self.lock:
+            if archive not in self.archives:
+                self.archives[archive] = zipfile.ZipFile(self.root / archive)
+        return self.archives[archive].read(inner)

@@ -1,0 +1,227 @@
+"""What the runs of a few-shot grid share: the frozen encoders, the data sets, and features that are computed once."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.data.collate import collate
+from xmodal.encoders.frozen import fingerprint
+from xmodal.evaluation.bank import FeatureBank
+from xmodal.evaluation.plans import Labeled, Part
+from xmodal.evaluation.splits import split_hash
+from xmodal.model import TransferModel
+from xmodal.registry import DATASETS, ENCODERS, build, did_you_mean
+
+log = logging.getLogger("xmodal.fewshot")
+TEMPLATES = ("a photo of a {}.",)
+
+
+@dataclass
+class Source:
+    """The data sets of one task.
+
+    Args:
+        name: in result files.
+        train: training views, other ones in every epoch; has `labels`, `classes` and items by (epoch, index).
+        plain: the same samples as test views; default `train`.
+        val: test views; None where there is no validation split.
+        test: test views; default `val`.
+        templates: sentences of the zero-shot classifier.
+    """
+
+    name: str
+    train: Any
+    plain: Any = None
+    val: Any = None
+    test: Any = None
+    templates: Sequence[str] = TEMPLATES
+    digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        for part in ("train", "plain", "val", "test"):
+            setattr(self, part, build(getattr(self, part), DATASETS))
+        self.plain = self.plain if self.plain is not None else self.train
+        self.test = self.test if self.test is not None else self.val
+        if isinstance(self.templates, str):
+            self.templates = (self.templates,)
+
+    def labeled(self) -> Labeled:
+        """Labels and class names."""
+        empty: list[int] = []
+        val, test = (empty if d is None else d.labels for d in (self.val, self.test))
+        return Labeled(self.name, list(self.train.classes), self.train.labels, val, test)
+
+    def view(self, split: str, augment: bool) -> Any:
+        """The data set behind a split."""
+        if split == "train":
+            return self.train if augment else self.plain
+        return getattr(self, split)
+
+    def hash(self) -> str:
+        """sha256 (16 digits) over the samples of all splits in order; computed once."""
+        if self.digest:
+            return self.digest
+        parts = {}
+        for split in ("train", "val", "test"):
+            data = getattr(self, split)
+            if data is not None:
+                parts[split] = list(zip(names_of(data), data.labels, strict=True))
+        self.digest = split_hash(parts)
+        return self.digest
+
+
+def names_of(data: Any) -> list[str]:
+    """Names of a data set's samples, without reading any."""
+    if hasattr(data, "ids"):
+        return list(data.ids)
+    return [str(s.sample_id) for s in data.samples]
+
+
+@dataclass
+class Bench:
+    """Encoders, sources, and features that were computed already.
+
+    Args:
+        clip: a `CLIP` or its config.
+        sources: the first one trains, the others are targets or domains.
+        second: a further encoder or its config (CaFo).
+        adapters: what edits the image tower, trained already; see `weights`.
+        weights: checkpoint of the adapters.
+        views: training views that epochs share in turn: with 10, epoch 10 sees epoch 0's again.
+        batch_size: of the encoder.
+        device: where everything runs.
+        cache: folder that keeps features between runs; None keeps them in memory.
+
+    Raises:
+        ValueError: no source, or two of one name.
+    """
+
+    clip: Any
+    sources: Sequence[Any]
+    second: Any = None
+    adapters: Sequence[Any] = ()
+    weights: str | None = None
+    views: int = 10
+    batch_size: int = 128
+    device: str = "cpu"
+    cache: str | Path | None = None
+    models: dict[str, TransferModel] = field(init=False, default_factory=dict)
+    names: dict[tuple[str, ...], str] = field(init=False, default_factory=dict)
+    prints: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bank = FeatureBank(self.cache)
+        self.clip = build(self.clip, ENCODERS).to(self.device).eval()
+        self.sources = [s if isinstance(s, Source) else Source(**s) for s in self.sources]
+        names = [s.name for s in self.sources]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"a bench needs sources of different names, got {names}")
+        self.models["clip"] = TransferModel(self.clip.visual, nn.Identity(), self.adapters).to(self.device).eval()
+        if self.weights:
+            load_adapters(self.models["clip"], self.weights)
+        if self.second is not None:
+            self.models["second"] = TransferModel(self.second, nn.Identity()).to(self.device).eval()
+
+    @property
+    def width(self) -> int:
+        """Width of CLIP's feature."""
+        return self.clip.out_dim
+
+    def source(self, name: str) -> Source:
+        """The source called `name`.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise ValueError(f"no source is called {name!r}; {did_you_mean(name, [s.name for s in self.sources])}")
+
+    def about(self) -> dict[str, Any]:
+        """Encoder and data for the result file."""
+        prints = {k: {"name": m.encoder.name, "sha256": self.fingerprint(k)} for k, m in self.models.items()}
+        return {
+            "encoders": {**prints, "text": {"name": self.clip.text.name, "sha256": fingerprint(self.clip.text)}},
+            "splits": {s.name: s.hash() for s in self.sources},
+            "templates": {s.name: list(s.templates) for s in self.sources},
+            "views": self.views,
+        }
+
+    def features(self, part: Part, epoch: int | None = None, encoder: str = "clip") -> Tensor:
+        """Features (N, D), not normalized, of a part's samples.
+
+        Args:
+            part: which samples.
+            epoch: of the training view; None for the test view.
+            encoder: `clip` or `second`.
+        """
+        turn = None if epoch is None else epoch % self.views
+        data = self.source(part.source).view(part.split, turn is not None)
+        compute = lambda rows: self.run(self.models[encoder], data, rows, turn)  # noqa: E731
+        name = self.name((encoder, part.source, part.split, "plain" if turn is None else f"view{turn}"))
+        return self.bank.get(name, part.indices, compute, self.batch_size).to(self.device)
+
+    @torch.no_grad()
+    def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> Tensor:
+        """Features of some samples."""
+        batch = collate([data[i] if turn is None else data[(turn, i)] for i in rows])
+        if "skipped" in batch:
+            raise ValueError(f"cannot read {batch['skipped'][0]}: leave it out of the split file, or restore it")
+        batch = model.data_preprocessor(batch)
+        views = batch["clips"].shape[1] if "clips" in batch else 1
+        inputs = {k: v for k, v in batch.items() if k in ("clips", "image")}
+        return model.features(**inputs).unflatten(0, (-1, views)).mean(1).cpu()
+
+    def fingerprint(self, encoder: str) -> str:
+        """Hash of an encoder's weights, adapters included; computed once."""
+        if encoder not in self.prints:
+            self.prints[encoder] = fingerprint(self.models[encoder].encoder)
+        return self.prints[encoder]
+
+    def name(self, key: tuple[str, ...]) -> str:
+        """Name of features in the bank; it holds what they depend on."""
+        if key not in self.names:
+            source = self.source(key[1])
+            view = hashlib.sha256(repr(options_of(source.view(key[2], key[3] != "plain"))).encode()).hexdigest()
+            stamp = self.fingerprint(key[0])[:12] + source.hash()[:8] + view[:8]
+            self.names[key] = f"{'_'.join(key)}_{stamp}"
+        return self.names[key]
+
+
+def options_of(data: Any) -> list[str]:
+    """What a data set was built with that changes its views: sizes, crops, seeds, styles."""
+    own = getattr(data, "__dict__", {}).items()
+    return sorted(f"{key}={value}" for key, value in own if isinstance(value, int | float | str | tuple))
+
+
+def load_adapters(model: TransferModel, path: str) -> None:
+    """Load the adapters of a checkpoint of `tools/train.py`; its head and reader are left out, which is logged."""
+    from xmodal.engine.checkpoint import load_own_state, read
+
+    state = read(path)["state_dict"]
+    left_out = sorted(k for k in state if k.startswith(("head.", "reader.")))
+    load_own_state(model, {k: v for k, v in state.items() if k not in left_out}, path)
+    if left_out:
+        log.info("%s: left out %s", path, ", ".join(left_out))
+
+
+@torch.no_grad()
+def accuracy(scores: Callable[[Any], Tensor], feature: Any, label: Sequence[int], batch: int = 256) -> float:
+    """Top-1 in percent of `scores` on features (N, D)."""
+    target = torch.tensor(label, device=feature.device)
+    hits = sum(
+        int((scores(f).argmax(1) == y).sum()) for f, y in zip(feature.split(batch), target.split(batch), strict=True)
+    )
+    return 100 * hits / max(len(target), 1)
+
+
+def labels_of(part: Part, bench: Bench) -> Tensor:
+    """Labels (N,) on the bench's device."""
+    return torch.tensor(part.labels, device=bench.device)

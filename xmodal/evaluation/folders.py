@@ -1,0 +1,130 @@
+"""Data sets that are folders of classes: synthetic shots, ImageNet's shifted test sets, the domains of DomainBed.
+
+Papers: CaFo (arXiv 2303.02151), CoOp (2109.01134), DomainBed (2007.01434).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xmodal.data.image_lists import read_images
+from xmodal.evaluation.coop_data import SPLIT_NOTES, read_lines
+from xmodal.evaluation.splits import Item, Splits
+from xmodal.registry import did_you_mean
+
+COOP_NOTES = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+BED_NOTES = "https://github.com/facebookresearch/DomainBed (python -m domainbed.scripts.download)"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A test set that shows ImageNet's classes in another way.
+
+    Args:
+        folder: below the data root; `image_dir` below it holds one folder per class.
+        image_dir: see `folder`.
+        counts: classes and images.
+        numbered: folders are called by the class's number, not by its wnid.
+    """
+
+    folder: str
+    image_dir: str
+    counts: tuple[int, int]
+    numbered: bool = False
+
+
+SHIFTS = {
+    "imagenetv2": Shift("imagenetv2", "imagenetv2-matched-frequency-format-val", (1000, 10000), True),
+    "imagenet_sketch": Shift("imagenet-sketch", "images", (1000, 50889)),
+    "imagenet_a": Shift("imagenet-adversarial", "imagenet-a", (200, 7500)),
+    "imagenet_r": Shift("imagenet-rendition", "imagenet-r", (200, 30000)),
+}
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """A data set of DomainBed.
+
+    Args:
+        folder: below the data root.
+        domains: its environments, as they are called in results, in alphabetical order of their folders.
+        classes: number of classes.
+    """
+
+    folder: str
+    domains: tuple[str, ...]
+    classes: int
+
+
+DOMAINBED = {
+    "PACS": DomainSet("PACS", ("A", "C", "P", "S"), 7),
+    "VLCS": DomainSet("VLCS", ("C", "L", "S", "V"), 5),
+    "OfficeHome": DomainSet("office_home", ("A", "C", "P", "R"), 65),
+    "TerraIncognita": DomainSet("terra_incognita", ("L100", "L38", "L43", "L46"), 10),
+}
+
+
+def read_folder(folder: str | Path, name: str = "") -> Splits:
+    """All images below a folder with one folder per class, as `train` and as `test`.
+
+    Args:
+        folder: where the classes' folders are; classes in alphabetical order, `_` in their names is read as a blank.
+        name: of the data set.
+
+    Raises:
+        ValueError: no such folder, or no images in it.
+    """
+    listing = read_images(folder, format="folders")
+    classes = listing.classes or []
+    items = [Item(s.sample_id, s.label, classes[s.label]) for s in listing.samples]
+    return Splits(name or Path(folder).name, items, [], items, Path(folder))
+
+
+def read_shift(root: str | Path, name: str) -> Splits:
+    """One of ImageNet's shifted test sets; names come from its `classnames.txt`, else from ImageNet's.
+
+    Raises:
+        ValueError: an unknown name, missing files, or a folder that is no class.
+    """
+    if name not in SHIFTS:
+        raise ValueError(f"no shifted set is called {name!r}; {did_you_mean(name, SHIFTS)}")
+    about = SHIFTS[name]
+    folder = Path(root) / about.folder
+    listed = folder / "classnames.txt"
+    lines = read_lines(listed if listed.is_file() else Path(root) / "imagenet" / "classnames.txt")
+    names = dict(line.split(" ", 1) for line in lines)
+    if about.numbered:
+        names = {str(number): text for number, text in enumerate(names.values())}
+    images = folder / about.image_dir
+    if not images.is_dir():
+        raise ValueError(f"no folder at {images}; see {SPLIT_NOTES}")
+    present = {p.name for p in images.iterdir() if p.is_dir()}
+    strange = sorted(present - set(names))
+    if strange:
+        raise ValueError(f"{images / strange[0]}: no class is called so; {did_you_mean(strange[0], names)}")
+    order = [key for key in names if key in present]
+    listing = read_images(images, format="folders", classes=order)
+    items = [Item(s.sample_id, s.label, names[order[s.label]]) for s in listing.samples]
+    return Splits(name, [], [], items, images)
+
+
+def read_domain(root: str | Path, dataset: str, domain: str) -> Splits:
+    """One domain of a data set of DomainBed, all of it as `train`; the protocol splits it.
+
+    Args:
+        root: the data root.
+        dataset: one of `DOMAINBED`.
+        domain: such as `A`; the data set's folders in alphabetical order are its domains.
+
+    Raises:
+        ValueError: an unknown data set or domain, or another number of folders than there are domains.
+    """
+    if dataset not in DOMAINBED:
+        raise ValueError(f"DomainBed has no {dataset!r} here; {did_you_mean(dataset, DOMAINBED)}")
+    about = DOMAINBED[dataset]
+    if domain not in about.domains:
+        raise ValueError(f"{dataset} has no domain {domain!r}; it has {', '.join(about.domains)}")
+    folder = Path(root) / about.folder
+    found = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    if len(found) != len(about.domains):
+        raise ValueError(f"{folder} should hold {len(about.domains)} domains, found {len(found)}; see {BED_NOTES}")
+    return read_folder(found[about.domains.index(domain)], f"{dataset}/{domain}")
