@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from xmodal.elevater.datasets import ImageSet
 from xmodal.encoders.clip import CLIP
-from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
+from xmodal.encoders.frozen import fingerprint, freeze
+from xmodal.frozen_tower import FrozenTower
 from xmodal.preprocessor import normalize
-from xmodal.registry import ADAPTERS, build
 from xmodal.structures import Encoder
 
 
@@ -105,7 +105,7 @@ def encode(encoder: Encoder, images: Tensor) -> Tensor:
     return encoder(normalize(images, mean, std))
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(FrozenTower):
     """An encoder, adapters in it, and a head: u8 images to logits. Copies of it train apart from each other.
 
     Args:
@@ -125,20 +125,11 @@ class ImageClassifier(nn.Module):
         raw: bool = False,
     ):
         super().__init__()
-        self.encoder = copy.deepcopy(encoder)
-        if raw and isinstance(self.encoder.proj, nn.Linear):
-            self.encoder.proj = nn.Identity()
-        self.encoder.requires_grad_(not freeze_encoder)
-        for cfg in adapters:
-            build(cfg, ADAPTERS, encoder=self.encoder)
+        encoder = copy.deepcopy(encoder).requires_grad_(True)
+        if raw and isinstance(encoder.proj, nn.Linear):
+            encoder.proj = nn.Identity()
+        self.encoder = self.hold(encoder, adapters, freeze_encoder)
         self.head = head
-
-    def train(self, mode: bool = True) -> "ImageClassifier":
-        """Set the mode; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            keep_frozen_in_eval(self.encoder)
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Map u8 images (B, 3, S, S) to logits (B, K)."""
