@@ -12,9 +12,8 @@ from pointcloud.detection import Detector, EPCLBackbone
 from pointcloud.detr_encoder import DETREncoder
 from pointcloud.segmentation import EPCLSegmenter
 from pointcloud.task_token import Tower
-from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
-from xmodal.model import TransferModel
-from xmodal.registry import ADAPTERS, ENCODERS, MODELS, Registry, build, check_arguments, method
+from xmodal.frozen_tower import FrozenTower
+from xmodal.registry import ENCODERS, MODELS, Registry, build, check_arguments, method
 from xmodal.structures import Encoder
 
 NETWORKS = Registry("network", scope="xmodal")
@@ -45,7 +44,7 @@ class CloudPreprocessor(nn.Module):
 
 
 @MODELS.register_module(name="cloud")
-class CloudModel(TransferModel):
+class CloudModel(FrozenTower, BaseModel):
     """A task network on points with a frozen encoder inside.
 
     Args:
@@ -68,38 +67,21 @@ class CloudModel(TransferModel):
         freeze_encoder: bool = True,
         random_encoder: int | None = None,
     ):
-        BaseModel.__init__(self, data_preprocessor=CloudPreprocessor())
+        super().__init__(data_preprocessor=CloudPreprocessor())
         tower = build(encoder, ENCODERS) if encoder is not None else None
-        self._base: set[str] = set()
-        self._fingerprint = {"encoder": "none", "sha256": ""}
         if tower is not None:
             if random_encoder is not None:
                 redraw(tower, random_encoder)
-            self._fingerprint = {"encoder": tower.name, "sha256": fingerprint(tower)}
-            if freeze_encoder:
-                freeze(tower)
-            own = {id(p) for p in (*tower.parameters(), *tower.buffers())}
-            for cfg in adapters:
-                build(cfg, ADAPTERS, encoder=tower)
-        self.network = build(network, NETWORKS, encoder=tower)
-        if tower is not None:
-            named = (*self.named_parameters(), *self.named_buffers())
-            self._base = {name for name, value in named if id(value) in own}
+            self.hold(tower, adapters, freeze_encoder)
         self._tower = [tower]  # in a list: the network holds it
+        self.network = build(network, NETWORKS, encoder=tower)
 
     @property
     def encoder(self) -> nn.Module | None:
         """The tower inside the network."""
         return self._tower[0]
 
-    def train(self, mode: bool = True) -> "CloudModel":
-        """Set the mode; frozen parts stay in evaluation mode."""
-        nn.Module.train(self, mode)
-        if mode and self.encoder is not None:
-            keep_frozen_in_eval(self.encoder)
-        return self
-
-    def forward(self, mode: str = "tensor", sample_id: Any = None, **batch: Any) -> Any:  # type: ignore[override]
+    def forward(self, mode: str = "tensor", sample_id: Any = None, **batch: Any) -> Any:
         """Run a preprocessed batch.
 
         Args:

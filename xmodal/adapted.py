@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from xmodal import adapters
-from xmodal.encoders.frozen import fingerprint, freeze, keep_frozen_in_eval
 from xmodal.encoders.sites import Edits, Stream
+from xmodal.frozen_tower import FrozenTower
 from xmodal.merge import merge_adapters
 from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
 from xmodal.structures import Encoder
@@ -26,7 +26,7 @@ from xmodal.structures import Encoder
 WEIGHTS, NOTES = "adapter.safetensors", "adapter.json"
 
 
-class Adapted(nn.Module):
+class Adapted(FrozenTower):
     """A frozen tower, named adapters of which one is in use, and a head.
 
     Args:
@@ -36,9 +36,8 @@ class Adapted(nn.Module):
 
     def __init__(self, encoder: Encoder, head: nn.Module | None = None):
         super().__init__()
-        self.encoder = freeze(encoder)
+        self.encoder = self.hold(encoder)
         self.head = nn.Identity() if head is None else head
-        self.sha256 = fingerprint(encoder)
         self.methods: dict[str, dict[str, Any]] = {}
         self.active: str | None = None
         self.parked = nn.ModuleDict()
@@ -115,17 +114,19 @@ class Adapted(nn.Module):
         assert out is not None
         return out
 
-    def train(self, mode: bool = True) -> "Adapted":
-        """Set the mode; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            keep_frozen_in_eval(self.encoder)
-        return self
+    def saved_keys(self) -> set[str]:
+        """Return the keys of the adapter in use, of what else trains in the tower with its buffers, and of the head."""
+        return {key for key in super().saved_keys() if not key.startswith("parked.")}
 
     def trained(self) -> dict[str, Tensor]:
-        """Trained weights of the adapter in use and of the head."""
-        parts = {"encoder": self.encoder, "head": self.head}
-        return {f"{k}.{n}": p for k, m in parts.items() for n, p in m.named_parameters() if p.requires_grad}
+        """Return the trained weights of the adapter in use and of the head."""
+        keys = self.saved_keys()
+        return {k: p for k, p in self.named_parameters(remove_duplicate=False) if p.requires_grad and k in keys}
+
+    def saved(self) -> dict[str, Tensor]:
+        """Return the tensors of a file: the trained weights and the buffers that move with them."""
+        keys = self.saved_keys()
+        return {key: value for key, value in self.state_dict().items() if key in keys}
 
     def save(self, folder: str | Path) -> Path:
         """Write the adapter in use and the head: `adapter.safetensors` and `adapter.json`.
@@ -137,9 +138,9 @@ class Adapted(nn.Module):
             raise ValueError("no adapter is in use: call use(name) first")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {k: p.detach().cpu().contiguous() for k, p in self.trained().items()}
+        tensors = {k: p.detach().cpu().contiguous() for k, p in self.saved().items()}
         safetensors.torch.save_file(tensors, folder / WEIGHTS)
-        notes = {"name": self.active, **self.methods[self.active], "encoder": self.encoder.name, "sha256": self.sha256}
+        notes = {"name": self.active, **self.methods[self.active], **self.frozen_fingerprint()}
         (folder / NOTES).write_text(json.dumps(notes, indent=1) + "\n")
         return folder
 
@@ -152,13 +153,13 @@ class Adapted(nn.Module):
         """
         folder = Path(folder)
         notes = json.loads((folder / NOTES).read_text())
-        if notes["sha256"] != self.sha256:
+        if notes["sha256"] != self.frozen_fingerprint()["sha256"]:
             raise ValueError(f"{folder} was trained on {notes['encoder']} ({notes['sha256'][:12]}), not on this tower")
         name = name or notes["name"]
         self.add(notes["method"], name, **notes["arguments"])
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
         tensors = {k.replace(f".{notes['name']}.", f".{name}."): v for k, v in tensors.items()}
-        live = self.trained()
+        live = self.saved()
         wrong = sorted(set(live) ^ set(tensors)) or [k for k in live if live[k].shape != tensors[k].shape]
         if wrong:
             raise ValueError(f"{folder} does not fit: {', '.join(wrong[:4])}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xmodal.encoders.taps import Taps
 from xmodal.metrics import gather
-from xmodal.model import TransferModel
+from xmodal.model import EncoderModel
 from xmodal.readers import Reader
 from xmodal.registry import METRICS, MODELS, READERS
 from xmodal.structures import Encoder, Grid
@@ -40,13 +40,13 @@ class PyramidReader(Reader):
 
 
 @MODELS.register_module(name="segmentation")
-class SegmentationModel(TransferModel):
-    """A `TransferModel` that labels pixels; batches hold `image` (B, 3, H, W) and `segment` (B, H, W), -1 = ignore.
+class SegmentationModel(EncoderModel):
+    """A model that labels pixels; batches hold `image` (B, 3, H, W) and `segment` (B, H, W), -1 = ignore.
 
     Args:
         encoder: a ConvNet, or its config.
         head: such as `LightFPN`; receives `in_dim`, the channels of all maps.
-        **options: see `TransferModel`; the reader is `PyramidReader` unless given.
+        **options: see `EncoderModel`; the reader is `PyramidReader` unless given.
 
     Raises:
         ValueError: something trains behind the last map, which no stage shows (`conv_adapter` with `norms="paper"`).

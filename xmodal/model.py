@@ -7,12 +7,13 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from xmodal.encoders.frozen import fingerprint, freeze, hold_frozen_in, keep_frozen_in_eval
+from xmodal.encoders.frozen import freeze, hold_frozen_in
 from xmodal.encoders.sites import placed
 from xmodal.encoders.taps import Taps
+from xmodal.frozen_tower import FrozenTower
 from xmodal.preprocessor import Preprocessor
 from xmodal.readers import PooledReader, Reader
-from xmodal.registry import ADAPTERS, ENCODERS, HEADS, MODELS, READERS, build
+from xmodal.registry import ENCODERS, HEADS, MODELS, READERS, build
 
 CACHED = "cached/"
 
@@ -23,9 +24,8 @@ def parameters_of(owner: nn.Module, name: str) -> list[nn.Parameter]:
     return list(part.parameters()) if isinstance(part, nn.Module) else []
 
 
-@MODELS.register_module(name="transfer")
-class TransferModel(BaseModel):
-    """A frozen encoder with small trained parts.
+class EncoderModel(FrozenTower, BaseModel):
+    """Base of models of images and clips: a frozen encoder with adapters, a reader and a head.
 
     Args:
         encoder: the tower, or its config.
@@ -45,6 +45,8 @@ class TransferModel(BaseModel):
         ValueError: a misspelt argument anywhere below, with the nearest known one.
     """
 
+    data_preprocessor: nn.Module
+
     def __init__(
         self,
         encoder: Any,
@@ -59,13 +61,7 @@ class TransferModel(BaseModel):
     ):
         encoder = build(encoder, ENCODERS)
         super().__init__(data_preprocessor=Preprocessor(encoder.pixel_mean, encoder.pixel_std, **(mixing or {})))
-        self.encoder = encoder
-        self._base = {f"encoder.{key}" for key in encoder.state_dict()}
-        self._fingerprint = {"encoder": encoder.name, "sha256": fingerprint(encoder)}
-        if freeze_encoder:
-            freeze(encoder)
-        for cfg in adapters:
-            build(cfg, ADAPTERS, encoder=encoder)
+        self.encoder = self.hold(encoder, adapters, freeze_encoder)
         self.reader: Reader = build(reader, READERS, encoder=encoder) if reader else PooledReader(encoder)
         self.head = build(head, HEADS, in_dim=self.reader.out_dim)
         encoder.recompute = recompute
@@ -86,10 +82,7 @@ class TransferModel(BaseModel):
             if getattr(module, "edits_patches_only", False) and not name.startswith("pre_attn"):
                 freeze(module)
 
-    def init_weights(self) -> None:
-        """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialize loaded weights."""
-
-    def train(self, mode: bool = True) -> "TransferModel":
+    def train(self, mode: bool = True) -> "EncoderModel":
         """Set the mode; frozen parts stay in evaluation mode.
 
         Raises:
@@ -97,19 +90,7 @@ class TransferModel(BaseModel):
         """
         if mode and self.trunk_dtype == "int8" and any(p.requires_grad for p in self.encoder.parameters()):
             raise ValueError("no gradient passes an int8 trunk: train with trunk_dtype bf16 or None, predict with int8")
-        super().train(mode)
-        if mode:
-            keep_frozen_in_eval(self.encoder)
-        return self
-
-    def frozen_fingerprint(self) -> dict[str, str]:
-        """Name of the encoder and a hash of the weights it was built with."""
-        return self._fingerprint
-
-    def saved_keys(self) -> set[str]:
-        """Keys of the state dict that a checkpoint must hold: what was added, and what of the encoder trains."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return {key for key in self.state_dict() if key in trained or key not in self._base}
+        return super().train(mode)
 
     def features(self, **inputs: Any) -> Tensor:
         """Features (B*V, D) of a batch whose pixels are normalized already.
@@ -124,6 +105,69 @@ class TransferModel(BaseModel):
         taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader(tokens, grid, self.encoder, taps)
+
+    def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
+        """Tokens of a batch and their grid."""
+        if "clips" in inputs:
+            clips = inputs["clips"]
+            return self.encoder.embed(clips.flatten(0, 2), num_frames=clips.shape[2])  # rows ((b v) t)
+        if "image" in inputs:
+            return self.encoder.embed(inputs["image"])
+        return self.encoder.embed(**inputs)
+
+    def forward(self, mode: str = "tensor", label: Any = None, sample_id: Any = None, **inputs: Any) -> Any:
+        """Run a preprocessed batch.
+
+        Args:
+            mode: `tensor` for logits (B*V, K), `loss` for a dict of losses, `predict` for one dict a sample.
+            label: (B,) or soft (B, K); may be None except for `loss`.
+            sample_id: names of the samples.
+            **inputs: see `features`; `skipped` and `replaced` (unreadable samples) are ignored here.
+
+        Raises:
+            ValueError: an unknown mode.
+        """
+        for aside in ("skipped", "replaced"):
+            inputs.pop(aside, None)
+        views = next((v.shape[1] for key, v in inputs.items() if key == "clips" or key.startswith(CACHED)), 1)
+        if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
+            return []
+        feature = self.features(**inputs)
+        if mode == "tensor":
+            return self.head(feature)
+        if mode == "loss":
+            return self.head.loss(feature, label.repeat_interleave(views, 0) if views > 1 else label)
+        if mode == "predict":
+            scores = self.head.predict(feature).unflatten(0, (-1, views)).mean(1)  # (B, K)
+            return self.to_predictions(scores, label, sample_id)
+        raise ValueError(f"mode {mode!r}: choose tensor, loss or predict")
+
+    @staticmethod
+    def to_predictions(scores: Tensor, label: Any, sample_id: Any) -> list[dict[str, Any]]:
+        """One dict a sample: `sample_id`, `scores` (K,) on the CPU, `label` or None."""
+        scores = scores.cpu()
+        labels = [None] * len(scores) if label is None else torch.as_tensor(label).cpu().tolist()
+        names = sample_id if sample_id is not None else [str(i) for i in range(len(scores))]
+        return [{"sample_id": n, "scores": s, "label": y} for n, s, y in zip(names, scores, labels, strict=True)]
+
+
+@MODELS.register_module(name="transfer")
+class TransferModel(EncoderModel):
+    """A frozen encoder with small trained parts, whose frozen part can be computed once and cached.
+
+    Args:
+        *args: see `EncoderModel`.
+        **kwargs: see `EncoderModel`.
+    """
+
+    def features(self, **inputs: Any) -> Tensor:
+        """Return features (B*V, D) of a batch, or of `cached/<name>` (B, V, rows, ...) and their `grid`."""
+        kept = {key.removeprefix(CACHED): inputs[key] for key in inputs if key.startswith(CACHED)}
+        if not kept:
+            return super().features(**inputs)
+        grid = inputs.get("grid")
+        grid = grid[0] if isinstance(grid, list) else grid  # one a sample, all alike
+        return self.trained_part({k: v.flatten(0, 2).float() for k, v in kept.items()}, grid)
 
     def boundary(self) -> int:
         """Index of the first block with anything trained in it; the number of blocks when none has.
@@ -164,61 +208,3 @@ class TransferModel(BaseModel):
         start = self.boundary()
         tokens = self.encoder.forward_blocks(kept["stream"], grid, self.reader.reads, taps, start=start)
         return self.reader(tokens, grid, self.encoder, taps)
-
-    def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
-        """Tokens of a batch and their grid."""
-        if "clips" in inputs:
-            clips = inputs["clips"]
-            return self.encoder.embed(clips.flatten(0, 2), num_frames=clips.shape[2])  # rows ((b v) t)
-        if "image" in inputs:
-            return self.encoder.embed(inputs["image"])
-        return self.encoder.embed(**inputs)
-
-    def forward(self, mode: str = "tensor", label: Any = None, sample_id: Any = None, **inputs: Any) -> Any:
-        """Run a preprocessed batch.
-
-        Args:
-            mode: `tensor` for logits (B*V, K), `loss` for a dict of losses, `predict` for one dict a sample.
-            label: (B,) or soft (B, K); may be None except for `loss`.
-            sample_id: names of the samples.
-            **inputs: see `features`, or `cached/<name>` (B, V, rows, ...) and their `grid`; `skipped` and `replaced`
-                (unreadable samples) are ignored here.
-
-        Raises:
-            ValueError: an unknown mode.
-        """
-        for aside in ("skipped", "replaced"):
-            inputs.pop(aside, None)
-        kept = {key.removeprefix(CACHED): inputs.pop(key) for key in list(inputs) if key.startswith(CACHED)}
-        views = next((v.shape[1] for v in (*kept.values(), inputs.get("clips")) if v is not None), 1)
-        if mode == "predict" and not any(len(v) for v in (*kept.values(), *inputs.values()) if isinstance(v, Tensor)):
-            return []
-        if kept:
-            grid = inputs.pop("grid", None)
-            grid = grid[0] if isinstance(grid, list) else grid  # one a sample, all alike
-            feature = self.trained_part({k: v.flatten(0, 2).float() for k, v in kept.items()}, grid)
-        else:
-            feature = self.features(**inputs)
-        if mode == "tensor":
-            return self.head(feature)
-        if mode == "loss":
-            return self.head.loss(feature, label.repeat_interleave(views, 0) if views > 1 else label)
-        if mode == "predict":
-            scores = self.head.predict(feature).unflatten(0, (-1, views)).mean(1)  # (B, K)
-            return self.to_predictions(scores, label, sample_id)
-        raise ValueError(f"mode {mode!r}: choose tensor, loss or predict")
-
-    @staticmethod
-    def to_predictions(scores: Tensor, label: Any, sample_id: Any) -> list[dict[str, Any]]:
-        """One dict a sample: `sample_id`, `scores` (K,) on the CPU, `label` or None."""
-        scores = scores.cpu()
-        labels = [None] * len(scores) if label is None else torch.as_tensor(label).cpu().tolist()
-        names = sample_id if sample_id is not None else [str(i) for i in range(len(scores))]
-        return [{"sample_id": n, "scores": s, "label": y} for n, s, y in zip(names, scores, labels, strict=True)]
-
-
-def describe(model: nn.Module) -> str:
-    """One line: trained and total weights."""
-    total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return f"{trained:,} of {total:,} weights train ({100 * trained / max(total, 1):.2f} %)"

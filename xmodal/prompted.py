@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from xmodal.model import TransferModel
+from xmodal.model import EncoderModel
 from xmodal.registry import MODELS
 
 
 @MODELS.register_module(name="prompted")
-class PromptedModel(TransferModel):
+class PromptedModel(EncoderModel):
     """`TransferModel` for heads with `encode(encoder, tokens, grid)`: MVLPT and DPT.
 
     Raises:

@@ -8,14 +8,18 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from pointcloud.model import CloudModel
 from tests.xmodal.test_model import refill, tower
 from video.evl import EVLDecoder
 from video.readers import AttentionProbe, TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.data.collate import collate
+from xmodal.encoders.tiny import tiny_clip
 from xmodal.engine.frozen_cache import FrozenCache, pack, unpack, use_cache
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
+from xmodal.pretraining import ContrastiveModel
+from xmodal.prompted import PromptedModel
 
 HEAD = dict(type=ClassificationHead, num_classes=4)
 READERS = {
@@ -253,6 +257,17 @@ def test_the_estimate_is_what_is_written(tmp_path):
         cache.fill()
         written = sum(path.stat().st_size for path in cache.folder.glob("*.npy")) / 2**20
         assert estimate == pytest.approx(written, rel=0.25)  # a sample that cannot be read, headers
+
+
+def test_a_model_without_a_frozen_part_is_refused_by_name(tmp_path):
+    clip = tiny_clip("random")
+    prompted = PromptedModel(clip.visual, dict(type="mvlpt", class_names=["a", "b"], clip=clip, n_ctx=2, n_visual=2))
+    contrastive = ContrastiveModel(tiny_clip("random"))
+    cloud = CloudModel(tower(), dict(type="classification3d", num_classes=3, num_groups=4, group_size=4))
+    for model in (prompted, contrastive, cloud):
+        assert not hasattr(model, "boundary")
+        with pytest.raises(ValueError, match=f"{type(model).__name__} has no frozen part that can be cached"):
+            cache_of(model, tmp_path)
 
 
 def test_precision_and_limits(tmp_path):

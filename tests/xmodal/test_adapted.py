@@ -12,7 +12,7 @@ import torch
 
 import xmodal
 from tests.xmodal.adapters.towers import refill, vit
-from xmodal.adapted import Adapted
+from xmodal.adapted import Adapted, tower_and_head
 from xmodal.encoders.block import DropPath
 from xmodal.encoders.sites import Edits, Stream, placed
 
@@ -272,3 +272,15 @@ def test_mistakes_are_explained(model):
     with pytest.raises(ValueError, match="one for each"):
         adapted(torch.zeros(2, 3, 32, 32), adapter=["lora"])
     assert isinstance(adapted, Adapted)
+
+
+@pytest.mark.parametrize("norms", ["paper", "all"])
+def test_the_statistics_that_move_with_trained_norms_are_in_the_file(norms, images, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=5)
+    first = xmodal.adapt(model, "conv_adapter", norms=norms)
+    for _ in range(3):
+        first.train()(images * 3 + 1)
+    first.eval().save(tmp_path)
+    second = Adapted(*tower_and_head(model)).load(tmp_path).eval()
+    torch.testing.assert_close(second(images), first(images))

@@ -15,6 +15,7 @@ from tests.xmodal.adapters.towers import TOWERS, build
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.convnet import ConvNet, convnet, load_body
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
+from xmodal.model import TransferModel
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -160,3 +161,10 @@ class Plus(nn.Module):
 
     def forward(self, y, x, grid=None):
         return y + self.value
+
+
+def test_the_statistics_of_a_trained_tower_are_saved_and_those_of_a_frozen_one_are_not():
+    head = dict(type="classification", num_classes=2)
+    for frozen in (False, True):
+        model = TransferModel(dict(type="convnet", name="resnet18"), head, freeze_encoder=frozen)
+        assert ("encoder.body.bn1.running_mean" in model.saved_keys()) != frozen

@@ -87,6 +87,16 @@ def set_eval(module: nn.Module) -> None:
         set_eval(child)
 
 
+def moving_keys(module: nn.Module) -> set[str]:
+    """Return the state-dict keys of trained weights and of the buffers beside them (BatchNorm statistics)."""
+    state = module.state_dict(keep_vars=True)
+    keys = {key for key, value in state.items() if value.requires_grad}
+    for name, part in module.named_modules():
+        if any(p.requires_grad for p in part.parameters(recurse=False)):
+            keys |= {f"{name}.{key}".lstrip(".") for key, _ in part.named_buffers(recurse=False)} & state.keys()
+    return keys
+
+
 def count(module: nn.Module, trained_only: bool = False) -> int:
     """Number of weights of `module`, shared ones counted once."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)

@@ -14,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 import xmodal
+from xmodal.encoders.frozen import moving_keys
 from xmodal.metrics import gather
 from xmodal.registry import HOOKS, did_you_mean
 
@@ -33,12 +34,7 @@ def own_keys(model: nn.Module) -> set[str]:
         model: its `saved_keys()`, if it has one, names further tensors (such as kept but untrained ones).
     """
     model = bare(model)
-    state = model.state_dict(keep_vars=True)
-    keys = {key for key, value in state.items() if value.requires_grad}
-    for name, module in model.named_modules():
-        if any(p.requires_grad for p in module.parameters(recurse=False)):
-            keys |= {f"{name}.{key}".lstrip(".") for key, _ in module.named_buffers(recurse=False)} & state.keys()
-    return keys | set(getattr(model, "saved_keys", set)())
+    return moving_keys(model) | set(getattr(model, "saved_keys", set)())
 
 
 def own_state(model: nn.Module) -> dict[str, Tensor]:

@@ -50,7 +50,8 @@ class FrozenCache:
         config: how the data set was made; part of the hash.
 
     Raises:
-        ValueError: an unknown dtype, or nothing in front of the trained parts.
+        ValueError: an unknown dtype, a model without a frozen part (clouds, contrastive, prompted, dense), or
+            nothing in front of the trained parts.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class FrozenCache:
             raise ValueError(f"cache dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         if views < 1:
             raise ValueError(f"cache views must be at least 1, got {views}")
+        if not hasattr(model, "frozen_part"):
+            raise ValueError(f"{type(model).__name__} has no frozen part that can be cached: train without `cache`")
         self.model, self.dataset, self.views, self.dtype = model, dataset, views, dtype
         self.shard, self.max_gb, self.batch, self.workers = shard, max_gb, batch, workers
         self.folder = Path(root) / key_of(model, dataset, config, dtype, shard)
