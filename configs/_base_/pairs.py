@@ -8,11 +8,16 @@ from mmengine.config import read_base
 from torch.optim import AdamW
 
 from xmodal.data.captions import LabeledFolder, MixedPairs, TarShards
+from xmodal.encoders.tokenizer import ClipTokenizer
 from xmodal.engine.schedule import CosineSchedule
+from xmodal.pretraining import ContrastiveModel
 
 with read_base():
     from .runtime import *
 
+model = dict(
+    type=ContrastiveModel, tokenizer=dict(type=ClipTokenizer), loss="unicl", classes="data/imagenet/classes.txt"
+)
 train_dataloader = dict(
     batch_size=256,
     num_workers=8,
@@ -33,6 +38,12 @@ val_dataloader = dict(
     batch_size=256, num_workers=8, dataset=dict(type=LabeledFolder, root="data/imagenet/val", test=True)
 )
 test_dataloader = val_dataloader
+# UniCL's recipe
+optim_wrapper = dict(
+    optimizer=dict(type=AdamW, lr=5e-4, weight_decay=0.1),
+    paramwise_cfg=dict(no_decay=["norm", ".bias", "logit_scale"]),
+    clip_grad=dict(max_norm=5.0),
+)
 param_scheduler = dict(type=CosineSchedule, warmup_epochs=5)
 train_cfg = dict(max_epochs=32)
 val_cfg = dict()

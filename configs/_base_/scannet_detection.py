@@ -1,9 +1,19 @@
-"""ScanNet v2 detection on disk, in VoteNet's export, with 3DETR's augmentation; boxes stay axis-aligned."""
+"""ScanNet v2 detection on disk, in VoteNet's export, with 3DETR's recipe on EPCL tokens; boxes stay axis-aligned."""
+
+from mmengine.config import read_base
 
 from pointcloud.datasets.scannet import DETECTION_CLASSES, ScanNetDetection
 from pointcloud.metrics import DetectionMetric
 from pointcloud.transforms import CuboidCrop, RandomFlip, RandomPoints, RandomRotation
 
+with read_base():
+    from .detection3d import *
+
+model.network.update(
+    num_classes=18,
+    decoder=dict(num_queries=256),
+    criterion=dict(matcher=dict(class_cost=1.0, giou_cost=2.0), weights=dict(giou=1.0), no_object_weight=0.25),
+)
 _scenes = dict(type=ScanNetDetection, root="data/scannet/scannet_train_detection_data", max_boxes=64)
 _points = [dict(type=RandomPoints, num_points=40_000)]
 train_dataloader = dict(

@@ -3,12 +3,21 @@
 from mmengine.config import read_base
 from torch.optim import AdamW
 
-from xmodal.toys.shape_captions import ShapeCaptions
+from xmodal.encoders.tiny import tiny_clip
 from xmodal.engine.schedule import CosineSchedule
+from xmodal.pretraining import ContrastiveModel
+from xmodal.toys.shape_captions import CLASSES, TEMPLATES, ShapeCaptions
 
 with read_base():
     from .runtime import *
 
+model = dict(
+    type=ContrastiveModel,
+    clip=dict(type=tiny_clip, weights="random", image_size=32),
+    loss="unicl",
+    classes=CLASSES,
+    templates=TEMPLATES,
+)
 _world = dict(type=ShapeCaptions, size=32, close=True)
 train_dataloader = dict(batch_size=64, num_workers=0, drop_last=True, dataset=dict(**_world, count=6000, labeled=0.5))
 val_dataloader = dict(batch_size=250, num_workers=0, dataset=dict(**_world, count=500, world=7, alone=True))

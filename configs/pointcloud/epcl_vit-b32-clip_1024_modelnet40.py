@@ -4,7 +4,7 @@ Paper row: EPCL (arXiv 2212.04098), 92.9 overall accuracy (released code's READM
 the best of 299 votes chosen on the test set. Validation here is the test set too, as in the release: report `last.pth`.
 Recipe: the released recipe; the text loss needs `model.network.text` (class prompts through CLIP's text tower).
 Command: python tools/train.py configs/pointcloud/epcl_vit-b32-clip_1024_modelnet40.py
-Measured here: nothing; neither ModelNet40 nor the CLIP weights can be had where this was written.
+Measured here: nothing.
 """
 
 from mmengine.config import read_base

@@ -3,35 +3,10 @@
 Paper row: none; the released detection of EPCL is another network (sparse convolutions, CAGroup3D's head; 73.7 / 61.1) and is not built here.
 Recipe: 3DETR's (arXiv 2109.08141).
 Command: python tools/train.py configs/pointcloud/epcl_vit-b32-clip_20k_sunrgbd-det.py
-Measured here: nothing; neither the scans nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from mmengine.config import read_base
 
-from pointcloud.model import CloudModel, detection3d
-from xmodal.encoders.openclip_weights import open_clip_encoder
-
 with read_base():
-    from .._base_.runtime import *
-    from .._base_.detr3d import *
     from .._base_.sunrgbd_detection import *
-
-model = dict(
-    type=CloudModel,
-    encoder=dict(type=open_clip_encoder, name="ViT-B-32-quickgelu", pretrained="openai"),
-    network=dict(
-        type=detection3d,
-        num_classes=10,
-        num_angle_bins=12,
-        backbone=dict(num_groups=1024, group_size=32),
-        decoder=dict(num_queries=128),
-        criterion=dict(
-            matcher=dict(class_cost=1.0, giou_cost=3.0, center_cost=5.0, objectness_cost=5.0),
-            weights=dict(giou=0.0),
-            no_object_weight=0.1,
-        ),
-    ),
-)
-default_hooks.checkpoint.update(best="map25")
-optim_wrapper.optimizer.update(lr=7e-4)
-param_scheduler.update(final=1e-6 / 7e-4)

@@ -4,7 +4,7 @@ Paper row: EPCL (arXiv 2212.04098), mIoU 71.5, mAcc 77.8 (released code's README
 attends over the batch axis here; this is the intended attention over tokens, so its checkpoints give other numbers.
 Recipe: the released recipe (batch 2, every room 30 times an epoch). Area 5 is validated and tested, as in the release.
 Command: python tools/train.py configs/pointcloud/epcl_vit-b32-clip_40k_s3dis-area5.py
-Measured here: nothing; neither S3DIS nor the CLIP weights can be had where this was written.
+Measured here: nothing.
 """
 
 from mmengine.config import read_base

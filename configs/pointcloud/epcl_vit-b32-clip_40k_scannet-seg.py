@@ -3,7 +3,7 @@
 Paper row: none released; only the loader of this set is left in the release.
 Recipe: EPCL's S3DIS recipe on ScanNet's 20 classes.
 Command: python tools/train.py configs/pointcloud/epcl_vit-b32-clip_40k_scannet-seg.py
-Measured here: nothing; neither ScanNet nor the CLIP weights can be had where this was written.
+Measured here: nothing.
 """
 
 from mmengine.config import read_base

@@ -3,26 +3,16 @@
 The training code was never released; rates are those of its yaml (1e-4 for B/32, decay 0.2, 5 of 32 epochs warm-up).
 Data: see configs/_base_/pairs.py; with captions alone UniCL's loss is CLIP's, which the paper trains.
 Command: torchrun --nproc-per-node 16 tools/train.py configs/pretrain/msclip-s_vit-b32_224_pairs.py --launcher pytorch
-Measured here: nothing; it builds, and neither the data nor the machines to train it are here.
+Measured here: nothing.
 """
 
 from mmengine.config import read_base
 
 from xmodal.encoders.msclip import MSCLIP
-from xmodal.encoders.tokenizer import ClipTokenizer
-from xmodal.pretraining import ContrastiveModel
 
 with read_base():
     from .._base_.pairs import *
 
-model = dict(
-    type=ContrastiveModel,
-    clip=dict(type=MSCLIP),
-    tokenizer=dict(type=ClipTokenizer),
-    loss="unicl",
-    classes="data/imagenet/classes.txt",
-)
-optim_wrapper = dict(
-    optimizer=dict(type=AdamW, lr=1e-4, weight_decay=0.2, betas=(0.9, 0.98)),
-    paramwise_cfg=dict(no_decay=["norm", ".bias", "logit_scale"]),
-)
+model.clip = dict(type=MSCLIP)
+optim_wrapper.optimizer.update(lr=1e-4, weight_decay=0.2, betas=(0.9, 0.98))
+del optim_wrapper["clip_grad"]

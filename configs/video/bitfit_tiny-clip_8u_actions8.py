@@ -6,31 +6,11 @@ Measured here: 29.2 % of 240 test clips, seed 0 (20.6 on the validation clips), 
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
 
-from video.readers import TimeMeanReader
 from xmodal.adapters.bitfit import bitfit
-from xmodal.encoders.tiny import tiny_clip_encoder
-from xmodal.engine.schedule import CosineSchedule
-from xmodal.heads.classification import ClassificationHead
-from xmodal.model import TransferModel
 
 with read_base():
+    from .._base_.tiny_clip_actions import *
     from .._base_.actions8 import *
-    from .._base_.runtime import *
 
-model = dict(
-    type=TransferModel,
-    encoder=dict(type=tiny_clip_encoder),
-    adapters=[dict(type=bitfit)],
-    reader=dict(type=TimeMeanReader),
-    head=dict(type=ClassificationHead, num_classes=8, dropout=0.1, label_smoothing=0.05),
-)
-train_dataloader.update(batch_size=8)
-optim_wrapper = dict(
-    optimizer=dict(type=AdamW, lr=3e-3, weight_decay=0.02),
-    paramwise_cfg=dict(no_decay=[".bias"]),
-    clip_grad=dict(max_norm=1.0),
-)
-param_scheduler = dict(type=CosineSchedule, warmup_epochs=0.6)
-train_cfg = dict(max_epochs=6)
+model.adapters = [dict(type=bitfit)]

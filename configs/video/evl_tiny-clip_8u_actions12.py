@@ -2,7 +2,6 @@
 
 Recipe: ours, chosen on the validation clips. Data: see configs/_base_/actions12.py
 Command: python tools/train.py configs/video/evl_tiny-clip_8u_actions12.py
-Untrained encoder: --cfg-options model.encoder.weights=random
 Measured here: 74.3 % of 300 test clips, mean of seeds 0, 1, 2 (75.3 / 72.7 / 75.0).
 """
 
@@ -10,22 +9,14 @@ from mmengine.config import read_base
 from torch.optim import AdamW
 
 from video.evl import EVLDecoder
-from xmodal.encoders.tiny import tiny_clip_encoder
-from xmodal.engine.schedule import CosineSchedule
-from xmodal.heads.classification import ClassificationHead
-from xmodal.model import TransferModel
 
 with read_base():
+    from .._base_.tiny_clip_actions import *
     from .._base_.actions12 import *
-    from .._base_.runtime import *
 
-model = dict(
-    type=TransferModel,
-    encoder=dict(type=tiny_clip_encoder),
-    reader=dict(type=EVLDecoder, num_frames=8, num_layers=3, mlp_dropout=0.1),
-    head=dict(type=ClassificationHead, num_classes=12, dropout=0.1, norm=True, label_smoothing=0.05),
-)
+model.reader = dict(type=EVLDecoder, num_frames=8, num_layers=3, mlp_dropout=0.1)
+model.head.update(norm=True, num_classes=12)
 train_dataloader.update(batch_size=12)
 optim_wrapper = dict(optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.02), clip_grad=dict(max_norm=1.0))
-param_scheduler = dict(type=CosineSchedule, warmup_epochs=0.8)
-train_cfg = dict(max_epochs=8, val_interval=2)
+param_scheduler.update(warmup_epochs=0.8)
+train_cfg.update(max_epochs=8, val_interval=2)
