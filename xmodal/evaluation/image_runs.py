@@ -196,7 +196,7 @@ class DomainRun:
                 state = {k: v.clone() for k, v in head.state_dict().items()}
                 best.offer(sum(checks) / len(checks), state)
 
-        sgd = dict(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        sgd: dict[str, Any] = dict(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         optimizer = torch.optim.SGD(head.parameters(), **sgd)
         loss = lambda pairs: head.loss_over_domains(*map(list, zip(*pairs, strict=True)))["loss"]  # noqa: E731
         fit(self.steps, lambda step: [batches(step)], loss, [optimizer], each_epoch=check)
