@@ -11,9 +11,10 @@ from tests.xmodal.clips import small_clip
 from xmodal.data.collate import collate
 from xmodal.evaluation.bench import Bench, Source, accuracy
 from xmodal.evaluation.fit import COOP_EPOCHS, KeyTraining, dassl_optimizer, epochs_for, minibatches
-from xmodal.evaluation.grid import Grid, format_table, spread
+from xmodal.evaluation.grid import Grid, format_table
 from xmodal.evaluation.image_runs import DomainRun, ImageRun, columns_of
 from xmodal.evaluation.plans import Coop11, Part, Plan, Tip
+from xmodal.evaluation.results import spread
 from xmodal.evaluation.runs import CacheRun, CaFoRun, PromptRun
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.toys.shape_images import ShapeImages

@@ -18,6 +18,7 @@ from xmodal.evaluation.elevater_data import DataSet, ImageSet, read_dataset
 from xmodal.evaluation.metrics import find_measure
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
+from xmodal.evaluation.results import read_result, write_result
 from xmodal.evaluation.search import SearchSpace, hyperparameter_search
 from xmodal.evaluation.split import few_shot_subset, validation_split
 from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
@@ -278,14 +279,12 @@ def run_job(
         chosen, trials, counts, and what could not be read. Probabilities are in the `.npz`.
     """
     settings = settings or Settings()
-    path = Path(out) / f"{job.name}.json"
-    tag = f"{subject.sha[:16]}-{settings.digest()}"
-    if path.exists() and (known := json.loads(path.read_text())).get("tag") == tag:
+    path, tag = Path(out) / f"{job.name}.json", f"{subject.sha[:16]}-{settings.digest()}"
+    if (known := read_result(path, tag=tag)) is not None:
         return known
     found = JobRun(subject, job, root, out, settings).run()
     arrays = {k: found.pop(k) for k in ("probabilities", "best_probabilities") if k in found}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path.with_suffix(".npz"), **arrays)
-    found["tag"] = tag
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    write_result(path, {**found, "tag": tag})
+    return {**found, "tag": tag}
