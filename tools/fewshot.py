@@ -40,12 +40,12 @@ def job(args: argparse.Namespace) -> None:
     import shutil
     from functools import partial
 
-    from xmodal.evaluation.config import grid_from_file, read_grid_config
+    from xmodal.evaluation.config import grid_from_file, read_config
     from xmodal.evaluation.grid import draw_plot, format_searches, format_table
     from xmodal.evaluation.pool import run_in_processes
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cfg = read_grid_config(args.config)
+    cfg = read_config(args.config)
     name = Path(args.config).stem + ("-val" if args.on == "val" else "")
     out = Path(args.out or Path("work_dirs/fewshot") / name)
     load = dict(entry.split("=", 1) for entry in args.load)

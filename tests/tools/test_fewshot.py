@@ -14,10 +14,10 @@ from tests.xmodal.clips import small_clip
 from tools import fewshot
 from tools.data import check_fewshot
 from xmodal.evaluation.bench import Bench, Source
-from xmodal.evaluation.config import build_grid, make, read_grid_config
+from xmodal.evaluation.config import build_grid, make, read_config
 from xmodal.evaluation.grid import Grid, draw_plot, format_searches, format_table
 from xmodal.evaluation.image_runs import DomainRun, ImageRun
-from xmodal.evaluation.images import FewShotImages, ListedImages
+from xmodal.evaluation.images import FewShotImages
 from xmodal.evaluation.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
 from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 from xmodal.evaluation.splits import Item, Splits, write_split_file
@@ -162,11 +162,14 @@ def test_command_line(tmp_path, capsys):
 
 def test_config_mistakes_are_named(tmp_path):
     config = tmp_path / "bad.py"
-    config.write_text("from xmodal.encoders.tiny import tiny_clip\nclip = dict(type=tiny_clip)\nsource = 1\n")
+    config.write_text("from xmodal.encoders.tiny import tiny_clip\nencoder = dict(type=tiny_clip)\nsource = 1\n")
     with pytest.raises(ValueError, match="did you mean 'sources'"):
-        read_grid_config(config)
+        read_config(config)
+    config.write_text("clip = None\n")
+    with pytest.raises(ValueError, match="'clip' is now 'encoder'"):
+        read_config(config)
     with pytest.raises(ValueError, match="no config at"):
-        read_grid_config(tmp_path / "none.py")
+        read_config(tmp_path / "none.py")
 
 
 @pytest.mark.parametrize("tool", ["tools/fewshot.py", "tools/data/check_fewshot.py"])
@@ -208,7 +211,7 @@ def test_checker_knows_shifted_sets_and_domains(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/fewshot").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_names_parts_that_exist(path):
-    cfg = read_grid_config(path)
+    cfg = read_config(path)
     assert make(cfg.protocol).name
     for recipe in cfg.methods.values():
         run = make(recipe)
@@ -216,15 +219,19 @@ def test_every_config_names_parts_that_exist(path):
         if head is not None:
             check_arguments(head["type"], {k: v for k, v in head.items() if k != "type"})
     for source in cfg.sources:
-        check_arguments(Source, dict(source))
-        data = source["train"]
-        view = inspect.signature(FewShotImages).parameters if data["type"] in (ListedImages, ShapeImages) else ()
-        check_arguments(resolve(data["type"], DATASETS), {k: v for k, v in data.items() if k not in ("type", *view)})
-    check_arguments(cfg.clip["type"], {k: v for k, v in cfg.clip.items() if k != "type"})
+        given = dict(source)
+        check_arguments(given.pop("type", Source), given)
+        data = source.get("train")
+        if data is not None:
+            view = inspect.signature(FewShotImages).parameters if data["type"] is ShapeImages else ()
+            check_arguments(
+                resolve(data["type"], DATASETS), {k: v for k, v in data.items() if k not in ("type", *view)}
+            )
+    check_arguments(cfg.encoder["type"], {k: v for k, v in cfg.encoder.items() if k != "type"})
 
 
 def test_released_weights_are_tested_instead_of_trained(tmp_path):
-    cfg = read_grid_config(ROOT / "configs/fewshot/tiny-clip_negatives16.py")
+    cfg = read_config(ROOT / "configs/fewshot/tiny-clip_negatives16.py")
     grid = build_grid(cfg, tmp_path, ["Tip-Adapter-F"], load={"Tip-Adapter-F": "best_F_1shots.pt"})
     assert grid.methods["Tip-Adapter-F"].load == "best_F_1shots.pt"
     with pytest.raises(ValueError, match="nothing to load"):

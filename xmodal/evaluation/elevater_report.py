@@ -116,9 +116,6 @@ def submission(out: str | Path, results: Iterable[dict[str, Any]]) -> dict[str, 
     for result in results:
         job = Job(*(result[key] for key in ("dataset", "method", "shots", "seed")))
         with np.load(Path(out) / f"{job.name}.npz", allow_pickle=False) as arrays:
-            Path(out) / f"{Job(*(result[k] for k in ('dataset', 'method', 'shots', 'seed'))).name}.npz",
-            allow_pickle=False,
-        ) as arrays:
             predictions.append(np.round(arrays["probabilities"].astype(np.float64), 6).tolist())
     trained = first["trained_parameters"]
     return {
