@@ -27,8 +27,8 @@ FIXED = ("zero-shot", "linear-probe", "fine-tune")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How jobs are run; the defaults are the benchmark's.
+class Elevater:
+    """ELEVATER's protocol: how jobs are run. The defaults are the benchmark's.
 
     Args:
         epochs: of every run of the search.
@@ -93,6 +93,20 @@ class Job:
         )
 
 
+def jobs_of(
+    names: Sequence[str], methods: Sequence[str], shots: Sequence[int | None], seeds: Sequence[int]
+) -> list[Job]:
+    """Every job of a grid; without shots there is nothing to draw and one seed is enough."""
+    jobs = [
+        Job(name, method, *((None, 0) if method == "zero-shot" else (shot, seed if shot is not None else 0)))
+        for name in names
+        for method in methods
+        for shot in shots
+        for seed in seeds
+    ]
+    return list(dict.fromkeys(jobs))
+
+
 @dataclass
 class Pools:
     """The samples of a job: images or features, and labels."""
@@ -115,7 +129,7 @@ class JobRun:
         settings: how.
     """
 
-    def __init__(self, subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Settings):
+    def __init__(self, subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Elevater):
         self.subject, self.job, self.settings, self.out = subject, job, settings, Path(out)
         self.data: DataSet = read_dataset(root, job.dataset)
         self.measure = find_measure(self.data.card.metric)
@@ -263,7 +277,7 @@ def merge(first: Samples, second: Samples) -> Samples:
 
 
 def run_job(
-    subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Settings | None = None
+    subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Elevater | None = None
 ) -> dict[str, Any]:
     """Run a job, or read its result when it is there.
 
@@ -278,7 +292,7 @@ def run_job(
         The result: `score` after the last epoch, `best_epoch_on_test` (the number the toolkit reports), the pair
         chosen, trials, counts, and what could not be read. Probabilities are in the `.npz`.
     """
-    settings = settings or Settings()
+    settings = settings or Elevater()
     path, tag = Path(out) / f"{job.name}.json", f"{subject.sha[:16]}-{settings.digest()}"
     if (known := read_result(path, tag=tag)) is not None:
         return known
