@@ -73,12 +73,9 @@ def job(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run; returns the exit status."""
     args = parser().parse_args(argv)
-    try:
-        job(args)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"fewshot: {error}", file=sys.stderr)
-        return 2
-    return 0
+    from xmodal.engine.launch import run
+
+    return run(lambda: job(args))
 
 
 if __name__ == "__main__":
