@@ -19,8 +19,8 @@ from xmodal.encoders.msclip_conv import from_msclip_key, from_msclip_state
 from xmodal.encoders.unicl import from_unicl_key, from_unicl_state, unicl
 from xmodal.evaluation.metrics import accuracy, map11, mean_per_class, roc_auc
 from xmodal.evaluation.probe import LinearProbe, Samples, fit_probe
+from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import SearchResult, SearchSpace, hyperparameter_search
-from xmodal.evaluation.split import few_shot_subset, validation_split
 from xmodal.losses import clip_loss, unicl_loss, unicl_target
 
 OPERATORS: dict[type, Callable] = {

@@ -28,9 +28,9 @@ from xmodal.evaluation.elevater_data import (
 from xmodal.evaluation.elevater_report import efficiency, submission, summarize, write_report
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, read_prompts, sentences
+from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import SearchSpace, hyperparameter_search
 from xmodal.evaluation.speed import search_speed
-from xmodal.evaluation.split import few_shot_subset, validation_split
 from xmodal.evaluation.subject import ImageClassifier, Subject, encode, features
 from xmodal.toys.elevater_worlds import write_digits, write_world
 

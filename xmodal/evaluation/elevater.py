@@ -19,8 +19,8 @@ from xmodal.evaluation.metrics import find_measure
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
 from xmodal.evaluation.results import read_result, write_result
+from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import SearchSpace, hyperparameter_search
-from xmodal.evaluation.split import few_shot_subset, validation_split
 from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
 
 FIXED = ("zero-shot", "linear-probe", "fine-tune")

@@ -3,11 +3,16 @@
 import dataclasses
 import json
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import torch
 
 from xmodal.evaluation.bench import Bench
 from xmodal.evaluation.plans import Labeled, Outcome, Plan, Protocol
@@ -126,6 +131,37 @@ class Grid:
             save_dassl(outcome.head, folder, len(outcome.details.get("losses", ())))
         elif kind == "tip_adapter" and outcome.trained:
             save_tip_keys(outcome.head, folder / f"best_F_{plan.shots}shots.pt")
+
+
+GRIDS: list[Grid] = []  # of this worker: one
+
+
+def start(make: Callable[[], Grid], threads: int) -> None:
+    """Prepare a worker."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(threads)
+    GRIDS[:] = [make()]
+
+
+def run_cell(cell: Cell) -> None:
+    """Run one cell; its result lies in the output folder afterwards."""
+    GRIDS[0].cell(*cell)
+
+
+def run_in_processes(make: Callable[[], Grid], cells: Sequence[Cell], workers: int) -> None:
+    """Run cells, those with most shots first.
+
+    Args:
+        make: builds the grid; goes to the workers, so it must be importable there (a `functools.partial` will do).
+        cells: of `Grid.cells`.
+        workers: processes; the CPU's threads are shared among them.
+    """
+    ordered = sorted(cells, key=lambda cell: -cell[1])
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    given: dict[str, Any] = dict(mp_context=get_context("spawn"), initializer=start, initargs=(make, threads))
+    with ProcessPoolExecutor(min(workers, len(ordered)), **given) as pool:
+        for future in [pool.submit(run_cell, cell) for cell in ordered]:
+            future.result()
 
 
 def collect(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, list[float]]]]:
