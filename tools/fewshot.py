@@ -41,7 +41,7 @@ def job(args: argparse.Namespace) -> None:
     from functools import partial
 
     from xmodal.evaluation.config import grid_from_file, read_config
-    from xmodal.evaluation.grid import draw_plot, format_searches, format_table, run_in_processes
+    from xmodal.evaluation.run_grid import draw_plot, format_searches, format_table, run_in_processes
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cfg = read_config(args.config)

@@ -29,7 +29,7 @@ from xmodal.evaluation.elevater_report import efficiency, submission, summarize,
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, read_prompts, sentences
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
-from xmodal.evaluation.search import SearchSpace, hyperparameter_search
+from xmodal.evaluation.search import RateSpace, hyperparameter_search
 from xmodal.evaluation.speed import search_speed
 from xmodal.evaluation.subject import ImageClassifier, Subject, encode, features
 from xmodal.toys.elevater_worlds import write_digits, write_world
@@ -137,7 +137,7 @@ def test_search_resumes_from_its_trace(tmp_path):
         (t.learning_rate, t.index, t.score) for t in plain.trials
     ]
     with pytest.raises(ValueError, match="delete the file"):
-        hyperparameter_search(peak, SearchSpace(left_only=True, initial=(3,)), trace=trace)
+        hyperparameter_search(peak, RateSpace(left_only=True, initial=(3,)), trace=trace)
 
 
 # probe
@@ -258,7 +258,7 @@ def subject():
     return Subject(tiny_clip())
 
 
-SHORT = SearchSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=(8,))
+SHORT = RateSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=(8,))
 
 
 def test_jobs_run_resume_and_are_reported(root, subject, tmp_path):
@@ -427,7 +427,7 @@ def test_validation_of_several_labels_serves_the_lowest_class_first():
 
 
 def test_the_grids_are_the_benchmarks():
-    space = SearchSpace()
+    space = RateSpace()
     assert space.learning_rates == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
     assert np.log10(space.weight_decays).tolist() == pytest.approx([-6 + i / 8 for i in range(97)], abs=1e-9)
     assert space.initial == (0, 16, 32, 48, 64, 80, 96)
@@ -569,7 +569,7 @@ def test_the_final_run_trains_on_validation_samples_too_but_for_one_shot(root, s
 
 
 def test_the_search_takes_the_best_epoch_on_validation_samples(root, subject, tmp_path):
-    space = SearchSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=())
+    space = RateSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=())
     run = job_run(root, subject, tmp_path, shots=2, epochs=3, extra_epochs=0, space=space)
     calls, table = [], np.full((30, 8), 1 / 8)
 

@@ -1,4 +1,4 @@
-"""What of the few-shot protocols' data is under a folder: python tools/data/check_fewshot.py ROOT [NAME ...].
+"""Check which data of the few-shot protocols are under a folder: python tools/data/check_fewshot.py ROOT [NAME ...].
 
 Names: CoOp's eleven data sets (the default), ImageNet's shifted sets (imagenetv2, imagenet_sketch, imagenet_a,
 imagenet_r), DomainBed's four (PACS, VLCS, OfficeHome, TerraIncognita).
@@ -45,7 +45,7 @@ def check(root: Path, name: str, wanted: int, sample: list[int] | None) -> bool:
 
 
 def notes_of(name: str) -> str:
-    """Where the field gets a data set.
+    """Say where the field gets a data set.
 
     Raises:
         ValueError: an unknown name.

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from xmodal.evaluation.bench import Bench, Source
-from xmodal.evaluation.grid import Grid
+from xmodal.evaluation.run_grid import RunGrid
 from xmodal.registry import check_arguments, did_you_mean
 
 KEYS = {"about", "encoder", "sources", "protocol", "methods", "shots", "seeds", "bench", "title"}
@@ -66,7 +66,7 @@ def validated(source: Source) -> Source:
     return replace(source, test=source.val)
 
 
-def grid_from_file(path: str | Path, out: str | Path, **more: Any) -> Grid:
+def grid_from_file(path: str | Path, out: str | Path, **more: Any) -> RunGrid:
     """`build_grid` of a config file."""
     return build_grid(read_config(path), out, **more)
 
@@ -79,14 +79,14 @@ def build_grid(
     load: Mapping[str, str] | None = None,
     on: str = "test",
     **bench: Any,
-) -> Grid:
+) -> RunGrid:
     """Build everything a grid config names.
 
     Args:
         cfg: from `read_config`.
         out: folder of results.
         methods: names of the methods to run; None for all.
-        allow_test_selection: see `Grid`.
+        allow_test_selection: see `RunGrid`.
         load: released weights by method: a Dassl folder, or Tip-Adapter-F's file; these are tested instead of trained.
         on: `test`, or `val` to report on the whole validation split instead, for choosing recipes.
         **bench: further arguments of `Bench` (`device`, `cache`).
@@ -108,4 +108,4 @@ def build_grid(
     if on == "val":
         sources = [validated(s) for s in sources]
     table = Bench(cfg.encoder, sources, **more)
-    return Grid(table, make(cfg.protocol), chosen, out, allow_test_selection)
+    return RunGrid(table, make(cfg.protocol), chosen, out, allow_test_selection)

@@ -20,7 +20,7 @@ from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
 from xmodal.evaluation.results import read_result, write_result
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
-from xmodal.evaluation.search import SearchSpace, hyperparameter_search
+from xmodal.evaluation.search import RateSpace, hyperparameter_search
 from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
 
 FIXED = ("zero-shot", "linear-probe", "fine-tune")
@@ -57,7 +57,7 @@ class Elevater:
     merge_projection: bool = False
     merge_val: bool = True
     rate: tuple[float, float] | None = None
-    space: SearchSpace = field(default_factory=SearchSpace)
+    space: RateSpace = field(default_factory=RateSpace)
     prompts: dict | None = None
     knowledge: tuple[str, str] | None = None
     adapter_options: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Elevater:
 
 @dataclass(frozen=True)
 class Job:
-    """What is run.
+    """Name a job.
 
     Args:
         dataset: name.

@@ -223,7 +223,7 @@ def fit(picture: Image.Image, size: int, center: bool) -> Image.Image:
 
 
 def check(root: str | Path, name: str, archives: bool = True) -> dict[str, Any]:
-    """What is there and what is missing of one data set.
+    """Say what is there and what is missing of one data set.
 
     Returns:
         `name`, `folder` (or None) and `problems`, a list of sentences; empty when everything is there.

@@ -1,4 +1,4 @@
-"""Runs that cannot use cached features: prompts in the image tower, several tasks at once, several domains.
+"""Run the methods that cannot use cached features: prompts in the image tower, several tasks at once, several domains.
 
 Papers: DPT (arXiv 2208.08340), MVLPT (2211.11720), DPLCLIP (2111.12853) under DomainBed (2007.01434).
 """
@@ -121,7 +121,7 @@ class ImageRun(PromptRun):
 
 
 def columns_of(tasks: Sequence[Part], part: Part) -> list[int]:
-    """Where the classes of a test set stand among those of all tasks; those of its own task, where it has one.
+    """Find the columns of a test set's classes among those of all tasks; those of its own task, where it has one.
 
     Raises:
         ValueError: a class that was not trained.

@@ -77,7 +77,7 @@ class ImageTasks:
         return [result for result in found if result is not None]
 
     def folder(self, task: Task, shots: int, seed: int) -> Path:
-        """Where a run lives."""
+        """Return the folder of a run."""
         return folder_of(self.out or Path(), self.benchmark or "", task.name, shots, seed)
 
     def data(self, task: Task, shots: int, seed: int, splits: tuple[str, str]) -> list[str]:
@@ -127,7 +127,7 @@ class ImageTasks:
 
 
 def published_settings(cfg: Any, folder: Path) -> dict[str, Any]:
-    """What a folder of settings says about a config's method on its benchmark: `options` and `tasks`, `search`.
+    """Read the published settings of a config's method on its benchmark: `options` and `tasks`, `search`.
 
     Raises:
         ValueError: the config names a table that is not there.
@@ -192,7 +192,7 @@ def last_and_best(report: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def folder_of(out: Path, benchmark: str, task: str, shots: int, seed: int) -> Path:
-    """Where a run lives."""
+    """Return the folder of a run."""
     return out / (f"{task}_{shots}-shot" if benchmark == "fewshot" else task) / f"seed-{seed}"
 
 
@@ -221,7 +221,7 @@ def table(results: Iterable[dict[str, Any]], benchmark: str) -> str:
 
 
 def footnotes(results: list[dict[str, Any]]) -> list[str]:
-    """What a reader of the table has to know."""
+    """Write the notes below the table."""
     norms = {json.dumps(r["normalization"]) for r in results}
     notes = ["* best epoch on the test split itself: optimistic; compare the last epoch."]
     notes += [f"normalization: {json.loads(n)}" for n in sorted(norms)]

@@ -1,4 +1,4 @@
-"""How much faster the search is on features that are kept, against a search that runs the encoder in every trial."""
+"""Time the search on features that are kept against a search that runs the encoder in every trial."""
 
 import time
 from collections.abc import Callable

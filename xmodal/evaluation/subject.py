@@ -1,4 +1,4 @@
-"""What is judged: an encoder with its text side, features of images computed once, and classifiers on images."""
+"""Wrap the encoder that ELEVATER judges: its text side, features of images, and classifiers on images."""
 
 import contextlib
 import copy

@@ -24,7 +24,7 @@ log = logging.getLogger("xmodal.fewshot")
 Cell = tuple[str, int, int]
 
 
-class Grid:
+class RunGrid:
     """Runs of several methods under one protocol.
 
     Args:
@@ -69,7 +69,7 @@ class Grid:
         return [self.cell(*cell) for cell in self.cells(shots, seeds)]
 
     def plan(self, recipe: Any, shots: int, seed: int) -> Plan:
-        """What trains, validates and tests; methods that need no shots see the test sets of the first seed's plan."""
+        """Choose the parts that train, validate and test; without shots, the test sets of the first seed's plan."""
         first = self.protocol.shots[0]
         plan = self.protocol.plan(self.data[0], shots if recipe.needs_shots else first, seed, self.data[1:])
         return plan if recipe.needs_shots else dataclasses.replace(plan, shots=0)
@@ -79,7 +79,7 @@ class Grid:
         return stamp(self.methods[name], self.protocol, self.about)
 
     def folder(self, name: str, shots: int, seed: int) -> Path:
-        """Where a cell's files go."""
+        """Return the folder of a cell's files."""
         return self.out / name / f"shots{shots}_seed{seed}"
 
     def found(self, *cell: Any) -> dict[str, Any] | None:
@@ -133,10 +133,10 @@ class Grid:
             save_tip_keys(outcome.head, folder / f"best_F_{plan.shots}shots.pt")
 
 
-GRIDS: list[Grid] = []  # of this worker: one
+GRIDS: list[RunGrid] = []  # of this worker: one
 
 
-def start(make: Callable[[], Grid], threads: int) -> None:
+def start(make: Callable[[], RunGrid], threads: int) -> None:
     """Prepare a worker."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
@@ -148,12 +148,12 @@ def run_cell(cell: Cell) -> None:
     GRIDS[0].cell(*cell)
 
 
-def run_in_processes(make: Callable[[], Grid], cells: Sequence[Cell], workers: int) -> None:
+def run_in_processes(make: Callable[[], RunGrid], cells: Sequence[Cell], workers: int) -> None:
     """Run cells, those with most shots first.
 
     Args:
         make: builds the grid; goes to the workers, so it must be importable there (a `functools.partial` will do).
-        cells: of `Grid.cells`.
+        cells: of `RunGrid.cells`.
         workers: processes; the CPU's threads are shared among them.
     """
     ordered = sorted(cells, key=lambda cell: -cell[1])
@@ -174,7 +174,7 @@ def collect(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[in
 
 
 def shots_name(shots: int) -> str:
-    """How a number of shots is called; -1 are all images."""
+    """Name a number of shots; -1 are all images."""
     return "all images" if shots == -1 else f"{shots} shots"
 
 
