@@ -88,7 +88,7 @@ class BestSoFar:
 
 @dataclass
 class KeyTraining(BestSoFar):
-    """Record how keys were trained: the epoch that was kept (`at`), what `watch` returned, the keys after all epochs."""
+    """Record how keys were trained: the epoch that was kept (`at`), what `watch` returned, the keys at the end."""
 
     watched: list[Any] = field(default_factory=list)
     last: list[Tensor] = field(default_factory=list)
