@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.vtab import published_settings
+from tools.vtab import SETTINGS
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.engine.config import apply_options, load_config
 from xmodal.engine.optim import param_groups
 from xmodal.evaluation.image_benchmarks import BENCHMARKS, ROOTS
+from xmodal.evaluation.image_tasks import published_settings
 from xmodal.registry import MODELS, TRANSFORMS, build
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +62,7 @@ def image_runs():
     """Every image config with each benchmark that it offers."""
     for path in CONFIGS:
         if path.parent.name == "image":
-            offers = "_base_.images import" in path.read_text()
+            offers = "--benchmark" in path.read_text()
             yield from (pytest.param(path, [f"benchmark={b}"], id=f"{name(path)}-{b}") for b in BENCHMARKS if offers)
             if not offers:
                 yield pytest.param(path, [], id=name(path))
@@ -85,7 +86,7 @@ def test_image_config_builds(path, options):
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         for transform in loader.dataset.get("transforms", ()):
             build(transform, TRANSFORMS)
-    published = published_settings(cfg)
+    published = published_settings(cfg, SETTINGS)
     tasks = published.get("tasks", {"": []})
     for values in tasks.values():
         options = dict(zip(published.get("options", []), values, strict=True))

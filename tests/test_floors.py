@@ -18,6 +18,8 @@ CEILINGS = {
     ),
     "xmodal.adapters": ("xmodal.heads", "xmodal.model", "xmodal.engine", "xmodal.evaluation", "video", "pointcloud"),
     "xmodal.heads": ("xmodal.adapters", "xmodal.model", "xmodal.engine", "xmodal.evaluation", "video", "pointcloud"),
+    "xmodal.data": ("xmodal.heads", "xmodal.model", "xmodal.engine", "xmodal.evaluation", "video", "pointcloud"),
+    "xmodal.engine": ("xmodal.evaluation", "video", "pointcloud"),
     "xmodal": ("video", "pointcloud"),
     "video": ("pointcloud",),
     "pointcloud": ("video",),

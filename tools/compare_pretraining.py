@@ -32,9 +32,9 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def work_through(args: argparse.Namespace) -> None:
     """Run what is not finished, then write the table."""
-    args = parser().parse_args(argv)
+    from xmodal.evaluation.results import write_result
     from xmodal.toys.shape_captions import ShapeCaptions
 
     alone = ShapeCaptions(args.unseen, world=8, size=32, alone=True, close=True)
@@ -44,18 +44,16 @@ def main(argv: list[str] | None = None) -> int:
         for recipe in args.recipes:
             path = args.out / f"{recipe}-seed{seed}" / "figures.json"
             if not path.exists():
-                figures = run(recipe, seed, args, alone, scenes)
-                path.write_text(json.dumps(figures, indent=1) + "\n")
+                write_result(path, train_and_measure(recipe, seed, args, alone, scenes))
             rows.append({"recipe": recipe, "seed": seed, **json.loads(path.read_text())})
             print(rows[-1], flush=True)
-    (args.out / "comparison.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_result(args.out / "comparison.json", rows)
     text = table(rows)
     (args.out / "comparison.md").write_text(text + "\n")
     print(text)
-    return 0
 
 
-def run(recipe: str, seed: int, args: argparse.Namespace, alone, scenes) -> dict:
+def train_and_measure(recipe: str, seed: int, args: argparse.Namespace, alone, scenes) -> dict:
     """Train one recipe and measure it."""
     import torch
 
@@ -107,13 +105,23 @@ def table(rows: list[dict]) -> str:
     """Means and standard deviations over seeds, markdown."""
     import numpy as np
 
+    from xmodal.evaluation.results import markdown
+
     keys = ("zero_shot", "shape", "color", "i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10")
-    lines = ["| recipe | weights | seeds | " + " | ".join(keys) + " |", "|" + "---|" * (len(keys) + 3)]
+    lines = []
     for recipe in dict.fromkeys(r["recipe"] for r in rows):
         own = [r for r in rows if r["recipe"] == recipe]
         cells = [f"{np.mean([r[k] for r in own]):.1f} ± {np.std([r[k] for r in own]):.1f}" for k in keys]
-        lines.append(f"| {recipe} | {own[0]['weights']:,} | {len(own)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([recipe, f"{own[0]['weights']:,}", str(len(own)), *cells])
+    return markdown(["recipe", "weights", "seeds", *keys], lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; returns the exit status."""
+    args = parser().parse_args(argv)
+    from xmodal.engine.launch import run
+
+    return run(lambda: work_through(args))
 
 
 if __name__ == "__main__":

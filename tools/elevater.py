@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,28 +21,26 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = p.add_subparsers(dest="verb", required=True)
-    check = verbs.add_parser("check", help="what of the benchmark is there")
-    check.add_argument("data", type=Path)
-    check.add_argument("--fast", action="store_true", help="do not look into the archives")
-    draw = verbs.add_parser("draw", help="write the generated data sets")
-    draw.add_argument("data", type=Path)
-    draw.add_argument("--train", type=int, default=600)
-    draw.add_argument("--test", type=int, default=300)
-    draw.add_argument("--seed", type=int, default=0)
-    report = verbs.add_parser("report", help="table, ranking, plot and submissions of finished jobs")
-    report.add_argument("out", type=Path)
-    speed = verbs.add_parser("speed", help="time the search with kept features and without")
-    speed.add_argument("data", type=Path)
-    speed.add_argument("dataset")
-    speed.add_argument("--shots", type=int, default=20)
-    _run_arguments(verbs.add_parser("run", help="run jobs; finished ones are not run again"))
-    return p
 
+    def add(job: Any, text: str, *paths: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(job.__name__.removesuffix("_jobs"), help=text)
+        for path in paths:
+            verb.add_argument(path, type=Path)
+        verb.set_defaults(job=job)
+        return verb
 
-def _run_arguments(run: argparse.ArgumentParser) -> None:
-    run.add_argument("data", type=Path)
-    run.add_argument("out", type=Path)
-    run.add_argument("--config", help="Python file with `jobs`, `encoder` and `settings`, see configs/elevater/")
+    add(check, "what of the benchmark is there", "data").add_argument(
+        "--fast", action="store_true", help="do not look into the archives"
+    )
+    to_draw = add(draw, "write the generated data sets", "data")
+    for name, count in (("--train", 600), ("--test", 300), ("--seed", 0)):
+        to_draw.add_argument(name, type=int, default=count)
+    add(report, "table, ranking, plot and submissions of finished jobs", "out")
+    to_time = add(speed, "time the search with kept features and without", "data")
+    to_time.add_argument("dataset")
+    to_time.add_argument("--shots", type=int, default=20)
+    run = add(run_jobs, "run jobs; finished ones are not run again", "data", "out")
+    run.add_argument("--config", help="Python file with `encoder`, `sources`, `methods`, ..., see configs/elevater/")
     run.add_argument("--encoder", default="tiny_clip", help="registered name of a CLIP or an image tower")
     run.add_argument("--encoder-options", default="{}", help="its arguments as JSON")
     run.add_argument("--datasets", nargs="+", help="default: every one of the benchmark's that is there, and your own")
@@ -53,20 +52,10 @@ def _run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--extra-epochs", type=int, default=40)
     run.add_argument("--no-text-init", action="store_true", help="start heads from random weights")
     run.add_argument("--prompts", type=Path, help="the toolkit's prompts.py, or JSON of the same form")
-    run.add_argument(
-        "--knowledge", nargs=2, metavar=("FOLDER", "SOURCE"), help="knowledge files, and which text of them"
-    )
+    knowledge = dict(nargs=2, metavar=("FOLDER", "SOURCE"), help="knowledge files, and which text of them")
+    run.add_argument("--knowledge", **knowledge)
     run.add_argument("--device", help="default: the GPU of this process, else the CPU")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run a verb; returns the exit status."""
-    args = parser().parse_args(argv)
-    try:
-        return {"check": check, "draw": draw, "run": run, "report": report, "speed": speed}[args.verb](args)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return p
 
 
 def check(args: argparse.Namespace) -> int:
@@ -74,21 +63,18 @@ def check(args: argparse.Namespace) -> int:
     from xmodal.evaluation import elevater_catalog as catalog
     from xmodal.evaluation import elevater_data as datasets
 
-    incomplete = 0
-    for name in catalog.CARDS:
-        found = datasets.check(args.data, name, archives=not args.fast)
-        incomplete += bool(found["problems"])
-        print(
-            f"{'MISSING' if found['problems'] else 'ok     '} {name}: {'; '.join(found['problems']) or found['folder']}"
-        )
+    found = [datasets.check(args.data, name, archives=not args.fast) for name in catalog.CARDS]
+    for one in found:
+        word = "MISSING" if one["problems"] else "ok     "
+        print(f"{word} {one['name']}: {'; '.join(one['problems']) or one['folder']}")
     for name in catalog.DETECTION:
-        found = datasets.check_detection(args.data, name)
-        print(f"not evaluated (detection) {name}: {found['splits'] or 'absent'}")
-    print(f"{len(catalog.CARDS) - incomplete} of {len(catalog.CARDS)} classification data sets are complete")
-    return int(incomplete > 0)
+        print(f"not evaluated (detection) {name}: {datasets.check_detection(args.data, name)['splits'] or 'absent'}")
+    complete = sum(not one["problems"] for one in found)
+    print(f"{complete} of {len(found)} classification data sets are complete")
+    return int(complete < len(found))
 
 
-def draw(args: argparse.Namespace) -> int:
+def draw(args: argparse.Namespace) -> None:
     """Write every generated data set, and scikit-learn's digits where it is installed."""
     from xmodal.toys.elevater_worlds import WORLDS, write_digits, write_world
 
@@ -98,24 +84,24 @@ def draw(args: argparse.Namespace) -> int:
         print(write_digits(args.data, args.train, args.test))
     except ImportError:
         print("scikit-learn is not installed: no handwritten digits (pip install scikit-learn)")
-    return 0
 
 
-def run(args: argparse.Namespace) -> int:
+def run_jobs(args: argparse.Namespace) -> None:
     """Run this process's share of the jobs."""
-    from xmodal.evaluation.elevater import Job, run_job
+    from mmengine.device import get_device
+
+    from xmodal.evaluation.elevater import run_job
     from xmodal.evaluation.elevater_report import write_report
     from xmodal.evaluation.subject import Subject
     from xmodal.registry import ENCODERS, build
 
-    plan = read_plan(args)
+    encoder, jobs, settings = read_plan(args)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    subject = Subject(build(plan["encoder"], ENCODERS), device=args.device or default_device())
-    jobs = [Job(**job) for job in plan["jobs"]]
-    failed = 0
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if get_device() == "cuda" else "cpu"
+    subject, failed = Subject(build(encoder, ENCODERS), device=args.device or device), 0
     for job in jobs[rank::world]:
         try:
-            found = run_job(subject, job, args.data, args.out, plan["settings"])
+            found = run_job(subject, job, args.data, args.out, settings)
         except (ValueError, FileNotFoundError, RuntimeError) as error:
             failed += 1
             print(f"{job.name}: FAILED, {error}", file=sys.stderr, flush=True)
@@ -125,69 +111,34 @@ def run(args: argparse.Namespace) -> int:
         print(write_report(args.out))
     elif rank == 0:
         print(f"when all {world} processes are done: python tools/elevater.py report {args.out}")
-    return int(failed > 0)
+    if failed:
+        raise ValueError(f"{failed} of {len(jobs)} jobs failed")
 
 
-def read_plan(args: argparse.Namespace) -> dict:
-    """Encoder, jobs and settings of the command line, or of a config."""
-    from xmodal.evaluation.elevater import Settings
+def read_plan(args: argparse.Namespace) -> tuple[Any, list, Any]:
+    """Encoder, jobs and settings of the command line; what a config says counts more."""
+    from xmodal.evaluation.config import read_config
+    from xmodal.evaluation.elevater import Elevater, jobs_of
+    from xmodal.evaluation.elevater_data import present
     from xmodal.evaluation.prompts import read_prompts
-    from xmodal.registry import check_arguments, did_you_mean
+    from xmodal.registry import check_arguments
 
+    cfg = read_config(args.config, ()) if args.config else {}
     settings = dict(epochs=args.epochs, extra_epochs=args.extra_epochs, text_init=not args.no_text_init)
     settings |= dict(rate=tuple(args.rate) if args.rate else None, knowledge=tuple(args.knowledge or ()) or None)
-    names = args.datasets or present(args.data)
-    shots = [None if s == "full" else int(s) for s in args.shots]
-    plan = dict(encoder=dict(type=args.encoder, **json.loads(args.encoder_options)))
-    methods, seeds = args.methods, args.seeds
-    if args.config:
-        from mmengine.config import Config
-
-        cfg = Config.fromfile(args.config)
-        own = {k: cfg.get(k) for k in ("encoder", "datasets", "methods", "shots", "seeds", "settings") if k in cfg}
-        known = {"encoder", "datasets", "methods", "shots", "seeds", "settings"}
-        for key in cfg.to_dict():
-            if key not in known:
-                raise ValueError(f"{args.config}: {key!r} is not known; {did_you_mean(key, known)}")
-        plan["encoder"] = own.get("encoder", plan["encoder"])
-        names, methods = own.get("datasets") or names, own.get("methods", methods)
-        shots, seeds = own.get("shots", shots), own.get("seeds", seeds)
-        settings |= dict(own.get("settings") or {})
-    check_arguments(Settings, settings)
-    plan["settings"] = Settings(**settings, prompts=read_prompts(args.prompts) if args.prompts else None)
-    plan["jobs"] = []
-    for name in names:
-        for method in methods:
-            trained = method != "zero-shot"
-            for shot in shots if trained else [None]:
-                for seed in seeds if trained and shot is not None else [0]:
-                    plan["jobs"].append(dict(dataset=name, method=method, shots=shot, seed=seed))
-    if not plan["jobs"]:
+    settings |= {k: v for k, v in cfg.get("protocol", {}).items() if k != "type"}
+    check_arguments(Elevater, settings)
+    prompts = read_prompts(args.prompts) if args.prompts else None
+    shots = cfg.get("shots") or [None if s == "full" else int(s) for s in args.shots]
+    names = cfg.get("sources") or args.datasets or present(args.data)
+    jobs = jobs_of(names, cfg.get("methods", args.methods), shots, cfg.get("seeds", args.seeds))
+    if not jobs:
         raise ValueError(f"no data set below {args.data}/classification: see `check`, or `draw` for generated ones")
-    return plan
+    encoder = cfg.get("encoder", dict(type=args.encoder, **json.loads(args.encoder_options)))
+    return encoder, jobs, Elevater(**settings, prompts=prompts)
 
 
-def present(root: Path) -> list[str]:
-    """Names of the data sets that are there: the benchmark's, then others."""
-    from xmodal.evaluation.elevater_catalog import CARDS, plain
-    from xmodal.evaluation.elevater_data import find_folder
-
-    names = [name for name, card in CARDS.items() if find_folder(root, card)]
-    known = {plain(alias) for name in names for alias in (name, *CARDS[name].aliases)}
-    folders = sorted(p.name for p in (root / "classification").glob("*") if (p / "labels.txt").exists())
-    import re
-
-    return names + [re.sub(r"_\d{8}$", "", f) for f in folders if plain(f) not in known]
-
-
-def default_device() -> str:
-    """The GPU of this process, or the CPU."""
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
-def speed(args: argparse.Namespace) -> int:
+def speed(args: argparse.Namespace) -> None:
     """Time the linear probe's search both ways with the tiny CLIP."""
     from xmodal.encoders.tiny import tiny_clip
     from xmodal.evaluation.speed import search_speed
@@ -195,15 +146,22 @@ def speed(args: argparse.Namespace) -> int:
 
     found = search_speed(Subject(tiny_clip()), args.data, args.dataset, args.shots)
     print(json.dumps({key: round(value, 3) for key, value in found.items()}))
-    return 0
 
 
-def report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace) -> None:
     """Write the report of a folder."""
     from xmodal.evaluation.elevater_report import write_report
 
     print(write_report(args.out))
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status: that of the other tools, or 1 where `check` found something missing."""
+    args = parser().parse_args(argv)
+    from xmodal.engine.launch import run
+
+    status: list[int] = []
+    return run(lambda: status.append(args.job(args) or 0)) or status[0]
 
 
 if __name__ == "__main__":

@@ -40,12 +40,11 @@ def job(args: argparse.Namespace) -> None:
     import shutil
     from functools import partial
 
-    from xmodal.evaluation.config import grid_from_file, read_grid_config
-    from xmodal.evaluation.grid import draw_plot, format_searches, format_table
-    from xmodal.evaluation.pool import run_in_processes
+    from xmodal.evaluation.config import grid_from_file, read_config
+    from xmodal.evaluation.run_grid import draw_plot, format_searches, format_table, run_in_processes
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cfg = read_grid_config(args.config)
+    cfg = read_config(args.config)
     name = Path(args.config).stem + ("-val" if args.on == "val" else "")
     out = Path(args.out or Path("work_dirs/fewshot") / name)
     load = dict(entry.split("=", 1) for entry in args.load)
@@ -73,12 +72,9 @@ def job(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run; returns the exit status."""
     args = parser().parse_args(argv)
-    try:
-        job(args)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"fewshot: {error}", file=sys.stderr)
-        return 2
-    return 0
+    from xmodal.engine.launch import run
+
+    return run(lambda: job(args))
 
 
 if __name__ == "__main__":

@@ -42,18 +42,26 @@ def run_fold(config: str, fold: int, work: Path, options: list[str]) -> float:
     return float(json.loads(report.read_text())["test"]["top1"])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run all folds; returns the exit status."""
-    args = parser().parse_intermixed_args(argv)
+def work_through(args: argparse.Namespace) -> None:
+    """Run all folds, print and keep mean and deviation."""
+    from xmodal.evaluation.results import write_result
+
     work = args.work_dir.resolve()
     config = str(Path(args.config).resolve())
     found = {fold: run_fold(config, fold, work / f"fold{fold}", args.cfg_options) for fold in args.folds}
     values = list(found.values())
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    summary = {"folds": found, "mean": statistics.mean(values), "std": spread}
-    (work / "folds.json").write_text(json.dumps(summary, indent=1))
-    print(f"{len(values)} folds: overall accuracy {summary['mean']:.1f} +- {spread:.1f} %")
-    return 0
+    write_result(work / "folds.json", {"folds": found, "mean": statistics.mean(values), "std": spread})
+    print(f"{len(values)} folds: overall accuracy {statistics.mean(values):.1f} +- {spread:.1f} %")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all folds; returns the exit status."""
+    args = parser().parse_intermixed_args(argv)
+    sys.path.insert(0, str(ROOT))
+    from xmodal.engine.launch import run
+
+    return run(lambda: work_through(args))
 
 
 if __name__ == "__main__":

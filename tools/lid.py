@@ -1,4 +1,4 @@
-"""Which modules KAdaptation should adapt: python tools/lid.py CONFIG.
+"""Find the modules that KAdaptation should adapt: python tools/lid.py CONFIG.
 
 Estimates the local intrinsic dimension of what every attention and MLP of the frozen tower gives for the config's
 training images. The paper adapts the kind of module with the lowest dimension.

@@ -48,9 +48,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def data_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Options for the data of supernet and search, and for those of the retraining."""
-    from tools.vtab import data_options
     from xmodal.engine.config import load_config
     from xmodal.evaluation.image_benchmarks import task_of
+    from xmodal.evaluation.image_tasks import data_options
 
     if args.task is None:
         return [], []
@@ -99,7 +99,7 @@ def search(args: argparse.Namespace, runner: Any) -> tuple[dict[str, list[int]],
 
 def retrain(args: argparse.Namespace, sizes: dict[str, list[int]], options: list[str]) -> dict[str, Any]:
     """Train the subnet from the pretrained tower; its report."""
-    from tools.vtab import train_once
+    from xmodal.evaluation.image_tasks import train_once
 
     chosen = [f"model.adapters.0.{kind}={size}" for kind, size in sizes.items()]
     return train_once(args.config, args.work_dir / "final", [*options, *chosen], args.seed)
@@ -107,8 +107,8 @@ def retrain(args: argparse.Namespace, sizes: dict[str, list[int]], options: list
 
 def work_through(args: argparse.Namespace) -> None:
     """Do what is not done yet, print and keep the result."""
-    from tools.vtab import last_and_best
     from xmodal.adapters.noah import subnet_params
+    from xmodal.evaluation.image_tasks import last_and_best
 
     if args.benchmark:
         args.cfg_options = [f"benchmark={args.benchmark}", *args.cfg_options]

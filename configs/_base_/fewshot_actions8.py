@@ -19,7 +19,7 @@ _clip = dict(
     size=48,
     test_mode=True,
 )
-clip = dict(type=tiny_clip)
+encoder = dict(type=tiny_clip)
 sources = [
     dict(
         name="actions8",

@@ -6,9 +6,11 @@ Measured here: the tables of docs/elevater.md.
 """
 
 from xmodal.encoders.tiny import tiny_clip
+from xmodal.evaluation.elevater import Elevater
 
 encoder = dict(type=tiny_clip)
-datasets = ["sklearn-digits", "drawn-colors", "drawn-places", "drawn-scenes", "drawn-shapes"]
+sources = ["sklearn-digits", "drawn-colors", "drawn-places", "drawn-scenes", "drawn-shapes"]
+protocol = dict(type=Elevater)
 methods = ["zero-shot", "linear-probe", "lora", "kadaptation", "ssf"]
 shots = [5]
 seeds = [0]

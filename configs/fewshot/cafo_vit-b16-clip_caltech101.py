@@ -6,30 +6,20 @@ Command: python tools/fewshot.py configs/fewshot/cafo_vit-b16-clip_caltech101.py
 Recipe: CaFo's caltech101 settings (its log with two RN50: 91.85 / 92.37 / 93.14 / 93.83 / 94.60).
 Differs: timm has no DINO ResNet-50, so the second encoder is DINO's ViT-S/16, with its own pixel statistics; the epoch
 is chosen on the validation set. `official=True` gives the release's rate, which rises again.
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.encoders.timm_weights import timm_encoder
-from xmodal.evaluation.coop_data import read_coop
-from xmodal.evaluation.folders import read_folder
-from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.coop_data import coop_source
+from xmodal.evaluation.folders import folder_source
 from xmodal.evaluation.plans import Tip
 from xmodal.evaluation.runs import CaFoRun, ZeroShotRun
 
-_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
-_made = dict(type=ListedImages, splits=dict(type=read_folder, folder="data/dalle_caltech-101"), split="train")
-clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+encoder = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = [
-    dict(
-        name="caltech101",
-        train=dict(**_images, split="train", augment=True, scale=(0.5, 1.0)),
-        plain=dict(**_images, split="train"),
-        val=dict(**_images, split="val"),
-        test=dict(**_images, split="test"),
-        templates=("a photo of a {}.",),
-    ),
-    dict(name="dalle", train=dict(**_made, augment=True, scale=(0.5, 1.0)), plain=_made),
+    dict(type=coop_source, name="caltech101", scale=(0.5, 1.0)),
+    dict(type=folder_source, name="dalle", folder="data/dalle_caltech-101", scale=(0.5, 1.0)),
 ]
 bench = dict(second=dict(type=timm_encoder, name="vit_small_patch16_224.dino"))
 protocol = dict(type=Tip)

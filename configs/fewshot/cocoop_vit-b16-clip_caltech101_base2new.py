@@ -3,28 +3,19 @@
 Data and weights: as in vit-b16-clip_caltech101.py.
 Command: python tools/fewshot.py configs/fewshot/cocoop_vit-b16-clip_caltech101_base2new.py --shots 16 --seeds 1 2 3
 Recipe: CoCoOp's vit_b16_c4_ep10_batch1_ctxv1: 4 words, 10 epochs, batches of one image.
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
-from xmodal.evaluation.coop_data import read_coop
-from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.coop_data import coop_source
 from xmodal.evaluation.plans import BaseToNew
 from xmodal.evaluation.runs import PromptRun, ZeroShotRun
 
-_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
-clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+encoder = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = [
-    dict(
-        name="caltech101",
-        train=dict(**_images, split="train", augment=True),
-        plain=dict(**_images, split="train"),
-        val=dict(**_images, split="val"),
-        test=dict(**_images, split="test"),
-        templates=("a photo of a {}.",),
-    )
+    dict(type=coop_source, name="caltech101"),
 ]
 protocol = dict(type=BaseToNew)
 _words = dict(init_words="a photo of a")

@@ -6,32 +6,20 @@ Command: python tools/fewshot.py configs/fewshot/coop_vit-b16-clip_imagenet_shif
 Recipe: CoOp's vit_b16_ep50 with 4 words, CoCoOp's vit_b16_c4_ep10_batch1_ctxv1. Reference (CoOp, remembered from the paper,
 M=4): 71.73 on ImageNet; 64.56 / 47.89 / 49.93 / 75.14.
 Differs: training views are drawn once and shared by epochs in turn (bench.views).
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
-from xmodal.evaluation.coop_data import read_coop
-from xmodal.evaluation.folders import read_shift
-from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.coop_data import coop_source
+from xmodal.evaluation.folders import shift_source
 from xmodal.evaluation.plans import DomainShift
 from xmodal.evaluation.runs import PromptRun, ZeroShotRun
 
-_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="imagenet"))
-clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
-sources = [
-    dict(
-        name="imagenet",
-        train=dict(**_images, split="train", augment=True),
-        plain=dict(**_images, split="train"),
-        val=dict(**_images, split="val"),
-        test=dict(**_images, split="test"),
-    )
-]
-for _name in ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
-    _shifted = dict(type=ListedImages, splits=dict(type=read_shift, root="data", name=_name), split="test")
-    sources.append(dict(name=_name, train=_shifted, test=_shifted))
+encoder = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+_shifts = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+sources = [dict(type=coop_source, name="imagenet"), *(dict(type=shift_source, name=_name) for _name in _shifts)]
 bench = dict(views=10)
 protocol = dict(type=DomainShift)
 _words = dict(init_words="a photo of a", chunk=100)

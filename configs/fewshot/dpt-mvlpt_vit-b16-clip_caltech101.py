@@ -3,28 +3,19 @@
 Data and weights: as in vit-b16-clip_caltech101.py.
 Command: python tools/fewshot.py configs/fewshot/dpt-mvlpt_vit-b16-clip_caltech101.py --shots 16 --device cuda
 Recipe: DPT's train_single.sh (16 text vectors at 0.002, 10 visual prompts at 0.01, warm-up 10); MVLPT's vit_b16.yaml.
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
-from xmodal.evaluation.coop_data import read_coop
+from xmodal.evaluation.coop_data import coop_source
 from xmodal.evaluation.image_runs import ImageRun
-from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.plans import Coop11
 
-_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
-clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+encoder = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = [
-    dict(
-        name="caltech101",
-        train=dict(**_images, split="train", augment=True),
-        plain=dict(**_images, split="train"),
-        val=dict(**_images, split="val"),
-        test=dict(**_images, split="test"),
-        templates=("a photo of a {}.",),
-    )
+    dict(type=coop_source, name="caltech101"),
 ]
 protocol = dict(type=Coop11)
 _dpt = dict(type=DPTHead, n_ctx=16, n_visual=10, top_classes=10, alpha=0.3, warmup_epochs=30)

@@ -4,28 +4,19 @@ Run mvlpt_vit-b16-clip_multitask.py with seeds 1, 2 and 3 first; its three resul
 Data: data/ucf101; python tools/data/check_fewshot.py data ucf101
 Command: python tools/fewshot.py configs/fewshot/mvlpt_vit-b16-clip_target.py --shots 1 4 16 --seeds 1 2 3 --device cuda
 Recipe: MVLPT's vit_b16.yaml.
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.mvlpt import MVLPTHead
-from xmodal.evaluation.coop_data import read_coop
+from xmodal.evaluation.coop_data import coop_source
 from xmodal.evaluation.image_runs import ImageRun
-from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.plans import Coop11
 
-_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="ucf101"))
 _first = "work_dirs/fewshot/mvlpt_vit-b16-clip_multitask/MVLPT"
-clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+encoder = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = [
-    dict(
-        name="ucf101",
-        train=dict(**_images, split="train", augment=True),
-        plain=dict(**_images, split="train"),
-        val=dict(**_images, split="val"),
-        test=dict(**_images, split="test"),
-        templates=("a photo of a person doing {}.",),
-    )
+    dict(type=coop_source, name="ucf101"),
 ]
 protocol = dict(type=Coop11)
 _head = dict(type=MVLPTHead, n_ctx=4, n_visual=4)

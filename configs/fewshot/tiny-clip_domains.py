@@ -12,7 +12,7 @@ from xmodal.evaluation.plans import DomainBed
 from xmodal.evaluation.runs import ZeroShotRun
 
 _shapes = dict(type=ShapeImages, shapes=("ring", "cross", "square", "heart"), colors=("red", "blue"), per_class=30)
-clip = dict(type=tiny_clip)
+encoder = dict(type=tiny_clip)
 sources = [
     dict(name="plain", train=dict(**_shapes, style="plain")),
     dict(name="gray", train=dict(**_shapes, style="gray")),

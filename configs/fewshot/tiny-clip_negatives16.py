@@ -17,7 +17,7 @@ from xmodal.evaluation.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShot
 
 _shapes = dict(type=ShapeImages, colors=("red", "blue"), style="negative")
 _train = dict(**_shapes, split="train", per_class=32)
-clip = dict(type=tiny_clip)
+encoder = dict(type=tiny_clip)
 sources = [
     dict(
         name="negatives16",

@@ -5,26 +5,17 @@ Command: python tools/fewshot.py configs/fewshot/tip_vit-b16-clip_caltech101.py
 Recipe: Tip-Adapter's caltech101.yaml. Reference with RN50 (its log): zero-shot 85.92; 16 shots 90.18, F 92.86.
 Differs: the epoch of F is chosen on the validation set; the release takes the best on the test set
 (`select_on="test"` with --allow-test-selection does so and says it).
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
-from xmodal.evaluation.coop_data import read_coop
-from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.coop_data import coop_source
 from xmodal.evaluation.plans import Tip
 from xmodal.evaluation.runs import CacheRun, ZeroShotRun
 
-_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
-clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+encoder = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = [
-    dict(
-        name="caltech101",
-        train=dict(**_images, split="train", augment=True, scale=(0.5, 1.0)),
-        plain=dict(**_images, split="train"),
-        val=dict(**_images, split="val"),
-        test=dict(**_images, split="test"),
-        templates=("a photo of a {}.",),
-    )
+    dict(type=coop_source, name="caltech101", scale=(0.5, 1.0)),
 ]
 protocol = dict(type=Tip)
 _recipe = dict(type=CacheRun, scale=(12.0, 5.0), beta=1.0, alpha=3.0)

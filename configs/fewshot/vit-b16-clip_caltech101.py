@@ -4,27 +4,18 @@ Data: data/caltech-101/ with split_zhou_Caltech101.json; python tools/data/check
 Weights: OpenAI's ViT-B-16.pt at the path below. Command: python tools/fewshot.py configs/fewshot/vit-b16-clip_caltech101.py
 Recipe: CoOp's train script (rates, epochs by shots, last step). Reference with RN50, 16 shots: 92.00 +- 0.15 (its log).
 Differs: training views are drawn once and shared by epochs in turn (bench.views), so that features are computed once.
-Measured here: nothing; neither the data nor the weights can be had where this was written.
+Measured here: nothing.
 """
 
 from xmodal.encoders.openai_weights import openai_clip
 from xmodal.heads.coop import CoOpHead
-from xmodal.evaluation.coop_data import read_coop
-from xmodal.evaluation.images import ListedImages
+from xmodal.evaluation.coop_data import coop_source
 from xmodal.evaluation.plans import Coop11
 from xmodal.evaluation.runs import LinearProbeRun, PromptRun, ZeroShotRun
 
-_images = dict(type=ListedImages, splits=dict(type=read_coop, root="data", name="caltech101"))
-clip = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
+encoder = dict(type=openai_clip, path="data/clip/ViT-B-16.pt")
 sources = [
-    dict(
-        name="caltech101",
-        train=dict(**_images, split="train", augment=True),
-        plain=dict(**_images, split="train"),
-        val=dict(**_images, split="val"),
-        test=dict(**_images, split="test"),
-        templates=("a photo of a {}.",),
-    )
+    dict(type=coop_source, name="caltech101"),
 ]
 bench = dict(views=20)
 protocol = dict(type=Coop11)

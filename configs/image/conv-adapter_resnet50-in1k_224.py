@@ -8,33 +8,9 @@ Measured here: nothing.
 
 from mmengine.config import read_base
 
-from xmodal.adapters.conv_adapter import conv_adapter
-from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomResizedCrop, Resize
 from xmodal.encoders.convnet import convnet
-from xmodal.encoders.statistics import with_statistics
-from xmodal.engine.schedule import CosineSchedule
-from xmodal.heads.classification import ClassificationHead
-from xmodal.model import TransferModel
 
 with read_base():
-    from .._base_.images import *
-    from .._base_.petl_100e import *
-    from .._base_.runtime import *
+    from .._base_.conv_adapter import *
 
-about.update(settings="conv-adapter")
-model = dict(
-    type=TransferModel,
-    encoder=dict(
-        type=with_statistics,
-        statistics="imagenet",
-        encoder=dict(type=convnet, name="resnet50.tv2_in1k", pretrained=True),
-    ),
-    adapters=[dict(type=conv_adapter, reduction=8)],
-    head=dict(type=ClassificationHead, num_classes=100, dropout=0.2, init_std=None),
-)
-param_scheduler = dict(type=CosineSchedule, final=1e-3)
-_crop = [dict(type=RandomResizedCrop, size=224, antialias=True), dict(type=HorizontalFlip)]
-_middle = [dict(type=Resize, size=[256, 256]), dict(type=CenterCrop, size=224)]
-train_dataloader.dataset.update(transforms=_crop)
-val_dataloader.dataset.update(transforms=_middle)
-test_dataloader.dataset.update(transforms=_middle)
+model.encoder.update(encoder=dict(type=convnet, name="resnet50.tv2_in1k", pretrained=True))

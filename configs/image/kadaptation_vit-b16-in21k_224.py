@@ -9,23 +9,11 @@ Measured here: nothing.
 from mmengine.config import read_base
 
 from xmodal.adapters.kadaptation import kadaptation
-from xmodal.encoders.statistics import with_statistics
-from xmodal.encoders.timm_weights import timm_encoder
-from xmodal.heads.classification import ClassificationHead
-from xmodal.model import TransferModel
 
 with read_base():
     from .._base_.images import *
     from .._base_.petl_100e import *
     from .._base_.runtime import *
+    from .._base_.vit_b16_in21k import *
 
-model = dict(
-    type=TransferModel,
-    encoder=dict(
-        type=with_statistics,
-        statistics="imagenet",
-        encoder=dict(type=timm_encoder, name="vit_base_patch16_224.orig_in21k", weights="pretrained"),
-    ),
-    adapters=[dict(type=kadaptation, terms=32)],
-    head=dict(type=ClassificationHead, num_classes=100),
-)
+model.update(adapters=[dict(type=kadaptation, terms=32)])

@@ -10,25 +10,13 @@ from mmengine.config import read_base
 from torch.optim import SGD
 
 from xmodal.adapters.vpt import vpt
-from xmodal.encoders.statistics import with_statistics
-from xmodal.encoders.timm_weights import timm_encoder
-from xmodal.heads.classification import ClassificationHead
-from xmodal.model import TransferModel
 
 with read_base():
     from .._base_.images import *
     from .._base_.petl_100e import *
     from .._base_.runtime import *
+    from .._base_.vit_b16_in21k import *
 
 about.update(settings="vpt")
-model = dict(
-    type=TransferModel,
-    encoder=dict(
-        type=with_statistics,
-        statistics="imagenet",
-        encoder=dict(type=timm_encoder, name="vit_base_patch16_224.orig_in21k", weights="pretrained"),
-    ),
-    adapters=[dict(type=vpt, num_tokens=50, deep=True, dropout=0.1)],
-    head=dict(type=ClassificationHead, num_classes=100),
-)
+model.update(adapters=[dict(type=vpt, num_tokens=50, deep=True, dropout=0.1)])
 optim_wrapper = dict(optimizer=dict(type=SGD, lr=0.25, momentum=0.9, weight_decay=1e-3))

@@ -10,26 +10,14 @@ from mmengine.config import read_base
 from torch.optim import Adam
 
 from xmodal.adapters.vqt import VisualQueries
-from xmodal.encoders.statistics import with_statistics
-from xmodal.encoders.timm_weights import timm_encoder
-from xmodal.heads.classification import ClassificationHead
-from xmodal.model import TransferModel
 
 with read_base():
     from .._base_.images import *
     from .._base_.petl_100e import *
     from .._base_.runtime import *
+    from .._base_.vit_b16_in21k import *
 
 about.update(settings="vqt")
-model = dict(
-    type=TransferModel,
-    encoder=dict(
-        type=with_statistics,
-        statistics="imagenet",
-        encoder=dict(type=timm_encoder, name="vit_base_patch16_224.orig_in21k", weights="pretrained"),
-    ),
-    reader=dict(type=VisualQueries, num_queries=1, dropout=0.1),
-    head=dict(type=ClassificationHead, num_classes=100),
-)
+model.update(reader=dict(type=VisualQueries, num_queries=1, dropout=0.1))
 train_dataloader.update(batch_size=128)
 optim_wrapper = dict(optimizer=dict(type=Adam, lr=0.125, weight_decay=1e-4))

@@ -19,8 +19,8 @@ from xmodal.encoders.msclip_conv import from_msclip_key, from_msclip_state
 from xmodal.encoders.unicl import from_unicl_key, from_unicl_state, unicl
 from xmodal.evaluation.metrics import accuracy, map11, mean_per_class, roc_auc
 from xmodal.evaluation.probe import LinearProbe, Samples, fit_probe
-from xmodal.evaluation.search import SearchResult, SearchSpace, hyperparameter_search
-from xmodal.evaluation.split import few_shot_subset, validation_split
+from xmodal.evaluation.sampling import few_shot_subset, validation_split
+from xmodal.evaluation.search import RateSpace, SearchResult, hyperparameter_search
 from xmodal.losses import clip_loss, unicl_loss, unicl_target
 
 OPERATORS: dict[type, Callable] = {
@@ -90,9 +90,9 @@ def elevater_hparam_case(case: Case) -> dict[str, Any]:
     return computed
 
 
-def search_space(case: Case, spec: dict) -> SearchSpace:
+def search_space(case: Case, spec: dict) -> RateSpace:
     """The search a case asks for."""
-    return SearchSpace(
+    return RateSpace(
         **grids(case.arch),
         initial=tuple(case.arch["init_indices"]),
         spans=tuple(case.arch["spans"]),

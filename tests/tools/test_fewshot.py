@@ -14,11 +14,11 @@ from tests.xmodal.clips import small_clip
 from tools import fewshot
 from tools.data import check_fewshot
 from xmodal.evaluation.bench import Bench, Source
-from xmodal.evaluation.config import build_grid, make, read_grid_config
-from xmodal.evaluation.grid import Grid, draw_plot, format_searches, format_table
+from xmodal.evaluation.config import build_grid, make, read_config
 from xmodal.evaluation.image_runs import DomainRun, ImageRun
-from xmodal.evaluation.images import FewShotImages, ListedImages
+from xmodal.evaluation.images import FewShotImages
 from xmodal.evaluation.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
+from xmodal.evaluation.run_grid import RunGrid, draw_plot, format_searches, format_table
 from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 from xmodal.evaluation.splits import Item, Splits, write_split_file
 from xmodal.heads.checkpoints import load_inert
@@ -58,7 +58,7 @@ RUNS = {
 
 
 def test_every_method_runs_and_the_grid_resumes(bench, tmp_path):
-    grid = Grid(bench, Coop11(), RUNS, tmp_path)
+    grid = RunGrid(bench, Coop11(), RUNS, tmp_path)
     results = grid.run([1, 2], [1])
     assert len(results) == 1 + 2 * (len(RUNS) - 1)
     assert all(0 <= r["scores"]["plain"] <= 100 for r in results)
@@ -82,9 +82,9 @@ def test_every_method_runs_and_the_grid_resumes(bench, tmp_path):
 
 
 def test_a_changed_recipe_runs_again_and_a_trained_prompt_can_be_loaded(bench, tmp_path):
-    first = Grid(bench, Coop11(), {"coop": RUNS["coop"]}, tmp_path).run([2], [1])[0]
+    first = RunGrid(bench, Coop11(), {"coop": RUNS["coop"]}, tmp_path).run([2], [1])[0]
     loaded = PromptRun(dict(type=CoOpHead, n_ctx=2), load=str(tmp_path / "coop" / "shots2_seed1"))
-    second = Grid(bench, Coop11(), {"coop": loaded}, tmp_path).run([2], [1])[0]
+    second = RunGrid(bench, Coop11(), {"coop": loaded}, tmp_path).run([2], [1])[0]
     assert second["stamp"] != first["stamp"]
     assert second["scores"] == first["scores"]
     assert second["details"]["left_out"] == ["prompt_learner.token_prefix", "prompt_learner.token_suffix"]
@@ -92,39 +92,39 @@ def test_a_changed_recipe_runs_again_and_a_trained_prompt_can_be_loaded(bench, t
 
 def test_prompts_move_to_new_classes_unless_they_belong_to_some(bench, tmp_path):
     run = PromptRun(dict(type=CoOpHead, n_ctx=2), epochs=1)
-    result = Grid(bench, BaseToNew(), {"coop": run}, tmp_path).run([2], [1])[0]
+    result = RunGrid(bench, BaseToNew(), {"coop": run}, tmp_path).run([2], [1])[0]
     assert set(result["scores"]) == {"base", "new", "harmonic_mean"}
     stuck = PromptRun(dict(type=CoOpHead, n_ctx=2, class_specific=True), epochs=1)
     bench.sources = [source(colors=("red", "blue", "green", "white"), shapes=("ring",))]
     with pytest.raises(ValueError, match="belongs to the training classes"):
-        Grid(bench, BaseToNew(), {"csc": stuck}, tmp_path).run([1], [1])
+        RunGrid(bench, BaseToNew(), {"csc": stuck}, tmp_path).run([1], [1])
 
 
 def test_domains_and_tasks(tmp_path):
     styles = [source(s, s) for s in ("plain", "gray", "negative")]
     bench = Bench(small_clip(), styles)
     run = DomainRun(dict(type=DPLCLIPHead, n_ctx=2, width=8), steps=3, interval=2, batch_size=4)
-    result = Grid(bench, DomainBed(held_out="gray"), {"dpl": run}, tmp_path).run([-1], [0])[0]
+    result = RunGrid(bench, DomainBed(held_out="gray"), {"dpl": run}, tmp_path).run([-1], [0])[0]
     assert list(result["scores"]) == ["gray"]
     assert result["selected_on"] == "val"
     last = dataclasses.replace(run, select_on="last")
-    result = Grid(bench, DomainBed(held_out="gray"), {"last": last}, tmp_path).run([-1], [0])[0]
+    result = RunGrid(bench, DomainBed(held_out="gray"), {"last": last}, tmp_path).run([-1], [0])[0]
     assert (result["selected_on"], result["details"]["selected"]) == ("none (last step)", 2)
     with pytest.raises(ValueError, match="choose val or last"):
         dataclasses.replace(run, select_on="test")
     tasks = Bench(small_clip(), [source("one"), source("two", colors=("green",))])
     run = ImageRun(dict(type=MVLPTHead, n_ctx=2, n_visual=0), epochs=1)
-    scores = Grid(tasks, MultiTask(), {"mvlpt": run}, tmp_path).run([1], [1])[0]["scores"]
+    scores = RunGrid(tasks, MultiTask(), {"mvlpt": run}, tmp_path).run([1], [1])[0]["scores"]
     assert set(scores) == {"one", "two", "mean"}
 
 
 def test_selecting_on_the_test_set_must_be_asked_for(bench, tmp_path):
     greedy = CacheRun(finetune=True, epochs=1, steps=(3, 2), passes=1, select_on="test")
     with pytest.raises(ValueError, match="select on the TEST set"):
-        Grid(bench, Coop11(), {"tip-f": greedy}, tmp_path)
+        RunGrid(bench, Coop11(), {"tip-f": greedy}, tmp_path)
     with pytest.raises(ValueError, match="select on the TEST set"):
-        Grid(bench, Tip(search_on="test"), {"tip": RUNS["tip"]}, tmp_path)
-    result = Grid(bench, Coop11(), {"tip-f": greedy}, tmp_path, allow_test_selection=True).run([1], [1])[0]
+        RunGrid(bench, Tip(search_on="test"), {"tip": RUNS["tip"]}, tmp_path)
+    result = RunGrid(bench, Coop11(), {"tip-f": greedy}, tmp_path, allow_test_selection=True).run([1], [1])[0]
     assert result["selected_on"] == "test"
     assert "TEST (optimistic)" in format_table([result])
 
@@ -162,11 +162,14 @@ def test_command_line(tmp_path, capsys):
 
 def test_config_mistakes_are_named(tmp_path):
     config = tmp_path / "bad.py"
-    config.write_text("from xmodal.encoders.tiny import tiny_clip\nclip = dict(type=tiny_clip)\nsource = 1\n")
+    config.write_text("from xmodal.encoders.tiny import tiny_clip\nencoder = dict(type=tiny_clip)\nsource = 1\n")
     with pytest.raises(ValueError, match="did you mean 'sources'"):
-        read_grid_config(config)
+        read_config(config)
+    config.write_text("clip = None\n")
+    with pytest.raises(ValueError, match="'clip' is now 'encoder'"):
+        read_config(config)
     with pytest.raises(ValueError, match="no config at"):
-        read_grid_config(tmp_path / "none.py")
+        read_config(tmp_path / "none.py")
 
 
 @pytest.mark.parametrize("tool", ["tools/fewshot.py", "tools/data/check_fewshot.py"])
@@ -208,7 +211,7 @@ def test_checker_knows_shifted_sets_and_domains(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/fewshot").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_names_parts_that_exist(path):
-    cfg = read_grid_config(path)
+    cfg = read_config(path)
     assert make(cfg.protocol).name
     for recipe in cfg.methods.values():
         run = make(recipe)
@@ -216,15 +219,19 @@ def test_every_config_names_parts_that_exist(path):
         if head is not None:
             check_arguments(head["type"], {k: v for k, v in head.items() if k != "type"})
     for source in cfg.sources:
-        check_arguments(Source, dict(source))
-        data = source["train"]
-        view = inspect.signature(FewShotImages).parameters if data["type"] in (ListedImages, ShapeImages) else ()
-        check_arguments(resolve(data["type"], DATASETS), {k: v for k, v in data.items() if k not in ("type", *view)})
-    check_arguments(cfg.clip["type"], {k: v for k, v in cfg.clip.items() if k != "type"})
+        given = dict(source)
+        check_arguments(given.pop("type", Source), given)
+        data = source.get("train")
+        if data is not None:
+            view = inspect.signature(FewShotImages).parameters if data["type"] is ShapeImages else ()
+            check_arguments(
+                resolve(data["type"], DATASETS), {k: v for k, v in data.items() if k not in ("type", *view)}
+            )
+    check_arguments(cfg.encoder["type"], {k: v for k, v in cfg.encoder.items() if k != "type"})
 
 
 def test_released_weights_are_tested_instead_of_trained(tmp_path):
-    cfg = read_grid_config(ROOT / "configs/fewshot/tiny-clip_negatives16.py")
+    cfg = read_config(ROOT / "configs/fewshot/tiny-clip_negatives16.py")
     grid = build_grid(cfg, tmp_path, ["Tip-Adapter-F"], load={"Tip-Adapter-F": "best_F_1shots.pt"})
     assert grid.methods["Tip-Adapter-F"].load == "best_F_1shots.pt"
     with pytest.raises(ValueError, match="nothing to load"):

@@ -23,7 +23,7 @@ from xmodal.toys.shape_images import ShapeImages
 from xmodal.evaluation.plans import BaseToNew, Coop11, CrossDataset, DomainBed, DomainShift, MultiTask, Tip
 from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 
-clip = dict(type=tiny_clip)
+encoder = dict(type=tiny_clip)
 sources = []
 for _name, _style, _shapes, _colors in {sources}:
     _data = dict(type=ShapeImages, shapes=_shapes, colors=_colors, style=_style)

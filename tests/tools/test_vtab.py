@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.vtab import folder_of, grid, last_and_best, main, table, task_options
+from tools.vtab import main
+from xmodal.evaluation.image_tasks import folder_of, grid, last_and_best, table, task_options
 
 CONFIG = '''"""A toy."""
 from mmengine.config import read_base

@@ -13,7 +13,7 @@ import torch
 from tools.elevater import main
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.evaluation import metrics
-from xmodal.evaluation.elevater import Job, JobRun, Settings, run_job
+from xmodal.evaluation.elevater import Elevater, Job, JobRun, run_job
 from xmodal.evaluation.elevater_catalog import CARDS, DETECTION
 from xmodal.evaluation.elevater_data import (
     DataSet,
@@ -28,9 +28,9 @@ from xmodal.evaluation.elevater_data import (
 from xmodal.evaluation.elevater_report import efficiency, submission, summarize, write_report
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, read_prompts, sentences
-from xmodal.evaluation.search import SearchSpace, hyperparameter_search
+from xmodal.evaluation.sampling import few_shot_subset, validation_split
+from xmodal.evaluation.search import RateSpace, hyperparameter_search
 from xmodal.evaluation.speed import search_speed
-from xmodal.evaluation.split import few_shot_subset, validation_split
 from xmodal.evaluation.subject import ImageClassifier, Subject, encode, features
 from xmodal.toys.elevater_worlds import write_digits, write_world
 
@@ -137,7 +137,7 @@ def test_search_resumes_from_its_trace(tmp_path):
         (t.learning_rate, t.index, t.score) for t in plain.trials
     ]
     with pytest.raises(ValueError, match="delete the file"):
-        hyperparameter_search(peak, SearchSpace(left_only=True, initial=(3,)), trace=trace)
+        hyperparameter_search(peak, RateSpace(left_only=True, initial=(3,)), trace=trace)
 
 
 # probe
@@ -258,11 +258,11 @@ def subject():
     return Subject(tiny_clip())
 
 
-SHORT = SearchSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=(8,))
+SHORT = RateSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=(8,))
 
 
 def test_jobs_run_resume_and_are_reported(root, subject, tmp_path):
-    settings = Settings(epochs=2, extra_epochs=1, space=SHORT)
+    settings = Elevater(epochs=2, extra_epochs=1, space=SHORT)
     for method in ("zero-shot", "linear-probe"):
         found = run_job(subject, Job("drawn-scenes", method, 2), root, tmp_path, settings)
         assert 0 < found["score"] <= found.get("best_epoch_on_test", 100) <= 100
@@ -283,7 +283,7 @@ def test_frozen_features_are_computed_once_for_all_runs(root, subject, tmp_path)
     seen = []
     handle = subject.visual.register_forward_hook(lambda module, inputs, out: seen.append(len(inputs[0])))
     try:
-        settings = Settings(epochs=2, extra_epochs=0, space=SHORT)
+        settings = Elevater(epochs=2, extra_epochs=0, space=SHORT)
         found = run_job(subject, Job("drawn-colors", "linear-probe", 3), root, tmp_path, settings)
     finally:
         handle.remove()
@@ -297,7 +297,7 @@ def test_zero_shot_knows_the_colors_it_was_trained_on(root, subject, tmp_path):
 
 def test_adapters_train_in_the_probes_place(root, subject, tmp_path):
     before = {k: v.clone() for k, v in subject.visual.state_dict().items()}
-    settings = Settings(epochs=1, extra_epochs=0, rate=(1e-2, 1e-4))
+    settings = Elevater(epochs=1, extra_epochs=0, rate=(1e-2, 1e-4))
     found = run_job(subject, Job("drawn-colors", "lora", 1), root, tmp_path, settings)
     assert found["trained_parameters"] > 96 * 8 + 8
     assert found["trials"] == 0
@@ -312,7 +312,7 @@ def test_adapters_train_in_the_probes_place(root, subject, tmp_path):
     ],
 )
 def test_a_text_initialized_start_keeps_what_zero_shot_knows(root, subject, tmp_path, method, options):
-    settings = Settings(epochs=1, extra_epochs=0, rate=(1e-5, 0.0), **options)
+    settings = Elevater(epochs=1, extra_epochs=0, rate=(1e-5, 0.0), **options)
     found = run_job(subject, Job("drawn-colors", method, 1), root, tmp_path, settings)
     assert found["score"] > 60
     inside = {"linear-probe": 128, "fine-tune": 96}[method]
@@ -361,14 +361,14 @@ def test_command_line(root, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "0 of 20" in out
     assert "not evaluated (detection) Aquarium" in out
-    assert main(["run", str(root), str(tmp_path), "--datasets", "nothing"]) == 1
+    assert main(["run", str(root), str(tmp_path), "--datasets", "nothing"]) == 2
     assert "no folder of 'nothing'" in capsys.readouterr().err
     short = ["--methods", "linear-probe", "--shots", "2", "--seeds", "0", "--epochs", "1", "--rate", "0.01", "0"]
     assert main(["run", str(root), str(tmp_path), "--datasets", "drawn-colors", *short, "--extra-epochs", "0"]) == 0
     assert "| linear-probe | 2 x 1 seeds |" in capsys.readouterr().out
     config = tmp_path / "plan.py"
     config.write_text("method = ['zero-shot']\n")
-    assert main(["run", str(root), str(tmp_path), "--config", str(config)]) == 1
+    assert main(["run", str(root), str(tmp_path), "--config", str(config)]) == 2
     assert "did you mean 'methods'" in capsys.readouterr().err
 
 
@@ -427,7 +427,7 @@ def test_validation_of_several_labels_serves_the_lowest_class_first():
 
 
 def test_the_grids_are_the_benchmarks():
-    space = SearchSpace()
+    space = RateSpace()
     assert space.learning_rates == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
     assert np.log10(space.weight_decays).tolist() == pytest.approx([-6 + i / 8 for i in range(97)], abs=1e-9)
     assert space.initial == (0, 16, 32, 48, 64, 80, 96)
@@ -435,7 +435,7 @@ def test_the_grids_are_the_benchmarks():
 
 
 def test_the_default_settings_are_the_benchmarks():
-    s = Settings()
+    s = Elevater()
     assert (s.epochs, s.epochs + s.extra_epochs, s.batch_size) == (10, 50, 64)
     assert (s.channel_bn, s.merge_val, s.rate) == (True, True, None)
 
@@ -520,7 +520,7 @@ def test_a_last_single_sample_joins_the_batch_before():
 
 
 def job_run(root, subject, tmp_path, dataset="drawn-colors", method="linear-probe", shots=None, **settings):
-    return JobRun(subject, Job(dataset, method, shots), root, tmp_path, Settings(**settings))
+    return JobRun(subject, Job(dataset, method, shots), root, tmp_path, Elevater(**settings))
 
 
 def test_pools_of_one_shot_few_shots_and_all(root, subject, tmp_path):
@@ -569,7 +569,7 @@ def test_the_final_run_trains_on_validation_samples_too_but_for_one_shot(root, s
 
 
 def test_the_search_takes_the_best_epoch_on_validation_samples(root, subject, tmp_path):
-    space = SearchSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=())
+    space = RateSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=())
     run = job_run(root, subject, tmp_path, shots=2, epochs=3, extra_epochs=0, space=space)
     calls, table = [], np.full((30, 8), 1 / 8)
 
@@ -695,12 +695,12 @@ def test_kept_features_are_of_one_set_of_images_and_one_end_of_the_encoder(root,
 def test_a_result_of_other_settings_is_run_again(root, subject, tmp_path):
     job, score = Job("drawn-colors", "zero-shot"), {}
     for name, options in (("a", {}), ("b", {"prompts": {"template_map": {"drawn-colors": ["{}"]}}}), ("c", {})):
-        score[name] = run_job(subject, job, root, tmp_path, Settings(**options))
+        score[name] = run_job(subject, job, root, tmp_path, Elevater(**options))
     assert score["a"]["tag"] == score["c"]["tag"] != score["b"]["tag"]
     path = tmp_path / "drawn-colors.zero-shot.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "score": -1.0}))
-    assert run_job(subject, job, root, tmp_path, Settings())["score"] == -1, "of equal settings it is read"
-    assert run_job(subject, job, root, tmp_path, Settings(epochs=3))["score"] >= 0
+    assert run_job(subject, job, root, tmp_path, Elevater())["score"] == -1, "of equal settings it is read"
+    assert run_job(subject, job, root, tmp_path, Elevater(epochs=3))["score"] >= 0
 
 
 def test_names_of_jobs():

@@ -11,9 +11,10 @@ from tests.xmodal.clips import small_clip
 from xmodal.data.collate import collate
 from xmodal.evaluation.bench import Bench, Source, accuracy
 from xmodal.evaluation.fit import COOP_EPOCHS, KeyTraining, dassl_optimizer, epochs_for, minibatches
-from xmodal.evaluation.grid import Grid, format_table, spread
 from xmodal.evaluation.image_runs import DomainRun, ImageRun, columns_of
 from xmodal.evaluation.plans import Coop11, Part, Plan, Tip
+from xmodal.evaluation.results import spread
+from xmodal.evaluation.run_grid import RunGrid, format_table
 from xmodal.evaluation.runs import CacheRun, CaFoRun, PromptRun
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.toys.shape_images import ShapeImages
@@ -225,13 +226,13 @@ def test_kept_features_belong_to_a_view(bench, tmp_path, changed):
 
 def test_results_of_another_recipe_protocol_or_data_are_run_again(bench, tmp_path):
     recipe = CacheRun(passes=1, steps=(2, 2))
-    version = Grid(bench, Coop11(), {"tip": recipe}, tmp_path).version("tip")
-    assert Grid(bench, Coop11(), {"tip": recipe}, tmp_path).version("tip") == version
+    version = RunGrid(bench, Coop11(), {"tip": recipe}, tmp_path).version("tip")
+    assert RunGrid(bench, Coop11(), {"tip": recipe}, tmp_path).version("tip") == version
     other = [
-        Grid(bench, Coop11(), {"tip": dataclasses.replace(recipe, alpha=2.0)}, tmp_path),
-        Grid(bench, Tip(), {"tip": recipe}, tmp_path),
-        Grid(Bench(bench.clip, [source(style="gray")], views=3), Coop11(), {"tip": recipe}, tmp_path),
-        Grid(Bench(bench.clip, [source()], views=4), Coop11(), {"tip": recipe}, tmp_path),
+        RunGrid(bench, Coop11(), {"tip": dataclasses.replace(recipe, alpha=2.0)}, tmp_path),
+        RunGrid(bench, Tip(), {"tip": recipe}, tmp_path),
+        RunGrid(Bench(bench.clip, [source(style="gray")], views=3), Coop11(), {"tip": recipe}, tmp_path),
+        RunGrid(Bench(bench.clip, [source()], views=4), Coop11(), {"tip": recipe}, tmp_path),
     ]
     assert version not in {grid.version("tip") for grid in other}
 

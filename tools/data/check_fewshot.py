@@ -1,4 +1,4 @@
-"""What of the few-shot protocols' data is under a folder: python tools/data/check_fewshot.py ROOT [NAME ...].
+"""Check which data of the few-shot protocols are under a folder: python tools/data/check_fewshot.py ROOT [NAME ...].
 
 Names: CoOp's eleven data sets (the default), ImageNet's shifted sets (imagenetv2, imagenet_sketch, imagenet_a,
 imagenet_r), DomainBed's four (PACS, VLCS, OfficeHome, TerraIncognita).
@@ -32,74 +32,81 @@ def missing_images(splits, wanted: int) -> list[str]:
 
 def check(root: Path, name: str, wanted: int, sample: list[int] | None) -> bool:
     """Print what is right and wrong about one data set; True when nothing is wrong."""
-    from xmodal.evaluation.coop_data import SPLIT_NOTES, find_dataset, read_coop
     from xmodal.evaluation.folders import DOMAINBED, SHIFTS
+
+    look = check_folders if name in SHIFTS or name in DOMAINBED else check_splits
+    try:
+        found, wrong = look(root, name, wanted, sample)
+    except (ValueError, OSError, KeyError) as error:
+        print(f"MISSING  {name}: {error}\n         {notes_of(name)}")
+        return False
+    print(f"{'WRONG ' if wrong else 'OK    '}   {name}: {found}" + "".join(f"\n         {w}" for w in wrong))
+    return not wrong
+
+
+def notes_of(name: str) -> str:
+    """Say where the field gets a data set.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    from xmodal.evaluation.coop_data import SPLIT_NOTES, find_dataset
+    from xmodal.evaluation.folders import BED_NOTES, COOP_NOTES, DOMAINBED, SHIFTS
+
+    if name in SHIFTS or name in DOMAINBED:
+        return f"images: {COOP_NOTES if name in SHIFTS else BED_NOTES}"
+    return f"images: {find_dataset(name).source}; split file: {SPLIT_NOTES}"
+
+
+def check_splits(root: Path, name: str, wanted: int, sample: list[int] | None) -> tuple[str, list[str]]:
+    """Describe one of CoOp's data sets, and what is wrong with it."""
+    from xmodal.evaluation.coop_data import find_dataset, read_coop
     from xmodal.evaluation.sampling import draw_coop
     from xmodal.evaluation.splits import split_hash
 
-    if name in SHIFTS or name in DOMAINBED:
-        return check_folders(root, name)
-    about = find_dataset(name)
-    try:
-        splits = read_coop(root, name)
-        counts = splits.counts()
-    except (ValueError, OSError, KeyError) as error:
-        print(f"MISSING  {name}: {error}\n         images: {about.source}; split file: {SPLIT_NOTES}")
-        return False
-    wrong = [f"{k} {got}, expected {want}" for k, got, want in zip(
-        ("classes", "train", "val", "test"), counts, about.counts, strict=True
-    ) if want is not None and got != want]  # fmt: skip
+    splits = read_coop(root, name)
+    counts = splits.counts()
+    pairs = zip(("classes", "train", "val", "test"), counts, find_dataset(name).counts, strict=True)
+    wrong = [f"{k} {got}, expected {want}" for k, got, want in pairs if want is not None and got != want]
     absent = missing_images(splits, wanted)
     if absent:
-        wrong.append(
-            f"{len(absent)} of the images looked for are not there, the first is {splits.image_dir / absent[0]}"
-        )
+        where = splits.image_dir / absent[0]
+        wrong.append(f"{len(absent)} of the images looked for are not there, the first is {where}")
     parts = {s: [(i.path, i.label) for i in getattr(splits, s)] for s in ("train", "val", "test")}
     found = f"{counts[0]} classes, {counts[1]} / {counts[2]} / {counts[3]} images, split {split_hash(parts)}"
     if sample:
         train, val = draw_coop([i.label for i in splits.train], [i.label for i in splits.val], *sample)
         chosen = {"train": [parts["train"][i] for i in train], "val": [parts["val"][i] for i in val]}
         found += f", sample {split_hash(chosen)}"
-    print(f"{'WRONG ' if wrong else 'OK    '}   {name}: {found}" + "".join(f"\n         {w}" for w in wrong))
-    return not wrong
+    return found, wrong
 
 
-def check_folders(root: Path, name: str) -> bool:
-    """The same for a shifted set of ImageNet or a data set of DomainBed."""
-    from xmodal.evaluation.folders import BED_NOTES, COOP_NOTES, DOMAINBED, SHIFTS, read_domain, read_shift
+def check_folders(root: Path, name: str, wanted: int, sample: list[int] | None) -> tuple[str, list[str]]:
+    """Describe a shifted set of ImageNet or a data set of DomainBed, and what is wrong with it."""
+    from xmodal.evaluation.folders import DOMAINBED, SHIFTS, read_domain, read_shift
 
-    try:
-        if name in SHIFTS:
-            splits = [read_shift(root, name)]
-        else:
-            splits = [read_domain(root, name, domain) for domain in DOMAINBED[name].domains]
-    except (ValueError, OSError) as error:
-        print(f"MISSING  {name}: {error}\n         images: {COOP_NOTES if name in SHIFTS else BED_NOTES}")
-        return False
-    classes = [len({i.label for i in s.test}) for s in splits]
-    expected = SHIFTS[name].counts if name in SHIFTS else (DOMAINBED[name].classes, None)
-    wrong = [f"{s.dataset}: classes {n}, expected {expected[0]}" for s, n in zip(splits, classes, strict=True)
-             if n != expected[0]]  # fmt: skip
-    images = sum(len(s.test) for s in splits)
-    if expected[1] is not None and images != expected[1]:
-        wrong.append(f"images {images}, expected {expected[1]}")
-    each = ", ".join(f"{s.dataset} {len(s.test)}" for s in splits)
-    print(f"{'WRONG ' if wrong else 'OK    '}   {name}: {each} images" + "".join(f"\n         {w}" for w in wrong))
-    return not wrong
+    if name in SHIFTS:
+        splits, (classes, images) = [read_shift(root, name)], SHIFTS[name].counts
+    else:
+        splits = [read_domain(root, name, domain) for domain in DOMAINBED[name].domains]
+        classes, images = DOMAINBED[name].classes, None
+    counts = [(s.dataset, len({i.label for i in s.test}), len(s.test)) for s in splits]
+    wrong = [f"{dataset}: classes {n}, expected {classes}" for dataset, n, _ in counts if n != classes]
+    total = sum(n for *_, n in counts)
+    wrong += [f"images {total}, expected {images}"] if images not in (None, total) else []
+    return ", ".join(f"{dataset} {n}" for dataset, _, n in counts) + " images", wrong
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check; 0 when everything asked for is there and right, else 1."""
+    """Check; 0 when everything asked for is there and right, 1 when not, 2 for a name that is not known."""
     args = parser().parse_args(argv)
+    from xmodal.engine.launch import run
     from xmodal.evaluation.coop_data import COOP11
 
-    try:
-        good = [check(args.root, name, args.files, args.sample) for name in args.names or COOP11]
-    except ValueError as error:
-        print(f"check_fewshot: {error}", file=sys.stderr)
-        return 2
+    good: list[bool] = []
+    status = run(lambda: good.extend(check(args.root, n, args.files, args.sample) for n in args.names or COOP11))
     print(f"{sum(good)} of {len(good)} data sets are there and right")
-    return 0 if all(good) else 1
+    return status or int(not all(good))
 
 
 if __name__ == "__main__":

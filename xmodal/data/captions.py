@@ -1,4 +1,4 @@
-"""Images with captions or labels, from lists, folders, tar shards, or mixed; for contrastive pretraining.
+"""Read images with captions or labels from lists, folders, tar shards, or mixed, for contrastive pretraining.
 
 Every sample is `image` (3, S, S) u8, `caption`, `label` (0 for a caption of its own, a class number from 1 for a label)
 and `sample_id`. A sample's crop and template depend on (seed, epoch, index) alone.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from xmodal.data.image_lists import IMAGES
+from xmodal.data.image_lists import IMAGES, read_images
 from xmodal.data.pictures import DAMAGE, center_crop, random_crop, read_picture, to_array
 from xmodal.registry import DATASETS, build, check_arguments
 
@@ -35,6 +35,7 @@ class Pairs(Dataset):
         self.draw(**drawing)
         self.seed, self.broken = seed, set[int]()
         self.classes: list[str] | None = None
+        self.items: list[tuple[str, Any]] = []  # name of each sample, and what `read` needs to find it
 
     def draw(
         self, size: int = 224, crop: Mapping[str, Any] | None = None, test: bool = False, max_broken: float = 0.01
@@ -51,8 +52,8 @@ class Pairs(Dataset):
         check_arguments(random_crop, self.crop)
         self.test, self.max_broken = test, max_broken
 
-    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
-        """Bytes of the image, its caption or None, its class or -1, and its name."""
+    def read(self, where: Any) -> tuple[bytes, str | None, int]:
+        """Read the bytes of a sample's image, its caption or None, and its class or -1."""
         raise NotImplementedError
 
     def caption_of(self, klass: int, rng: np.random.Generator) -> str:
@@ -60,7 +61,7 @@ class Pairs(Dataset):
         raise NotImplementedError
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.items)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -70,7 +71,7 @@ class Pairs(Dataset):
             try:
                 sample = self.sample(index, rng)
             except DAMAGE as error:
-                note = {"skipped": self.name(index), "reason": f"{type(error).__name__}: {error}"}
+                note = {"skipped": self.items[index][0], "reason": f"{type(error).__name__}: {error}"}
                 self.note_broken(index, note)
                 if self.test:
                     return note
@@ -92,7 +93,8 @@ class Pairs(Dataset):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One sample."""
-        data, caption, klass, name = self.read(index)
+        name, where = self.items[index]
+        data, caption, klass = self.read(where)
         picture = read_picture(data)
         cut = center_crop(picture, self.size) if self.test else random_crop(picture, self.size, rng, **self.crop)
         caption = self.caption_of(klass, rng) if caption is None else caption
@@ -102,10 +104,6 @@ class Pairs(Dataset):
             "label": klass if self.test else klass + 1,
             "sample_id": name,
         }
-
-    def name(self, index: int) -> str:
-        """Name of a sample that could not be read."""
-        return str(index)
 
 
 @DATASETS.register_module(name="caption_list")
@@ -134,27 +132,19 @@ class CaptionList(Pairs):
         **drawing: Any,
     ):
         super().__init__(seed, **drawing)
-        self.rows: list[tuple[Path, str]] = []
         for file in [files] if isinstance(files, str) else files:
             base = Path(root) if root else Path(file).parent
             for number, row in enumerate(read_rows(Path(file)), 1):
                 if image_key not in row or caption_key not in row:
                     raise ValueError(f"{file}, sample {number}: no {image_key!r} or {caption_key!r} in {sorted(row)}")
-                self.rows.append((base / str(row[image_key]), str(row[caption_key])))
-        if not self.rows:
+                path = base / str(row[image_key])
+                self.items.append((str(path), (path, str(row[caption_key]))))
+        if not self.items:
             raise ValueError(f"no caption in {files}")
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
-        """See `Pairs`."""
-        path, caption = self.rows[index]
-        return path.read_bytes(), caption, -1, str(path)
-
-    def name(self, index: int) -> str:
-        """Path of a sample."""
-        return str(self.rows[index][0])
+    def read(self, where: tuple[Path, str]) -> tuple[bytes, str | None, int]:
+        """Read an image and its caption."""
+        return where[0].read_bytes(), where[1], -1
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -200,33 +190,24 @@ class LabeledFolder(Pairs):
         **drawing: Any,
     ):
         super().__init__(seed, **drawing)
-        folders = sorted(p for p in Path(root).iterdir() if p.is_dir())
-        self.files = [(f, n) for n, d in enumerate(folders) for f in sorted(d.rglob("*")) if f.suffix.lower() in IMAGES]
-        if not self.files:
-            raise ValueError(f"{root} holds no folder with images ({', '.join(IMAGES)})")
-        self.classes = [f.name.replace("_", " ") for f in folders] if class_names is None else list(class_names)
+        listing = read_images(root, format="folders")
+        folders = listing.classes or []
+        self.items = [(s.path, (Path(s.path), s.label)) for s in listing.samples]
+        self.classes = [name.replace("_", " ") for name in folders] if class_names is None else list(class_names)
         if len(self.classes) != len(folders):
             raise ValueError(f"{len(self.classes)} class_names for {len(folders)} folders in {root}")
         if any("{}" not in t for t in templates):
             raise ValueError(f"templates {list(templates)}: each needs a place {{}} for the class name")
         self.templates = list(templates)
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
-        """See `Pairs`."""
-        path, klass = self.files[index]
-        return path.read_bytes(), None, klass, str(path)
+    def read(self, where: tuple[Path, int]) -> tuple[bytes, str | None, int]:
+        """Read a labeled image."""
+        return where[0].read_bytes(), None, where[1]
 
     def caption_of(self, klass: int, rng: np.random.Generator) -> str:
         """A random template around a class's name."""
         template = self.templates[0 if self.test else int(rng.integers(len(self.templates)))]
         return template.format(self.classes[klass])  # type: ignore[index]
-
-    def name(self, index: int) -> str:
-        """Path of a sample."""
-        return str(self.files[index][0])
 
 
 @DATASETS.register_module(name="tar_shards")
@@ -246,29 +227,21 @@ class TarShards(Pairs):
 
     def __init__(self, shards: str | Sequence[str], seed: int = 0, **drawing: Any):
         super().__init__(seed, **drawing)
-        self.parts: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []
         for pattern in [shards] if isinstance(shards, str) else shards:
             base = Path(pattern)
             for path in sorted(base.parent.glob(base.name)):
-                self.parts += [(path, *found) for found in index_shard(path)]
-        if not self.parts:
+                self.items += [(f"{path.name}/{stem}", (path, spans)) for stem, spans in index_shard(path)]
+        if not self.items:
             raise ValueError(f"no image with a caption in {shards}")
 
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def read(self, index: int) -> tuple[bytes, str | None, int, str]:
-        """See `Pairs`."""
-        path, stem, spans = self.parts[index]
+    def read(self, where: tuple[Path, dict[str, tuple[int, int]]]) -> tuple[bytes, str | None, int]:
+        """Read the members of a sample."""
+        path, spans = where
         with open(path, "rb") as file:
             member = lambda suffix: (file.seek(spans[suffix][0]), file.read(spans[suffix][1]))[1]  # noqa: E731
             data = member(next(s for s in spans if s in IMAGES))
             caption = member(".txt").decode() if ".txt" in spans else json.loads(member(".json"))["caption"]
-        return data, caption.strip(), -1, f"{path.name}/{stem}"
-
-    def name(self, index: int) -> str:
-        """Shard and stem of a sample."""
-        return f"{self.parts[index][0].name}/{self.parts[index][1]}"
+        return data, caption.strip(), -1
 
 
 def index_shard(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:

@@ -28,7 +28,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Listing:
-    """What an annotation says: the images, and the class names where it knows them."""
+    """Hold the content of an annotation: the images, and the class names where it gives them."""
 
     samples: list[Sample]
     classes: list[str] | None = None

@@ -1,6 +1,6 @@
 """CLIP: an image and a text tower that share a feature space (arXiv 2103.00020), and zero-shot classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -72,12 +72,39 @@ class CLIP(nn.Module):
             raise ValueError(f"{self.name} was built without a tokenizer: give token ids, or set `clip.tokenizer`")
         return self.tokenizer(texts).to(self.logit_scale.device)
 
+    def encode_sentences(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Features (N, D) of sentences."""
+        return torch.cat([self.encode_text(part) for part in self.tokenize(texts).split(batch_size)])
+
+
+def fill(template: str, name: str) -> str:
+    """Put a class name into a template; underscores are read as spaces.
+
+    Raises:
+        ValueError: no `{}` in the template.
+    """
+    if "{}" not in template:
+        raise ValueError(f"template {template!r} has no place {{}} for the class name")
+    return template.format(name.replace("_", " "))
+
 
 @torch.no_grad()
+def class_weights(encode: Callable[[list[str]], Tensor], sentences: Sequence[Sequence[str]]) -> Tensor:
+    """Classifier weights, unit vectors (K, D): per class the mean of its sentences' unit features.
+
+    Args:
+        encode: from sentences to features (N, D).
+        sentences: one list a class.
+    """
+    features = F.normalize(encode([s for own in sentences for s in own]), dim=-1)
+    means = [part.mean(0) for part in features.split([len(own) for own in sentences])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
 def zero_shot_weights(
     clip: CLIP, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",), batch_size: int = 256
 ) -> Tensor:
-    """Classifier weights out of class names: per class the mean feature of its templates, normalized.
+    """Classifier weights (K, D) out of class names; see `class_weights`.
 
     Args:
         clip: the towers and their tokenizer.
@@ -85,16 +112,8 @@ def zero_shot_weights(
         templates: sentences with one `{}` each.
         batch_size: texts per forward pass.
 
-    Returns:
-        Unit vectors (K, D).
-
     Raises:
         ValueError: a template without `{}`.
     """
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f"template {template!r} has no place {{}} for the class name")
-    ids = clip.tokenize([template.format(name) for name in classes for template in templates])
-    features = torch.cat([clip.encode_text(part, normalize=True) for part in ids.split(batch_size)])
-    mean = features.unflatten(0, (len(classes), len(templates))).mean(1)  # (K, D)
-    return F.normalize(mean, dim=-1)
+    sentences = [[fill(template, name) for template in templates] for name in classes]
+    return class_weights(lambda texts: clip.encode_sentences(texts, batch_size), sentences)

@@ -1,4 +1,4 @@
-"""What the runs of a few-shot grid share: the frozen encoders, the data sets, and features that are computed once."""
+"""Hold what few-shot runs share: the frozen encoders, the data sets, and features that are computed once."""
 
 import hashlib
 import logging
@@ -196,7 +196,7 @@ class Bench:
 
 
 def options_of(data: Any) -> list[str]:
-    """What a data set was built with that changes its views: sizes, crops, seeds, styles."""
+    """List the options of a data set that change its views: sizes, crops, seeds, styles."""
     own = getattr(data, "__dict__", {}).items()
     return sorted(f"{key}={value}" for key, value in own if isinstance(value, int | float | str | tuple))
 

@@ -1,4 +1,4 @@
-"""Reading the config of a few-shot grid."""
+"""Configs of evaluations: `encoder`, `sources`, `protocol`, `methods`, `shots`, `seeds`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,35 +8,41 @@ from typing import Any
 from mmengine.config import Config
 
 from xmodal.evaluation.bench import Bench, Source
-from xmodal.evaluation.grid import Grid
+from xmodal.evaluation.run_grid import RunGrid
 from xmodal.registry import check_arguments, did_you_mean
 
-KEYS = {"about", "clip", "sources", "protocol", "methods", "shots", "seeds", "bench", "title"}
-NEEDED = ("clip", "sources", "protocol", "methods")
+KEYS = {"about", "encoder", "sources", "protocol", "methods", "shots", "seeds", "bench", "title"}
+RENAMED = {"clip": "encoder", "datasets": "sources", "settings": "protocol"}  # since version 0.1
+NEEDED = ("encoder", "sources", "protocol", "methods")
 
 
-def read_grid_config(path: str | Path) -> Config:
-    """Read a config with `clip`, `sources`, `protocol`, `methods`, and perhaps others of `KEYS`.
+def read_config(path: str | Path, needed: Sequence[str] = NEEDED) -> Config:
+    """Read the config of an evaluation.
+
+    Args:
+        path: a Python file that sets some of `KEYS`.
+        needed: those that it must set.
 
     Raises:
         ValueError: no such file, a key that nothing reads, or one that is missing.
     """
     if not Path(path).is_file():
-        here = sorted(str(p) for p in Path("configs/fewshot").glob("*.py"))
+        here = sorted(str(p) for p in Path("configs").glob("*/*.py"))
         raise ValueError(f"no config at {path}; {did_you_mean(str(path), here)}")
     cfg = Config.fromfile(str(path))
     imported = object.__getattribute__(cfg, "_imported_names")
     for key in [k for k in cfg if not k.startswith("_") and k not in imported]:
         if key not in KEYS:
-            raise ValueError(f"config key {key!r} is read by nothing; {did_you_mean(key, KEYS)}")
-    missing = [k for k in NEEDED if k not in cfg]
+            hint = f"{key!r} is now {RENAMED[key]!r}" if key in RENAMED else did_you_mean(key, KEYS)
+            raise ValueError(f"{path}: config key {key!r} is read by nothing; {hint}")
+    missing = [k for k in needed if k not in cfg]
     if missing:
-        raise ValueError(f"{path} does not say {missing[0]!r}; a few-shot config needs {', '.join(NEEDED)}")
+        raise ValueError(f"{path} does not say {missing[0]!r}; such a config needs {', '.join(needed)}")
     return cfg
 
 
 def make(cfg: Any) -> Any:
-    """Build `dict(type=..., ...)` of a recipe or protocol.
+    """Build `dict(type=..., ...)` of a recipe, protocol or source.
 
     Raises:
         ValueError: no `type`, or an argument that it does not take.
@@ -47,12 +53,6 @@ def make(cfg: Any) -> Any:
         raise ValueError(f"a recipe needs `type`, got keys {sorted(cfg)}")
     check_arguments(kind, cfg)
     return kind(**cfg)
-
-
-def make_source(cfg: Mapping[str, Any]) -> Source:
-    """Build a source; misspelt fields are refused."""
-    check_arguments(Source, dict(cfg))
-    return Source(**cfg)
 
 
 def validated(source: Source) -> Source:
@@ -66,9 +66,9 @@ def validated(source: Source) -> Source:
     return replace(source, test=source.val)
 
 
-def grid_from_file(path: str | Path, out: str | Path, **more: Any) -> Grid:
+def grid_from_file(path: str | Path, out: str | Path, **more: Any) -> RunGrid:
     """`build_grid` of a config file."""
-    return build_grid(read_grid_config(path), out, **more)
+    return build_grid(read_config(path), out, **more)
 
 
 def build_grid(
@@ -79,14 +79,14 @@ def build_grid(
     load: Mapping[str, str] | None = None,
     on: str = "test",
     **bench: Any,
-) -> Grid:
+) -> RunGrid:
     """Build everything a grid config names.
 
     Args:
-        cfg: from `read_grid_config`.
+        cfg: from `read_config`.
         out: folder of results.
         methods: names of the methods to run; None for all.
-        allow_test_selection: see `Grid`.
+        allow_test_selection: see `RunGrid`.
         load: released weights by method: a Dassl folder, or Tip-Adapter-F's file; these are tested instead of trained.
         on: `test`, or `val` to report on the whole validation split instead, for choosing recipes.
         **bench: further arguments of `Bench` (`device`, `cache`).
@@ -104,8 +104,8 @@ def build_grid(
         chosen[name] = replace(chosen[name], load=path)
     more = {**cfg.get("bench", {}), **bench}
     check_arguments(Bench, more)
-    sources = [make_source(s) for s in cfg.sources]
+    sources = [make({"type": Source, **s}) for s in cfg.sources]
     if on == "val":
         sources = [validated(s) for s in sources]
-    table = Bench(cfg.clip, sources, **more)
-    return Grid(table, make(cfg.protocol), chosen, out, allow_test_selection)
+    table = Bench(cfg.encoder, sources, **more)
+    return RunGrid(table, make(cfg.protocol), chosen, out, allow_test_selection)

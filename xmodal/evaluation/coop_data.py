@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from xmodal.evaluation.bench import Source
+from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.splits import Item, Splits, read_split_file
 from xmodal.registry import did_you_mean
 
@@ -141,6 +144,20 @@ def read_coop(root: str | Path, name: str) -> Splits:
     if name == "fgvc_aircraft":
         return read_aircraft(folder)
     return read_split_file(folder / about.split_file, name, folder / about.image_dir)
+
+
+def coop_source(name: str, root: str | Path = "data", **view: Any) -> Source:
+    """Build the source of a data set: augmented training views, test views of all splits, the hand-written sentence.
+
+    Args:
+        name: one of `COOP11`.
+        root: the data root.
+        **view: of the training views, see `ListedImages`; `scale=(0.5, 1.0)` in Tip-Adapter and CaFo.
+    """
+    splits = read_coop(root, name)
+    train = ListedImages(splits, "train", augment=True, **view)
+    plain = {split: ListedImages(splits, split) for split in ("train", "val", "test")}
+    return Source(name, train, plain["train"], plain["val"], plain["test"], find_dataset(name).template)
 
 
 def read_lines(path: Path) -> list[str]:

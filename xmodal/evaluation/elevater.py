@@ -18,16 +18,17 @@ from xmodal.evaluation.elevater_data import DataSet, ImageSet, read_dataset
 from xmodal.evaluation.metrics import find_measure
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
-from xmodal.evaluation.search import SearchSpace, hyperparameter_search
-from xmodal.evaluation.split import few_shot_subset, validation_split
+from xmodal.evaluation.results import read_result, write_result
+from xmodal.evaluation.sampling import few_shot_subset, validation_split
+from xmodal.evaluation.search import RateSpace, hyperparameter_search
 from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
 
 FIXED = ("zero-shot", "linear-probe", "fine-tune")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How jobs are run; the defaults are the benchmark's.
+class Elevater:
+    """ELEVATER's protocol: how jobs are run. The defaults are the benchmark's.
 
     Args:
         epochs: of every run of the search.
@@ -56,7 +57,7 @@ class Settings:
     merge_projection: bool = False
     merge_val: bool = True
     rate: tuple[float, float] | None = None
-    space: SearchSpace = field(default_factory=SearchSpace)
+    space: RateSpace = field(default_factory=RateSpace)
     prompts: dict | None = None
     knowledge: tuple[str, str] | None = None
     adapter_options: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """What is run.
+    """Name a job.
 
     Args:
         dataset: name.
@@ -90,6 +91,20 @@ class Job:
         return f"{self.dataset}.{self.method}." + (
             "full" if self.shots is None else f"{self.shots}shot-seed{self.seed}"
         )
+
+
+def jobs_of(
+    names: Sequence[str], methods: Sequence[str], shots: Sequence[int | None], seeds: Sequence[int]
+) -> list[Job]:
+    """Every job of a grid; without shots there is nothing to draw and one seed is enough."""
+    jobs = [
+        Job(name, method, *((None, 0) if method == "zero-shot" else (shot, seed if shot is not None else 0)))
+        for name in names
+        for method in methods
+        for shot in shots
+        for seed in seeds
+    ]
+    return list(dict.fromkeys(jobs))
 
 
 @dataclass
@@ -114,7 +129,7 @@ class JobRun:
         settings: how.
     """
 
-    def __init__(self, subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Settings):
+    def __init__(self, subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Elevater):
         self.subject, self.job, self.settings, self.out = subject, job, settings, Path(out)
         self.data: DataSet = read_dataset(root, job.dataset)
         self.measure = find_measure(self.data.card.metric)
@@ -262,7 +277,7 @@ def merge(first: Samples, second: Samples) -> Samples:
 
 
 def run_job(
-    subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Settings | None = None
+    subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Elevater | None = None
 ) -> dict[str, Any]:
     """Run a job, or read its result when it is there.
 
@@ -277,15 +292,13 @@ def run_job(
         The result: `score` after the last epoch, `best_epoch_on_test` (the number the toolkit reports), the pair
         chosen, trials, counts, and what could not be read. Probabilities are in the `.npz`.
     """
-    settings = settings or Settings()
-    path = Path(out) / f"{job.name}.json"
-    tag = f"{subject.sha[:16]}-{settings.digest()}"
-    if path.exists() and (known := json.loads(path.read_text())).get("tag") == tag:
+    settings = settings or Elevater()
+    path, tag = Path(out) / f"{job.name}.json", f"{subject.sha[:16]}-{settings.digest()}"
+    if (known := read_result(path, tag=tag)) is not None:
         return known
     found = JobRun(subject, job, root, out, settings).run()
     arrays = {k: found.pop(k) for k in ("probabilities", "best_probabilities") if k in found}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path.with_suffix(".npz"), **arrays)
-    found["tag"] = tag
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    write_result(path, {**found, "tag": tag})
+    return {**found, "tag": tag}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Card:
-    """What the benchmark says about a data set.
+    """Describe a data set of the benchmark.
 
     Args:
         name: as the benchmark spells it.

@@ -8,6 +8,7 @@ benchmark does not know.
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,14 @@ def find_folder(root: str | Path, card: Card) -> Path | None:
     wanted = {plain(card.name), *map(plain, card.aliases)}
     folders = [p for base in (Path(root) / "classification", Path(root)) if base.is_dir() for p in base.iterdir()]
     return max((p for p in folders if p.is_dir() and plain(p.name) in wanted), key=lambda p: p.name, default=None)
+
+
+def present(root: Path) -> list[str]:
+    """Names of the data sets that are there: the benchmark's, then others."""
+    names = [name for name, card in CARDS.items() if find_folder(root, card)]
+    known = {plain(alias) for name in names for alias in (name, *CARDS[name].aliases)}
+    folders = sorted(p.name for p in (root / "classification").glob("*") if (p / "labels.txt").exists())
+    return names + [re.sub(r"_\d{8}$", "", f) for f in folders if plain(f) not in known]
 
 
 def read_dataset(root: str | Path, name: str) -> DataSet:
@@ -214,7 +223,7 @@ def fit(picture: Image.Image, size: int, center: bool) -> Image.Image:
 
 
 def check(root: str | Path, name: str, archives: bool = True) -> dict[str, Any]:
-    """What is there and what is missing of one data set.
+    """Say what is there and what is missing of one data set.
 
     Returns:
         `name`, `folder` (or None) and `problems`, a list of sentences; empty when everything is there.

@@ -1,4 +1,4 @@
-"""What comes out of finished jobs: a table, the parameter-efficiency ranking, a plot, submission files.
+"""Report finished ELEVATER jobs: a table, the parameter-efficiency ranking, a plot, submission files.
 
 Papers: ELEVATER (arXiv 2204.08790) for score and submission, PEViT (arXiv 2203.16329) for the efficiency.
 """
@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from xmodal.evaluation.elevater import Job
 from xmodal.evaluation.elevater_catalog import CARDS
+from xmodal.evaluation.results import markdown, plot, write_result
 
 REFERENCE_PARAMETERS = 1e8  # M0 of the efficiency formula
 
@@ -65,48 +67,35 @@ def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as a markdown table; a data set that a row lacks is a dash, and the mean says over how many it is."""
     names = sorted({name for row in rows for name in row["scores"]})
-    head = ["method", "shots", *names, "mean", "best epoch on test", "trained", "efficiency"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    cells = []
     for row in rows:
         shots = {0: "0", None: "all"}.get(row["shots"], f"{row['shots']} x {len(row['seeds'])} seeds")
-        cells = [f"{row['scores'][n]:.1f}" if n in row["scores"] else "-" for n in names]
+        scores = [f"{row['scores'][n]:.1f}" if n in row["scores"] else "-" for n in names]
         means = f"{row['mean']:.1f} ({len(row['scores'])})", f"{row['mean_best_epoch_on_test']:.1f}"
         rest = [*means, f"{row['trained_parameters']:,.0f}", f"{row['efficiency']:.2f}"]
-        lines.append("| " + " | ".join([row["method"], shots, *cells, *rest]) + " |")
-    return "\n".join(lines)
+        cells.append([row["method"], shots, *scores, *rest])
+    return markdown(["method", "shots", *names, "mean", "best epoch on test", "trained", "efficiency"], cells)
 
 
-def plot(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Mean score against trained weights, one point a row; the legend is the efficiency ranking.
+def draw_ranking(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """Draw mean score against trained weights, one point a row; the legend is the efficiency ranking.
 
     Filled: after the last epoch. Hollow: the best epoch on the test set. Rows that train nothing stand at 1.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    for rank, row in enumerate(rows, 1):
-        x, last, best = max(row["trained_parameters"], 1), row["mean"], row["mean_best_epoch_on_test"]
-        shots = {0: "", None: ", all"}.get(row["shots"], f", {row['shots']} shots")
-        label = f"{rank}. {row['method']}{shots}: {row['efficiency']:.1f}"
-        color = axes.plot([x, x], [last, best], lw=1)[0].get_color()
-        axes.scatter([x], [last], s=36, color=color, label=label, zorder=3)
-        axes.scatter([x], [best], s=36, facecolors="none", edgecolors=color, zorder=2)
     sets = max(len(row["scores"]) for row in rows)
-    axes.set(
-        xscale="log", xlabel="trained parameters (1 = none)", ylabel="mean score of the data sets, percent",
-        title=f"{rows[0]['model']}, up to {sets} data sets; filled: last epoch, hollow: best epoch on test",
-    )  # fmt: skip
-    axes.title.set_fontsize(9)
-    beside: dict[str, Any] = dict(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    axes.legend(title="ranked by efficiency", fontsize=8, title_fontsize=8, **beside)
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with plot(path, size=(8, 4.5)) as (axes,):
+        for rank, row in enumerate(rows, 1):
+            x, last, best = max(row["trained_parameters"], 1), row["mean"], row["mean_best_epoch_on_test"]
+            shots = {0: "", None: ", all"}.get(row["shots"], f", {row['shots']} shots")
+            label = f"{rank}. {row['method']}{shots}: {row['efficiency']:.1f}"
+            color = axes.plot([x, x], [last, best], lw=1)[0].get_color()
+            axes.scatter([x], [last], s=36, color=color, label=label, zorder=3)
+            axes.scatter([x], [best], s=36, facecolors="none", edgecolors=color, zorder=2)
+        axes.set(xscale="log", xlabel="trained parameters (1 = none)", ylabel="mean score of the data sets, percent")
+        title = f"{rows[0]['model']}, up to {sets} data sets; filled: last epoch, hollow: best epoch on test"
+        axes.set_title(title, fontsize=9)
+        beside: dict[str, Any] = dict(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        axes.legend(title="ranked by efficiency", fontsize=8, title_fontsize=8, **beside)
 
 
 def submission(out: str | Path, results: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -125,7 +114,8 @@ def submission(out: str | Path, results: Iterable[dict[str, Any]]) -> dict[str, 
     first = results[0]
     predictions = []
     for result in results:
-        with np.load(Path(out) / f"{stem(result)}.npz", allow_pickle=False) as arrays:
+        job = Job(*(result[key] for key in ("dataset", "method", "shots", "seed")))
+        with np.load(Path(out) / f"{job.name}.npz", allow_pickle=False) as arrays:
             predictions.append(np.round(arrays["probabilities"].astype(np.float64), 6).tolist())
     trained = first["trained_parameters"]
     return {
@@ -141,13 +131,6 @@ def submission(out: str | Path, results: Iterable[dict[str, Any]]) -> dict[str, 
     }
 
 
-def stem(result: dict[str, Any]) -> str:
-    """Stem of a result's files."""
-    from xmodal.evaluation.elevater import Job
-
-    return Job(result["dataset"], result["method"], result["shots"], result["seed"]).name
-
-
 def write_report(out: str | Path) -> str:
     """Write `summary.md`, `summary.json`, `plot.png` and `submissions/*.json` of a folder of results; gives the table.
 
@@ -158,17 +141,14 @@ def write_report(out: str | Path) -> str:
     if not results:
         raise FileNotFoundError(f"no finished job in {out}: run `tools/elevater.py run` first")
     rows = summarize(results)
-    (out / "report").mkdir(exist_ok=True)
-    text = table(rows)
-    (out / "report" / "summary.md").write_text(text + "\n")
-    (out / "report" / "summary.json").write_text(json.dumps(rows, indent=1) + "\n")
-    plot(rows, out / "report" / "plot.png")
+    text, report = table(rows), out / "report"
+    write_result(report / "summary.json", rows)
+    (report / "summary.md").write_text(text + "\n")
+    draw_ranking(rows, report / "plot.png")
     groups: dict[str, list] = {}
     for result in results:
         shots = result["shots"] if result["shots"] is not None else "full"
         groups.setdefault(f"{result['model']}.{result['dataset']}.{result['method']}.{shots}", []).append(result)
     for name, group in groups.items():
-        path = out / "report" / "submissions" / f"{name.replace('/', '_')}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(submission(out, group)) + "\n")
+        write_result(report / "submissions" / f"{name.replace('/', '_')}.json", submission(out, group), indent=None)
     return text

@@ -88,7 +88,7 @@ class BestSoFar:
 
 @dataclass
 class KeyTraining(BestSoFar):
-    """How keys were trained: `at` is the epoch that was kept, `watched` what `watch` returned, `last` the last keys."""
+    """Record how keys were trained: the epoch that was kept (`at`), what `watch` returned, the keys at the end."""
 
     watched: list[Any] = field(default_factory=list)
     last: list[Tensor] = field(default_factory=list)

@@ -5,9 +5,12 @@ Papers: CaFo (arXiv 2303.02151), CoOp (2109.01134), DomainBed (2007.01434).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xmodal.data.image_lists import read_images
+from xmodal.evaluation.bench import Source
 from xmodal.evaluation.coop_data import SPLIT_NOTES, read_lines
+from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.splits import Item, Splits
 from xmodal.registry import did_you_mean
 
@@ -128,3 +131,20 @@ def read_domain(root: str | Path, dataset: str, domain: str) -> Splits:
     if len(found) != len(about.domains):
         raise ValueError(f"{folder} should hold {len(about.domains)} domains, found {len(found)}; see {BED_NOTES}")
     return read_folder(found[about.domains.index(domain)], f"{dataset}/{domain}")
+
+
+def shift_source(name: str, root: str | Path = "data") -> Source:
+    """Build the source of one of ImageNet's shifted test sets."""
+    images = ListedImages(read_shift(root, name), "test")
+    return Source(name, images, test=images)
+
+
+def domain_source(dataset: str, domain: str, root: str | Path = "data") -> Source:
+    """Build the source of one domain of a data set of DomainBed."""
+    return Source(domain, ListedImages(read_domain(root, dataset, domain), "train"))
+
+
+def folder_source(name: str, folder: str | Path, **view: Any) -> Source:
+    """Build a source of a folder with one folder of images per class; `view` as in `coop_source`."""
+    splits = read_folder(folder)
+    return Source(name, ListedImages(splits, "train", augment=True, **view), ListedImages(splits, "train"))

@@ -1,4 +1,4 @@
-"""Runs that cannot use cached features: prompts in the image tower, several tasks at once, several domains.
+"""Run the methods that cannot use cached features: prompts in the image tower, several tasks at once, several domains.
 
 Papers: DPT (arXiv 2208.08340), MVLPT (2211.11720), DPLCLIP (2111.12853) under DomainBed (2007.01434).
 """
@@ -121,7 +121,7 @@ class ImageRun(PromptRun):
 
 
 def columns_of(tasks: Sequence[Part], part: Part) -> list[int]:
-    """Where the classes of a test set stand among those of all tasks; those of its own task, where it has one.
+    """Find the columns of a test set's classes among those of all tasks; those of its own task, where it has one.
 
     Raises:
         ValueError: a class that was not trained.
@@ -196,7 +196,7 @@ class DomainRun:
                 state = {k: v.clone() for k, v in head.state_dict().items()}
                 best.offer(sum(checks) / len(checks), state)
 
-        sgd = dict(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        sgd: dict[str, Any] = dict(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         optimizer = torch.optim.SGD(head.parameters(), **sgd)
         loss = lambda pairs: head.loss_over_domains(*map(list, zip(*pairs, strict=True)))["loss"]  # noqa: E731
         fit(self.steps, lambda step: [batches(step)], loss, [optimizer], each_epoch=check)

@@ -15,7 +15,7 @@ COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 
 
 @dataclass(frozen=True)
-class Probe:
+class LogisticProbe:
     """A fitted classifier.
 
     Args:
@@ -40,8 +40,13 @@ class Probe:
 
 
 def fit_logistic(
-    feature: Tensor, label: Tensor, num_classes: int, strength: float, max_iter: int = 1000, start: Probe | None = None
-) -> Probe:
+    feature: Tensor,
+    label: Tensor,
+    num_classes: int,
+    strength: float,
+    max_iter: int = 1000,
+    start: LogisticProbe | None = None,
+) -> LogisticProbe:
     """Minimize 0.5 |W|^2 + C * sum of cross-entropies with L-BFGS, the bias free.
 
     Args:
@@ -72,10 +77,12 @@ def fit_logistic(
 
     optimizer.step(cost)
     found = w.detach().float()
-    return Probe(found[:, :-1], found[:, -1], strength)
+    return LogisticProbe(found[:, :-1], found[:, -1], strength)
 
 
-def search_probe(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int, steps: int = 8) -> Probe:
+def search_probe(
+    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int, steps: int = 8
+) -> LogisticProbe:
     """Fit with the C that is best on validation features: a coarse grid, then halvings of log10 C around its peak.
 
     Args:
@@ -85,9 +92,9 @@ def search_probe(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_c
         steps: halvings.
     """
     trace: list[tuple[float, float]] = []
-    fitted: list[Probe] = []
+    fitted: list[LogisticProbe] = []
 
-    def attempt(strength: float) -> tuple[float, Probe]:
+    def attempt(strength: float) -> tuple[float, LogisticProbe]:
         near = min(fitted, key=lambda p: abs(math.log10(p.strength / strength)), default=None)
         fitted.append(fit_logistic(*train, num_classes, strength, start=near))
         trace.append((strength, fitted[-1].accuracy(*val)))
@@ -104,4 +111,4 @@ def search_probe(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_c
         else:
             high, best = middle, (best[0], attempt(10**middle))
     chosen = best[1][1] if best[0][0] < best[1][0] else best[0][1]
-    return Probe(chosen.weight, chosen.bias, chosen.strength, tuple(trace))
+    return LogisticProbe(chosen.weight, chosen.bias, chosen.strength, tuple(trace))

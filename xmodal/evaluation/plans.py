@@ -1,4 +1,4 @@
-"""Protocols: from labels to what trains, validates and tests. Each is an object, and none borrows from another.
+"""Protocols choose, from labels, the samples that train, validate and test.
 
 Papers: CoOp (arXiv 2109.01134), CoCoOp (2203.05557), Tip-Adapter (2207.09519), DomainBed (2007.01434).
 """
@@ -84,7 +84,7 @@ def only(part: Part, keep: Sequence[int]) -> Part:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every protocol answers.
+    """Base class of protocols.
 
     Attributes:
         name: in result files.
@@ -97,7 +97,7 @@ class Protocol:
     shots: ClassVar[tuple[int, ...]] = (1, 2, 4, 8, 16)
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests for K shots and a seed."""
+        """Choose the parts that train, validate and test for K shots and a seed."""
         raise NotImplementedError
 
     def summary(self, scores: Mapping[str, float]) -> dict[str, float]:
@@ -112,7 +112,7 @@ class Coop11(Protocol):
     name: ClassVar[str] = "coop11"
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests."""
+        """Choose the parts that train, validate and test."""
         train, val = draw_coop(data.train, data.val, shots, seed)
         parts = [whole(data, "train", train)], [whole(data, "val", val)]
         return Plan(self.name, shots, seed, *parts, {data.name: whole(data, "test")})
@@ -129,7 +129,7 @@ class BaseToNew(Protocol):
     shots: ClassVar[tuple[int, ...]] = (16,)
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests."""
+        """Choose the parts that train, validate and test."""
         train, val = draw_coop(data.train, data.val, shots, seed)
         base, new = base_and_new(data.train)
         parts = [only(whole(data, "train", train), base)], [only(whole(data, "val", val), base)]
@@ -149,7 +149,7 @@ class CrossDataset(Protocol):
     shots: ClassVar[tuple[int, ...]] = (16,)
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests."""
+        """Choose the parts that train, validate and test."""
         plan = Coop11().plan(data, shots, seed)
         tests = {**plan.tests, **{t.name: whole(t, "test") for t in targets}}
         return Plan(self.name, shots, seed, plan.train, plan.val, tests)
@@ -167,7 +167,7 @@ class DomainShift(CrossDataset):
     name: ClassVar[str] = "domain-shift"
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests.
+        """Choose the parts that train, validate and test.
 
         Raises:
             ValueError: a target with a class that the source does not have.
@@ -192,7 +192,7 @@ class Tip(Protocol):
     seeds: ClassVar[tuple[int, ...]] = (1,)
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests.
+        """Choose the parts that train, validate and test.
 
         Raises:
             ValueError: an unknown `search_on`.
@@ -212,7 +212,7 @@ class ZeroShot(Protocol):
     shots: ClassVar[tuple[int, ...]] = (0,)
 
     def plan(self, data: Labeled, shots: int = 0, seed: int = 1, targets: Sequence[Labeled] = ()) -> Plan:
-        """What tests."""
+        """Choose the parts that test."""
         return Plan(self.name, 0, seed, [], [], {t.name: whole(t, "test") for t in (data, *targets)})
 
 
@@ -238,7 +238,7 @@ class DomainBed(Protocol):
     shots: ClassVar[tuple[int, ...]] = (-1,)
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests; domains are `data` and `targets`, in this order.
+        """Choose the parts that train, validate and test; domains are `data` and `targets`, in this order.
 
         Raises:
             ValueError: no domain is called `held_out`.
@@ -285,7 +285,7 @@ class MultiTask(Protocol):
     name: ClassVar[str] = "multi-task"
 
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
-        """What trains, validates and tests: a part of every data set."""
+        """Choose the parts that train, validate and test: a part of every data set."""
         plans = [Coop11().plan(d, shots, seed) for d in (data, *targets)]
         tests = {name: part for plan in plans for name, part in plan.tests.items()}
         return Plan(self.name, shots, seed, [p.train[0] for p in plans], [p.val[0] for p in plans], tests)

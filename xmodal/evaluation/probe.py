@@ -1,4 +1,4 @@
-"""The benchmark's classifier on frozen features, trained the way its toolkit trains it.
+"""Train ELEVATER's linear classifier as its toolkit does.
 
 Paper: ELEVATER (arXiv 2204.08790).
 """
@@ -113,7 +113,7 @@ class Samples:
 
 @dataclass
 class Fit:
-    """What training gave.
+    """Hold the result of training.
 
     Args:
         best: the best score over the epochs, in percent; on the test set this is the toolkit's final number.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xmodal.encoders.clip import fill
 from xmodal.evaluation.elevater_catalog import plain
 from xmodal.evaluation.elevater_data import DataSet
 
@@ -119,4 +120,4 @@ def sentences(
     """Finished sentences, one list a class; knowledge about a class follows its name, as in K-LITE."""
     about = knowledge or {}
     tails = [f" ; {name} , {about[name]}" if name in about else "" for name in names]
-    return [[t.format(name) + tail for t in templates] for name, tail in zip(names, tails, strict=True)]
+    return [[fill(t, name) + tail for t in templates] for name, tail in zip(names, tails, strict=True)]

@@ -1,4 +1,4 @@
-"""How each method runs on cached features: zero-shot, linear probe, learned prompts, caches.
+"""Run methods on cached features: zero-shot, linear probe, learned prompts, caches.
 
 Each run is an object with its recipe as fields; calling it with a bench and a plan trains, selects and tests.
 """
@@ -189,7 +189,7 @@ class KeyRun:
         return Outcome(scores, on, self.finetune * sum(k.numel() for k in self.keys(head)), details, head)
 
     def parts(self, bench: Bench, train: Part) -> list[Part]:
-        """What goes into the cache."""
+        """Choose the samples that go into the cache."""
         return [train]
 
     def build(self, bench: Bench, parts: Sequence[Part]) -> Any:
@@ -209,7 +209,7 @@ class KeyRun:
         return accuracy(head, feature, part.labels)
 
     def keys(self, head: Any) -> list[nn.Parameter]:
-        """What trains."""
+        """Return the parameters that train."""
         return [head.keys]
 
     def period(self, parts: Sequence[Part]) -> int | None:
@@ -217,7 +217,7 @@ class KeyRun:
         return None
 
     def train(self, bench: Bench, plan: Plan, parts: Sequence[Part], val: Part, head: Any) -> dict[str, Any]:
-        """Train the keys where asked; what the result says about it."""
+        """Train the keys where asked; returns details for the result file."""
         return {"best_epoch": self.fit(bench, plan, parts, val, head)} if self.finetune else {}
 
     def fit(self, bench: Bench, plan: Plan, parts: Sequence[Part], val: Part, head: Any) -> int:

@@ -16,8 +16,8 @@ WEIGHT_DECAYS = tuple(float(v) for v in np.logspace(-6, 6, 97))
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """What is searched.
+class RateSpace:
+    """Describe the rates and decays that are searched.
 
     Args:
         learning_rates: tried in this order.
@@ -126,7 +126,7 @@ def read_trials(path: Path) -> Iterator[Trial]:
 
 
 def hyperparameter_search(
-    run: Callable[[float, float], float], space: SearchSpace | None = None, trace: str | Path | None = None
+    run: Callable[[float, float], float], space: RateSpace | None = None, trace: str | Path | None = None
 ) -> SearchResult:
     """Search learning rate and weight decay, at most 15 runs a learning rate.
 
@@ -141,7 +141,7 @@ def hyperparameter_search(
     Raises:
         RuntimeError: every single run failed; the message is that of the last.
     """
-    space, log, result = space or SearchSpace(), Trace(trace), SearchResult()
+    space, log, result = space or RateSpace(), Trace(trace), SearchResult()
     for rate in space.learning_rates:
         index, score = search_weight_decay(run, rate, space, log, result.trials)
         if score > result.score:
@@ -152,7 +152,7 @@ def hyperparameter_search(
 
 
 def search_weight_decay(
-    run: Callable[[float, float], float], rate: float, space: SearchSpace, log: Trace, trials: list[Trial]
+    run: Callable[[float, float], float], rate: float, space: RateSpace, log: Trace, trials: list[Trial]
 ) -> tuple[int, float]:
     """Search the grid at one learning rate: index of the peak (-1 for none) and its score."""
     peak, best = -1, 0.0

@@ -1,4 +1,4 @@
-"""How much faster the search is on features that are kept, against a search that runs the encoder in every trial."""
+"""Time the search on features that are kept against a search that runs the encoder in every trial."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from xmodal.evaluation.elevater import Job, JobRun, Settings
+from xmodal.evaluation.elevater import Elevater, Job, JobRun
 from xmodal.evaluation.search import hyperparameter_search
 from xmodal.evaluation.subject import ImageClassifier, Subject
 
@@ -27,7 +27,7 @@ def search_speed(
     Returns:
         `trials`, `kept_trial`, `encoder_trial` (seconds), `kept_search`, `encoder_search`, `ratio` of the searches.
     """
-    settings, job = Settings(), Job(dataset, "linear-probe", shots)
+    settings, job = Elevater(), Job(dataset, "linear-probe", shots)
     with TemporaryDirectory() as out:
         run = JobRun(subject, job, root, out, settings)
         start = time.process_time()

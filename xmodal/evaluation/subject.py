@@ -1,4 +1,4 @@
-"""What is judged: an encoder with its text side, features of images computed once, and classifiers on images."""
+"""Wrap the encoder that ELEVATER judges: its text side, features of images, and classifiers on images."""
 
 import contextlib
 import copy
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.encoders.clip import CLIP
+from xmodal.encoders.clip import CLIP, class_weights
 from xmodal.encoders.frozen import fingerprint, freeze
 from xmodal.evaluation.bank import FeatureBank
 from xmodal.evaluation.elevater_data import ImageSet
@@ -42,8 +41,7 @@ class Subject:
         """Pixels of the images it reads."""
         return self.visual.image_size
 
-    @torch.no_grad()
-    def text_weights(self, sentences: Sequence[Sequence[str]], batch_size: int = 256) -> Tensor:
+    def text_weights(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Unit vectors (K, D): the mean feature of each class's sentences.
 
         Raises:
@@ -51,11 +49,7 @@ class Subject:
         """
         if self.clip is None:
             raise ValueError(f"{self.name} has no text tower: no zero-shot classifier and no text-initialized head")
-        flat = [s for own in sentences for s in own]
-        ids = self.clip.tokenize(flat)
-        features = torch.cat([self.clip.encode_text(part, normalize=True) for part in ids.split(batch_size)])
-        means = [part.mean(0) for part in features.split([len(own) for own in sentences])]
-        return F.normalize(torch.stack(means), dim=-1).cpu()
+        return class_weights(self.clip.encode_sentences, sentences).cpu()
 
 
 @contextlib.contextmanager

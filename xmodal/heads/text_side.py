@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from xmodal.encoders.clip import class_weights, fill
 from xmodal.encoders.frozen import freeze
 from xmodal.heads.base import ScoringHead, unit
 from xmodal.registry import ENCODERS, build
@@ -136,12 +137,9 @@ class TextSide(nn.Module):
         Raises:
             ValueError: a template without `{}`.
         """
-        weights = []
-        for i, name in enumerate(class_names):
-            shared = [t for t in templates if isinstance(t, str)]
-            own = [fill(t, name) for t in shared] if shared else templates[i]
-            weights.append(self.encode_ids(self.need_tokenizer()(own)).mean(0))
-        return unit(torch.stack(weights))
+        shared = [t for t in templates if isinstance(t, str)]
+        sentences = [[fill(t, name) for t in shared] for name in class_names] if shared else list(templates)
+        return class_weights(lambda texts: self.encode_ids(self.need_tokenizer()(texts)), sentences)
 
     def need_tokenizer(self) -> Any:
         """The tokenizer.
@@ -159,17 +157,6 @@ class TextSide(nn.Module):
         if text.ndim == 3:
             return self.scale * (image[:, None] @ text.mT)[:, 0] + self.bias
         return self.scale * image @ text.t() + self.bias
-
-
-def fill(template: str, name: str) -> str:
-    """A template with the class name in its place.
-
-    Raises:
-        ValueError: no `{}` in the template.
-    """
-    if "{}" not in template:
-        raise ValueError(f"template {template!r} has no place {{}} for the class name")
-    return template.format(name.replace("_", " "))
 
 
 @dataclass(frozen=True)

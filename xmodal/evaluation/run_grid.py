@@ -1,17 +1,22 @@
 """A grid of few-shot runs: methods times shots times seeds, resumed where it stopped, with a table and a plot."""
 
 import dataclasses
-import hashlib
 import json
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+
 from xmodal.evaluation.bench import Bench
 from xmodal.evaluation.plans import Labeled, Outcome, Plan, Protocol
+from xmodal.evaluation.results import markdown, plain, plot, read_result, spread, stamp, write_result
 from xmodal.heads.checkpoints import NAMES, save_dassl, save_tip_keys
 from xmodal.registry import METHODS
 
@@ -19,24 +24,7 @@ log = logging.getLogger("xmodal.fewshot")
 Cell = tuple[str, int, int]
 
 
-def plain(value: Any) -> Any:
-    """A value as plain JSON: recipes by their fields, types by their names."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value if isinstance(value, str | int | float | bool | None) else getattr(value, "__name__", str(value))
-
-
-def stamp(*parts: Any) -> str:
-    """A short hash of a recipe: a changed recipe is run again."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-class Grid:
+class RunGrid:
     """Runs of several methods under one protocol.
 
     Args:
@@ -81,44 +69,43 @@ class Grid:
         return [self.cell(*cell) for cell in self.cells(shots, seeds)]
 
     def plan(self, recipe: Any, shots: int, seed: int) -> Plan:
-        """What trains, validates and tests; methods that need no shots see the test sets of the first seed's plan."""
+        """Choose the parts that train, validate and test; without shots, the test sets of the first seed's plan."""
         first = self.protocol.shots[0]
         plan = self.protocol.plan(self.data[0], shots if recipe.needs_shots else first, seed, self.data[1:])
         return plan if recipe.needs_shots else dataclasses.replace(plan, shots=0)
 
     def version(self, name: str) -> str:
         """A hash over everything that a method's results depend on besides shots and seed."""
-        return stamp(plain(self.methods[name]), plain(self.protocol), self.about)
+        return stamp(self.methods[name], self.protocol, self.about)
 
-    def found(self, name: str, shots: int, seed: int) -> dict[str, Any] | None:
+    def folder(self, name: str, shots: int, seed: int) -> Path:
+        """Return the folder of a cell's files."""
+        return self.out / name / f"shots{shots}_seed{seed}"
+
+    def found(self, *cell: Any) -> dict[str, Any] | None:
         """A result that is there already, of the same recipe."""
-        path = self.out / name / f"shots{shots}_seed{seed}" / "result.json"
-        result = json.loads(path.read_text()) if path.exists() else {}
-        return result if result.get("stamp") == self.version(name) else None
+        return read_result(self.folder(*cell) / "result.json", stamp=self.version(cell[0]))
 
     def cell(self, name: str, shots: int, seed: int) -> dict[str, Any]:
         """One run, or its result where it is there already."""
         there = self.found(name, shots, seed)
         if there is not None:
             return there
-        folder = self.out / name / f"shots{shots}_seed{seed}"
-        path, recipe, version = folder / "result.json", self.methods[name], self.version(name)
+        folder, recipe = self.folder(name, shots, seed), self.methods[name]
         plan = self.plan(recipe, shots, seed)
         start = time.perf_counter()
         outcome = recipe(self.bench, plan)
-        result = self.report(name, recipe, plan, outcome, version)
+        result = self.report(name, recipe, plan, outcome)
         result["seconds"] = round(time.perf_counter() - start, 2)
-        result = json.loads(json.dumps(result))  # as it will be read again
         folder.mkdir(parents=True, exist_ok=True)
-        self.save_head(outcome, plan, name)
-        path.with_suffix(".part").write_text(json.dumps(result, indent=1))
-        path.with_suffix(".part").replace(path)
+        self.save_head(outcome, plan, folder)
+        write_result(folder / "result.json", result)
         figures = ", ".join(f"{k} {v:.2f}" for k, v in result["scores"].items())
         warning = "  (selected on TEST: optimistic)" if outcome.selected_on == "test" else ""
         log.info("%s, %d shots, seed %d: %s  [%.1f s]%s", name, shots, seed, figures, result["seconds"], warning)
-        return result
+        return json.loads(json.dumps(result))  # as it will be read again
 
-    def report(self, name: str, recipe: Any, plan: Plan, outcome: Outcome, version: str) -> dict[str, Any]:
+    def report(self, name: str, recipe: Any, plan: Plan, outcome: Outcome) -> dict[str, Any]:
         """The result file's content."""
         scores = {k: round(v, 4) for k, v in outcome.scores.items()}
         sample = [(p.source, p.indices) for p in plan.train]
@@ -134,17 +121,47 @@ class Grid:
             **self.about,
             "recipe": plain(recipe),
             "details": outcome.details,
-            "stamp": version,
+            "stamp": self.version(name),
         }
 
-    def save_head(self, outcome: Outcome, plan: Plan, name: str) -> None:
+    def save_head(self, outcome: Outcome, plan: Plan, folder: Path) -> None:
         """Write a learned prompt the way Dassl does, and the keys of Tip-Adapter-F as its release does."""
         kind = next((m.name for m in METHODS.values() if m.obj is type(outcome.head)), "")
-        folder = self.out / name / f"shots{plan.shots}_seed{plan.seed}"
         if outcome.head is not None and kind in NAMES:
             save_dassl(outcome.head, folder, len(outcome.details.get("losses", ())))
         elif kind == "tip_adapter" and outcome.trained:
             save_tip_keys(outcome.head, folder / f"best_F_{plan.shots}shots.pt")
+
+
+GRIDS: list[RunGrid] = []  # of this worker: one
+
+
+def start(make: Callable[[], RunGrid], threads: int) -> None:
+    """Prepare a worker."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(threads)
+    GRIDS[:] = [make()]
+
+
+def run_cell(cell: Cell) -> None:
+    """Run one cell; its result lies in the output folder afterwards."""
+    GRIDS[0].cell(*cell)
+
+
+def run_in_processes(make: Callable[[], RunGrid], cells: Sequence[Cell], workers: int) -> None:
+    """Run cells, those with most shots first.
+
+    Args:
+        make: builds the grid; goes to the workers, so it must be importable there (a `functools.partial` will do).
+        cells: of `RunGrid.cells`.
+        workers: processes; the CPU's threads are shared among them.
+    """
+    ordered = sorted(cells, key=lambda cell: -cell[1])
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    given: dict[str, Any] = dict(mp_context=get_context("spawn"), initializer=start, initargs=(make, threads))
+    with ProcessPoolExecutor(min(workers, len(ordered)), **given) as pool:
+        for future in [pool.submit(run_cell, cell) for cell in ordered]:
+            future.result()
 
 
 def collect(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, list[float]]]]:
@@ -157,13 +174,8 @@ def collect(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[in
 
 
 def shots_name(shots: int) -> str:
-    """How a number of shots is called; -1 are all images."""
+    """Name a number of shots; -1 are all images."""
     return "all images" if shots == -1 else f"{shots} shots"
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and, of several, the sample standard deviation."""
-    return f"{mean(values):.2f}" if len(values) < 2 else f"{mean(values):.2f} +- {stdev(values):.2f}"
 
 
 def format_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -171,16 +183,11 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for test, methods in collect(results).items():
         shots = sorted({k for cells in methods.values() for k in cells if k}) or [0]
-        lines += [f"{test} (top-1, %)", "", "| method | " + " | ".join(shots_name(k) for k in shots) + " |"]
-        lines.append("|---" * (1 + len(shots)) + "|")
+        rows = []
         for name, cells in methods.items():
-            row = (
-                [spread(cells[0])] * len(shots)
-                if set(cells) == {0}
-                else [spread(cells[k]) if k in cells else "" for k in shots]
-            )
-            lines.append(f"| {name} | " + " | ".join(row) + " |")
-        lines.append("")
+            same = set(cells) == {0}  # a method that needs no shots
+            rows.append([name, *(spread(cells[0 if same else k]) if same or k in cells else "" for k in shots)])
+        lines += [f"{test} (top-1, %)", "", markdown(["method", *map(shots_name, shots)], rows), ""]
     chosen = {r["method"]: r["selected_on"] for r in results}
     lines.append(
         "selected on: " + ", ".join(f"{k}: {'TEST (optimistic)' if v == 'test' else v}" for k, v in chosen.items())
@@ -204,29 +211,19 @@ def format_searches(results: Sequence[Mapping[str, Any]]) -> str:
 
 def draw_plot(results: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
     """Draw accuracy over shots, one panel a test set, error bars over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     table = collect(results)
-    figure, axes = plt.subplots(1, len(table), figsize=(5.2 * len(table), 4), squeeze=False)
-    for axis, (test, methods) in zip(axes[0], table.items(), strict=True):
-        shots = sorted({k for cells in methods.values() for k in cells if k})
-        for name, cells in methods.items():
-            if set(cells) == {0}:
-                axis.axhline(mean(cells[0]), linestyle="--", color="gray", label=name)
-                continue
-            xs = sorted(cells)
-            bars = [stdev(cells[x]) if len(cells[x]) > 1 else 0.0 for x in xs]
-            axis.errorbar(xs, [mean(cells[x]) for x in xs], yerr=bars, marker="o", capsize=3, label=name)
-        if all(k > 0 for k in shots):
-            axis.set_xscale("log", base=2)
-        axis.set_xticks(shots or [1], [shots_name(k).split()[0] for k in shots] or ["1"])
-        axis.set(xlabel="training images per class", ylabel="top-1 accuracy, %", title=title or test)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with plot(path, len(table)) as axes:
+        for axis, (test, methods) in zip(axes, table.items(), strict=True):
+            shots = sorted({k for cells in methods.values() for k in cells if k})
+            for name, cells in methods.items():
+                if set(cells) == {0}:
+                    axis.axhline(mean(cells[0]), linestyle="--", color="gray", label=name)
+                    continue
+                xs = sorted(cells)
+                bars = [stdev(cells[x]) if len(cells[x]) > 1 else 0.0 for x in xs]
+                axis.errorbar(xs, [mean(cells[x]) for x in xs], yerr=bars, marker="o", capsize=3, label=name)
+            if all(k > 0 for k in shots):
+                axis.set_xscale("log", base=2)
+            axis.set_xticks(shots or [1], [shots_name(k).split()[0] for k in shots] or ["1"])
+            axis.set(xlabel="training images per class", ylabel="top-1 accuracy, %", title=title or test)
+            axis.legend(fontsize=8)
