@@ -54,7 +54,7 @@ def plain_state(encoder, head) -> dict:
     """Weights under timm's names, the classifier included where timm has a place for it."""
     from torch import nn
 
-    from xmodal.encoders.weights import to_timm_state
+    from xmodal.encoders.keys import to_timm_state
 
     body = getattr(encoder, "body", None)
     if body is not None:

@@ -214,7 +214,7 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
         return copy.deepcopy(model), None
     kind = type(model).__module__
     if kind.startswith("timm.models.vision_transformer"):
-        from xmodal.encoders.weights import from_timm
+        from xmodal.encoders.timm_weights import from_timm
 
         return from_timm(model), copy.deepcopy(model.head)
     if kind.startswith("open_clip"):
@@ -239,8 +239,8 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
 def from_clip(visual: Any) -> Encoder:
     """The image tower `visual` of an open_clip model."""
     from xmodal.encoders.convnet import ConvNet
+    from xmodal.encoders.keys import from_clip_visual_state
     from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
-    from xmodal.encoders.weights import from_clip_visual_state
 
     mean, std = getattr(visual, "image_mean", None) or CLIP_MEAN, getattr(visual, "image_std", None) or CLIP_STD
     kind = type(visual).__name__

@@ -13,12 +13,12 @@ import torch
 from tests.xmodal.clips import small_clip
 from tools import fewshot
 from tools.data import check_fewshot
-from xmodal.heads.checkpoints import load_inert
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
+from xmodal.official.prompts import load_inert
 from xmodal.protocols.bench import Bench, Source
 from xmodal.protocols.config import build_grid, make, read_grid_config
 from xmodal.protocols.grid import Grid, draw_plot, format_searches, format_table

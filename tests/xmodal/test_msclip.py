@@ -8,15 +8,15 @@ import torch
 from tests.parity.__main__ import CASES
 from tests.parity.core import Case
 from tests.xmodal.adapters import plain
-from xmodal.convert import find_converter
-from xmodal.encoders import contrastive_names
 from xmodal.encoders.frozen import count
 from xmodal.encoders.msclip import MSCLIP, default_strides
 from xmodal.encoders.msclip_conv import LateralAdapter, LateralGrid
 from xmodal.encoders.swin import SwinEncoder
-from xmodal.encoders.unicl import from_unicl_key, unicl
+from xmodal.encoders.unicl import unicl
 from xmodal.losses import clip_loss
 from xmodal.model import TransferModel
+from xmodal.official import contrastive
+from xmodal.official.names import find_converter
 
 SMALL = dict(depth=4, dim=32, num_heads=2, out_dim=16, vocab_size=40, context_length=8, image_size=32, patch_size=8)
 LATERAL = dict(lateral_layers=(1, 2, 3), branch_blocks=(0, 1, 1), branch_dims=(8, 16, 32), lateral_strides=(4, 2, 1))
@@ -125,21 +125,22 @@ def test_released_checkpoints_go_in_and_out(stem, sign):
     back = converter.to_official(ours)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], v) for k, v in state.items())
-    with pytest.raises(ValueError, match="no weights of"):
+    with pytest.raises(ValueError, match=r"no weights of|no rule renames"):
         converter.to_official({"head.fc.weight": torch.zeros(1)})
-    others = [c for c in (contrastive_names.UNICL, contrastive_names.MSCLIP_RELEASED) if c is not converter]
-    with pytest.raises(ValueError, match=r"no weights of|no name for|unknown weight"):
+    others = [c for c in (contrastive.UNICL, contrastive.MSCLIP_RELEASED) if c is not converter]
+    with pytest.raises(ValueError, match=r"no weights of|no rule renames"):
         others[0].to_official(ours)
 
 
 def test_old_unicl_checkpoints_keep_their_text_weights():
-    wanted = "text.blocks.3.attn.proj.weight"
+    wanted = "clip.text.blocks.3.attn.proj.weight"
     for prefix in ("text_encoder", "lang_encoder", "text"):
-        assert from_unicl_key(f"{prefix}.resblocks.3.attn.out_proj.weight") == wanted
-    assert from_unicl_key("image_encoder.layers.0.downsample.norm.bias") == "visual.stages.1.downsample.norm.bias"
-    assert from_unicl_key("image_encoder.layers.0.blocks.1.attn.relative_position_index") is None
-    with pytest.raises(ValueError, match="no weight of UniCL"):
-        from_unicl_key("backbone.conv.weight")
+        assert contrastive.UNICL.ours(f"{prefix}.resblocks.3.attn.out_proj.weight") == wanted
+    key = contrastive.UNICL.ours("image_encoder.layers.0.downsample.norm.bias")
+    assert key == "clip.visual.stages.1.downsample.norm.bias"
+    assert contrastive.UNICL.plain({"image_encoder.layers.0.blocks.1.attn.relative_position_index": 0}) == {}
+    with pytest.raises(ValueError, match="no rule renames"):
+        contrastive.UNICL.ours("backbone.conv.weight")
 
 
 @pytest.mark.parametrize("doubled", [True, False])

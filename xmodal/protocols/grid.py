@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from xmodal.heads.checkpoints import NAMES, save_dassl, save_tip_keys
+from xmodal.official.prompts import NAMES, save_dassl, save_tip_keys
 from xmodal.protocols.bench import Bench
 from xmodal.protocols.outcome import Outcome
 from xmodal.protocols.plans import Labeled, Plan, Protocol

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.collate import collate
-from xmodal.heads.checkpoints import load_dassl
 from xmodal.heads.mvlpt import average_states
+from xmodal.official.prompts import load_dassl
 from xmodal.prompted import PromptedModel
 from xmodal.protocols.bench import Bench
 from xmodal.protocols.outcome import (

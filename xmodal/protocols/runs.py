@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from xmodal.heads.cache import SearchResult, build_cache
 from xmodal.heads.cafo import CaFoHead, read_sentences
-from xmodal.heads.checkpoints import load_dassl, load_tip_keys
 from xmodal.heads.key_training import fit_keys
 from xmodal.heads.linear_probe import search_probe
 from xmodal.heads.text_side import TextSide
 from xmodal.heads.tip_adapter import TipAdapterHead
 from xmodal.heads.zero_shot import ZeroShotHead
+from xmodal.official.prompts import load_dassl, load_tip_keys
 from xmodal.protocols.bench import Bench
 from xmodal.protocols.outcome import (
     COOP_EPOCHS,
