@@ -18,12 +18,6 @@ from xmodal.registry import ENCODERS, HEADS, MODELS, READERS, build
 CACHED = "cached/"
 
 
-def parameters_of(owner: nn.Module, name: str) -> list[nn.Parameter]:
-    """The weights of a submodule that may not be there."""
-    part = getattr(owner, name, None)
-    return list(part.parameters()) if isinstance(part, nn.Module) else []
-
-
 class EncoderModel(FrozenTower, BaseModel):
     """Base of models of images and clips: a frozen encoder with adapters, a reader and a head.
 
@@ -67,7 +61,7 @@ class EncoderModel(FrozenTower, BaseModel):
         encoder.recompute = recompute
         self.trunk_dtype = trunk_dtype
         if trunk_dtype is not None:
-            hold_frozen_in(getattr(encoder, "blocks", encoder), trunk_dtype)
+            hold_frozen_in(nn.ModuleList(encoder.blocks), trunk_dtype)
         self._still_dead_parts()
         if compile_blocks:
             for block in encoder.blocks:
@@ -177,7 +171,7 @@ class TransferModel(EncoderModel):
         """
         blocks = list(self.encoder.blocks)
         inside = {id(p) for block in blocks for p in block.parameters()}
-        behind = {id(p) for name in ("norm", "fc_norm", "attn_pool", "proj") for p in parameters_of(self.encoder, name)}
+        behind = {id(p) for module in self.encoder.behind_blocks() for p in module.parameters()}
         if any(p.requires_grad and id(p) not in inside | behind for p in self.encoder.parameters()):
             raise ValueError(
                 "something in front of the first block trains (prompts, positions): there is nothing to cache"

@@ -55,7 +55,7 @@ class PooledReader(Reader):
 
     def __init__(self, encoder: Encoder):
         super().__init__()
-        self.reads = "prefix" if getattr(encoder, "pool_type", "") == "token" else "all"
+        self.reads = "prefix" if encoder.pool_type == "token" else "all"
         self.out_dim = encoder.out_dim
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Tensor:
