@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ class Grid:
         h: patch rows of a frame.
         w: patch columns of a frame.
         prefix: class and register tokens in front of the patches. Prompt tokens of adapters stand behind them.
+        maps: feature maps of the same images that a tower fuses into its tokens between blocks (MS-CLIP).
     """
 
     t: int
     h: int
     w: int
     prefix: int = 1
+    maps: tuple[Tensor, ...] = field(default=(), compare=False)
 
     @property
     def num_patches(self) -> int:

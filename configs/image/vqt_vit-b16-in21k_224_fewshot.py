@@ -8,7 +8,7 @@ Measured here: nothing; neither the data nor the encoder's weights are on the ma
 from mmengine.config import read_base
 from torch.optim import Adam
 
-from xmodal.adapters.vqt import VisualQueries
+from xmodal.vqt import VisualQueries
 from xmodal.encoders.statistics import with_statistics
 from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.heads.classification import ClassificationHead

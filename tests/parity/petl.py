@@ -15,13 +15,13 @@ from xmodal.adapters.kadaptation import kadaptation
 from xmodal.adapters.noah import choose_subnet, noah, searched_params
 from xmodal.adapters.ssf import ssf
 from xmodal.adapters.vpt import vpt
-from xmodal.adapters.vqt import VisualQueries
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.merge import merge_adapters
 from xmodal.official.adapters import CONVPASS, FACT, KADAPTATION, NOAH, SSF, VPT, VQT
 from xmodal.official.names import Converter, Pairs, pattern_of, rename_key
+from xmodal.vqt import VisualQueries
 
 
 def find(tree: Any, *keys: str, default: Any = None) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.petl import find, image_of, place_bypasses, run, split
 from xmodal.adapters.conv_adapter import SCHEMES, conv_adapter, place_beside, place_further
-from xmodal.encoders.convblocks import AttentionPool, blocks_of, sited
+from xmodal.encoders.convblocks import ClipAttentionPool, blocks_of, sited
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.frozen import freeze
 from xmodal.official.adapters import CONV_ADAPTERS, CONVPASS_SWIN
@@ -161,7 +161,7 @@ def pooled(case: Case, state: Mapping[str, Tensor], x: Tensor, tensors: dict[str
     body = nn.Sequential()
     body.attnpool = clip_resnet.AttentionPool2d(x.shape[-1], dim, find(case.arch, "heads", "num_heads"), outs)
     load_mapped(body.attnpool, base)
-    freeze(body).attnpool.__class__ = AttentionPool
+    freeze(body).attnpool.__class__ = ClipAttentionPool
     body.attnpool.add_sites()
     adapter = place_further(body, "attnpool", "conv_parallel", find(case.arch, "gamma", "g"), "conv_adapter")
     for name, parameter in adapter.named_parameters():

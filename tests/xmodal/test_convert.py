@@ -8,9 +8,9 @@ import torch
 import video.checkpoints  # noqa: F401  (registers its converters)
 import xmodal.official.adapters  # noqa: F401
 from tests.xmodal.adapters.towers import build, convnext, resnet, swin, vit
-from xmodal.adapters.vqt import VisualQueries
 from xmodal.official.names import CONVERTERS, Converter, find_converter, read_official, rename, rename_key
 from xmodal.registry import ADAPTERS, load_catalog
+from xmodal.vqt import VisualQueries
 
 load_catalog()
 

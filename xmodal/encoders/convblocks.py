@@ -89,7 +89,7 @@ class Sited:
         raise NotImplementedError
 
 
-class Bottleneck(Sited, resnet.Bottleneck):
+class ResNetBottleneck(Sited, resnet.Bottleneck):
     """ResNet and ResNeXt (v1.5: the stride is that of the 3x3 convolution)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class ClipBottleneck(Sited, clip_resnet.Bottleneck):
         return Sizes(self.conv1.in_channels if site == "residual" else outs, outs, 3, self.stride)
 
 
-class AttentionPool(clip_resnet.AttentionPool2d):
+class ClipAttentionPool(clip_resnet.AttentionPool2d):
     """CLIP's attention pooling with a site: x is the token of the mean, y what is pooled."""
 
     def add_sites(self) -> None:
@@ -305,10 +305,10 @@ class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {
-    resnet.Bottleneck: Bottleneck,
+    resnet.Bottleneck: ResNetBottleneck,
     resnet.BasicBlock: BasicBlock,
     clip_resnet.Bottleneck: ClipBottleneck,
-    clip_resnet.AttentionPool2d: AttentionPool,
+    clip_resnet.AttentionPool2d: ClipAttentionPool,
     resnetv2.PreActBottleneck: PreActBottleneck,
     convnext.ConvNeXtBlock: ConvNeXtBlock,
     efficientnet.InvertedResidual: InvertedResidual,

@@ -11,7 +11,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from xmodal.encoders.convblocks import AttentionPool, Conv2d, blocks_of, sited
+from xmodal.encoders.convblocks import ClipAttentionPool, Conv2d, blocks_of, sited
 from xmodal.encoders.keys import base_state
 from xmodal.encoders.sites import Pointwise
 from xmodal.registry import ENCODERS
@@ -70,7 +70,7 @@ class ConvNet(Encoder):
         return [
             (self.body, name)
             for name, m in self.body.named_modules()
-            if isinstance(m, AttentionPool) or (isinstance(m, Conv2d) and ".downsample." in name)
+            if isinstance(m, ClipAttentionPool) or (isinstance(m, Conv2d) and ".downsample." in name)
         ]
 
     def train(self, mode: bool = True) -> "ConvNet":

@@ -5,20 +5,12 @@ Paper: arXiv 2207.12661.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.sites import LayerNorm
 from xmodal.structures import Grid
-
-
-@dataclass(frozen=True)
-class LateralGrid(Grid):
-    """A grid that brings the features of the parallel branch along, one map (B, C, h, w) a stage."""
-
-    features: tuple[Tensor, ...] = ()
 
 
 def conv_norm(cin: int, cout: int, kernel: int, stride: int = 1, eps: float = 1e-5, **options: int) -> nn.Sequential:
@@ -42,7 +34,7 @@ class ResidualConv(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class Bottleneck(nn.Module):
+class BranchBlock(nn.Module):
     """ReLU(1x1, 3x3, 1x1 at half the width + shortcut), BatchNorm eps 1e-6."""
 
     def __init__(self, cin: int, cout: int, stride: int):
@@ -120,7 +112,7 @@ class ParallelBranch(nn.Module):
             self.stages.append(
                 nn.Sequential(
                     *(
-                        Bottleneck(dims[i] if j else dims[i - 1], dims[i], 1 if j else steps[i])
+                        BranchBlock(dims[i] if j else dims[i - 1], dims[i], 1 if j else steps[i])
                         for j in range(blocks[i])
                     )
                 )

@@ -197,7 +197,12 @@ class VisionTransformer(Encoder):
         for i, block in list(enumerate(self.blocks))[start:stop]:
             rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
             recompute = self.recompute is True or i < int(self.recompute)
+            tokens = self.before_block(i, tokens, grid)
             tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, recompute)
+        return tokens
+
+    def before_block(self, index: int, tokens: Tensor, grid: Grid | None) -> Tensor:
+        """Change the tokens in front of block `index`; nothing, in a plain tower."""
         return tokens
 
     def behind_blocks(self) -> list[nn.Module]:
