@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from xmodal.encoders.frozen import freeze, hold_frozen_in
 from xmodal.encoders.sites import placed
-from xmodal.encoders.taps import Taps
 from xmodal.frozen_tower import FrozenTower
 from xmodal.preprocessor import Preprocessor
 from xmodal.readers import PooledReader, Reader
@@ -96,7 +95,7 @@ class EncoderModel(FrozenTower, BaseModel):
             ValueError: nothing the encoder can embed.
         """
         tokens, grid = self.embed(**inputs)
-        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        taps = self.reader.listen()
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader(tokens, grid, self.encoder, taps)
 
@@ -190,7 +189,7 @@ class TransferModel(EncoderModel):
         stop = self.boundary()
         if stop < len(self.encoder.blocks):
             return {"stream": self.encoder.forward_blocks(tokens, grid, stop=stop)}, grid
-        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        taps = self.reader.listen()
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader.frozen(tokens, grid, self.encoder, taps), grid
 
@@ -198,7 +197,7 @@ class TransferModel(EncoderModel):
         """Features (B*V, D) from what `frozen_part` gave."""
         if "stream" not in kept:
             return self.reader.from_frozen(kept, grid, self.encoder)
-        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        taps = self.reader.listen()
         start = self.boundary()
         tokens = self.encoder.forward_blocks(kept["stream"], grid, self.reader.reads, taps, start=start)
         return self.reader(tokens, grid, self.encoder, taps)
