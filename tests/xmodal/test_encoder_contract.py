@@ -1,25 +1,26 @@
 """The contract of `Encoder`, held by every family, and a tower that was written to it alone."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import xmodal
 from tests.xmodal.adapters import towers
-from xmodal.encoders.block import Block, run_block
 from xmodal.encoders.convnet import convnet
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.encoders.inflate import inflate
 from xmodal.encoders.msclip import MSCLIP
-from xmodal.encoders.sites import Edits, LayerNorm, Stream
+from xmodal.encoders.sites import Edits, Stream
 from xmodal.encoders.swin import SwinEncoder
 from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.encoders.unicl import unicl
 from xmodal.engine.features import FrozenCache
 from xmodal.merge import merge_adapters
 from xmodal.model import TransferModel
+from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid
 
 HEAD = dict(type="classification", num_classes=3)
@@ -27,33 +28,18 @@ SWIN = dict(image_size=32, depths=(2, 2), num_heads=(2, 4), window_size=4)
 MS = dict(dim=64, num_heads=4, image_size=32, patch_size=8, depth=4, vocab_size=20, context_length=6, out_dim=16)
 
 
-class RowEncoder(Encoder):
-    """A tower written to the documented contract: tokens are the rows of an image."""
-
-    def __init__(self, size=16, dim=24, depth=3):
-        super().__init__(
-            name="rows", dim=dim, out_dim=8, depth=depth, num_heads=3, image_size=size, patch_size=size,
-            pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3,
-        )  # fmt: skip
-        self.rows = nn.Linear(3 * size, dim)
-        self.pre_blocks = Stream()
-        self.blocks = nn.ModuleList(Block(dim, 3) for _ in range(depth))
-        self.norm = LayerNorm(dim)
-        self.proj = nn.Linear(dim, 8)
-
-    def embed(self, images, num_frames=1):
-        return self.rows(images.transpose(1, 2).flatten(2)), Grid(num_frames, images.shape[2], 1, prefix=0)
-
-    def forward_blocks(self, tokens, grid=None, read="all", taps=None, start=0, stop=None):
-        x = self.pre_blocks(tokens, grid) if start == 0 else tokens
-        for i, block in list(enumerate(self.blocks))[start:stop]:
-            x = run_block(block, x, grid, None, taps.slot(i) if taps else None, self.recompute)
-        return x
-
-    def pool(self, tokens, grid=None):
-        return self.proj(tokens.mean(1))
+def row_encoder():
+    """The tower of CONTRIBUTING.md, written to the documented contract alone."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    source = next(s for s in re.findall(r"```python\n(.*?)```", text, re.S) if "RowEncoder" in s)
+    assert len([line for line in source.splitlines() if line.strip()]) <= 35
+    scope = {"__name__": "example"}
+    exec(source, scope)
+    ENCODERS.module_dict.pop("rows")
+    return scope["RowEncoder"]
 
 
+RowEncoder = row_encoder()
 FAMILIES = {
     "rows": RowEncoder,
     "vit": towers.vit,
