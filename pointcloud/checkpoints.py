@@ -7,48 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.convert import Converter, register_converter
+from xmodal.official.names import Converter, register_converter
 
 EPCL_CLASSIFICATION = register_converter(
     Converter(
-        name="epcl-classification",
-        reads=(
-            (r"encoder\.(.+)", r"tokenizer.encoder.\1"),
-            (r"pos_embed\.(.+)", r"epcl.pos_embed.\1"),
-            (r"te_encoder\.(.+)", r"epcl.te_encoder.\1"),
-            (r"norm\.(.+)", r"norm.\1"),
-            (r"proj2emb\.(.+)", r"proj2emb.\1"),
-            (r"cls_head_finetune\.(.+)", r"head.\1"),
-        ),
-        writes=(
-            (r"tokenizer\.encoder\.(.+)", r"encoder.\1"),
-            (r"epcl\.pos_embed\.(.+)", r"pos_embed.\1"),
-            (r"epcl\.te_encoder\.(.+)", r"te_encoder.\1"),
-            (r"norm\.(.+)", r"norm.\1"),
-            (r"proj2emb\.(.+)", r"proj2emb.\1"),
-            (r"head\.(.+)", r"cls_head_finetune.\1"),
-        ),
+        "epcl-classification",
+        [
+            ("encoder.{x}", "tokenizer.encoder.{x}"),
+            ("pos_embed.{x}", "epcl.pos_embed.{x}"),
+            ("te_encoder.{x}", "epcl.te_encoder.{x}"),
+            ("norm.{x}", "norm.{x}"),
+            ("proj2emb.{x}", "proj2emb.{x}"),
+            ("cls_head_finetune.{x}", "head.{x}"),
+        ],
         holder="base_model",
     )
 )
 EPCL_DENSE = register_converter(
     Converter(
-        name="epcl-dense",
-        reads=(
-            (r"tokenizer\.(.+)", r"tokenizer.\1"),
-            (r"encoder\.(pos_embed|te_encoder)\.(.+)", r"epcl.\1.\2"),
-            (r"upsamping\.mlp_convs\.0\.(.+)", r"upsampling.0.\1"),
-            (r"upsamping\.mlp_bns\.0\.(.+)", r"upsampling.1.\1"),
-        ),
-        writes=(
-            (r"tokenizer\.(.+)", r"tokenizer.\1"),
-            (r"epcl\.(pos_embed|te_encoder)\.(.+)", r"encoder.\1.\2"),
-            (r"upsampling\.0\.(.+)", r"upsamping.mlp_convs.0.\1"),
-            (r"upsampling\.1\.(.+)", r"upsamping.mlp_bns.0.\1"),
-        ),
+        "epcl-dense",
+        [
+            ("tokenizer.{x}", "tokenizer.{x}"),
+            *((f"encoder.{part}.{{x}}", f"epcl.{part}.{{x}}") for part in ("pos_embed", "te_encoder")),
+            ("upsamping.mlp_convs.0.{x}", "upsampling.0.{x}"),
+            ("upsamping.mlp_bns.0.{x}", "upsampling.1.{x}"),
+        ],
     )
 )
-# Inside a stage of the U-Net: official name, our name; \d stands for an index that stays.
+# Inside a stage of the U-Net: official name, our name.
 STAGE = (
     ("linear1", "linear1"),
     ("bn1", "bn1"),
@@ -72,27 +58,6 @@ STAGE = (
     ("linear3", "linear3"),
     ("bn3", "bn3"),
 )
-TAIL = r"\.(weight|bias|running_mean|running_var|num_batches_tracked)"
-
-
-def unet_rules() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Rules for the U-Net of indoor segmentation: official to ours, and ours to official."""
-    reads, writes = [], []
-    for official, ours in STAGE:
-        for part in ("enc", "dec"):
-            reads.append((rf"{part}(\d+)\.([1-9]\d*)\.{re.escape(official)}{TAIL}", rf"{part}.\1.\2.{ours}.\3"))
-            writes.append((rf"{part}\.(\d+)\.([1-9]\d*)\.{re.escape(ours)}{TAIL}", rf"{part}\1.\2.{official}.\3"))
-    transitions = (("enc", "linear2", "linear"), ("dec", "linear1", "linear1"), ("dec", "linear2", "linear2"))
-    shrinkers = (("enc", "channel_shrinker", "score"), ("dec", "channel_shrinker", "score"))
-    for part, official, ours in transitions + shrinkers:
-        reads.append((rf"{part}(\d+)\.0\.{official}\.(.+)", rf"{part}.\1.0.{ours}.\2"))
-        writes.append((rf"{part}\.(\d+)\.0\.{ours}\.(.+)", rf"{part}\1.0.{official}.\2"))
-    for name in ("cls", "input_layer", "output_layer"):
-        reads.append((rf"{name}\.(.+)", rf"{name}.\1"))
-        writes.append((rf"{name}\.(.+)", rf"{name}.\1"))
-    reads.append((r"transformer\.(pos_embed|te_encoder)\.(.+)", r"epcl.\1.\2"))
-    writes.append((r"epcl\.(pos_embed|te_encoder)\.(.+)", r"transformer.\1.\2"))
-    return reads, writes
 
 
 def flatten_conv(key: str, value: Tensor) -> Tensor:
@@ -106,10 +71,31 @@ def unflatten_conv(key: str, value: Tensor) -> Tensor:
 
 
 EPCL_SEGMENTATION = register_converter(
-    Converter("epcl-segmentation", *unet_rules(), holder="state_dict", values=(flatten_conv, unflatten_conv))
+    Converter(
+        "epcl-segmentation",
+        [
+            *(
+                (f"{part}{{i}}.0.{official}.{{x}}", f"{part}.{{i}}.0.{ours}.{{x}}")
+                for part, official, ours in (
+                    ("enc", "linear2", "linear"),
+                    ("dec", "linear1", "linear1"),
+                    ("dec", "linear2", "linear2"),
+                    ("enc", "channel_shrinker", "score"),
+                    ("dec", "channel_shrinker", "score"),
+                )
+            ),
+            *(
+                (f"{part}{{i}}.{{j}}.{official}.{{w}}", f"{part}.{{i}}.{{j}}.{ours}.{{w}}")
+                for part in ("enc", "dec")
+                for official, ours in STAGE
+            ),
+            *((f"{part}.{{x}}", f"{part}.{{x}}") for part in ("cls", "input_layer", "output_layer")),
+            *((f"transformer.{part}.{{x}}", f"epcl.{part}.{{x}}") for part in ("pos_embed", "te_encoder")),
+        ],
+        holder="state_dict",
+        values=(flatten_conv, unflatten_conv),
+    )
 )
-
-DETR_BN = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
 def flatten_points(key: str, value: Tensor) -> Tensor:
@@ -122,41 +108,22 @@ def unflatten_points(key: str, value: Tensor) -> Tensor:
     return value[..., None, None] if ".mlp." in key and value.ndim == 2 else value
 
 
-def set_abstraction_rules(official: str, ours: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Rules for one set abstraction: official to ours, and ours to official."""
-    one, two = re.escape(official), re.escape(ours)
-    reads = [
-        (rf"{one}\.mlp_module\.layer(\d)\.conv\.weight", rf"{ours}.mlp.\1.0.weight"),
-        (rf"{one}\.mlp_module\.layer(\d)\.bn\.bn\.{DETR_BN}", rf"{ours}.mlp.\1.1.\2"),
-    ]
-    writes = [
-        (rf"{two}\.mlp\.(\d)\.0\.weight", rf"{official}.mlp_module.layer\1.conv.weight"),
-        (rf"{two}\.mlp\.(\d)\.1\.{DETR_BN}", rf"{official}.mlp_module.layer\1.bn.bn.\2"),
-    ]
-    return reads, writes
-
-
-_PRE = set_abstraction_rules("pre_encoder", "backbone.pre_encoder")
-_INTERIM = set_abstraction_rules("encoder.interim_downsampling", "backbone.interim")
-_SAME = "encoder_to_decoder_projection|pos_embedding|query_projection|mlp_heads"
+SET_ABSTRACTIONS = (("pre_encoder", "backbone.pre_encoder"), ("encoder.interim_downsampling", "backbone.interim"))
+SAME = ("encoder_to_decoder_projection", "pos_embedding", "query_projection", "mlp_heads")
 # Written from the published source, not tried on a released file: none can be had where this was written.
 DETR3D = register_converter(
     Converter(
-        name="3detr",
-        reads=(
-            *_PRE[0],
-            *_INTERIM[0],
-            (r"encoder\.layers\.(.+)", r"backbone.layers.\1"),
-            (rf"({_SAME})\.(.+)", r"decoder.\1.\2"),
-            (r"decoder\.(.+)", r"decoder.decoder.\1"),
-        ),
-        writes=(
-            *_PRE[1],
-            *_INTERIM[1],
-            (r"backbone\.layers\.(.+)", r"encoder.layers.\1"),
-            (rf"decoder\.({_SAME})\.(.+)", r"\1.\2"),
-            (r"decoder\.decoder\.(.+)", r"decoder.\1"),
-        ),
+        "3detr",
+        [
+            *(
+                (f"{official}.mlp_module.layer{{i}}.{a}.{{w}}", f"{ours}.mlp.{{i}}.{b}.{{w}}")
+                for official, ours in SET_ABSTRACTIONS
+                for a, b in (("conv", 0), ("bn.bn", 1))
+            ),
+            ("encoder.layers.{x}", "backbone.layers.{x}"),
+            *((f"{part}.{{x}}", f"decoder.{part}.{{x}}") for part in SAME),
+            ("decoder.{x}", "decoder.decoder.{x}"),
+        ],
         values=(flatten_points, unflatten_points),
     )
 )
@@ -228,10 +195,9 @@ def official_export(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], str] |
         return None
     for converter in OF_NETWORK.values():
         try:
-            official = converter.to_official(plain)
+            return converter.file_of(plain), converter.name
         except ValueError:
             continue
-        return {converter.holder: official} if converter.holder else official, converter.name
     raise ValueError("no official layout fits these keys: adapters and EPCL's detection on 3DETR's decoder have none")
 
 

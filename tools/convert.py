@@ -32,9 +32,9 @@ def bring_in(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     import xmodal
-    from xmodal.convert import find_converter, read_official
     from xmodal.engine.checkpoint import FORMAT, load_own_state, write
     from xmodal.engine.config import load_config
+    from xmodal.official.names import find_converter, read_official
     from xmodal.registry import MODELS, build
 
     model = build(load_config(args.config, args.cfg_options).model, MODELS)
@@ -62,8 +62,8 @@ def bring_out(args: argparse.Namespace) -> None:
     import torch
 
     from pointcloud.checkpoints import official_export
-    from xmodal.convert import CONVERTERS
     from xmodal.engine.checkpoint import read
+    from xmodal.official.names import CONVERTERS
 
     state = read(args.source)["state_dict"]
     if cloud := official_export(state):
@@ -73,11 +73,11 @@ def bring_out(args: argparse.Namespace) -> None:
     for converter in CONVERTERS.values():
         if args.method in (None, converter.name):
             try:
-                official = converter.to_official(state)
+                official = converter.file_of(state)
             except ValueError:
                 continue
-            torch.save({converter.holder: official} if converter.holder else official, args.target)
-            print(f"{converter.name}: {len(official)} tensors -> {args.target}")
+            torch.save(official, args.target)
+            print(f"{converter.name}: {len(state)} tensors -> {args.target}")
             return
     raise ValueError(f"{args.source}: no official layout fits its keys; known are {sorted(CONVERTERS)}")
 

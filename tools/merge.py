@@ -54,12 +54,9 @@ def plain_state(encoder, head) -> dict:
     """Weights under timm's names, the classifier included where timm has a place for it."""
     from torch import nn
 
-    from xmodal.encoders.weights import to_timm_state
-
-    body = getattr(encoder, "body", None)
-    if body is not None:
-        return {k: v.contiguous() for k, v in body.state_dict().items()}
-    state = to_timm_state(encoder.state_dict())
+    state = encoder.library_state()
+    if encoder.root is not None:
+        return {k: v.contiguous() for k, v in state.items()}
     if isinstance(getattr(head, "fc", None), nn.Linear) and isinstance(head.norm, nn.Identity):
         fc = head.fc
         weight, bias = fc.weight, fc.bias

@@ -24,10 +24,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def select(args: argparse.Namespace) -> None:
     """Read the head, write the indices of its heaviest columns."""
-    from xmodal.adapters.vqt import VisualQueries, most_used
     from xmodal.engine.checkpoint import load_weights
     from xmodal.engine.config import load_config
     from xmodal.registry import MODELS, build
+    from xmodal.vqt import VisualQueries, most_used
 
     model = build(load_config(args.config, args.cfg_options).model, MODELS)
     if not isinstance(model.reader, VisualQueries) or model.reader.keep is not None:

@@ -208,66 +208,20 @@ def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None
     return Adapted(encoder, head).add(method, **arguments)
 
 
+LIBRARIES = {"timm": "xmodal.encoders.timm_weights", "open_clip": "xmodal.encoders.openclip_weights"}
+
+
 def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
-    """A copy of a model's tower in the suite's form, and of its classifier where it has one."""
-    if hasattr(model, "forward_blocks"):
+    """Return a copy of a model's tower in the suite's form, and of its classifier where it has one.
+
+    Raises:
+        ValueError: a model of no library that is known, or one that its library's module does not support.
+    """
+    if isinstance(model, Encoder):
         return copy.deepcopy(model), None
-    kind = type(model).__module__
-    if kind.startswith("timm.models.vision_transformer"):
-        from xmodal.encoders.weights import from_timm
-
-        return from_timm(model), copy.deepcopy(model.head)
-    if kind.startswith("open_clip"):
-        visual = getattr(model, "visual", model)
-        if type(visual).__name__ != "TimmModel":  # SigLIP and others that have timm's tower in them
-            return from_clip(visual), None
-        tower, head = tower_and_head(visual.trunk)
-        tower.pixel_mean, tower.pixel_std = tuple(visual.image_mean), tuple(visual.image_std)
-        return tower, nn.Sequential(head or nn.Identity(), copy.deepcopy(visual.head))
-    if kind.startswith("timm.models"):
-        from xmodal.encoders.convnet import ConvNet
-
-        body = copy.deepcopy(model)
-        head = copy.deepcopy(body.get_classifier())
-        body.reset_classifier(0)
-        cfg = body.pretrained_cfg
-        size = cfg.get("input_size", (3, 224, 224))[-1]
-        return ConvNet(body, size, cfg["mean"], cfg["std"], cfg.get("architecture") or type(model).__name__), head
-    raise ValueError(f"{type(model).__name__} is no timm or open_clip model: build one of the suite's encoders first")
-
-
-def from_clip(visual: Any) -> Encoder:
-    """The image tower `visual` of an open_clip model."""
-    from xmodal.encoders.convnet import ConvNet
-    from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
-    from xmodal.encoders.weights import from_clip_visual_state
-
-    mean, std = getattr(visual, "image_mean", None) or CLIP_MEAN, getattr(visual, "image_std", None) or CLIP_STD
-    kind = type(visual).__name__
-    if kind == "ModifiedResNet":
-        return ConvNet(copy.deepcopy(visual), visual.image_size, mean, std, "clip")
-    if kind != "VisionTransformer":
+    library = type(model).__module__.split(".")[0]
+    if library not in LIBRARIES:
         raise ValueError(
-            f"{kind} is no image tower of open_clip that is known: VisionTransformer, ModifiedResNet and TimmModel are"
+            f"{type(model).__name__} is no timm or open_clip model: build one of the suite's encoders first"
         )
-    block, state = visual.transformer.resblocks[0], visual.state_dict()
-    dim, _, patch, _ = visual.conv1.weight.shape
-    tower = VisionTransformer(
-        image_size=visual.image_size[0],
-        patch_size=patch,
-        dim=dim,
-        depth=len(visual.transformer.resblocks),
-        num_heads=block.attn.num_heads,
-        mlp_ratio=block.mlp.c_fc.out_features / dim,
-        init_values=1.0 if "transformer.resblocks.0.ls_1.gamma" in state else None,
-        act="quick_gelu" if type(block.mlp.gelu).__name__ == "QuickGELU" else "gelu",
-        pre_norm=True,
-        patch_bias=visual.conv1.bias is not None,
-        norm_eps=block.ln_1.eps,
-        out_dim=visual.proj.shape[1],
-        pixel_mean=mean,
-        pixel_std=std,
-        name="open_clip",
-    )
-    tower.load_state_dict(from_clip_visual_state(state))
-    return tower
+    return importlib.import_module(LIBRARIES[library]).tower_and_head(model)

@@ -20,7 +20,7 @@ class PyramidReader(Reader):
     """The maps of all stages of a ConvNet, finest first.
 
     Args:
-        encoder: a tower with `stages`.
+        encoder: a tower with `feature_maps`.
 
     Raises:
         ValueError: a tower without stages.
@@ -30,13 +30,11 @@ class PyramidReader(Reader):
 
     def __init__(self, encoder: Encoder):
         super().__init__()
-        if not hasattr(encoder, "stages"):
-            raise ValueError(f"{type(encoder).__name__} has no stages: dense tasks need a ConvNet or a Swin")
-        self.out_dim = encoder.stage_dims()
+        self.out_dim = encoder.map_dims()
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Any:
         """Map normalized images (B, 3, H, W), which are such a tower's tokens, to its maps (B, C_i, h_i, w_i)."""
-        return encoder.stages(tokens)
+        return encoder.feature_maps(tokens)
 
 
 @MODELS.register_module(name="segmentation")

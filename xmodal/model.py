@@ -9,19 +9,12 @@ from torch import Tensor, nn
 
 from xmodal.encoders.frozen import freeze, hold_frozen_in
 from xmodal.encoders.sites import placed
-from xmodal.encoders.taps import Taps
 from xmodal.frozen_tower import FrozenTower
 from xmodal.preprocessor import Preprocessor
 from xmodal.readers import PooledReader, Reader
 from xmodal.registry import ENCODERS, HEADS, MODELS, READERS, build
 
 CACHED = "cached/"
-
-
-def parameters_of(owner: nn.Module, name: str) -> list[nn.Parameter]:
-    """The weights of a submodule that may not be there."""
-    part = getattr(owner, name, None)
-    return list(part.parameters()) if isinstance(part, nn.Module) else []
 
 
 class EncoderModel(FrozenTower, BaseModel):
@@ -67,7 +60,7 @@ class EncoderModel(FrozenTower, BaseModel):
         encoder.recompute = recompute
         self.trunk_dtype = trunk_dtype
         if trunk_dtype is not None:
-            hold_frozen_in(getattr(encoder, "blocks", encoder), trunk_dtype)
+            hold_frozen_in(nn.ModuleList(encoder.blocks), trunk_dtype)
         self._still_dead_parts()
         if compile_blocks:
             for block in encoder.blocks:
@@ -102,7 +95,7 @@ class EncoderModel(FrozenTower, BaseModel):
             ValueError: nothing the encoder can embed.
         """
         tokens, grid = self.embed(**inputs)
-        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        taps = self.reader.listen()
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader(tokens, grid, self.encoder, taps)
 
@@ -177,7 +170,7 @@ class TransferModel(EncoderModel):
         """
         blocks = list(self.encoder.blocks)
         inside = {id(p) for block in blocks for p in block.parameters()}
-        behind = {id(p) for name in ("norm", "fc_norm", "attn_pool", "proj") for p in parameters_of(self.encoder, name)}
+        behind = {id(p) for module in self.encoder.behind_blocks() for p in module.parameters()}
         if any(p.requires_grad and id(p) not in inside | behind for p in self.encoder.parameters()):
             raise ValueError(
                 "something in front of the first block trains (prompts, positions): there is nothing to cache"
@@ -196,7 +189,7 @@ class TransferModel(EncoderModel):
         stop = self.boundary()
         if stop < len(self.encoder.blocks):
             return {"stream": self.encoder.forward_blocks(tokens, grid, stop=stop)}, grid
-        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        taps = self.reader.listen()
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader.frozen(tokens, grid, self.encoder, taps), grid
 
@@ -204,7 +197,7 @@ class TransferModel(EncoderModel):
         """Features (B*V, D) from what `frozen_part` gave."""
         if "stream" not in kept:
             return self.reader.from_frozen(kept, grid, self.encoder)
-        taps = Taps(*self.reader.taps, layers=self.reader.layers) if self.reader.taps else None
+        taps = self.reader.listen()
         start = self.boundary()
         tokens = self.encoder.forward_blocks(kept["stream"], grid, self.reader.reads, taps, start=start)
         return self.reader(tokens, grid, self.encoder, taps)

@@ -27,6 +27,10 @@ class Reader(nn.Module):
         """Map the raw residual stream (B*T, N, D) to features (B, out_dim)."""
         raise NotImplementedError
 
+    def listen(self) -> Taps | None:
+        """Return the taps this reader wants to see, None for none."""
+        return Taps(*self.taps, layers=self.layers) if self.taps else None
+
     def frozen(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> dict[str, Tensor]:
         """What this reader needs of a frozen encoder, the smallest there is: this is what a cache keeps.
 
@@ -38,7 +42,7 @@ class Reader(nn.Module):
 
     def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: Encoder) -> Tensor:
         """Features (B, out_dim) from what `frozen` gave."""
-        taps = Taps(*self.taps, layers=self.layers) if self.taps else None
+        taps = self.listen()
         for i in self.layers:
             for name in self.taps:
                 taps.slots[i].write(name, kept[f"{name}.{i}"])  # type: ignore[union-attr]
@@ -55,7 +59,7 @@ class PooledReader(Reader):
 
     def __init__(self, encoder: Encoder):
         super().__init__()
-        self.reads = "prefix" if getattr(encoder, "pool_type", "") == "token" else "all"
+        self.reads = "prefix" if encoder.pool_type == "token" else "all"
         self.out_dim = encoder.out_dim
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Tensor:

@@ -1,10 +1,11 @@
 """What travels between the parts of a model, and how an encoder looks to all of them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class Grid:
         h: patch rows of a frame.
         w: patch columns of a frame.
         prefix: class and register tokens in front of the patches. Prompt tokens of adapters stand behind them.
+        maps: feature maps of the same images that a tower fuses into its tokens between blocks (MS-CLIP).
     """
 
     t: int
     h: int
     w: int
     prefix: int = 1
+    maps: tuple[Tensor, ...] = field(default=(), compare=False)
 
     @property
     def num_patches(self) -> int:
@@ -44,24 +47,136 @@ def need_grid(grid: Grid | None, method: str) -> Grid:
     return grid
 
 
-class Encoder(nn.Module):
-    """How an encoder looks to every method; `xmodal/encoders/vit.py` is the one most have.
+class Encoder(nn.Module, ABC):
+    """Base class of image towers: all that models, adapters, readers and heads know of one.
 
-    Verbs, with B images or frames, N tokens, width D:
-        embed(images, num_frames=1): pixels (B*T, 3, H, W), normalized, to tokens (B*T, N, D) and their `Grid`.
-        forward_blocks(tokens, grid): tokens through the blocks, the raw residual stream.
-        norm: the tower's final norm.
-        pool(tokens): tokens (B, N, D) to features (B, D_out).
+    A new tower hands its facts to `__init__`, sets `blocks`, `norm` and `proj`, and implements `embed`,
+    `forward_blocks` and `pool`. The other methods have answers here. Letters: B images, T frames, N tokens.
+
+    Args:
+        name: what the checkpoint calls itself.
+        dim: width D of the tokens behind the last block.
+        out_dim: width of the feature that `pool` gives.
+        depth: number of blocks.
+        num_heads: attention heads of the last block, 0 for none.
+        image_size: pixels of the square images that the tower was made for.
+        patch_size: pixels of a patch of the last block's grid.
+        pixel_mean: per channel, of images in [0, 1].
+        pixel_std: per channel.
+        pool_type: what `pool` reads: `token` (the first), `avg` or `map`.
+        num_prefix: class and register tokens in front of the patches.
+        family: kind of the blocks: `vit`, `swin`, `resnet`, `bit`, `convnext`, `efficientnet`, `clip`.
+
+    Attributes:
+        blocks: the blocks in order; their sites are those of `xmodal.encoders.block.Block`, or of
+            `xmodal.encoders.convblocks` in towers with a `root`.
+        pre_blocks: the site on the stream in front of the first block, in towers that have one.
+        norm: the final norm, called with tokens and grid; a site.
+        proj: the projection of the pooled feature, `nn.Identity` where there is none.
+        recompute: recompute blocks in the backward pass: all, none, or the first n.
+        inflation: how `inflate` makes a tower of videos of this one: `vit`, `swin`, or "" for not at all.
     """
 
-    name: str
-    dim: int
-    num_heads: int
-    image_size: int
-    patch_size: int
-    pixel_mean: Sequence[float]
-    pixel_std: Sequence[float]
+    blocks: Any
+    pre_blocks: Any
+    norm: nn.Module
+    proj: nn.Module
+    inflation = ""
 
-    if TYPE_CHECKING:  # a tower's parts are many: type checkers look no further than this class
+    def __init__(
+        self,
+        *,
+        name: str,
+        dim: int,
+        out_dim: int,
+        depth: int,
+        num_heads: int,
+        image_size: int,
+        patch_size: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        pool_type: str = "avg",
+        num_prefix: int = 0,
+        family: str = "vit",
+    ):
+        super().__init__()
+        self.name, self.dim, self.out_dim, self.depth, self.num_heads = name, dim, out_dim, depth, num_heads
+        self.image_size, self.patch_size = image_size, patch_size
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.pool_type, self.num_prefix, self.family = pool_type, num_prefix, family
+        self.recompute: bool | int = False
 
-        def __getattr__(self, name: str) -> Any: ...
+    @abstractmethod
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+        """Make tokens (B*T, N, D) and their grid of images (B*T, 3, H, W), normalized; rows are ordered ((b v) t)."""
+
+    @abstractmethod
+    def forward_blocks(
+        self,
+        tokens: Tensor,
+        grid: Grid | None = None,
+        read: str = "all",
+        taps: Any = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Run the blocks and return the raw residual stream.
+
+        Args:
+            tokens: (B*T, N, D), of `embed` or behind block `start` - 1.
+            grid: where the patches sit; None where there is no grid.
+            read: `all`, or `prefix` when only the prefix tokens of the result are looked at.
+            taps: what to keep from inside (`xmodal.encoders.taps.Taps`).
+            start: first block that is run.
+            stop: block before which to stop.
+
+        Raises:
+            ValueError: taps or a range of blocks that this tower cannot serve.
+        """
+
+    @abstractmethod
+    def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
+
+    def forward_tokens(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """Run the blocks and the final norm."""
+        return self.norm(self.forward_blocks(tokens, grid), grid)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W), normalized, to features (B, D_out)."""
+        tokens, grid = self.embed(images)
+        read = "prefix" if self.pool_type == "token" else "all"
+        return self.pool(self.norm(self.forward_blocks(tokens, grid, read), grid), grid)
+
+    @property
+    def root(self) -> nn.Module | None:
+        """The module below which all convolutions, linear layers and norms have sites; None where only blocks have."""
+        return None
+
+    def behind_blocks(self) -> list[nn.Module]:
+        """Return the modules that are run after the last block."""
+        return [self.norm, self.proj]
+
+    def further_sites(self) -> list[tuple[nn.Module, str]]:
+        """Return (owner, site) of the operations outside the blocks that an adapter beside each of them should know."""
+        return []
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Return maps (B, C_i, h_i, w_i) of all stages, finest first, for dense tasks.
+
+        Raises:
+            ValueError: a tower without stages.
+        """
+        raise ValueError(f"{type(self).__name__} has no stages: dense tasks need a ConvNet or a Swin")
+
+    def map_dims(self) -> list[int]:
+        """Return the channels of the maps that `feature_maps` gives."""
+        raise ValueError(f"{type(self).__name__} has no stages: dense tasks need a ConvNet or a Swin")
+
+    def library_state(self) -> dict[str, Tensor]:
+        """Return the tower's weights under the names of the library that it comes from, without adapters.
+
+        Raises:
+            ValueError: no library has such a tower.
+        """
+        raise ValueError(f"{self.name}: no library has a place for the weights of a {type(self).__name__}")

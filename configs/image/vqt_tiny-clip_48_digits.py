@@ -7,7 +7,7 @@ Measured here: nothing at this length; docs/images.md has shorter runs of the me
 
 from mmengine.config import read_base
 
-from xmodal.adapters.vqt import VisualQueries
+from xmodal.vqt import VisualQueries
 from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel

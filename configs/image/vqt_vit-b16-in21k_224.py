@@ -9,7 +9,7 @@ Measured here: nothing.
 from mmengine.config import read_base
 from torch.optim import Adam
 
-from xmodal.adapters.vqt import VisualQueries
+from xmodal.vqt import VisualQueries
 
 with read_base():
     from .._base_.images import *

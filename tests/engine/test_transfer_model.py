@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from tests.engine.test_transfer_model import Clips
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
-from xmodal.encoders.weights import tiny_clip_encoder
+from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.engine.schedule import ConstantSchedule
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel

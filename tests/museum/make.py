@@ -116,7 +116,7 @@ def merged(folder: Path, work: Path) -> None:
 
 def fewshot(folder: Path, work: Path) -> None:
     """A CoOp run in Dassl's layout and Tip-Adapter-F's keys, after moving them a little."""
-    from xmodal.heads.checkpoints import save_dassl, save_tip_keys
+    from xmodal.official.prompts import save_dassl, save_tip_keys
 
     arrays = {}
     for name, head in (("coop", exhibits.coop_head()), ("tip", exhibits.tip_head())):

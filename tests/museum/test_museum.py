@@ -129,7 +129,7 @@ class QuickGELU(torch.nn.Module):
 
 
 def test_few_shot_heads():
-    from xmodal.heads.checkpoints import load_dassl, load_tip_keys
+    from xmodal.official.prompts import load_dassl, load_tip_keys
 
     coop, tip = exhibits.coop_head(), exhibits.tip_head()
     load_dassl(coop, FILES / "fewshot" / "coop")

@@ -9,18 +9,17 @@ from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.fill import fill_array, fill_input
-from xmodal.convert import rename_key
 from xmodal.encoders.clip import CLIP
+from xmodal.encoders.keys import from_clip_state
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.vit import VisionTransformer
-from xmodal.encoders.weights import from_clip_state
-from xmodal.heads.checkpoints import DPT, MVLPT
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.heads.text_side import PromptIds, TextSide
+from xmodal.official.prompts import NAMES as DASSL
 
 OWN = ("prompt_learner.", "network.", "image_encoder.")
 
@@ -217,7 +216,7 @@ def mvlpt_case(case: Case) -> dict[str, Any]:
 
 def mvlpt_name(key: str) -> str:
     """Our name of an official key."""
-    return rename_key(key, MVLPT.reads)
+    return DASSL["mvlpt"].ours(key)
 
 
 def mvlpt_head(clip: CLIP, v: Mapping[str, Any], sizes: Any) -> MVLPTHead:
@@ -261,10 +260,10 @@ def dpt_case(case: Case) -> dict[str, Any]:
         position=a.get("class_token_position", "end"),
         template_ids=torch.tensor(i["template_tokens"]),
     ).eval()
-    official = DPT.to_official(dict(head.named_parameters()))  # same tensors under official names
+    official = DASSL["dpt"].to_official(dict(head.named_parameters()))  # same tensors under official names
     shapes = {k: v for k, v in case.json["state"].items() if k.startswith(OWN) and 0 not in v}
     assert set(official) == set(shapes), set(official) ^ set(shapes)
-    head.load_state_dict(DPT.to_ours(case.state(shapes)))
+    head.load_state_dict(DASSL["dpt"].to_ours(case.state(shapes)))
     feature = head.encode(clip.visual, *clip.visual.embed(case.input("image")))
     label = torch.tensor(i["label"])
     logits, losses = head(feature), {}
@@ -285,4 +284,4 @@ def dpt_grads(loss: Tensor, head: DPTHead, prefix: str) -> dict[str, Any]:
     parameters = dict(head.named_parameters())
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
     filled = {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(parameters.items(), grads, strict=True)}
-    return {f"{prefix}{k}": float(g.norm()) for k, g in DPT.to_official(filled).items()}
+    return {f"{prefix}{k}": float(g.norm()) for k, g in DASSL["dpt"].to_official(filled).items()}

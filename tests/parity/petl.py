@@ -13,15 +13,15 @@ from xmodal.adapters.convpass import convpass
 from xmodal.adapters.fact import fact
 from xmodal.adapters.kadaptation import kadaptation
 from xmodal.adapters.noah import choose_subnet, noah, searched_params
-from xmodal.adapters.released import CONVPASS, FACT, KADAPTATION, NOAH, SSF, VPT, VQT
 from xmodal.adapters.ssf import ssf
 from xmodal.adapters.vpt import vpt
-from xmodal.adapters.vqt import VisualQueries
-from xmodal.convert import Converter, Names, rename_key
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.merge import merge_adapters
+from xmodal.official.adapters import CONVPASS, FACT, KADAPTATION, NOAH, SSF, VPT, VQT
+from xmodal.official.names import Converter, Pairs, pattern_of, rename_key
+from xmodal.vqt import VisualQueries
 
 
 def find(tree: Any, *keys: str, default: Any = None) -> Any:
@@ -64,10 +64,10 @@ def tower_of(case: Case, state: Mapping[str, Tensor], **options: Any) -> VisionT
     return freeze(tower)  # type: ignore[return-value]
 
 
-def split(state: Mapping[str, Tensor], names: Names) -> tuple[dict, dict, dict]:
+def split(state: Mapping[str, Tensor], names: Pairs) -> tuple[dict, dict, dict]:
     """Official weights as those of the tower, of the method and of the head."""
     head = {k: v for k, v in state.items() if k.rsplit(".", 1)[0] in ("head", "head.last_layer", "head.linear")}
-    own = {k: v for k, v in state.items() if k not in head and any(re.fullmatch(p, k) for p, _ in names)}
+    own = {k: v for k, v in state.items() if k not in head and any(pattern_of(p)[0].fullmatch(k) for p, _ in names)}
     base = {k: v for k, v in state.items() if k not in own and k not in head}
     return base, own, head
 
@@ -88,7 +88,7 @@ def loaded(part: nn.Module, converter: Converter, own: Mapping[str, Tensor]) -> 
     """Load a method's official weights; which tensor each official key became."""
     start = "reader." if isinstance(part, VisualQueries) else "encoder."
     ours = {k.removeprefix(start): v for k, v in converter.to_ours(own).items()}
-    names = {k: rename_key(k, converter.reads).removeprefix(start) for k in own}
+    names = {k: rename_key(k, converter.pairs).removeprefix(start) for k in own}
     live = {k: p for k, p in part.named_parameters() if p.requires_grad}
     assert set(ours) == set(live), sorted(set(ours) ^ set(live))[:6]
     for key, value in ours.items():
@@ -136,7 +136,7 @@ def merged(case: Case, encoder: nn.Module, head: Mapping, partial: bool = False)
 @builder("convpass")
 def convpass_case(case: Case) -> dict[str, Any]:
     """Convpass on a ViT."""
-    base, own, head = split(case.state(), CONVPASS.reads)
+    base, own, head = split(case.state(), CONVPASS.pairs)
     encoder = tower_of(case, base)
     place_bypasses(case, encoder, encoder, own)
     return run(case, encoder, CONVPASS, own, head)
@@ -156,7 +156,7 @@ def place_bypasses(case: Case, encoder: nn.Module, root: nn.Module, own: Mapping
 def fact_case(case: Case) -> dict[str, Any]:
     """FacT, plain and merged."""
     form = case.json["system"][-2:]
-    base, own, head = split(case.state(), FACT.reads)
+    base, own, head = split(case.state(), FACT.pairs)
     encoder = tower_of(case, base)
     fact(encoder, rank=len(own["FacTu.weight"]), scale=find(case.arch, "s", "scale"), form=form)
     return run(case, encoder, FACT, own, head) | merged(case, encoder, head)
@@ -165,7 +165,7 @@ def fact_case(case: Case) -> dict[str, Any]:
 @builder("ssf")
 def ssf_case(case: Case) -> dict[str, Any]:
     """SSF with LayerScale and pooling options, plain and merged."""
-    base, own, head = split(case.state(), SSF.reads)
+    base, own, head = split(case.state(), SSF.pairs)
     fc_norm = "fc_norm.weight" in base
     pooling = find(case.arch, "global_pool", "pool", default="avg" if fc_norm else "token")
     encoder = tower_of(case, base, pool="avg" if pooling in ("avg", "mean", True) else "token", fc_norm=fc_norm)
@@ -177,7 +177,7 @@ def ssf_case(case: Case) -> dict[str, Any]:
 @builder("vpt_shallow", "vpt_deep")
 def vpt_case(case: Case) -> dict[str, Any]:
     """VPT on the jeonsworld layout."""
-    base, own, head = split(case.state(), VPT.reads)
+    base, own, head = split(case.state(), VPT.pairs)
     encoder = tower_of(case, from_jeonsworld(base))
     prompt, first = case.arch["prompt"], own["enc.transformer.prompt_embeddings"]
     projection = first.shape[2] if any("prompt_proj" in k for k in own) else None
@@ -191,7 +191,7 @@ def vpt_case(case: Case) -> dict[str, Any]:
 @builder("vqt")
 def vqt_case(case: Case) -> dict[str, Any]:
     """VQT with its ways to combine."""
-    base, own, head = split(case.state(), VQT.reads)
+    base, own, head = split(case.state(), VQT.pairs)
     encoder, options = tower_of(case, from_jeonsworld(base)), case.arch["h2t"]
     combine = "mean" if options["POOLING_FEATS"] else "sum" if options["WEIGHTED_SUM_FEATS"] else "concat"
     queries = own["enc.transformer.encoder.query_prompt_embeddings"].shape[1]
@@ -224,9 +224,9 @@ def kept_features(case: Case, head: Mapping[str, Tensor]) -> list[int] | None:
 @builder("kadaptation")
 def kadaptation_case(case: Case) -> dict[str, Any]:
     """The update matrices that KAdaptation means."""
-    from xmodal.encoders.weights import from_clip_visual_state
+    from xmodal.encoders.keys import from_clip_visual_state
 
-    base, own, _ = split(case.state(), KADAPTATION.reads)
+    base, own, _ = split(case.state(), KADAPTATION.pairs)
     visual = case.arch["clip_visual"]
     tower = VisionTransformer(
         image_size=visual["img"],
@@ -256,7 +256,7 @@ def kadaptation_case(case: Case) -> dict[str, Any]:
 @builder("noah")
 def noah_case(case: Case) -> dict[str, Any]:
     """One subnet of NOAH's supernet."""
-    base, own, head = split(case.state(), NOAH.reads)
+    base, own, head = split(case.state(), NOAH.pairs)
     base = {k: v for k, v in base.items() if not k.startswith("visual_prompt_token")}  # no output depends on them
     encoder, sampled = tower_of(case, base), case.arch["sampled_config"]
     positions = not case.arch.get("IS_not_position_VPT", False)
@@ -276,15 +276,15 @@ NOAH_KINDS = {"prompt": "visual_prompt", "lora": "lora", "adapter": "adapter"}
 def from_jeonsworld(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys of the jeonsworld ViT (separate query, key, value) as timm's."""
     table = (
-        (r"embeddings\.cls_token", "cls_token"),
-        (r"embeddings\.position_embeddings", "pos_embed"),
-        (r"embeddings\.patch_embeddings\.(\w+)", r"patch_embed.proj.\1"),
-        (r"encoder\.encoder_norm\.(\w+)", r"norm.\1"),
-        (r"encoder\.layer\.(\d+)\.attention_norm\.(\w+)", r"blocks.\1.norm1.\2"),
-        (r"encoder\.layer\.(\d+)\.ffn_norm\.(\w+)", r"blocks.\1.norm2.\2"),
-        (r"encoder\.layer\.(\d+)\.ffn\.(fc\d)\.(\w+)", r"blocks.\1.mlp.\2.\3"),
-        (r"encoder\.layer\.(\d+)\.attn\.out\.(\w+)", r"blocks.\1.attn.proj.\2"),
-        (r"encoder\.layer\.(\d+)\.attn\.(query|key|value)\.(\w+)", r"blocks.\1.attn.\2.\3"),
+        ("embeddings.cls_token", "cls_token"),
+        ("embeddings.position_embeddings", "pos_embed"),
+        ("embeddings.patch_embeddings.{w}", "patch_embed.proj.{w}"),
+        ("encoder.encoder_norm.{w}", "norm.{w}"),
+        ("encoder.layer.{i}.attention_norm.{w}", "blocks.{i}.norm1.{w}"),
+        ("encoder.layer.{i}.ffn_norm.{w}", "blocks.{i}.norm2.{w}"),
+        ("encoder.layer.{i}.ffn.{x}", "blocks.{i}.mlp.{x}"),
+        ("encoder.layer.{i}.attn.out.{w}", "blocks.{i}.attn.proj.{w}"),
+        ("encoder.layer.{i}.attn.{x}", "blocks.{i}.attn.{x}"),
     )
     names = {k: rename_key(k.removeprefix("enc.transformer."), table) for k in state}
     ours = {names[k]: v for k, v in state.items()}

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.petl import find, image_of, place_bypasses, run, split
 from xmodal.adapters.conv_adapter import SCHEMES, conv_adapter, place_beside, place_further
-from xmodal.adapters.released import CONV_ADAPTERS, CONVPASS_SWIN
-from xmodal.convert import rename
-from xmodal.encoders.convblocks import AttentionPool, blocks_of, sited
+from xmodal.encoders.convblocks import ClipAttentionPool, blocks_of, sited
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.frozen import freeze
+from xmodal.official.adapters import CONV_ADAPTERS, CONVPASS_SWIN
+from xmodal.official.names import rename
 
 BLOCK_KEY = r"(.*?)(\d+)\.(?:conv1|gn1)\.weight"
-ADAPTER = (r"conv1\.(\w+)", r"conv.\1"), (r"conv2\.(\w+)", r"up.\1"), (r"se", "alpha")
+ADAPTER = ("conv1.{w}", "conv.{w}"), ("conv2.{w}", "up.{w}"), ("se", "alpha")
 
 
 def bottleneck(w: Mapping[str, Tensor], stride: int) -> nn.Module:
@@ -161,7 +161,7 @@ def pooled(case: Case, state: Mapping[str, Tensor], x: Tensor, tensors: dict[str
     body = nn.Sequential()
     body.attnpool = clip_resnet.AttentionPool2d(x.shape[-1], dim, find(case.arch, "heads", "num_heads"), outs)
     load_mapped(body.attnpool, base)
-    freeze(body).attnpool.__class__ = AttentionPool
+    freeze(body).attnpool.__class__ = ClipAttentionPool
     body.attnpool.add_sites()
     adapter = place_further(body, "attnpool", "conv_parallel", find(case.arch, "gamma", "g"), "conv_adapter")
     for name, parameter in adapter.named_parameters():
@@ -184,7 +184,7 @@ def feature_case(case: Case, body: nn.Module, base: Mapping, own: Mapping, names
 def convnext_case(case: Case) -> dict[str, Any]:
     """ConvNeXt."""
     names = CONV_ADAPTERS["convnext"]
-    base, own, head = split(case.state(), names.reads)
+    base, own, head = split(case.state(), names.pairs)
     body = convnext.ConvNeXt(
         num_classes=0,
         depths=case.arch["depths"],
@@ -194,12 +194,12 @@ def convnext_case(case: Case) -> dict[str, Any]:
         ls_init_value=1.0 if "stages.0.0.gamma" in base else None,
     )
     table = (
-        (r"downsample_layers\.0\.(\d)\.(\w+)", r"stem.\1.\2"),
-        (r"downsample_layers\.(\d+)\.(\d)\.(\w+)", r"stages.\1.downsample.\2.\3"),
-        (r"stages\.(\d+)\.(\d+)\.dwconv\.(\w+)", r"stages.\1.blocks.\2.conv_dw.\3"),
-        (r"stages\.(\d+)\.(\d+)\.pwconv(\d)\.(\w+)", r"stages.\1.blocks.\2.mlp.fc\3.\4"),
-        (r"stages\.(\d+)\.(\d+)\.(.+)", r"stages.\1.blocks.\2.\3"),
-        (r"norm\.(\w+)", r"head.norm.\1"),
+        ("downsample_layers.0.{x}", "stem.{x}"),
+        ("downsample_layers.{i}.{x}", "stages.{i}.downsample.{x}"),
+        ("stages.{i}.{j}.dwconv.{w}", "stages.{i}.blocks.{j}.conv_dw.{w}"),
+        ("stages.{i}.{j}.pwconv{x}", "stages.{i}.blocks.{j}.mlp.fc{x}"),
+        ("stages.{i}.{j}.{x}", "stages.{i}.blocks.{j}.{x}"),
+        ("norm.{w}", "head.norm.{w}"),
     )
     norms = {k: v for k, v in own.items() if "tuning_module" not in k}
     return feature_case(case, body, rename({**base, **norms}, table), own, names, head)
@@ -234,7 +234,7 @@ def swin_key(key: str) -> str:
 def swin_case(case: Case) -> dict[str, Any]:
     """Swin with Conv-Adapter."""
     names = CONV_ADAPTERS["swin"]
-    base, own, head = split(usable(case.state()), names.reads)
+    base, own, head = split(usable(case.state()), names.pairs)
     norms = {k: v for k, v in own.items() if "tuning_module" not in k}
     base = {swin_key(k): v for k, v in {**base, **norms}.items()}
     return feature_case(case, swin_body(case, base), base, own, names, head)
@@ -248,7 +248,7 @@ def usable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @builder("convpass_swin")
 def convpass_swin_case(case: Case) -> dict[str, Any]:
     """Swin with Convpass."""
-    base, own, head = split(usable(case.state()), CONVPASS_SWIN.reads)
+    base, own, head = split(usable(case.state()), CONVPASS_SWIN.pairs)
     base = {swin_key(k): v for k, v in base.items()}
     body = swin_body(case, base)
     load_mapped(body, base)

@@ -19,8 +19,8 @@ from pointcloud.packed import packed_farthest
 from pointcloud.segmentation import EPCLSegmenter
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from xmodal.encoders.frozen import freeze
+from xmodal.encoders.keys import from_clip_visual_state
 from xmodal.encoders.vit import VisionTransformer
-from xmodal.encoders.weights import from_clip_visual_state
 
 
 def near_origin(x: torch.Tensor) -> torch.Tensor:

@@ -14,14 +14,15 @@ import torch.nn.functional as F
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.fill import fill_input
+from xmodal.encoders.keys import under
 from xmodal.encoders.msclip import MSCLIP
-from xmodal.encoders.msclip_conv import from_msclip_key, from_msclip_state
-from xmodal.encoders.unicl import from_unicl_key, from_unicl_state, unicl
+from xmodal.encoders.unicl import unicl
 from xmodal.evaluation.metrics import accuracy, map11, mean_per_class, roc_auc
 from xmodal.evaluation.probe import LinearProbe, Samples, fit_probe
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import RateSpace, SearchResult, hyperparameter_search
 from xmodal.losses import clip_loss, unicl_loss, unicl_target
+from xmodal.official.contrastive import MSCLIP_RELEASED, MSCLIP_WITHOUT_STEM, UNICL
 
 OPERATORS: dict[type, Callable] = {
     ast.Add: operator.add,
@@ -214,13 +215,15 @@ def unicl_case(case: Case) -> dict[str, Any]:
         norm_eps=a["swin_norm_eps"],
         text_norm_eps=a["text_layernorm_eps"],
     ).eval()
-    load_mapped(model, from_unicl_state(state))
+    load_mapped(model, under(UNICL.to_ours(state), "clip."))
     label = torch.tensor(case.json["inputs"]["labels"])
     image = model.encode_image(case.input("image"), normalize=True)
     text = model.encode_text(torch.tensor(case.json["inputs"]["tokens"]), normalize=True)
     found = unicl_loss(image, text, model.logit_scale, label)
     tensors = dict(model.named_parameters())
-    computed = grad_norms(found["loss"], {k: tensors[from_unicl_key(k)] for k in case.json["trainable"]})
+    computed = grad_norms(
+        found["loss"], {k: tensors[UNICL.ours(k).removeprefix("clip.")] for k in case.json["trainable"]}
+    )
     computed |= {"target": unicl_target(label).numpy(), "image_features": image.detach().numpy()}
     computed |= {"text_features": text.detach().numpy()} | {k: v.item() for k, v in found.items()}
     return computed | unicl_features(case, label)
@@ -298,16 +301,19 @@ def msclip_case(case: Case) -> dict[str, Any]:
         **branch_options(case),
     ).eval()
     state = case.state()
-    load_mapped(model, from_msclip_state({**state, **{text: state[image] for text, image in tied.items()}}))
+    names = MSCLIP_RELEASED if early else MSCLIP_WITHOUT_STEM
+    state |= {text: state[image] for text, image in tied.items()}
+    load_mapped(model, under(names.to_ours(state), "clip."))
+    ours = {key: names.ours(key).removeprefix("clip.") for key in (*state, *case.json["trainable"])}
     tensors = dict(model.named_parameters(remove_duplicate=False))
     for text_key, image_key in tied.items():
-        assert tensors[from_msclip_key(text_key, early)] is tensors[from_msclip_key(image_key, early)], text_key
+        assert tensors[ours[text_key]] is tensors[ours[image_key]], text_key
     unique = sum(p.numel() for p in model.parameters())
     assert unique == case.json.get("unique_params", unique), f"{unique} weights"
     image = model.encode_image(case.input("image"), normalize=True)
     text = model.encode_text(torch.tensor(case.json["inputs"]["tokens"]), normalize=True)
     logits = model.logits(image, text)
     loss = (logits * case.cotangent(logits.shape)).sum()
-    computed = grad_norms(loss, {k: tensors[from_msclip_key(k, early)] for k in case.json["trainable"]})
+    computed = grad_norms(loss, {k: tensors[ours[k]] for k in case.json["trainable"]})
     outputs = {"logits": logits, "image_features": image, "text_features": text}
     return computed | {k: v.detach().numpy() for k, v in outputs.items()}

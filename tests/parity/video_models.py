@@ -11,9 +11,9 @@ from video.checkpoints import EVL, ST_ADAPTER
 from video.evl import EVLDecoder
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
+from xmodal.encoders.keys import from_clip_visual_state
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
-from xmodal.encoders.weights import from_clip_visual_state
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 

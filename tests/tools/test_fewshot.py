@@ -21,12 +21,12 @@ from xmodal.evaluation.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
 from xmodal.evaluation.run_grid import RunGrid, draw_plot, format_searches, format_table
 from xmodal.evaluation.runs import CacheRun, CaFoRun, LinearProbeRun, PromptRun, ZeroShotRun
 from xmodal.evaluation.splits import Item, Splits, write_split_file
-from xmodal.heads.checkpoints import load_inert
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
+from xmodal.official.prompts import load_inert
 from xmodal.registry import DATASETS, check_arguments, resolve
 from xmodal.toys.shape_images import ShapeImages
 

@@ -5,7 +5,7 @@ import torch
 
 from tests.parity.core import Case
 from video.checkpoints import EVL, ST_ADAPTER
-from xmodal.convert import find_converter, read_official, rename
+from xmodal.official.names import find_converter, read_official
 
 
 def official(name, prefix=""):
@@ -30,7 +30,7 @@ def test_round_trip_is_exact(converter, name, tmp_path):
 
 def test_unknown_keys_and_unsafe_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="another method"):
-        rename({"foo.bar": torch.zeros(1)}, ST_ADAPTER.reads)
+        ST_ADAPTER.to_ours({"foo.bar": torch.zeros(1)})
     with pytest.raises(ValueError, match="--method"):
         find_converter({"foo.bar": torch.zeros(1)})
     torch.save({"model": object()}, tmp_path / "bad.pth")

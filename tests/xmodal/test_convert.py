@@ -6,26 +6,27 @@ import pytest
 import torch
 
 import video.checkpoints  # noqa: F401  (registers its converters)
-import xmodal.adapters.released  # noqa: F401
+import xmodal.official.adapters  # noqa: F401
 from tests.xmodal.adapters.towers import build, convnext, resnet, swin, vit
-from xmodal.adapters.vqt import VisualQueries
-from xmodal.convert import CONVERTERS, Converter, find_converter, read_official, rename, rename_key
+from xmodal.official.names import CONVERTERS, Converter, find_converter, read_official, rename, rename_key
 from xmodal.registry import ADAPTERS, load_catalog
+from xmodal.vqt import VisualQueries
 
 load_catalog()
 
 
 def test_the_first_rule_that_matches_a_whole_key_renames_it():
-    rules = [(r"a\.(\d+)\.w", r"x.\1"), (r"a\.1\.w", "never"), (r"b", r"y")]
-    assert rename({"a.1.w": 1, "b": 2}, rules) == {"x.1": 1, "y": 2}
-    for key in ("a.1.w.more", "more.a.1.w", "bb"):
+    rules = [("a.{i}.w", "x.{i}"), ("a.1.w", "never"), ("b", "y"), ("c.{i+1}.{x}", "z.{i}.{x}")]
+    assert rename({"a.1.w": 1, "b": 2, "c.1.d.e": 3}, rules) == {"x.1": 1, "y": 2, "z.0.d.e": 3}
+    assert rename({"z.0.d.e": 3}, [(new, old) for old, new in rules]) == {"c.1.d.e": 3}
+    for key in ("a.1.w.more", "more.a.1.w", "bb", "c.0.d"):
         with pytest.raises(ValueError, match=re.escape(repr(key))):
             rename_key(key, rules)
 
 
 def test_prefixes_come_off_and_go_back_on_and_values_change_both_ways():
     values = (lambda key, v: v + 1 if key == "one" else v, lambda key, v: v - 1 if key == "one" else v)
-    converter = Converter("toy", [("a", "one"), ("b", "two")], [("one", "a"), ("two", "b")], "module.", values=values)
+    converter = Converter("toy", [("a", "one"), ("b", "two")], "module.", values=values)
     official = {"module.a": torch.tensor(1.0), "module.b": torch.tensor(5.0)}
     ours = converter.to_ours(official)
     assert {k: v.item() for k, v in ours.items()} == {"one": 2, "two": 5}

@@ -111,9 +111,9 @@ def test_statistics_of_batch_norms_stay_unless_all_of_the_tower_trains():
 @pytest.mark.parametrize("name", ["resnet", "convnext", "efficientnet", "clip-resnet"])
 def test_maps_of_the_stages_are_the_last_four_and_end_in_the_last_map(name):
     tower, images = build(TOWERS["convnet"][name]), torch.randn(1, 3, 64, 64)
-    maps = tower.stages(images)
+    maps = tower.feature_maps(images)
     assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
-    assert [m.shape[1] for m in maps] == tower.stage_dims()
+    assert [m.shape[1] for m in maps] == tower.map_dims()
     if name in ("resnet", "clip-resnet", "convnext"):
         torch.testing.assert_close(maps[-1], tower.forward_blocks(images), atol=1e-5, rtol=1e-4)
 

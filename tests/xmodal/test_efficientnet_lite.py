@@ -29,4 +29,4 @@ def test_it_knows_a_palace_and_a_daisy():
         scores = encoder.imagenet[0](encoder(images)).softmax(1)
     assert scores.argmax(1).tolist() == [PALACE, DAISY]
     assert scores.amax(1).min() > 0.25
-    assert [m.shape[1] for m in encoder.stages(images)] == [24, 40, 112, 320]
+    assert [m.shape[1] for m in encoder.feature_maps(images)] == [24, 40, 112, 320]

@@ -11,7 +11,7 @@ from video.aim import aim
 from video.evl import EVLDecoder
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
-from xmodal.encoders.attend import WidenedAttention
+from xmodal.encoders.attend import WidenedAttention, attend
 from xmodal.encoders.block import Block
 from xmodal.encoders.frozen import fingerprint, freeze
 from xmodal.encoders.sites import Linear, place
@@ -175,3 +175,20 @@ def test_attention_widened_on_a_cpu(causal):
     torch.testing.assert_close(out.float(), want, atol=1e-2, rtol=1e-2)
     for a, b in zip(got, torch.autograd.grad(want, wide, grad.float()), strict=True):
         torch.testing.assert_close(a.float(), b, atol=2e-2, rtol=2e-2)
+
+
+def test_attention_does_without_the_private_kernel(monkeypatch):
+    q, k, v = (torch.randn(2, 3, 5, 8).bfloat16() for _ in range(3))
+    monkeypatch.setattr("xmodal.encoders.attend.HALF_IS_SLOWER", True)
+    want = attend(q, k, v, is_causal=True)
+    monkeypatch.setattr("xmodal.encoders.attend.FUSED", "_no_such_kernel")
+    torch.testing.assert_close(attend(q, k, v, is_causal=True), want, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.slow
+def test_widened_attention_is_one_graph(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr("xmodal.encoders.attend.HALF_IS_SLOWER", True)
+    q, k, v = (torch.randn(2, 3, 5, 8).bfloat16() for _ in range(3))
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(q, k, v), attend(q, k, v))

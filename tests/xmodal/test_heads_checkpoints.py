@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests.xmodal.clips import NAMES, small_clip
-from xmodal.heads.checkpoints import Inert, load_dassl, load_inert, load_tip_keys, save_dassl, save_tip_keys
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.heads.tip_adapter import TipAdapterHead
+from xmodal.official.prompts import Inert, load_dassl, load_inert, load_tip_keys, save_dassl, save_tip_keys
 
 MAKERS = {
     "coop": lambda c: CoOpHead(16, NAMES, c, n_ctx=3),

@@ -166,7 +166,7 @@ def test_what_the_tower_says_of_itself_stays():
     rates = [getattr(block.drop_path1, "drop_prob", 0) for block in inflated.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
     assert [getattr(block.drop_path2, "drop_prob", 0) for block in inflated.blocks] == pytest.approx(rates)
-    assert type(tower.blocks[0]).__name__ == "SwinTransformerBlock"  # the tower given is not changed
+    assert type(tower.blocks[0]).__name__ == "SwinBlock"  # the tower given is not changed
     vit = tiny_clip_encoder()
     assert inflate(vit).tower.blocks[0] is not vit.blocks[0]
     assert (inflate(vit).pixel_mean, inflate(vit).out_dim) == (vit.pixel_mean, vit.out_dim)

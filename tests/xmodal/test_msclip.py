@@ -1,6 +1,7 @@
 """MS-CLIP and the UniCL towers: counts, sharing, fusion, transfer."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,15 +9,16 @@ import torch
 from tests.parity.__main__ import CASES
 from tests.parity.core import Case
 from tests.xmodal.adapters import plain
-from xmodal.convert import find_converter
-from xmodal.encoders import contrastive_names
 from xmodal.encoders.frozen import count
 from xmodal.encoders.msclip import MSCLIP, default_strides
-from xmodal.encoders.msclip_conv import LateralAdapter, LateralGrid
+from xmodal.encoders.msclip_conv import LateralAdapter
 from xmodal.encoders.swin import SwinEncoder
-from xmodal.encoders.unicl import from_unicl_key, unicl
+from xmodal.encoders.unicl import unicl
 from xmodal.losses import clip_loss
 from xmodal.model import TransferModel
+from xmodal.official import contrastive
+from xmodal.official.names import find_converter
+from xmodal.structures import Grid
 
 SMALL = dict(depth=4, dim=32, num_heads=2, out_dim=16, vocab_size=40, context_length=8, image_size=32, patch_size=8)
 LATERAL = dict(lateral_layers=(1, 2, 3), branch_blocks=(0, 1, 1), branch_dims=(8, 16, 32), lateral_strides=(4, 2, 1))
@@ -63,9 +65,8 @@ def test_sharing_is_of_weights_and_survives_copies_and_steps():
 def test_branch_changes_the_feature_and_travels_in_the_grid():
     model, images = small(), torch.randn(2, 3, 32, 32)
     tokens, grid = model.visual.embed(images)
-    assert isinstance(grid, LateralGrid)
-    assert [tuple(f.shape) for f in grid.features] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4)]
-    zeroed = LateralGrid(1, grid.h, grid.w, 1, features=tuple(torch.zeros_like(f) for f in grid.features))
+    assert [tuple(f.shape) for f in grid.maps] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4)]
+    zeroed = replace(grid, maps=tuple(torch.zeros_like(f) for f in grid.maps))
     out = model.visual.forward_blocks(tokens, grid)
     assert not torch.allclose(out, model.visual.forward_blocks(tokens, zeroed), atol=1e-3)
     assert torch.allclose(out[:, :1], model.visual.forward_blocks(tokens, grid, read="prefix"), atol=1e-5)
@@ -125,21 +126,22 @@ def test_released_checkpoints_go_in_and_out(stem, sign):
     back = converter.to_official(ours)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], v) for k, v in state.items())
-    with pytest.raises(ValueError, match="no weights of"):
+    with pytest.raises(ValueError, match=r"no weights of|no rule renames"):
         converter.to_official({"head.fc.weight": torch.zeros(1)})
-    others = [c for c in (contrastive_names.UNICL, contrastive_names.MSCLIP_RELEASED) if c is not converter]
-    with pytest.raises(ValueError, match=r"no weights of|no name for|unknown weight"):
+    others = [c for c in (contrastive.UNICL, contrastive.MSCLIP_RELEASED) if c is not converter]
+    with pytest.raises(ValueError, match=r"no weights of|no rule renames"):
         others[0].to_official(ours)
 
 
 def test_old_unicl_checkpoints_keep_their_text_weights():
-    wanted = "text.blocks.3.attn.proj.weight"
+    wanted = "clip.text.blocks.3.attn.proj.weight"
     for prefix in ("text_encoder", "lang_encoder", "text"):
-        assert from_unicl_key(f"{prefix}.resblocks.3.attn.out_proj.weight") == wanted
-    assert from_unicl_key("image_encoder.layers.0.downsample.norm.bias") == "visual.stages.1.downsample.norm.bias"
-    assert from_unicl_key("image_encoder.layers.0.blocks.1.attn.relative_position_index") is None
-    with pytest.raises(ValueError, match="no weight of UniCL"):
-        from_unicl_key("backbone.conv.weight")
+        assert contrastive.UNICL.ours(f"{prefix}.resblocks.3.attn.out_proj.weight") == wanted
+    key = contrastive.UNICL.ours("image_encoder.layers.0.downsample.norm.bias")
+    assert key == "clip.visual.stages.1.downsample.norm.bias"
+    assert contrastive.UNICL.plain({"image_encoder.layers.0.blocks.1.attn.relative_position_index": 0}) == {}
+    with pytest.raises(ValueError, match="no rule renames"):
+        contrastive.UNICL.ours("backbone.conv.weight")
 
 
 @pytest.mark.parametrize("doubled", [True, False])
@@ -159,7 +161,7 @@ def test_a_fusion_norms_the_sum_of_both_convolutions_and_doubles_the_class_token
     patches = norm(torch.nn.functional.conv2d(patches, conv.weight, padding=1, groups=12))
     fused = (patches + stage).flatten(2).transpose(1, 2)
     want = plain.norm(torch.cat([(1 + doubled) * tokens[:, :1], fused], 1), adapter.norm)
-    torch.testing.assert_close(adapter(tokens, features, LateralGrid(1, 2, 2, 1)), want)
+    torch.testing.assert_close(adapter(tokens, features, Grid(1, 2, 2, 1)), want)
 
 
 def test_each_stage_is_fused_before_its_layer_and_prompts_are_left_alone(monkeypatch):
@@ -167,7 +169,7 @@ def test_each_stage_is_fused_before_its_layer_and_prompts_are_left_alone(monkeyp
     assert model.first_layer == 1
     tokens, grid = model.embed(torch.randn(2, 3, 32, 32))
     monkeypatch.setattr(
-        "xmodal.encoders.msclip.run_block", lambda block, x, *rest: log.append(block) or x[:, : rest[1] or x.shape[1]]
+        "xmodal.encoders.vit.run_block", lambda block, x, *rest: log.append(block) or x[:, : rest[1] or x.shape[1]]
     )
     fuse = model.fuse
     model.fuse = lambda stage, tokens, grid: log.append(stage) or fuse(stage, tokens, grid)

@@ -5,9 +5,9 @@ import torch
 
 from tests.xmodal.adapters.towers import build, refill, vit
 from video.readers import AttentionProbe, TimeMeanReader
-from xmodal.adapters.vqt import VisualQueries
 from xmodal.encoders.taps import Taps
 from xmodal.readers import PooledReader, Reader
+from xmodal.vqt import VisualQueries
 
 READERS = {
     "pooled": PooledReader,

@@ -3,14 +3,14 @@
 from functools import partial
 
 import pytest
-import timm
 import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from tests.xmodal.adapters import plain
 from tests.xmodal.test_text import stirred
-from xmodal.encoders.swin import ConvEmbed, GridNorm, SwinEncoder
+from xmodal.encoders.block import DropPath
+from xmodal.encoders.swin import ConvEmbed, SwinEncoder
 
 SIZES = dict(image_size=32, patch_size=4, dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4)
 
@@ -57,9 +57,10 @@ def test_some_blocks_then_the_others_and_recomputation_give_the_same():
 
 
 def test_the_final_norm_uses_its_own_eps():
-    norm = nn.LayerNorm(6, eps=0.2).double()
-    x = torch.randn(2, 3, 6, dtype=torch.double) * 0.1
-    torch.testing.assert_close(GridNorm(norm)(x, None), plain.norm(x, norm))
+    norm = SwinEncoder(**SIZES, norm_eps=0.2).double().norm
+    assert norm.eps == 0.2
+    x = torch.randn(2, 3, 32, dtype=torch.double) * 0.1
+    torch.testing.assert_close(norm(x, None), plain.norm(x, norm))
 
 
 def test_convolutional_embeddings_overlap_and_norm_behind():
@@ -84,7 +85,7 @@ def test_statistics_depth_rates_and_a_tower_without_the_first_norm():
     assert isinstance(tower.patch_embed.norm, nn.Identity)
     assert isinstance(SwinEncoder(**SIZES).patch_embed.norm, nn.LayerNorm)
     assert tower.proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert timm.layers.DropPath is type(tower.blocks[3].drop_path1)
+    assert DropPath is type(tower.blocks[3].drop_path1)
 
 
 @pytest.mark.parametrize(

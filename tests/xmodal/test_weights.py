@@ -15,28 +15,23 @@ from tests.xmodal.test_encoders import OPEN_CLIP_SMALL, SMALL, live_open_clip
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.clip import zero_shot_weights
 from xmodal.encoders.files import load_exactly, read_state
-from xmodal.encoders.openclip_weights import build as build_open_clip
-from xmodal.encoders.openclip_weights import config_of
-from xmodal.encoders.sites import place
-from xmodal.encoders.tokenizer import ClipTokenizer
-from xmodal.encoders.weights import (
+from xmodal.encoders.frozen import fingerprint
+from xmodal.encoders.keys import (
     base_state,
-    fingerprint,
     from_clip_state,
     from_clip_visual_state,
-    from_timm,
     from_timm_state,
-    open_clip_clip,
-    open_clip_encoder,
-    openai_clip,
-    openai_encoder,
-    timm_encoder,
-    tiny_clip,
-    tiny_clip_encoder,
     to_clip_state,
     to_clip_visual_state,
     to_timm_state,
 )
+from xmodal.encoders.openai_weights import openai_clip, openai_encoder
+from xmodal.encoders.openclip_weights import build as build_open_clip
+from xmodal.encoders.openclip_weights import config_of, open_clip_clip, open_clip_encoder
+from xmodal.encoders.sites import place
+from xmodal.encoders.timm_weights import from_timm, timm_encoder
+from xmodal.encoders.tiny import tiny_clip, tiny_clip_encoder
+from xmodal.encoders.tokenizer import ClipTokenizer
 from xmodal.registry import ENCODERS, build
 
 PLAIN = "vit_small_patch16_224.dino"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from tools.benches.measure import Variant, Wanted
 from tools.benches.video import SIZES
 from xmodal.adapters.vpt import vpt
-from xmodal.adapters.vqt import VisualQueries
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
+from xmodal.vqt import VisualQueries
 
 QUERIES, CLASSES = 1, 100
 WANTED = {

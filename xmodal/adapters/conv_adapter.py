@@ -6,7 +6,7 @@ weights; on a ResNet bottleneck of mid width w: 9*w + w^2/g + w/g + 2*w.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -185,7 +185,7 @@ def conv_adapter(
         raise ValueError(f"conv_adapter: no scheme is called {scheme!r}; {did_you_mean(scheme, SCHEMES)}")
     if norms not in ("none", "paper", "all"):
         raise ValueError(f"conv_adapter: norms must be none, paper or all, got {norms!r}")
-    if not hasattr(encoder, "further_sites"):
+    if encoder.root is None:
         raise ValueError(f"conv_adapter: {type(encoder).__name__} is no ConvNet or Swin")
     if kernel_size is not None and kernel_size % 2 != 1:
         raise ValueError(f"conv_adapter: kernel_size must be odd, got {kernel_size}")
@@ -194,7 +194,7 @@ def conv_adapter(
         modules += [place_further(owner, site, scheme, reduction, name) for owner, site in encoder.further_sites()]
     train_norms(encoder, norms, name)
     if biases:
-        for key, parameter in encoder.body.named_parameters():
+        for key, parameter in encoder.root.named_parameters():
             if key.endswith("bias"):
                 parameter.requires_grad_(True)
     return modules
@@ -235,7 +235,7 @@ def train_norms(encoder: Encoder, norms: str, name: str) -> None:
     """Let norms of the tower train, and place the extra one of ResNets."""
     if norms == "none":
         return
-    family, body = encoder.family, encoder.body
+    family, body = encoder.family, cast(Any, encoder.root)  # a timm model: its parts are looked up by their names
     chosen: list[nn.Module] = []
     if family in ("resnet", "efficientnet"):
         place(encoder, "norm", name, ExtraNorm(encoder.dim))

@@ -201,7 +201,7 @@ def lowest_dimension(encoder: Encoder, images: Tensor, neighbors: int = 20) -> l
     probes = {}
     for i, block in enumerate(encoder.blocks):
         for site in ("attn", "mlp"):
-            probes[f"blocks.{i}.{site}"] = place(block, site, "__probe__", Probe())
+            probes[f"blocks.{i}.{site}"] = place(block, site, "__probe__", MeanToken())
     try:
         tokens, grid = encoder.embed(images)
         encoder.forward_blocks(tokens, grid)
@@ -213,7 +213,7 @@ def lowest_dimension(encoder: Encoder, images: Tensor, neighbors: int = 20) -> l
     return sorted(found.items(), key=lambda pair: pair[1])
 
 
-class Probe(nn.Module):
+class MeanToken(nn.Module):
     """Remember the mean token of an operation's output."""
 
     seen: Tensor

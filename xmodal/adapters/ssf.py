@@ -72,8 +72,8 @@ def ssf(encoder: Encoder, blocks: int | Iterable[int] | None = None, name: str =
         ValueError: a tower whose operations have no sites (ResNets and their kin).
     """
     chosen = choose_blocks(encoder, blocks)
-    if hasattr(encoder, "body"):
-        roots = [encoder.body] if blocks is None else chosen
+    if encoder.root is not None:
+        roots = [encoder.root] if blocks is None else chosen
         owners = [(root, site) for root in roots for site, op in root.named_modules() if is_sited(op)]
     else:
         owners = [(block, site) for block in chosen for site in BLOCK_SITES]

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+FUSED = "_scaled_dot_product_flash_attention_for_cpu"  # torch's private kernel; looked up where it is used
 HALF_IS_SLOWER = not getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()  # AMX is what bfloat16 gains from
 
 
@@ -16,7 +15,7 @@ class WidenedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
         """Queries (B, H, N, d), keys and values (B, H, M, d) to (B, H, N, d)."""
-        out, logsumexp = FLASH(q.float(), k.float(), v.float(), 0.0, is_causal)
+        out, logsumexp = getattr(torch.ops.aten, FUSED)(q.float(), k.float(), v.float(), 0.0, is_causal)
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, logsumexp)
         ctx.is_causal = is_causal
@@ -28,13 +27,15 @@ class WidenedAttention(torch.autograd.Function):
         """Gradients of queries, keys and values."""
         q, k, v, out, logsumexp = ctx.saved_tensors
         wide = (x.float() for x in (grad, q, k, v, out))
-        return *(x.to(q.dtype) for x in FLASH_BACKWARD(*wide, logsumexp, 0.0, ctx.is_causal)), None
+        gradients = getattr(torch.ops.aten, f"{FUSED}_backward")(*wide, logsumexp, 0.0, ctx.is_causal)
+        return *(x.to(q.dtype) for x in gradients), None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
     """softmax(q.k / sqrt(d)) v, by torch's fused kernel.
 
-    On a CPU without AMX bfloat16 goes through the float32 kernel, which took two thirds of the time there.
+    On a CPU without AMX bfloat16 goes through the float32 kernel, which took two thirds of the time there (where this
+    torch has that kernel).
 
     Args:
         q: queries (B, H, N, d).
@@ -45,6 +46,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
     Returns:
         (B, H, N, d).
     """
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and HALF_IS_SLOWER:
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and HALF_IS_SLOWER and hasattr(torch.ops.aten, FUSED):
         return WidenedAttention.apply(q, k, v, is_causal)
     return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)

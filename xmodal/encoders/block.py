@@ -106,15 +106,22 @@ class Attention(nn.Module):
         q, k, v = self.heads(q), self.heads(k), self.heads(v)  # (B, H, N, D/H)
         return self.q_norm(q), self.k_norm(k), v
 
-    def forward(self, x: Tensor, grid: Grid | None = None, rows: int | None = None, tap: Slot | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        grid: Grid | None = None,
+        rows: int | None = None,
+        tap: Slot | None = None,
+        branches: Branches | None = None,
+    ) -> Tensor:
         """Map x (B, N, D) to (B, N or rows, D)."""
         q, k, v = self.project(x, grid, rows)
         if tap is not None:
             tap.write("attn.q", q)
             tap.write("attn.k", k)
             tap.write("attn.v", v)
-        if isinstance(grid, Branches):
-            y = grid.attend(q, k, v)
+        if branches is not None:
+            y = branches.attend(q, k, v)
         else:
             y = attend(q, k, v, is_causal=self.causal and rows is None)
         y = self.proj(y.transpose(1, 2).flatten(2), short(grid, rows))  # (B, N, D)
@@ -215,7 +222,14 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path)
         self.post = Stream()
 
-    def forward(self, x: Tensor, grid: Grid | None = None, rows: int | None = None, tap: Slot | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        grid: Grid | None = None,
+        rows: int | None = None,
+        tap: Slot | None = None,
+        branches: Branches | None = None,
+    ) -> Tensor:
         """Run the block.
 
         Args:
@@ -223,12 +237,13 @@ class Block(nn.Module):
             grid: where the patches sit, None where there is no grid.
             rows: compute only the first `rows` tokens of the output; keys and values still come from all.
             tap: where to write what a reader listens to.
+            branches: layout of several sequences in one; None for a plain sequence.
 
         Returns:
             Tokens (B, N or rows, D).
         """
         x = self.pre_attn(x, grid)
-        y = self.attn(self.norm1(x, grid), grid, rows, tap)
+        y = self.attn(self.norm1(x, grid), grid, rows, tap, branches)
         if rows is not None:
             x, grid = x[:, :rows], short(grid, rows)
         x = x + self.drop_path1(self.ls1(y, grid))
@@ -246,9 +261,15 @@ class Block(nn.Module):
 
 
 def run_block(
-    block: nn.Module, x: Tensor, grid: Grid | None, rows: int | None, tap: Slot | None, recompute: bool
+    block: nn.Module,
+    x: Tensor,
+    grid: Grid | None,
+    rows: int | None,
+    tap: Slot | None,
+    recompute: bool,
+    *layout: Branches,
 ) -> Tensor:
     """Run one block, recomputing its activations in the backward pass when asked and when there is one."""
     if recompute and torch.is_grad_enabled() and (x.requires_grad or block.trains):
-        return torch.utils.checkpoint.checkpoint(block, x, grid, rows, tap, use_reentrant=False)
-    return block(x, grid, rows, tap)
+        return torch.utils.checkpoint.checkpoint(block, x, grid, rows, tap, *layout, use_reentrant=False)
+    return block(x, grid, rows, tap, *layout)

@@ -10,24 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xmodal.structures import Grid
-
 
 @dataclass(frozen=True)
-class Branches(Grid):
-    """A row of tokens without patches: a beginning, then K ends of S tokens each, one behind the other.
+class Branches:
+    """Layout of a row of tokens, and the attention in it: a beginning, then K ends of S tokens, one behind the other.
 
     Args:
         shared: tokens of the beginning.
         count: K.
     """
 
-    t: int = 1
-    h: int = 0
-    w: int = 0
-    prefix: int = 0
-    shared: int = 0
-    count: int = 1
+    shared: int
+    count: int
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Causal attention in which each end sees the beginning and itself; all tensors (B, H, shared + K*S, d)."""

@@ -73,11 +73,13 @@ class Sited:
     Attributes:
         family: of the tower.
         act: activation of an adapter beside the convolution.
+        convs: names of the block's first, its adapted, and its last convolution.
         aa: timm's anti-aliasing, in the blocks that have it.
     """
 
     family = "resnet"
     act = "relu"
+    convs = ("conv1", "conv2", "conv3")
     aa: Any
 
     def add_sites(self) -> None:
@@ -86,10 +88,14 @@ class Sited:
 
     def sizes(self, site: str) -> Sizes:
         """Sizes of what happens between the input and the output of a site."""
-        raise NotImplementedError
+        first, conv, last = (getattr(self, name) for name in self.convs)
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        if site == "conv":
+            return Sizes(conv.in_channels, conv.out_channels, kernel, stride)
+        return Sizes(first.in_channels if site == "residual" else last.out_channels, last.out_channels, 3, stride)
 
 
-class Bottleneck(Sited, resnet.Bottleneck):
+class ResNetBottleneck(Sited, resnet.Bottleneck):
     """ResNet and ResNeXt (v1.5: the stride is that of the 3x3 convolution)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,16 +108,11 @@ class Bottleneck(Sited, resnet.Bottleneck):
         y = y if self.drop_path is None else self.drop_path(y)
         return self.post(self.act3(y + (x if self.downsample is None else self.downsample(x))))
 
-    def sizes(self, site: str) -> Sizes:
-        """See `Sited`."""
-        middle, outs, stride = self.conv2.out_channels, self.conv3.out_channels, self.conv2.stride[0]
-        if site == "conv":
-            return Sizes(self.conv2.in_channels, middle, 3, stride)
-        return Sizes(self.conv1.in_channels if site == "residual" else outs, outs, 3, stride)
-
 
 class BasicBlock(Sited, resnet.BasicBlock):
     """ResNet-18 and -34; `conv` is the first convolution, which has the stride."""
+
+    convs = ("conv1", "conv1", "conv2")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W)."""
@@ -121,12 +122,6 @@ class BasicBlock(Sited, resnet.BasicBlock):
         y = self.residual.edits(y, x)
         y = y if self.drop_path is None else self.drop_path(y)
         return self.post(self.act2(y + (x if self.downsample is None else self.downsample(x))))
-
-    def sizes(self, site: str) -> Sizes:
-        """See `Sited`."""
-        ins, middle, stride = self.conv1.in_channels, self.conv1.out_channels, self.conv1.stride[0]
-        outs = self.conv2.out_channels
-        return Sizes(outs if site == "post" else ins, middle if site == "conv" else outs, 3, stride)
 
 
 class ClipBottleneck(Sited, clip_resnet.Bottleneck):
@@ -143,13 +138,11 @@ class ClipBottleneck(Sited, clip_resnet.Bottleneck):
 
     def sizes(self, site: str) -> Sizes:
         """See `Sited`."""
-        middle, outs = self.conv2.out_channels, self.conv3.out_channels
-        if site == "conv":
-            return Sizes(self.conv2.in_channels, middle, 3, 1)
-        return Sizes(self.conv1.in_channels if site == "residual" else outs, outs, 3, self.stride)
+        found = super().sizes(site)
+        return found if site == "conv" else found._replace(stride=self.stride)
 
 
-class AttentionPool(clip_resnet.AttentionPool2d):
+class ClipAttentionPool(clip_resnet.AttentionPool2d):
     """CLIP's attention pooling with a site: x is the token of the mean, y what is pooled."""
 
     def add_sites(self) -> None:
@@ -182,13 +175,6 @@ class PreActBottleneck(Sited, resnetv2.PreActBottleneck):
         y = self.residual.edits(self.conv3(self.norm3(y)), x)
         return self.post(self.drop_path(y) + shortcut)
 
-    def sizes(self, site: str) -> Sizes:
-        """See `Sited`."""
-        middle, outs, stride = self.conv2.out_channels, self.conv3.out_channels, self.conv2.stride[0]
-        if site == "conv":
-            return Sizes(self.conv1.out_channels, middle, 3, stride)
-        return Sizes(self.conv1.in_channels if site == "residual" else outs, outs, 3, stride)
-
 
 class ConvNeXtBlock(Sited, convnext.ConvNeXtBlock):
     """ConvNeXt: `conv` is the depth-wise convolution, before the norm."""
@@ -216,6 +202,7 @@ class InvertedResidual(Sited, efficientnet.InvertedResidual):
     """MobileNet-like block of EfficientNet: `conv` is the depth-wise convolution."""
 
     family = "efficientnet"
+    convs = ("conv_pw", "conv_dw", "conv_pwl")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W)."""
@@ -225,18 +212,12 @@ class InvertedResidual(Sited, efficientnet.InvertedResidual):
         y = self.residual.edits(self.bn3(self.conv_pwl(self.se(self.aa(y)))), x)
         return self.post(self.drop_path(y) + x if self.has_skip else y)
 
-    def sizes(self, site: str) -> Sizes:
-        """See `Sited`."""
-        conv, outs = self.conv_dw, self.conv_pwl.out_channels
-        if site == "conv":
-            return Sizes(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0])
-        return Sizes(self.conv_pw.in_channels if site == "residual" else outs, outs, 3, conv.stride[0])
-
 
 class DepthwiseSeparable(Sited, efficientnet.DepthwiseSeparableConv):
     """First block of EfficientNet: `conv` is the depth-wise convolution."""
 
     family = "efficientnet"
+    convs = ("conv_dw", "conv_dw", "conv_pw")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W)."""
@@ -245,31 +226,18 @@ class DepthwiseSeparable(Sited, efficientnet.DepthwiseSeparableConv):
         y = self.residual.edits(self.bn2(self.conv_pw(self.se(self.aa(y)))), x)
         return self.post(self.drop_path(y) + x if self.has_skip else y)
 
-    def sizes(self, site: str) -> Sizes:
-        """See `Sited`."""
-        conv, outs = self.conv_dw, self.conv_pw.out_channels
-        if site == "conv":
-            return Sizes(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0])
-        return Sizes(conv.in_channels if site == "residual" else outs, outs, 3, conv.stride[0])
-
 
 class EdgeResidual(Sited, efficientnet.EdgeResidual):
     """Fused block of EfficientNet-V2 and EdgeTPU: `conv` is the expanding convolution."""
 
     family = "efficientnet"
+    convs = ("conv_exp", "conv_exp", "conv_pwl")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W)."""
         y = self.conv.edits(self.bn1(self.conv_exp(x)), x)
         y = self.residual.edits(self.bn2(self.conv_pwl(self.se(self.aa(y)))), x)
         return self.post(self.drop_path(y) + x if self.has_skip else y)
-
-    def sizes(self, site: str) -> Sizes:
-        """See `Sited`."""
-        conv, outs = self.conv_exp, self.conv_pwl.out_channels
-        if site == "conv":
-            return Sizes(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0])
-        return Sizes(conv.in_channels if site == "residual" else outs, outs, 3, conv.stride[0])
 
 
 class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
@@ -305,10 +273,10 @@ class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {
-    resnet.Bottleneck: Bottleneck,
+    resnet.Bottleneck: ResNetBottleneck,
     resnet.BasicBlock: BasicBlock,
     clip_resnet.Bottleneck: ClipBottleneck,
-    clip_resnet.AttentionPool2d: AttentionPool,
+    clip_resnet.AttentionPool2d: ClipAttentionPool,
     resnetv2.PreActBottleneck: PreActBottleneck,
     convnext.ConvNeXtBlock: ConvNeXtBlock,
     efficientnet.InvertedResidual: InvertedResidual,

@@ -11,7 +11,8 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from xmodal.encoders.convblocks import AttentionPool, Conv2d, blocks_of, sited
+from xmodal.encoders.convblocks import ClipAttentionPool, Conv2d, blocks_of, sited
+from xmodal.encoders.keys import base_state
 from xmodal.encoders.sites import Pointwise
 from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid
@@ -35,8 +36,6 @@ class ConvNet(Encoder):
         ValueError: a model without a block that is known.
     """
 
-    pool_type = "map"
-    patch_size = 32
     body: Any
 
     def __init__(
@@ -47,33 +46,31 @@ class ConvNet(Encoder):
         pixel_std: Sequence[float] = IMAGENET_STD,
         name: str = "convnet",
     ):
-        super().__init__()
-        self.body = sited(body)
-        self.norm = Pointwise()
-        self.image_size, self.name = image_size, name
-        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
-        self.family = self.blocks[0].family
-        self.clip = isinstance(body, ModifiedResNet)
-        self.dim = body.layer4[-1].conv3.out_channels if self.clip else body.num_features
-        self.out_dim = body.output_dim if self.clip else getattr(body, "head_hidden_size", None) or self.dim
-        self.recompute = False
+        clip, blocks = isinstance(body, ModifiedResNet), blocks_of(sited(body))
+        dim = body.layer4[-1].conv3.out_channels if clip else body.num_features
+        super().__init__(
+            name=name, dim=dim, out_dim=body.output_dim if clip else getattr(body, "head_hidden_size", None) or dim,
+            depth=len(blocks), num_heads=0, image_size=image_size, patch_size=32, pixel_mean=pixel_mean,
+            pixel_std=pixel_std, pool_type="map", family=blocks[0].family,
+        )  # fmt: skip
+        self.body, self.clip, self.norm, self.proj = body, clip, Pointwise(), nn.Identity()
 
     @property
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[Any]:  # type: ignore[override]  # they belong to the stages
         """The blocks with sites, in order."""
         return blocks_of(self.body)
 
     @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
+    def root(self) -> nn.Module:
+        """The library's model."""
+        return self.body
 
     def further_sites(self) -> list[tuple[nn.Module, str]]:
         """Convolutions between stages (ConvNeXt) and the attention pooling (CLIP): (owner, site)."""
         return [
             (self.body, name)
             for name, m in self.body.named_modules()
-            if isinstance(m, AttentionPool) or (isinstance(m, Conv2d) and ".downsample." in name)
+            if isinstance(m, ClipAttentionPool) or (isinstance(m, Conv2d) and ".downsample." in name)
         ]
 
     def train(self, mode: bool = True) -> "ConvNet":
@@ -116,19 +113,11 @@ class ConvNet(Encoder):
             tokens = part(tokens)
         return tokens
 
-    def forward_tokens(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        """Blocks, then the norm."""
-        return self.norm(self.forward_blocks(tokens, grid), grid)
-
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """The last map to a feature (B, D_out)."""
         return self.body.attnpool(tokens) if self.clip else self.body.forward_head(tokens, pre_logits=True)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalized, to features (B, D_out)."""
-        return self.pool(self.forward_tokens(images))
-
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Maps (B, C_i, h_i, w_i) of all stages, finest first, for dense tasks: strides 4, 8, 16, 32."""
         images = channels_last(images)
         if self.clip:
@@ -141,14 +130,20 @@ class ConvNet(Encoder):
         return maps[-4:]
 
     @torch.no_grad()
-    def stage_dims(self) -> list[int]:
-        """Channels of the maps that `stages` gives."""
+    def map_dims(self) -> list[int]:
+        """Return the channels of the maps that `feature_maps` gives."""
         device = next(self.parameters()).device
         mode = self.training
         self.eval()
-        dims = [m.shape[1] for m in self.stages(torch.zeros(1, 3, self.image_size, self.image_size, device=device))]
+        dims = [
+            m.shape[1] for m in self.feature_maps(torch.zeros(1, 3, self.image_size, self.image_size, device=device))
+        ]
         self.train(mode)
         return dims
+
+    def library_state(self) -> dict[str, Tensor]:
+        """Return the weights under the library's names."""
+        return base_state(self.body.state_dict())
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -58,11 +58,11 @@ def inflate(
         raise ValueError(f"attention={attention!r}: choose joint or space")
     if tubelet < 1 or num_frames % tubelet:
         raise ValueError(f"num_frames={num_frames} does not divide into tubelets of {tubelet} frames")
-    if isinstance(encoder, VisionTransformer):
+    if encoder.inflation == "vit":
         return InflatedViT(copy.deepcopy(encoder), num_frames // tubelet, tubelet, init, attention)
-    if isinstance(encoder, SwinEncoder):
+    if encoder.inflation == "swin":
         return InflatedSwin(copy.deepcopy(encoder), tubelet, temporal_window, init)
-    raise ValueError(f"{type(encoder).__name__} cannot be inflated: the house's vit and swin can")
+    raise ValueError(f"{type(encoder).__name__} cannot be inflated: the suite's vit and swin can")
 
 
 class TubeletConv(nn.Conv3d):
@@ -94,23 +94,29 @@ class Inflated(Encoder):
     """What both inflated towers share: the verbs of an encoder, in front of the tower they were made of."""
 
     def __init__(self, tower: Any, tubelet: int):
-        super().__init__()
+        facts = ("dim", "out_dim", "depth", "num_heads", "image_size", "patch_size", "pixel_mean", "pixel_std",
+                 "pool_type", "num_prefix", "family")  # fmt: skip
+        super().__init__(name=f"{tower.name}-inflated", **{fact: getattr(tower, fact) for fact in facts})
         self.tower, self.tubelet = tower, tubelet
-        self.name = f"{tower.name}-inflated"
-        self.dim, self.depth, self.num_heads, self.out_dim = tower.dim, tower.depth, tower.num_heads, tower.out_dim
-        self.image_size, self.patch_size, self.pool_type = tower.image_size, tower.patch_size, tower.pool_type
-        self.pixel_mean, self.pixel_std = tower.pixel_mean, tower.pixel_std
-        self.recompute = False
 
     @property
-    def blocks(self) -> Any:
+    def blocks(self) -> Any:  # type: ignore[override]
         """The blocks in order."""
         return self.tower.blocks
 
     @property
-    def norm(self) -> nn.Module:
+    def norm(self) -> nn.Module:  # type: ignore[override]
         """The final norm."""
         return self.tower.norm
+
+    @property
+    def proj(self) -> nn.Module:  # type: ignore[override]
+        """The projection of the feature."""
+        return self.tower.proj
+
+    def behind_blocks(self) -> list[nn.Module]:
+        """Return the modules that are run after the last block."""
+        return self.tower.behind_blocks()
 
     def to_tubelets(self, images: Tensor, num_frames: int) -> tuple[Tensor, int]:
         """Frames that divide into tubelets, and how many those make; an image is a video of equal frames.
@@ -134,27 +140,6 @@ class Inflated(Encoder):
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Pool normed tokens (B*T', N, D) to a feature a step in time."""
         return self.tower.pool(tokens, grid)
-
-    def forward_blocks(
-        self,
-        tokens: Tensor,
-        grid: Grid,
-        read: str = "all",
-        taps: Taps | None = None,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> Tensor:
-        """Run the blocks from `start` up to `stop` on tokens (B*T', N, D)."""
-        raise NotImplementedError
-
-    def forward_tokens(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """Blocks, then the final norm."""
-        return self.norm(self.forward_blocks(tokens, grid), grid)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to features (B, D_out)."""
-        tokens, grid = self.embed(images)
-        return self.pool(self.forward_tokens(tokens, grid), grid)
 
 
 class InflatedViT(Inflated):
@@ -192,7 +177,7 @@ class InflatedViT(Inflated):
     def forward_blocks(
         self,
         tokens: Tensor,
-        grid: Grid,
+        grid: Any = None,
         read: str = "all",
         taps: Taps | None = None,
         start: int = 0,
@@ -231,7 +216,7 @@ class InflatedSwin(Inflated):
     def forward_blocks(
         self,
         tokens: Tensor,
-        grid: Grid,
+        grid: Any = None,
         read: str = "all",
         taps: Taps | None = None,
         start: int = 0,

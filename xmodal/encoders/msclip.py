@@ -7,15 +7,14 @@ on the raw image is fused into the tokens before some blocks.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.block import run_block
 from xmodal.encoders.clip import CLIP
-from xmodal.encoders.msclip_conv import EarlyConv, LateralAdapter, LateralGrid, ParallelBranch
+from xmodal.encoders.msclip_conv import EarlyConv, LateralAdapter, ParallelBranch
 from xmodal.encoders.sites import Edits
-from xmodal.encoders.taps import Taps
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import Tokenizer
 from xmodal.encoders.vit import VisionTransformer
@@ -107,7 +106,7 @@ class MSCLIPTower(VisionTransformer):
             )
 
     def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
-        """Make tokens of images, and run the parallel branch; its features travel in the grid.
+        """Make tokens of images, and run the parallel branch; its maps travel in the grid.
 
         Args:
             images: (B*T, 3, H, W), normalized.
@@ -115,40 +114,26 @@ class MSCLIPTower(VisionTransformer):
         """
         tokens, grid = super().embed(images, num_frames)
         if self.branch is not None:
-            grid = LateralGrid(grid.t, grid.h, grid.w, grid.prefix, features=tuple(self.branch(images)))
+            grid = replace(grid, maps=tuple(self.branch(images)))
         return tokens, grid
 
-    def forward_blocks(
-        self,
-        tokens: Tensor,
-        grid: Grid | None = None,
-        read: str = "all",
-        taps: Taps | None = None,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> Tensor:
-        """Run the blocks, each of the lateral layers behind its fusion; see `VisionTransformer.forward_blocks`.
+    def before_block(self, index: int, tokens: Tensor, grid: Grid | None) -> Tensor:
+        """Fuse a stage of the branch into the tokens, in front of the lateral layers.
 
         Raises:
-            ValueError: tokens without the features of the branch.
+            ValueError: tokens without the maps of the branch.
         """
-        if self.branch is not None and not isinstance(grid, LateralGrid):
+        layer = index + self.first_layer
+        if layer not in self.lateral_layers:
+            return tokens
+        if grid is None or not grid.maps:
             raise ValueError(f"{self.name} fuses the image into its blocks: its tokens come from its own `embed`")
-        if start == 0:
-            tokens = self.pre_blocks(tokens, grid)
-        last = len(self.blocks) - 1
-        for i, block in list(enumerate(self.blocks))[start:stop]:
-            if i + self.first_layer in self.lateral_layers:
-                tokens = self.fuse(self.lateral_layers.index(i + self.first_layer), tokens, grid)  # type: ignore[arg-type]
-            recompute = self.recompute is True or i < int(self.recompute)
-            rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
-            tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, recompute)
-        return tokens
+        return self.fuse(self.lateral_layers.index(layer), tokens, grid)
 
-    def fuse(self, stage: int, tokens: Tensor, grid: LateralGrid) -> Tensor:
+    def fuse(self, stage: int, tokens: Tensor, grid: Grid) -> Tensor:
         """Fuse one stage of the branch into the class token and the patches; prompts behind them are left alone."""
         count = grid.prefix + grid.num_patches
-        fused = self.lateral[stage](tokens[:, :count], grid.features[stage], grid)  # type: ignore[index]
+        fused = self.lateral[stage](tokens[:, :count], grid.maps[stage], grid)  # type: ignore[index]
         return fused if tokens.shape[1] == count else torch.cat([fused, tokens[:, count:]], dim=1)
 
 

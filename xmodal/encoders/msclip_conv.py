@@ -1,26 +1,16 @@
-"""The convolutions of MS-CLIP-S: early stem, parallel branch, lateral adapters, and the names of official checkpoints.
+"""The convolutions of MS-CLIP-S: early stem, parallel branch, lateral adapters.
 
 Paper: arXiv 2207.12661.
 """
 
 import itertools
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.keys import from_clip_text_state, from_clip_visual_state
 from xmodal.encoders.sites import LayerNorm
 from xmodal.structures import Grid
-
-
-@dataclass(frozen=True)
-class LateralGrid(Grid):
-    """A grid that brings the features of the parallel branch along, one map (B, C, h, w) a stage."""
-
-    features: tuple[Tensor, ...] = ()
 
 
 def conv_norm(cin: int, cout: int, kernel: int, stride: int = 1, eps: float = 1e-5, **options: int) -> nn.Sequential:
@@ -44,7 +34,7 @@ class ResidualConv(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class Bottleneck(nn.Module):
+class BranchBlock(nn.Module):
     """ReLU(1x1, 3x3, 1x1 at half the width + shortcut), BatchNorm eps 1e-6."""
 
     def __init__(self, cin: int, cout: int, stride: int):
@@ -122,7 +112,7 @@ class ParallelBranch(nn.Module):
             self.stages.append(
                 nn.Sequential(
                     *(
-                        Bottleneck(dims[i] if j else dims[i - 1], dims[i], 1 if j else steps[i])
+                        BranchBlock(dims[i] if j else dims[i - 1], dims[i], 1 if j else steps[i])
                         for j in range(blocks[i])
                     )
                 )
@@ -166,89 +156,3 @@ class LateralAdapter(nn.Module):
         fused = (patches + self.widen(self.down(features))).flatten(2).transpose(1, 2)  # (B, h*w, D)
         prefix = 2 * prefix if self.fuse_class_token else prefix
         return self.norm(torch.cat([prefix, fused], dim=1))
-
-
-STEM = (
-    (r"visual\.transformer\.resblocks\.0\.conv1\.(.+)", r"visual.patch_embed.stem.first.0.\1"),
-    (r"visual\.transformer\.resblocks\.0\.bn1\.(.+)", r"visual.patch_embed.stem.first.1.\1"),
-    (
-        r"visual\.transformer\.resblocks\.0\.resnet_stage\.conv_(\d+)\.conv1\.(.+)",
-        r"visual.patch_embed.stem.stages.\1.body.0.\2",
-    ),
-    (
-        r"visual\.transformer\.resblocks\.0\.resnet_stage\.conv_(\d+)\.bn1\.(.+)",
-        r"visual.patch_embed.stem.stages.\1.body.1.\2",
-    ),
-    (
-        r"visual\.transformer\.resblocks\.0\.resnet_stage\.conv_(\d+)\.downsample\.(\d)\.(.+)",
-        r"visual.patch_embed.stem.stages.\1.shortcut.\2.\3",
-    ),
-    (r"visual\.transformer\.resblocks\.0\.last_conv\.(.+)", r"visual.patch_embed.stem.last.\1"),
-)
-LATERAL = re.compile(r"visual\.transformer\.parallel_lateral_adapter\.(\d+)\.(.+)")
-LATERAL_PARTS = {
-    "top2bottom_dw_conv.conv.": "down.0.",
-    "top2bottom_dw_conv.bn.": "down.1.",
-    "top2bottom_pw_conv.conv.": "widen.",
-    "bottom_dw_conv.conv.": "local.0.",
-    "bottom_dw_conv.bn.": "local.1.",
-    "ln_adapt.": "norm.",
-}
-BRANCH_FIRST = "visual.transformer.parallel_branch_v.0."
-BRANCH = re.compile(r"visual\.transformer\.parallel_branch_v\.(\d+)\.resnet_stage\.conv_(\d+)\.(.+)")
-BRANCH_PARTS = {
-    **{f"conv{i + 1}.": f"body.{2 * i}.0." for i in range(3)},
-    **{f"bn{i + 1}.": f"body.{2 * i}.1." for i in range(3)},
-    "residual_conv.": "shortcut.0.",
-    "residual_bn.": "shortcut.1.",
-}
-
-
-def from_msclip_key(key: str, first_layer: int = 1) -> str:
-    """The house's name of a key of an official checkpoint.
-
-    Args:
-        key: an official name.
-        first_layer: 1 where a convolutional stem is visual layer 0, else 0.
-
-    Raises:
-        ValueError: a key that is no weight of MS-CLIP.
-    """
-    if key == "logit_scale":
-        return key
-    for pattern, ours in STEM if first_layer else ():
-        if re.fullmatch(pattern, key):
-            return re.sub(pattern, ours, key)
-    if key.startswith(BRANCH_FIRST):
-        return "visual.branch.first." + part(key.removeprefix(BRANCH_FIRST), {"conv.": "0.", "bn.": "1."})
-    if found := BRANCH.fullmatch(key):
-        return f"visual.branch.stages.{int(found[1]) - 1}.{found[2]}.{part(found[3], BRANCH_PARTS)}"
-    if found := LATERAL.fullmatch(key):
-        return f"visual.lateral.{found[1]}.{part(found[2], LATERAL_PARTS)}"
-    if not key.startswith("visual."):
-        return "text." + next(iter(from_clip_text_state({key: torch.empty(1, 1)})))
-    ours = next(iter(from_clip_visual_state({key: torch.empty(1, 1)})))
-    return "visual." + re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) - first_layer}", ours)
-
-
-def part(key: str, table: Mapping[str, str]) -> str:
-    """`key` with its beginning renamed by `table`.
-
-    Raises:
-        ValueError: a beginning that the table does not know.
-    """
-    for old, new in table.items():
-        if key.startswith(old):
-            return new + key[len(old) :]
-    raise ValueError(f"{key!r} is no weight of MS-CLIP's convolutions")
-
-
-def from_msclip_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of an official MS-CLIP(-S) checkpoint under the names of the house's `MSCLIP`."""
-    first = int(any(key.startswith("visual.transformer.resblocks.0.last_conv") for key in state))
-    out = {from_msclip_key(key, first): value for key, value in state.items()}
-    for name in ("visual.proj.weight", "text.proj.weight"):
-        out[name] = out[name].t().contiguous()  # (D_out, D)
-    out["visual.cls_token"] = out["visual.cls_token"].reshape(1, 1, -1)
-    out["visual.pos_embed"] = out["visual.pos_embed"].unsqueeze(0)  # (1, N, D)
-    return out

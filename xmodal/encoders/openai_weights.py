@@ -6,6 +6,7 @@ archive is a program: `torch.jit.load` reads it, for CLIP files and nothing else
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from xmodal.encoders.files import load_exactly, read_state, seeded, unfilled
 from xmodal.encoders.keys import State, from_clip_state, from_clip_visual_state, put_under, under
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import ClipTokenizer
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
+from xmodal.encoders.vit import CLIP_TOWER, VisionTransformer
 from xmodal.registry import ENCODERS
 
 SUPPORTED = "ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px"
@@ -47,7 +48,7 @@ def openai_encoder(
     """
     check_weights(weights)
     state = read_openai(path)
-    spec = {**vision_spec(state, path), "drop_path": drop_path}
+    spec = {**vision_spec(state, f"openai/{Path(path).stem}"), "drop_path": drop_path}
     spec["image_size"] = image_size or spec["image_size"]
     if weights == "random":
         return seeded(seed, lambda: VisionTransformer(**{**spec, "name": f"{spec['name']}/random-{seed}"})).eval()
@@ -68,7 +69,7 @@ def openai_clip(
     state = read_openai(path)
     if "token_embedding.weight" not in state:
         raise ValueError(f"{path} holds an image tower only: take openai_encoder")
-    vision = {**vision_spec(state, path), "drop_path": drop_path}
+    vision = {**vision_spec(state, f"openai/{Path(path).stem}"), "drop_path": drop_path}
     vision["image_size"] = image_size or vision["image_size"]
     text = text_spec(state, vision["name"])
 
@@ -125,26 +126,21 @@ def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
-def vision_spec(state: Mapping[str, Tensor], path: str) -> dict:
+def vision_spec(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
     """Arguments of the image tower that these weights belong to."""
     width, _, _, patch = state["visual.conv1.weight"].shape
     side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
-    hidden = len(state["visual.transformer.resblocks.0.mlp.c_fc.weight"])
     return dict(
+        CLIP_TOWER,
         image_size=side * patch,
         patch_size=patch,
         dim=width,
         depth=count_blocks(state, "visual.transformer.resblocks."),
         num_heads=width // 64,
-        mlp_ratio=hidden / width,
+        mlp_ratio=len(state["visual.transformer.resblocks.0.mlp.c_fc.weight"]) / width,
         act="quick_gelu",
-        pre_norm=True,
-        norm_eps=1e-5,
-        patch_bias=False,
         out_dim=state["visual.proj"].shape[1] if "visual.proj" in state else None,
-        pixel_mean=CLIP_MEAN,
-        pixel_std=CLIP_STD,
-        name=f"openai/{Path(path).stem}",
+        name=name,
     )
 
 

@@ -3,19 +3,23 @@
 Its configs are read key by key; a key that the house does not know is refused by name, never passed over.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from xmodal.encoders import timm_weights
 from xmodal.encoders.clip import CLIP
 from xmodal.encoders.files import load_exactly, missing_weights, read_state, seeded, unfilled
-from xmodal.encoders.keys import from_clip_state
+from xmodal.encoders.keys import from_clip_state, from_clip_visual_state, put_under
+from xmodal.encoders.openai_weights import vision_spec
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.timm_weights import create, describe
 from xmodal.encoders.tokenizer import ClipTokenizer, HubTokenizer, Tokenizer
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
+from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, CLIP_TOWER, VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
+from xmodal.structures import Encoder
 
 SUPPORTED = (
     "ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, ViT-g-14, ViT-bigG-14, their -quickgelu forms, and the "
@@ -153,6 +157,7 @@ def vision_of(config: dict, model: str, image_size: int | None) -> dict:
         return describe(unfilled(lambda: create(vision["timm_model_name"], size, pool)), model)
     width = vision["width"]
     return dict(
+        CLIP_TOWER,
         image_size=size,
         patch_size=vision["patch_size"],
         dim=width,
@@ -161,12 +166,7 @@ def vision_of(config: dict, model: str, image_size: int | None) -> dict:
         mlp_ratio=vision.get("mlp_ratio", 4.0),
         init_values=vision.get("ls_init_value"),
         act="quick_gelu" if config["quick_gelu"] else "gelu",
-        pre_norm=True,
-        norm_eps=1e-5,
-        patch_bias=False,
         out_dim=config["embed_dim"],
-        pixel_mean=CLIP_MEAN,
-        pixel_std=CLIP_STD,
     )
 
 
@@ -257,3 +257,37 @@ def from_open_clip(model: nn.Module, name: str, image_size: int | None = None, a
     config = config_of(name, arch)
     config.setdefault("quick_gelu", False)
     return load_exactly(build(config, name, name, image_size), from_clip_state(model.state_dict()), name)
+
+
+def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
+    """Return a copy of the image tower of an open_clip model, and of what timm towers have behind it.
+
+    Raises:
+        ValueError: a tower that is not known here.
+    """
+    visual = getattr(model, "visual", model)
+    kind = type(visual).__name__
+    if kind == "TimmModel":  # SigLIP and others that have timm's tower in them
+        tower, head = timm_weights.tower_and_head(visual.trunk)
+        tower.pixel_mean, tower.pixel_std = tuple(visual.image_mean), tuple(visual.image_std)
+        return tower, nn.Sequential(head or nn.Identity(), copy.deepcopy(visual.head))
+    mean, std = getattr(visual, "image_mean", None) or CLIP_MEAN, getattr(visual, "image_std", None) or CLIP_STD
+    if kind == "ModifiedResNet":
+        from xmodal.encoders.convnet import ConvNet
+
+        return ConvNet(copy.deepcopy(visual), visual.image_size, mean, std, "clip"), None
+    if kind != "VisionTransformer":
+        raise ValueError(
+            f"{kind} is no image tower of open_clip that is known: VisionTransformer, ModifiedResNet and TimmModel are"
+        )
+    block, state = visual.transformer.resblocks[0], put_under(visual.state_dict(), "visual.")
+    spec = vision_spec(state, "open_clip") | dict(
+        num_heads=block.attn.num_heads,
+        init_values=1.0 if "visual.transformer.resblocks.0.ls_1.gamma" in state else None,
+        act="quick_gelu" if type(block.mlp.gelu).__name__ == "QuickGELU" else "gelu",
+        norm_eps=block.ln_1.eps,
+        patch_bias=visual.conv1.bias is not None,
+        pixel_mean=mean,
+        pixel_std=std,
+    )
+    return load_exactly(VisionTransformer(**spec), from_clip_visual_state(state), "open_clip"), None

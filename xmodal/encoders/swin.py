@@ -6,13 +6,15 @@ and calls CoSwin. Nothing of Florence was released: the convolutional variant is
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
-import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from xmodal.encoders.convblocks import sited
 from xmodal.registry import ENCODERS
-from xmodal.structures import Encoder, Grid
+from xmodal.structures import Encoder, Grid, need_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,7 +73,7 @@ class SwinEncoder(Encoder):
         ValueError: an unknown stem or merge; depths and heads of different length; a grid that windows do not divide.
     """
 
-    pool_type = "avg"
+    inflation = "swin"
 
     def __init__(
         self,
@@ -92,18 +94,16 @@ class SwinEncoder(Encoder):
         pixel_std: Sequence[float] = IMAGENET_STD,
         name: str = "swin",
     ):
-        super().__init__()
         if {stem, merge} - {"patch", "conv"}:
             raise ValueError(f"stem={stem!r}, merge={merge!r}: choose patch or conv")
         if len(depths) != len(num_heads):
             raise ValueError(f"{len(depths)} depths and {len(num_heads)} num_heads: one of each for every stage")
         check_grids(image_size, patch_size, window_size, len(depths))
-        from timm.models.swin_transformer import SwinTransformer
-
-        self.name, self.image_size, self.patch_size = name, image_size, patch_size
-        self.dim, self.depth, self.num_heads = dim * 2 ** (len(depths) - 1), sum(depths), num_heads[-1]
-        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
-        self.recompute = False
+        width = dim * 2 ** (len(depths) - 1)
+        super().__init__(
+            name=name, dim=width, out_dim=out_dim or width, depth=sum(depths), num_heads=num_heads[-1],
+            image_size=image_size, patch_size=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std, family="swin",
+        )  # fmt: skip
         swin = SwinTransformer(
             img_size=image_size,
             patch_size=patch_size,
@@ -116,8 +116,9 @@ class SwinEncoder(Encoder):
             drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=norm_eps),  # type: ignore[arg-type]
         )
+        sited(swin)
         self.patch_embed: nn.Module = swin.patch_embed
-        self.stages, self.norm = swin.layers, GridNorm(swin.norm)  # type: ignore[arg-type]
+        self.stages, self.norm = swin.layers, swin.norm
         if not patch_norm:
             self.patch_embed.norm = nn.Identity()
         if stem == "conv":
@@ -128,10 +129,14 @@ class SwinEncoder(Encoder):
         self.proj = nn.Linear(self.dim, out_dim, bias=False) if out_dim else nn.Identity()
         if out_dim:
             nn.init.trunc_normal_(self.proj.weight, std=0.02)  # type: ignore[arg-type]
-        self.out_dim = out_dim or self.dim
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def root(self) -> nn.Module:
+        """The tower itself."""
+        return self
+
+    @property
+    def blocks(self) -> list[nn.Module]:  # type: ignore[override]  # they belong to the stages
         """The blocks of all stages in order."""
         return [block for stage in self.stages for block in stage.blocks]  # type: ignore[union-attr]
 
@@ -156,7 +161,13 @@ class SwinEncoder(Encoder):
         return tokens.flatten(1, 2), grid
 
     def forward_blocks(
-        self, tokens: Tensor, grid: Grid, read: str = "all", taps: None = None, start: int = 0, stop: int | None = None
+        self,
+        tokens: Tensor,
+        grid: Grid | None = None,
+        read: str = "all",
+        taps: Any = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Tensor:
         """Run the blocks of all stages: tokens (B, h*w, D1) to (B, h'*w', D) of the last one. There are no taps inside.
 
@@ -173,7 +184,7 @@ class SwinEncoder(Encoder):
         """
         if taps is not None:
             raise ValueError(f"{self.name} has no taps: its stages are timm's; choose a reader that reads tokens")
-        x = tokens
+        x, grid = tokens, need_grid(grid, self.name)
         for i, (stage, block, first) in list(enumerate(by_stage(self.stages)))[start:stop]:
             h, w = grid.h >> (stage - first), grid.w >> (stage - first)
             x = x.unflatten(1, (h, w))  # (B, h, w, C)
@@ -182,29 +193,9 @@ class SwinEncoder(Encoder):
             x = (checkpoint(block, x, use_reentrant=False) if recompute else block(x)).flatten(1, 2)
         return x  # (B, h'*w', D)
 
-    def forward_tokens(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """Stages, then the final norm."""
-        return self.norm(self.forward_blocks(tokens, grid), grid)
-
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Mean over normed tokens (B, N, D), projected: (B, D_out)."""
         return self.proj(tokens.mean(1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalized, to features (B, D_out)."""
-        return self.pool(self.forward_tokens(*self.embed(images)))
-
-
-class GridNorm(nn.Module):
-    """A norm that is called with a grid, as the house's are."""
-
-    def __init__(self, norm: nn.LayerNorm):
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-
-    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """Normalize the last axis."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 def by_stage(stages: nn.Module) -> Iterator[tuple[int, nn.Module, bool]]:

@@ -160,9 +160,9 @@ class TextTransformer(nn.Module):
         at = self.pos_embed.to(beginning.dtype)
         x = torch.cat([beginning + at[:shared], (ends + at[shared : shared + size]).flatten(1, 2)], dim=1)
         layout = Branches(shared=shared, count=ends.shape[1])
-        x = self.pre_blocks(x, layout)
+        x = self.pre_blocks(x)
         for block in self.blocks:
-            x = run_block(block, x, layout, None, None, self.recompute)
+            x = run_block(block, x, None, None, None, self.recompute, layout)
         rows = x[:, shared:].unflatten(1, (-1, size))  # (G, K, S, W)
         rows = rows[:, torch.arange(len(end), device=x.device), end - shared]  # (G, K, W)
         return self.proj(self.norm(rows))

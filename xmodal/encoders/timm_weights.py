@@ -4,6 +4,7 @@ The live timm model is read, not its name: whatever consists of the parts that t
 else is refused by name.
 """
 
+import copy
 import fnmatch
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from xmodal.encoders.files import load_exactly, missing_weights, read_state, see
 from xmodal.encoders.keys import from_timm_state
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
+from xmodal.structures import Encoder
 
 SUPPORTED = (
     "vit_*_patch*_224/384 (AugReg, in21k, MAE, DINO), deit_*, deit3_*, vit_*_dinov2, vit_*_reg4_dinov2, vit_*_clip_*, "
@@ -74,6 +76,24 @@ def from_timm(model: Any, image_size: int | None = None, drop_path: float = 0.0)
     spec = describe(model, getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
     spec.update(drop_path=drop_path, image_size=image_size or spec["image_size"])
     return load_exactly(VisionTransformer(**spec), from_timm_state(model.state_dict()), str(spec["name"]))
+
+
+def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
+    """Return a copy of the tower of a timm model, and of its classifier.
+
+    Raises:
+        ValueError: a model of other parts than the suite's.
+    """
+    if type(model).__module__.startswith("timm.models.vision_transformer"):
+        return from_timm(model), copy.deepcopy(model.head)
+    from xmodal.encoders.convnet import ConvNet
+
+    body = copy.deepcopy(model)
+    head = copy.deepcopy(body.get_classifier())
+    body.reset_classifier(0)
+    cfg = body.pretrained_cfg
+    size = cfg.get("input_size", (3, 224, 224))[-1]
+    return ConvNet(body, size, cfg["mean"], cfg["std"], cfg.get("architecture") or type(model).__name__), head
 
 
 def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:

@@ -1,24 +1,17 @@
-"""UniCL's two towers, a Swin and a causal text transformer, and the names of its released checkpoints.
+"""UniCL's two towers: a Swin and a causal text transformer.
 
 Paper: UniCL (arXiv 2204.03610); Florence (2111.11432) trains the same objective.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from xmodal.encoders.clip import CLIP
-from xmodal.encoders.keys import from_clip_text_state, under
 from xmodal.encoders.swin import SwinEncoder
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import Tokenizer
 from xmodal.registry import ENCODERS, method
-
-BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
-STAGE = re.compile(r"layers\.(\d+)\.(.+)")
-TEXT_PREFIXES = ("text_encoder.", "lang_encoder.", "text.")
 
 
 @method(
@@ -90,45 +83,3 @@ def unicl(
     )  # fmt: skip
     torch.nn.init.trunc_normal_(text.proj.weight, std=0.02)
     return CLIP(visual, text, tokenizer, logit_scale=1.0)
-
-
-def from_unicl_key(key: str) -> str | None:
-    """The house's name of a key of an official checkpoint; None for index and mask buffers.
-
-    Raises:
-        ValueError: a key that is no UniCL weight.
-    """
-    if key.endswith(BUFFERS):
-        return None
-    if key in ("logit_scale", "image_projection", "text_projection"):
-        return {"image_projection": "visual.proj.weight", "text_projection": "text.proj.weight"}.get(key, key)
-    for prefix in TEXT_PREFIXES:
-        if key.startswith(prefix):
-            inner = key[len(prefix) :].replace("resblocks.", "transformer.resblocks.", 1)
-            return "text." + next(iter(from_clip_text_state({inner: torch.empty(0)})))
-    if not key.startswith("image_encoder."):
-        raise ValueError(f"{key!r} is no weight of UniCL (image_encoder., text_encoder., image_projection, ...)")
-    return "visual." + from_swin_key(key.removeprefix("image_encoder."))
-
-
-def from_swin_key(key: str) -> str:
-    """The house's name of a key of the official Swin, whose stages downsample at their end and not at their start."""
-    found = STAGE.fullmatch(key)
-    if not found:
-        return key
-    stage, rest = int(found[1]), found[2]
-    return f"stages.{stage + rest.startswith('downsample.')}.{rest}"
-
-
-def from_unicl_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of an official UniCL checkpoint under the names of the house's `CLIP`.
-
-    Old checkpoints call the text tower `lang_encoder` or `text`; all three names are read. A class head is left out.
-    """
-    state = under(state, "module.") or dict(state)
-    out = {}
-    for key, value in state.items():
-        if key.startswith(("image_encoder.head.", "head.")) or (ours := from_unicl_key(key)) is None:
-            continue
-        out[ours] = value.t().contiguous() if key.endswith("_projection") else value
-    return out

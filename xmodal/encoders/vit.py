@@ -1,7 +1,7 @@
 """The vision transformer of the suite: one class for CLIP, OpenCLIP, SigLIP, DINOv2, MAE, DeiT and AugReg towers.
 
 Papers: ViT (arXiv 2010.11929), CLIP (2103.00020), DINOv2 with registers (2309.16588), SigLIP (2303.15343).
-Names follow timm; weights come from timm, open_clip and OpenAI files through `weights.py`.
+Names follow timm; weights come from timm, open_clip and OpenAI files.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.block import Block, run_block
+from xmodal.encoders.keys import to_timm_state
 from xmodal.encoders.pooling import AttentionPool
 from xmodal.encoders.sites import Edits, LayerNorm, Pointwise, Stream
 from xmodal.encoders.taps import Taps
@@ -19,6 +20,7 @@ from xmodal.structures import Encoder, Grid
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_TOWER = dict(pre_norm=True, norm_eps=1e-5, patch_bias=False, pixel_mean=CLIP_MEAN, pixel_std=CLIP_STD)
 
 
 class PatchEmbed(nn.Module):
@@ -70,6 +72,8 @@ class VisionTransformer(Encoder):
         ValueError: an image size that the patch size does not divide; an unknown `pool`.
     """
 
+    inflation = "vit"
+
     def __init__(
         self,
         image_size: int = 224,
@@ -97,17 +101,16 @@ class VisionTransformer(Encoder):
         pixel_std: Sequence[float] = CLIP_STD,
         name: str = "vit",
     ):
-        super().__init__()
         if image_size % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
         if pool not in ("token", "avg", "map") or (pool == "token" and not class_token):
             raise ValueError(f"pool {pool!r} with class_token={class_token}: choose token (needs one), avg or map")
-        self.name, self.dim, self.depth, self.num_heads = name, dim, depth, num_heads
-        self.image_size, self.patch_size = image_size, patch_size
-        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
-        self.pool_type, self.embed_prefix = pool, embed_prefix
-        self.num_prefix = int(class_token) + num_registers
-        self.recompute: bool | int = False  # blocks recomputed in the backward pass: none, all, or the first n
+        super().__init__(
+            name=name, dim=dim, out_dim=out_dim or dim, depth=depth, num_heads=num_heads, image_size=image_size,
+            patch_size=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std, pool_type=pool,
+            num_prefix=int(class_token) + num_registers,
+        )  # fmt: skip
+        self.embed_prefix = embed_prefix
         h = image_size // patch_size
 
         self.patch_embed = PatchEmbed(patch_size, dim, patch_bias)
@@ -126,7 +129,6 @@ class VisionTransformer(Encoder):
         self.fc_norm = LayerNorm(dim, norm_eps) if fc_norm else nn.Identity()
         self.attn_pool = AttentionPool(dim, num_heads, mlp_ratio, act, norm_eps) if pool == "map" else None
         self.proj = nn.Linear(dim, out_dim, bias=False) if out_dim else nn.Identity()
-        self.out_dim = out_dim or dim
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -195,12 +197,22 @@ class VisionTransformer(Encoder):
         for i, block in list(enumerate(self.blocks))[start:stop]:
             rows = self.num_prefix if i == last and read == "prefix" and grid is not None else None
             recompute = self.recompute is True or i < int(self.recompute)
+            tokens = self.before_block(i, tokens, grid)
             tokens = run_block(block, tokens, grid, rows or None, taps.slot(i) if taps else None, recompute)
         return tokens
 
-    def forward_tokens(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        """Blocks, then the final norm: (B, N, D) to (B, N', D)."""
-        return self.norm(self.forward_blocks(tokens, grid), grid)
+    def before_block(self, index: int, tokens: Tensor, grid: Grid | None) -> Tensor:
+        """Change the tokens in front of block `index`; nothing, in a plain tower."""
+        return tokens
+
+    def behind_blocks(self) -> list[nn.Module]:
+        """Return the modules that are run after the last block."""
+        pooling = [] if self.attn_pool is None else [self.attn_pool]
+        return [*super().behind_blocks(), self.fc_norm, *pooling]
+
+    def library_state(self) -> dict[str, Tensor]:
+        """Return the weights under timm's names."""
+        return to_timm_state(self.state_dict())
 
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
@@ -211,12 +223,6 @@ class VisionTransformer(Encoder):
         else:
             pooled = tokens[:, 0]
         return self.proj(self.fc_norm(pooled))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalized, to features (B, D_out)."""
-        tokens, grid = self.embed(images)
-        read = "prefix" if self.pool_type == "token" else "all"
-        return self.pool(self.norm(self.forward_blocks(tokens, grid, read), grid), grid)
 
 
 def patches_of(tokens: Tensor, grid: Grid | None, start: int) -> Tensor:

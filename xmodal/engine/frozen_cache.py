@@ -165,7 +165,7 @@ class FrozenCache:
             grid = self.store(waiting, rows)
         for name, values_ in rows.items():
             write_array(self.folder / f"v{view}.s{number:05d}.{name}.npy", np.concatenate(values_))
-        text = json.dumps({"samples": about, "names": list(rows), "grid": vars(grid) if grid else None})
+        text = json.dumps({"samples": about, "names": list(rows), "grid": place_of(grid) if grid else None})
         unfinished = self.mark(view, number).with_suffix(f".{os.getpid()}.tmp")
         unfinished.write_text(text)
         unfinished.replace(self.mark(view, number))
@@ -234,6 +234,11 @@ class CachedDataset(Dataset):
             path = self.folder / f"v{place[0]}.s{place[1]:05d}.{name}.npy"
             self._arrays[where] = np.load(path, mmap_mode="r", allow_pickle=False)
         return self._arrays[where]
+
+
+def place_of(grid: Grid) -> dict[str, int]:
+    """Return the sizes of a grid, without the maps that a tower's blocks need."""
+    return {name: value for name, value in vars(grid).items() if name != "maps"}
 
 
 def pack(value: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,8 +16,8 @@ from xmodal.evaluation.bench import Bench, accuracy, labels_of
 from xmodal.evaluation.fit import BestSoFar, dassl_optimizer, epochs_for, fit, minibatches
 from xmodal.evaluation.plans import Outcome, Part, Plan, join_parts
 from xmodal.evaluation.runs import PromptRun
-from xmodal.heads.checkpoints import load_dassl
 from xmodal.heads.mvlpt import average_states
+from xmodal.official.prompts import load_dassl
 from xmodal.prompted import PromptedModel
 from xmodal.registry import HEADS, build
 

@@ -17,7 +17,7 @@ import torch
 from xmodal.evaluation.bench import Bench
 from xmodal.evaluation.plans import Labeled, Outcome, Plan, Protocol
 from xmodal.evaluation.results import markdown, plain, plot, read_result, spread, stamp, write_result
-from xmodal.heads.checkpoints import NAMES, save_dassl, save_tip_keys
+from xmodal.official.prompts import NAMES, save_dassl, save_tip_keys
 from xmodal.registry import METHODS
 
 log = logging.getLogger("xmodal.fewshot")

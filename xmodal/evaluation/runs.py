@@ -17,10 +17,10 @@ from xmodal.evaluation.plans import Outcome, Part, Plan, only_part
 from xmodal.evaluation.sampling import draw_tip
 from xmodal.heads.cache import build_cache
 from xmodal.heads.cafo import CaFoHead, read_sentences
-from xmodal.heads.checkpoints import load_dassl, load_tip_keys
 from xmodal.heads.text_side import TextSide
 from xmodal.heads.tip_adapter import TipAdapterHead
 from xmodal.heads.zero_shot import ZeroShotHead
+from xmodal.official.prompts import load_dassl, load_tip_keys
 from xmodal.registry import HEADS, build
 
 SELECT = ("val", "test")

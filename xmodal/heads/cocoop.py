@@ -8,11 +8,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from xmodal.heads.base import ScoringHead, unit
-from xmodal.heads.text_side import PromptIds, PromptTokens, TextSide, make_prompt_ids
+from xmodal.heads.base import unit
+from xmodal.heads.text_side import PromptIds, PromptLearner
 from xmodal.registry import HEADS, method
 
 
@@ -24,7 +23,7 @@ from xmodal.registry import HEADS, method
     params="M*W + D*(D//16) + D//16 + (D//16)*W + W",
     parity=("cocoop",),
 )
-class CoCoOpHead(ScoringHead):
+class CoCoOpHead(PromptLearner):
     """Scaled cosines to the features of [context + shift(image)][class name]; B * K prompts a batch.
 
     Paper: arXiv 2203.05557.
@@ -65,16 +64,10 @@ class CoCoOpHead(ScoringHead):
             raise ValueError(
                 f"features of width {in_dim}: the shift's hidden layer is in_dim // 16 wide, so at least 16"
             )
-        self.text = TextSide(clip, logit_scale, chunk, truncate)
-        if prompt_ids is None:
-            prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx, init_words, official)
-        self.prompts = PromptTokens(self.text.tower, prompt_ids)
-        n, width = self.prompts.words.shape
-        self.ctx = nn.Parameter(torch.empty(n, width))
-        nn.init.normal_(self.ctx, std=0.02)
-        if init_words is not None:
-            self.ctx.data.copy_(self.prompts.words)
-        hidden = in_dim // 16
+        tower = dict(logit_scale=logit_scale, chunk=chunk, truncate=truncate)
+        self.make_prompts(clip, n_ctx, tower, init_words, official, prompt_ids=prompt_ids)
+        self.ctx = self.new_context(init_words)
+        hidden, width = in_dim // 16, self.ctx.shape[1]
         layers = [("linear1", nn.Linear(in_dim, hidden)), ("relu", nn.ReLU()), ("linear2", nn.Linear(hidden, width))]
         self.meta_net = nn.Sequential(OrderedDict(layers))
 

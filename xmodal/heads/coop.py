@@ -6,10 +6,9 @@ Paper: Learning to Prompt for Vision-Language Models (arXiv 2109.01134). M*W wei
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xmodal.heads.text_side import PromptHead, PromptIds, PromptTokens, TextSide, make_prompt_ids
+from xmodal.heads.text_side import PromptHead, PromptIds
 from xmodal.registry import HEADS, method
 
 
@@ -64,16 +63,10 @@ class CoOpHead(PromptHead):
         prompt_ids: PromptIds | None = None,
     ):
         super().__init__(class_names)
-        self.text = TextSide(clip, logit_scale, chunk, truncate)
-        if prompt_ids is None:
-            prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx, init_words, official)
-        self.prompts = PromptTokens(self.text.tower, prompt_ids, position)
+        tower = dict(logit_scale=logit_scale, chunk=chunk, truncate=truncate)
+        self.make_prompts(clip, n_ctx, tower, init_words, official, position, prompt_ids)
         self.class_specific = class_specific
-        shape = (self.num_classes,) * class_specific + self.prompts.words.shape
-        self.ctx = nn.Parameter(torch.empty(shape))
-        nn.init.normal_(self.ctx, std=0.02)
-        if init_words is not None:
-            self.ctx.data.copy_(self.prompts.words)
+        self.ctx = self.new_context(init_words, class_specific)
 
     def text_features(self) -> Tensor:
         """Features (K, D) of the classes, not normalized."""

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.heads.base import ScoringHead, top1
-from xmodal.heads.text_side import PromptIds, PromptTokens, TextSide, make_prompt_ids
+from xmodal.heads.base import top1
+from xmodal.heads.text_side import PromptIds, PromptLearner
 from xmodal.registry import HEADS, method
 
 
@@ -56,7 +56,7 @@ class PromptMLP(nn.Module):
     params="D*w + w + (depth-2)*(w*w + w) + w*T*W + T*W",
     parity=("dplclip",),
 )
-class DPLCLIPHead(ScoringHead):
+class DPLCLIPHead(PromptLearner):
     """Scaled cosines to the features of [domain prompt of this batch][class name].
 
     The prompt is the mean over the batch, so a prediction depends on the batch it is made in (it is transductive).
@@ -99,10 +99,8 @@ class DPLCLIPHead(ScoringHead):
     ):
         super().__init__(class_names)
         self.official = official
-        self.text = TextSide(clip, logit_scale, chunk, truncate)
-        if prompt_ids is None:
-            prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx)
-        self.prompts = PromptTokens(self.text.tower, prompt_ids)
+        tower = dict(logit_scale=logit_scale, chunk=chunk, truncate=truncate)
+        self.make_prompts(clip, n_ctx, tower, prompt_ids=prompt_ids)
         self.shape = tuple(self.prompts.words.shape)
         self.network = PromptMLP(in_dim, self.shape[0] * self.shape[1], width, depth, dropout)
 

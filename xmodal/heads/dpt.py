@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.heads.base import top1, unit
-from xmodal.heads.text_side import PromptHead, PromptIds, PromptTokens, TextSide, make_prompt_ids
+from xmodal.heads.text_side import PromptHead, PromptIds
 from xmodal.heads.visual_prompts import plain_feature, pooled, run_prompted
 from xmodal.registry import HEADS, method
 from xmodal.structures import Grid
@@ -155,17 +155,12 @@ class DPTHead(PromptHead):
             raise ValueError(f"top_classes={top_classes}: ask about at least 1 class")
         self.plain_blocks, self.top_classes = bottom - 1, min(top_classes, self.num_classes)
         self.warmup_epochs, self.alpha, self.epoch = warmup_epochs, alpha, 0
-        self.text = TextSide(clip, logit_scale, chunk, truncate)
-        if prompt_ids is None:
-            prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx)
-        self.prompts = PromptTokens(self.text.tower, prompt_ids, position)
-        self.ctx = nn.Parameter(torch.empty(self.prompts.words.shape))
-        self.visual: Any = (
-            nn.Parameter(torch.empty(self.plain_blocks, n_visual, tower.dim)) if self.plain_blocks else None
-        )
-        for prompts in (self.ctx, self.visual):
-            if prompts is not None:
-                nn.init.normal_(prompts, std=0.02)
+        text = dict(logit_scale=logit_scale, chunk=chunk, truncate=truncate)
+        self.make_prompts(clip, n_ctx, text, position=position, prompt_ids=prompt_ids)
+        self.ctx = self.new_context()
+        self.visual: Any = None
+        if self.plain_blocks:
+            self.visual = nn.Parameter(torch.empty(self.plain_blocks, n_visual, tower.dim).normal_(std=0.02))
         self.cavpt = nn.ModuleList(
             ClassAwarePrompts(in_dim, tower.dim, self.num_classes, n_tokens, attn_dim)
             for _ in range(tower.depth - self.plain_blocks)

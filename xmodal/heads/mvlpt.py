@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.block import Block
 from xmodal.heads.base import top1
-from xmodal.heads.text_side import PromptHead, PromptIds, PromptTokens, TextSide, make_prompt_ids
+from xmodal.heads.text_side import PromptHead, PromptIds
 from xmodal.heads.visual_prompts import pooled, run_prompted
 from xmodal.registry import HEADS, method
 from xmodal.structures import Grid
@@ -147,27 +147,15 @@ class MVLPTHead(PromptHead):
             raise ValueError(f"task_sizes {dict(task_sizes)} do not add up to the {self.num_classes} classes")
         self.task_sizes, self.official, self.class_specific = dict(task_sizes or {}), official, class_specific
         tower = clip.visual
-        self.text = TextSide(clip, logit_scale, chunk, truncate)
-        if prompt_ids is None:
-            words = init_words or (None if n_ctx else "a photo of a")
-            prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx, words, official)
-        self.prompts = PromptTokens(self.text.tower, prompt_ids, position if n_ctx else "end")
-        self.make_text(n_ctx, class_specific, init_words)
+        words = init_words or (None if n_ctx else "a photo of a")
+        text = dict(logit_scale=logit_scale, chunk=chunk, truncate=truncate)
+        self.make_prompts(clip, n_ctx, text, words, official, position if n_ctx else "end", prompt_ids)
+        self.ctx: Any = self.new_context(init_words, class_specific) if n_ctx else None
         self.make_visual(tower, n_visual, deep, visual_project, dropout)
         self.unified = None
         if n_ctx and n_visual:
             widths = self.prompts.words.shape[1], self.visual.shape[-1]
             self.unified = UnifiedPrompts(*widths, project_dim, project_method, mix_tokens=not official)
-
-    def make_text(self, n_ctx: int, class_specific: bool, init_words: str | None) -> None:
-        """Make the text context."""
-        self.ctx: Any = None
-        if not n_ctx:
-            return
-        self.ctx = nn.Parameter(torch.empty((self.num_classes,) * class_specific + self.prompts.words.shape))
-        nn.init.normal_(self.ctx, std=0.02)
-        if init_words is not None:
-            self.ctx.data.copy_(self.prompts.words)
 
     def make_visual(self, tower: Any, count: int, deep: bool, project: int | None, dropout: float) -> None:
         """Make the visual prompts, uniform in a bound that depends on the patch size and their width."""

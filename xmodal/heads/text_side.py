@@ -277,13 +277,52 @@ def reorder(n: int, name_lens: Sequence[int], length: int, position: str) -> Ten
     return torch.tensor(rows)
 
 
-class PromptHead(ScoringHead):
+class PromptLearner(ScoringHead):
+    """Base class of heads that learn a context in front of the class names."""
+
+    text: TextSide
+    prompts: PromptTokens
+
+    def make_prompts(
+        self,
+        clip: Any,
+        n_ctx: int,
+        tower: dict[str, Any],
+        words: str | None = None,
+        official: bool = False,
+        position: str = "end",
+        prompt_ids: PromptIds | None = None,
+    ) -> None:
+        """Make `text` and `prompts`.
+
+        Args:
+            clip: a `CLIP` or its config.
+            n_ctx: context vectors, where no words are given.
+            tower: further arguments of `TextSide`.
+            words: see `make_prompt_ids`.
+            official: see `make_prompt_ids`.
+            position: of the class name, see `PromptTokens`.
+            prompt_ids: finished token ids in place of tokenized class names.
+        """
+        self.text = TextSide(clip, **tower)
+        if prompt_ids is None:
+            prompt_ids = make_prompt_ids(self.text.need_tokenizer(), self.class_names, n_ctx, words, official)
+        self.prompts = PromptTokens(self.text.tower, prompt_ids, position)
+
+    def new_context(self, words: str | None = None, class_specific: bool = False) -> nn.Parameter:
+        """Return a context (n, W) or (K, n, W), normal with std 0.02, or that of the words in its place."""
+        ctx = nn.Parameter(torch.empty((self.num_classes,) * class_specific + self.prompts.words.shape))
+        nn.init.normal_(ctx, std=0.02)
+        if words is not None:
+            ctx.data.copy_(self.prompts.words)
+        return ctx
+
+
+class PromptHead(PromptLearner):
     """A head that makes its classifier weights out of prompts.
 
     Without gradients the features of the text tower are kept until a weight of the head changes.
     """
-
-    text: TextSide
 
     def text_features(self) -> Tensor:
         """Features (K, D) of the classes, not normalized."""

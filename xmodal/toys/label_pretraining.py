@@ -97,8 +97,8 @@ class ImageTextLabelModel(ContrastiveModel):
         tokens, grid = visual.embed(images)
         if keep is not None:
             index = torch.cat([torch.zeros_like(keep[:, :1]), keep + 1], 1)  # (B, 1+K)
-            tokens, grid = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1])), None
-        return visual.norm(visual.forward_blocks(tokens, grid))
+            tokens = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+        return visual.norm(visual.forward_blocks(tokens, grid if keep is None else None))
 
 
 def multi_label(logits: Tensor, labels: Tensor) -> Tensor:

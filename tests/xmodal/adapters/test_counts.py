@@ -4,11 +4,11 @@ import pytest
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 
-from xmodal.adapters.vqt import VisualQueries
 from xmodal.encoders.convnet import ConvNet, convnet
 from xmodal.encoders.frozen import count, freeze
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ADAPTERS, load_catalog
+from xmodal.vqt import VisualQueries
 
 load_catalog()
 VIT_B16 = [

@@ -8,10 +8,10 @@ from tests.xmodal.adapters.towers import build, refill, swin, vit
 from xmodal.adapters.conv_adapter import conv_adapter
 from xmodal.adapters.convpass import convpass
 from xmodal.adapters.kadaptation import kadaptation, local_intrinsic_dimension, lowest_dimension
-from xmodal.adapters.vqt import VisualQueries, most_used
 from xmodal.encoders.sites import placed
 from xmodal.encoders.taps import Taps
 from xmodal.structures import Grid
+from xmodal.vqt import VisualQueries, most_used
 
 
 def test_convpass_gives_other_tokens_the_center_of_the_kernel():

@@ -7,8 +7,8 @@ import torch
 
 from tests.xmodal.adapters import plain
 from tests.xmodal.adapters.towers import build, refill, vit
-from xmodal.adapters.vqt import VisualQueries, most_used
 from xmodal.encoders.taps import Taps
+from xmodal.vqt import VisualQueries, most_used
 
 QUERIES, DEPTH, DIM = 3, 3, 24
 WIDTHS = {"concat": DIM * (1 + DEPTH * QUERIES), "mean": DIM * (1 + DEPTH), "sum": DIM * (1 + DEPTH)}

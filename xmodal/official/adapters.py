@@ -4,46 +4,28 @@ The files of Convpass, FacT, SSF and KAdaptation hold the trained tensors (and t
 prompts and the classifier beside the tower.
 """
 
-import re
-
-from xmodal.convert import Converter, register_converter
+from xmodal.official.names import Converter, Pairs, register_converter
 
 HEAD, LAST_LAYER, LINEAR = "head.{w}", "head.last_layer.{w}", "head.linear.{w}"
 
 
-def both(name: str, pairs: list[tuple[str, str]], head: str, **options: object) -> Converter:
-    """A converter from pairs of templates (official, ours) in which `{i}` is a number and `{w}` a word."""
-    marks = {"i": r"(\d+)", "j": r"(\d+)", "w": r"(\w+)"}
-
-    def rule(source: str, target: str) -> tuple[str, str]:
-        order = re.findall(r"\{(\w)\}", source)
-        pattern = "".join(marks[p[1]] if re.fullmatch(r"\{\w\}", p) else re.escape(p) for p in split(source))
-        return pattern, re.sub(r"\{(\w)\}", lambda m: f"\\{order.index(m.group(1)) + 1}", target)
-
-    pairs = [*pairs, (head, "head.fc.{w}")]
-    reads = tuple(rule(official, ours) for official, ours in pairs)
-    writes = tuple(rule(ours, official) for official, ours in pairs)
-    return Converter(name, reads, writes, **options)  # type: ignore[arg-type]
-
-
-def split(template: str) -> list[str]:
-    """A template cut at its marks."""
-    return [p for p in re.split(r"(\{\w\})", template) if p]
+def named(name: str, pairs: Pairs, head: str = HEAD) -> Converter:
+    """Register a converter of an adapter and of the classifier on it."""
+    return register_converter(Converter(name, (*pairs, (head, "head.fc.{w}"))))
 
 
 BLOCK, OURS = "blocks.{i}", "encoder.blocks.{i}"
 FIRST = "encoder.blocks.0.attn.qkv.edits"
 
-CONVPASS = both(
+CONVPASS = named(
     "convpass",
     [
         (f"{BLOCK}.adapter_{site}.adapter_{part}.{{w}}", f"{OURS}.{site}.edits.convpass.{part}.{{w}}")
         for site in ("attn", "mlp")
         for part in ("down", "conv", "up")
     ],
-    HEAD,
 )
-FACT = both(
+FACT = named(
     "fact",
     [
         ("FacTu.weight", f"{FIRST}.fact.factors.u"),
@@ -54,7 +36,6 @@ FACT = both(
         (f"{BLOCK}.attn.proj_FacTs.weight", f"{OURS}.attn.proj.edits.fact.cores.s"),
         *((f"{BLOCK}.mlp.{p}_FacTs.weight", f"{OURS}.mlp.{p}.edits.fact.cores.s") for p in ("fc1", "fc2")),
     ],
-    HEAD,
 )
 SSF_SITES = {
     "ssf_{w}_1": "encoder.norm",
@@ -66,8 +47,8 @@ SSF_SITES = {
     f"{BLOCK}.mlp.ssf_{{w}}_1": f"{OURS}.mlp.fc1",
     f"{BLOCK}.mlp.ssf_{{w}}_2": f"{OURS}.mlp.fc2",
 }
-SSF = both("ssf", [(official, f"{ours}.edits.ssf.{{w}}") for official, ours in SSF_SITES.items()], HEAD)
-VPT = both(
+SSF = named("ssf", [(official, f"{ours}.edits.ssf.{{w}}") for official, ours in SSF_SITES.items()])
+VPT = named(
     "vpt",
     [
         ("enc.transformer.prompt_embeddings", "encoder.pre_blocks.vpt.tokens"),
@@ -76,7 +57,7 @@ VPT = both(
     ],
     LAST_LAYER,
 )
-VQT = both(
+VQT = named(
     "vqt",
     [
         ("enc.transformer.encoder.query_prompt_embeddings", "reader.queries"),
@@ -87,7 +68,7 @@ VQT = both(
 K_SITE = "attn.qkv.edits.kadaptation"
 
 
-KADAPTATION = both(
+KADAPTATION = named(
     "kadaptation",
     [
         *(
@@ -100,9 +81,8 @@ KADAPTATION = both(
         ),
         ("transformer.resblocks.{i}.attn.b", f"{OURS}.{K_SITE}.bias"),
     ],
-    HEAD,
 )
-NOAH = both(
+NOAH = named(
     "noah",
     [
         (f"{BLOCK}.visual_prompt_token", f"{OURS}.pre_attn.noah.tokens"),
@@ -110,13 +90,12 @@ NOAH = both(
         (f"{BLOCK}.adapter.ln1.{{w}}", f"{OURS}.mlp.edits.noah.down.{{w}}"),
         (f"{BLOCK}.adapter.ln2.{{w}}", f"{OURS}.mlp.edits.noah.up.{{w}}"),
     ],
-    HEAD,
 )
 PARTS = (("conv1.{w}", "conv.{w}"), ("conv2.{w}", "up.{w}"), ("se", "alpha"))
 LINEAR_PARTS = (("fc1.{w}", "fc1.{w}"), ("fc2.{w}", "fc2.{w}"), ("se", "alpha"))
 
 
-def conv_adapter_names(family: str, places: dict[str, str], trained: dict[str, str]) -> Converter:
+def conv_adapter(family: str, places: dict[str, str], trained: dict[str, str]) -> Converter:
     """The converter of one family: where official adapters stand, and which keys of the tower train beside them."""
     pairs = [
         (f"{theirs}.{a}", f"encoder.body.{ours}.edits.conv_adapter.{b}")
@@ -125,36 +104,36 @@ def conv_adapter_names(family: str, places: dict[str, str], trained: dict[str, s
     ]
     pairs += [(theirs, f"encoder.{ours}") for theirs, ours in trained.items()]
     pool = [(f"attnpool.tuning_module.{a}", f"encoder.body.attnpool.edits.conv_adapter.{b}") for a, b in LINEAR_PARTS]
-    return both(f"conv_adapter_{family}", pairs + pool, LINEAR)
+    return named(f"conv_adapter_{family}", pairs + pool, LINEAR)
 
 
 CONV_ADAPTERS = {
-    "resnet": conv_adapter_names(
+    "resnet": conv_adapter(
         "resnet",
         {"layer{i}.{j}.tuning_module": "layer{i}.{j}.conv"},
         {"norm.{w}": "norm.edits.conv_adapter.{w}"},
     ),
-    "convnext": conv_adapter_names(
+    "convnext": conv_adapter(
         "convnext",
         {
             "stages.{i}.{j}.tuning_module": "stages.{i}.blocks.{j}.conv",
-            **{f"tuning_module_downsample.{i}": f"stages.{i + 1}.downsample.1" for i in range(3)},
+            "tuning_module_downsample.{i}": "stages.{i+1}.downsample.1",
         },
         {"stages.{i}.{j}.norm.{w}": "body.stages.{i}.blocks.{j}.norm.{w}", "norm.{w}": "body.head.norm.{w}"},
     ),
-    "swin": conv_adapter_names(
+    "swin": conv_adapter(
         "swin",
         {"layers.{i}.blocks.{j}.tuning_module": "layers.{i}.blocks.{j}.attn"},
         {
             "layers.{i}.blocks.{j}.norm1.{w}": "body.layers.{i}.blocks.{j}.norm1.{w}",
             "layers.{i}.blocks.{j}.norm2.{w}": "body.layers.{i}.blocks.{j}.norm2.{w}",
-            **{f"layers.{i}.downsample.norm.{{w}}": f"body.layers.{i + 1}.downsample.norm.{{w}}" for i in range(3)},
+            "layers.{i}.downsample.norm.{w}": "body.layers.{i+1}.downsample.norm.{w}",
             "patch_embed.norm.{w}": "body.patch_embed.norm.{w}",
             "norm.{w}": "body.norm.{w}",
         },
     ),
 }
-CONVPASS_SWIN = both(
+CONVPASS_SWIN = named(
     "convpass_swin",
     [
         (
@@ -164,7 +143,4 @@ CONVPASS_SWIN = both(
         for site in ("attn", "mlp")
         for part in ("down", "conv", "up")
     ],
-    HEAD,
 )
-for converter in (CONVPASS, FACT, SSF, VPT, VQT, KADAPTATION, NOAH, CONVPASS_SWIN, *CONV_ADAPTERS.values()):
-    register_converter(converter)

@@ -6,7 +6,7 @@ an inert one.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,101 +14,57 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.convert import Names, rename
+from xmodal.encoders.keys import BLOCK
+from xmodal.official.names import Converter, State
 from xmodal.registry import METHODS, did_you_mean
 
-State = dict[str, Tensor]
 DERIVED = re.compile(r"(.*\.)?(token_prefix|token_suffix)")
 LEARNER = "prompt_learner"
 VISUAL = "image_encoder.transformer"
 
 
 @dataclass(frozen=True)
-class PromptNames:
-    """Official names of a prompt learner's weights, and ours.
+class DasslNames(Converter):
+    """Names of a prompt learner's weights in the files of Dassl; official keys have their module in front.
 
     Args:
         modules: Dassl's folders.
-        reads: (pattern of an official key, our key).
-        writes: (pattern of our key, official key).
-        unstack: official tensors to as many of ours, before `reads`; `stack` undoes it after `writes`.
-        stack: see `unstack`.
+        stacked: an official tensor whose rows are ours one by one, under the names `stacked.0`, `stacked.1`, ...
     """
 
-    modules: tuple[str, ...]
-    reads: Names
-    writes: Names
-    unstack: Callable[[State], State] = dict
-    stack: Callable[[State], State] = dict
+    modules: tuple[str, ...] = (LEARNER,)
+    stacked: str = ""
 
     def to_ours(self, state: Mapping[str, Tensor]) -> State:
-        """Official weights (keys with their module in front) under our names."""
-        return rename(self.unstack(dict(state)), self.reads)
+        """Translate official weights, the stacked one taken apart."""
+        rows = {f"{self.stacked}.{i}": row for i, row in enumerate(state.get(self.stacked, ()))}
+        return super().to_ours({**{k: v for k, v in state.items() if k != self.stacked}, **rows})
 
     def to_official(self, state: Mapping[str, Tensor]) -> State:
-        """Our weights under official names, module in front."""
-        return self.stack(rename(state, self.writes))
+        """Translate our weights, the stacked one put together."""
+        official = super().to_official(state)
+        rows = sorted((k for k in official if self.stacked and re.fullmatch(rf"{re.escape(self.stacked)}\.\d+", k)),
+                      key=lambda k: int(k.rpartition(".")[2]))  # fmt: skip
+        stack = {self.stacked: torch.stack([official.pop(k) for k in rows])} if rows else {}
+        return {**official, **stack}
 
 
-def stacked(name: str) -> tuple[Callable[[State], State], Callable[[State], State]]:
-    """Functions that take an official tensor `name` apart into `name.0`, `name.1`, ..., and put it together again."""
-
-    def apart(state: State) -> State:
-        whole = state.pop(name, None)
-        return state if whole is None else {**state, **{f"{name}.{i}": part for i, part in enumerate(whole)}}
-
-    def together(state: State) -> State:
-        parts = sorted((k for k in state if k.startswith(f"{name}.")), key=lambda k: int(k.rpartition(".")[2]))
-        stack = {name: torch.stack([state[k] for k in parts])} if parts else {}
-        return {**{k: v for k, v in state.items() if k not in parts}, **stack}
-
-    return apart, together
-
-
-COOP = PromptNames((LEARNER,), ((r"prompt_learner\.ctx", "ctx"),), ((r"ctx", "prompt_learner.ctx"),))
-COCOOP = PromptNames((LEARNER,), ((r"prompt_learner\.(.+)", r"\1"),), ((r"(ctx|meta_net\..+)", r"prompt_learner.\1"),))
-DPLCLIP = PromptNames(
-    ("network",), ((r"(?:network\.module\.)?(?:network\.)?(.+)", r"network.\1"),), ((r"network\.(.+)", r"network.\1"),)
-)
 PROJECTIONS = (
     ("vpt_pre", "visual_pre"),
     ("vpt_post", "visual_post"),
     ("coop_pre", "text_pre"),
     ("coop_post", "text_post"),
 )
-BLOCK = (
-    ("attn.in_proj_", "attn.qkv."),
-    ("attn.out_proj.", "attn.proj."),
-    ("ln_1.", "norm1."),
-    ("ln_2.", "norm2."),
-    ("mlp.c_fc.", "mlp.fc1."),
-    ("mlp.c_proj.", "mlp.fc2."),
-)
-MVLPT = PromptNames(
-    (LEARNER,),
-    (
-        (r"prompt_learner\.ctx", "ctx"),
-        (r"prompt_learner\.vpt_embeddings", "visual"),
-        (r"prompt_learner\.vpt_embeddings_deep", "deep"),
-        (r"prompt_learner\.vpt_proj\.(\w+)", r"visual_proj.\1"),
-        *((rf"prompt_learner\.(?:mvlpt|upt)_proj_ctx_{old}\.(\w+)", rf"unified.{new}.\1") for old, new in PROJECTIONS),
-        *(
-            (rf"prompt_learner\.(?:mvlpt|upt)_proj\.resblocks\.0\.{re.escape(old)}(\w+)", rf"unified.block.{new}\1")
-            for old, new in BLOCK
-        ),
-    ),
-    (
-        (r"ctx", "prompt_learner.ctx"),
-        (r"visual", "prompt_learner.vpt_embeddings"),
-        (r"deep", "prompt_learner.vpt_embeddings_deep"),
-        (r"visual_proj\.(\w+)", r"prompt_learner.vpt_proj.\1"),
-        *((rf"unified\.{new}\.(\w+)", rf"prompt_learner.mvlpt_proj_ctx_{old}.\1") for old, new in PROJECTIONS),
-        *(
-            (rf"unified\.block\.{re.escape(new)}(\w+)", rf"prompt_learner.mvlpt_proj.resblocks.0.{old}\1")
-            for old, new in BLOCK
-        ),
-    ),
-)
+
+
+def unified(old: str) -> list[tuple[str, str]]:
+    """Return names of MVLPT's unified network, which older files call `upt`."""
+    projections = [(f"{LEARNER}.{old}_proj_ctx_{a}.{{w}}", f"unified.{b}.{{w}}") for a, b in PROJECTIONS]
+    return projections + [
+        (f"{LEARNER}.{old}_proj.resblocks.0.{a}{{w}}", f"unified.block.{b}{{w}}") for a, b in BLOCK.items()
+    ]
+
+
 CAVPT = (
     ("meta_nets", "", "meta_net"),
     ("attns", ".qmlp", "q"),
@@ -118,34 +74,42 @@ CAVPT = (
     ("classfiers", "", "classifier"),
     ("lns2", "", "prompt_norm"),
 )
-_apart, _together = stacked(f"{VISUAL}.extractor.ctx")
-DPT = PromptNames(
-    (LEARNER, f"{VISUAL}.ctx_learner", f"{VISUAL}.extractor"),
-    (
-        (r"prompt_learner\.ctx", "ctx"),
-        (r"image_encoder\.transformer\.ctx_learner\.ctx", "visual"),
-        (r"image_encoder\.transformer\.extractor\.ctx\.(\d+)", r"cavpt.\1.tokens"),
-        *(
-            (
-                rf"image_encoder\.transformer\.extractor\.{group}\.(\d+){re.escape(part)}\.(weight|bias)",
-                rf"cavpt.\1.{ours}.\2",
-            )
-            for group, part, ours in CAVPT
-        ),
+CONTEXT = (f"{LEARNER}.ctx", "ctx")
+NAMES = {
+    "coop": DasslNames("coop", [CONTEXT]),
+    "cocoop": DasslNames("cocoop", [CONTEXT, (f"{LEARNER}.meta_net.{{x}}", "meta_net.{x}")]),
+    "mvlpt": DasslNames(
+        "mvlpt",
+        [
+            CONTEXT,
+            (f"{LEARNER}.vpt_embeddings", "visual"),
+            (f"{LEARNER}.vpt_embeddings_deep", "deep"),
+            (f"{LEARNER}.vpt_proj.{{w}}", "visual_proj.{w}"),
+            *unified("mvlpt"),
+        ],
+        older=unified("upt"),
     ),
-    (
-        (r"ctx", "prompt_learner.ctx"),
-        (r"visual", f"{VISUAL}.ctx_learner.ctx"),
-        (r"cavpt\.(\d+)\.tokens", rf"{VISUAL}.extractor.ctx.\1"),
-        *(
-            (rf"cavpt\.(\d+)\.{ours}\.(weight|bias)", rf"{VISUAL}.extractor.{group}.\1{part}.\2")
-            for group, part, ours in CAVPT
-        ),
+    "dpt": DasslNames(
+        "dpt",
+        [
+            CONTEXT,
+            (f"{VISUAL}.ctx_learner.ctx", "visual"),
+            (f"{VISUAL}.extractor.ctx.{{i}}", "cavpt.{i}.tokens"),
+            *((f"{VISUAL}.extractor.{a}.{{i}}{b}.{{w}}", f"cavpt.{{i}}.{ours}.{{w}}") for a, b, ours in CAVPT),
+        ],
+        modules=(LEARNER, f"{VISUAL}.ctx_learner", f"{VISUAL}.extractor"),
+        stacked=f"{VISUAL}.extractor.ctx",
     ),
-    _apart,
-    _together,
-)
-NAMES = {"coop": COOP, "cocoop": COCOOP, "mvlpt": MVLPT, "dpt": DPT, "dplclip": DPLCLIP}
+    "dplclip": DasslNames(
+        "dplclip",
+        [
+            ("network.module.network.{x}", "network.{x}"),
+            ("network.module.{x}", "network.{x}"),
+            ("network.{x}", "network.{x}"),
+        ],
+        modules=("network",),
+    ),
+}
 
 
 class Inert:
@@ -203,7 +167,7 @@ def read_dassl(folder: str | Path, modules: tuple[str, ...], epoch: int | None =
     return {k: v for k, v in state.items() if k not in dropped}, dropped
 
 
-def names_of(head: nn.Module) -> PromptNames:
+def names_of(head: nn.Module) -> DasslNames:
     """The official names of a head's weights.
 
     Raises:
