@@ -1,15 +1,16 @@
 """Few-shot digits with a frozen ConvNet and a frozen ViT: python tools/demo_image.py.
 
 Real scans (scikit-learn's digits), K shots a class, several seeds; one row a method, beside the linear probe and full
-fine-tuning. Every run is tools/train.py and tools/test.py on one config, with the options that are printed. The learning
-rates below were chosen with --tune, on validation images that are neither trained on nor tested; the last epoch counts.
-Peak memory is that of one training step beyond weights and inputs.
+fine-tuning. Every run is tools/train.py and tools/test.py on one config, with the options that are printed. The rates
+below were chosen with --tune, on validation images that are neither trained on nor tested; the last epoch counts. Peak
+memory is that of one training step beyond weights and inputs.
 """
 
 import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ class Row(NamedTuple):
     tower: str
     name: str
     rate: float
-    options: list[str] = []
+    options: Sequence[str] = ()
 
 
 def adapter(name: str, **options: Any) -> list[str]:
@@ -134,7 +135,7 @@ def page(results: list[dict[str, Any]], title: str, out: Path) -> str:
 
 
 def sheet(result: dict[str, Any], out: Path) -> str:
-    """Draw the test images that a method got wrong with its first seed into a picture, and say what it took them for."""
+    """Draw the test images that a method got wrong with its first seed, and say what it took them for."""
     import numpy as np
     from PIL import Image
 

@@ -2,8 +2,8 @@
 """A dense task end to end: which shape covers each pixel, read from EfficientNet-Lite0's maps by a light FPN.
 
 The tower is frozen, with ImageNet's weights; one line trains the head alone, one adds Conv-Adapter, on request one
-trains everything; each is tools/train.py and tools/test.py on one config, with the options that are printed. The pictures
-are drawn by the project: figures on them say nothing about natural images.
+trains everything; each is tools/train.py and tools/test.py on one config, with the options that are printed. The
+pictures are drawn by the project: figures on them say nothing about natural images.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def run_line(line: str, args: argparse.Namespace) -> dict[str, Any]:
     costs = step_costs(cfg)
     print(f"{line}: mIoU {test['miou']:.1f} after {args.steps} steps", flush=True)
     return {
-        "line": line, "trained": report["trained_parameters"], **{k: test[k] for k in ("miou", "pixel_accuracy", "iou")},
-        "step_s": costs["median_s"], "kept_mb": costs["saved_mb"],
+        "line": line, "trained": report["trained_parameters"], "step_s": costs["median_s"], "kept_mb": costs["saved_mb"],
+        **{k: test[k] for k in ("miou", "pixel_accuracy", "iou")},
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def call_here(tool: str, *words: str, log: Path) -> None:
     with appended(log) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         status = importlib.import_module(f"tools.{tool}").main(list(words))
     if status:
-        raise ValueError(f"tools/{tool}.py ended with status {status}: see {log}")
+        raise ValueError(f"tools/{tool}.py ended with status {status}: {log.read_text().strip().splitlines()[-1]}")
 
 
 def train_and_test(
