@@ -81,8 +81,8 @@ def run_line(line: str, args: argparse.Namespace) -> dict[str, Any]:
     costs = step_costs(cfg)
     print(f"{line}: mIoU {test['miou']:.1f} after {args.steps} steps", flush=True)
     return {
-        "line": line, "trained": report["trained_parameters"], "step_s": costs["median_s"], "kept_mb": costs["saved_mb"],
-        **{k: test[k] for k in ("miou", "pixel_accuracy", "iou")},
+        "line": line, "trained": report["trained_parameters"], "kept_mb": costs["saved_mb"],
+        "step_s": costs["median_s"], **{k: test[k] for k in ("miou", "pixel_accuracy", "iou")},
     }  # fmt: skip
 
 

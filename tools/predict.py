@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 
@@ -50,14 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     from xmodal.engine.launch import prepare, run
     from xmodal.engine.predict import predict
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from tools.predict_cloud import predict_files
-
     rows: list[dict] = []
 
     def job() -> None:
         cfg = prepare(args.config, options=args.cfg_options, amp=args.amp)
         if reads_clouds(cfg):
+            from pointcloud.predict import predict_files
+
             rows.extend(predict_files(cfg, args.checkpoint, args.files, args.out))
             return
         rows.extend(predict(cfg, args.checkpoint, args.files, args.amp, args.top))
