@@ -13,8 +13,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""

@@ -1,8 +1,8 @@
 """Time and memory of a CoOp step against the number of classes: `tools/bench.py coop` times it, this file counts bytes.
 
 Examples:
-  python tools/benches/coop_memory.py --classes 100 300 1000       # peak of a step, counted over tensor sizes
-  python tools/benches/coop_memory.py --run "shared beginning" --classes 1000     # one real step, resident memory
+  python -m tools.benches.coop_memory --classes 100 300 1000       # peak of a step, counted over tensor sizes
+  python -m tools.benches.coop_memory --run "shared beginning" --classes 1000     # one real step, resident memory
 
 The text tower has the size of ViT-B/16's (width 512, 12 blocks, 8 heads, 77 tokens), weights are random. Counting runs
 the step on tensors without values, so that steps that do not fit this machine are counted too; `--run` is the check.
@@ -12,10 +12,7 @@ import argparse
 import json
 import sys
 import weakref
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
