@@ -78,18 +78,14 @@ def train_and_test(
 def step_costs(cfg: Any) -> dict[str, Any]:
     """Measure a training step of a config on its first batch: a row of `benches.measure.rows`, with the peak."""
     from tools.benches.measure import Variant, rows, run_alternating
+    from tools.benches.steps import train_step
     from xmodal.data.collate import collate
     from xmodal.registry import DATASETS, MODELS, build
 
     data = build(cfg.train_dataloader.dataset, DATASETS)
     model = build(cfg.model, MODELS).train()
     batch = model.data_preprocessor(collate([data[0, i] for i in range(cfg.train_dataloader.batch_size)]), True)
-
-    def step(model: Any) -> None:
-        model.zero_grad(set_to_none=True)
-        model(mode="loss", **batch)["loss"].backward()
-
-    return rows(run_alternating([Variant("step", step, lambda: model)], 5, peak=True))[0]
+    return rows(run_alternating([Variant("step", train_step, lambda: (model, batch))], 5, peak=True))[0]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tools.benches.measure import Variant
+from tools.benches.steps import process_cost
 
 # share, cut to the longest prompt, prompts per pass
 VARIANTS: dict[str, tuple[bool, bool, int | None]] = {
@@ -110,15 +111,10 @@ def counted(name: str, classes: int) -> float:
 
 def measured(name: str, classes: int) -> dict[str, float]:
     """Peak resident memory above that before the step, and CPU seconds, of one real step."""
-    import resource
-    import time
-
     torch.set_num_threads(1)
     head = make_head(name, classes)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    step(head)
-    peak, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time() - start
-    return {"classes": classes, "mb": round((peak - before) / 1024), "seconds": round(seconds, 1)}
+    seconds, megabytes = process_cost(lambda: step(head))
+    return {"classes": classes, "mb": round(megabytes), "seconds": round(seconds, 1)}
 
 
 def main(argv: list[str] | None = None) -> int:
