@@ -99,7 +99,7 @@ def pages(rows: list[dict[str, Any]], out: Path) -> list[str]:
             continue
         config, sample = f"configs/pointcloud/{TASKS[row['task']][0]}.py", SAMPLES[row["task"]]
         target = out / row["task"]
-        words = ["tools/predict_cloud.py", config, str(row["work"] / "last.pth"), sample, "--out", str(target)]
+        words = ["tools/predict.py", config, str(row["work"] / "last.pth"), sample, "--out", str(target)]
         call(*words, log=out / "pages.log")
         made += [str(p) for p in target.glob("*.html")]
     return made

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from pointcloud.task import NETWORKS, TaskNetwork
-from tools import predict_cloud, test, train
+from tools import predict, test, train
 
 # ---------------------------------------------------------------- the task: all that anyone has to write
 
@@ -95,7 +95,7 @@ def test_a_new_task_trains_is_tested_and_predicts_a_file(tmp_path, capsys, monke
     assert json.loads((work / "test.json").read_text())["test"]["error"] < 0.3
     file, out = tmp_path / "stick.npy", tmp_path / "out"
     np.save(file, Sticks()[3]["coord"].numpy())
-    assert predict_cloud.main([str(config), str(work / "last.pth"), str(file), "--out", str(out)]) == 0
+    assert predict.main([str(config), str(work / "last.pth"), str(file), "--out", str(out)]) == 0
     row = json.loads((out / "stick.json").read_text())
     assert abs(row["height"] - Sticks()[3]["height"]) < 0.5
     assert "m high" in (out / "stick.html").read_text()
