@@ -8,8 +8,8 @@ from typing import Any
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        description="Classify files with a trained checkpoint, read as the config's test data are; point clouds "
-        "(.ply, .npy, .npz, .las, .pcd, .txt, .bin) are classified, segmented or searched for boxes, with a 3D page each."
+        description="Classify files with a trained checkpoint, read as the config's test data are; point clouds (.ply, "
+        ".npy, .npz, .las, .pcd, .txt, .bin) are classified, segmented or searched for boxes, with a 3D page each."
     )
     p.add_argument("config", help="a config file")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
