@@ -126,7 +126,7 @@ class Detector(task.TaskNetwork):
     def forward(
         self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None
     ) -> list[dict[str, Tensor]]:
-        """Outputs of all decoder layers, the last one last (see `box_decoder.decode`).
+        """Return the outputs of all decoder layers in order (see `box_decoder.decode`).
 
         Args:
             coord: (B, P, 3), meters, z up.

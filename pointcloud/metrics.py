@@ -102,7 +102,7 @@ class SegmentationMetric(CountingMetric):
             self.tally.add(sample["segment"], sample["target"])
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Add up all processes and start anew."""
+        """Add up the counts of all processes, compute the figures and reset the counts."""
         total, skipped = SegmentationTally(len(self.classes), *self.options), []
         for tally, missed in gather((self.tally, self.skipped)):
             total += tally

@@ -1,4 +1,4 @@
-"""The model of every point-cloud experiment: a task network around a frozen encoder, as the engine wants it."""
+"""Wrap a task network around a frozen encoder as a model that the engine trains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +41,7 @@ class CloudModel(TransferModel):
             receives `encoder`.
         adapters: what edits the encoder, in order.
         freeze_encoder: False trains the encoder too (the from-scratch baseline).
-        random_encoder: draw the encoder's weights anew (the random-frozen baseline), with this seed; None keeps them.
+        random_encoder: seed of random weights for the encoder (the random-frozen baseline); None keeps its weights.
 
     Raises:
         ValueError: a misspelt argument anywhere below, with the nearest known one.
@@ -117,7 +117,7 @@ class CloudModel(TransferModel):
 
 
 def redraw(tower: Tower, seed: int) -> None:
-    """Draw a tower's weights anew, the way it was made, from a seed; the global random state is left as it was."""
+    """Initialize a tower's weights again from a seed; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in tower.modules():

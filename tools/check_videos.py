@@ -29,7 +29,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def check(job: tuple[str, bool]) -> dict[str, Any]:
-    """What there is to say about one video."""
+    """Read one video and describe it."""
     from video.decode import VideoError, VideoFile
 
     path, full = job

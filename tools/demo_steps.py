@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def call(*words: str, log: Path | None = None) -> float:
-    """Run one of the project's tools in a process of its own and return the seconds that it took.
+    """Run one of the project's tools in a new process and return the seconds that it took.
 
     Args:
         *words: the tool and its arguments.

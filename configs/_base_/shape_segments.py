@@ -1,4 +1,4 @@
-"""Which drawn shape covers each pixel: pictures of 64 px, 9 classes, a light FPN on the frozen ImageNet EfficientNet-Lite0.
+"""Find the drawn shape that covers each pixel: 64 px, 9 classes, a light FPN on the frozen ImageNet EfficientNet-Lite0.
 
 14 epochs of 600 pictures, AdamW 5e-3, cosine; validation and test on unseen pictures of other worlds.
 """

@@ -108,10 +108,10 @@ def content_key(source: str | Path, *more: Any) -> str:
 def cached(
     folder: str | Path | None, source: str | Path, make: Callable[[], dict], *more: Any
 ) -> dict[str, np.ndarray]:
-    """What `make` returns for a file, kept in a folder under the file's content.
+    """Return what `make` returns for a file, cached in a folder under a hash of the file's content.
 
     Args:
-        folder: of the cache; None makes it anew every time.
+        folder: of the cache; None caches nothing.
         source: the file that it is made of.
         make: returns arrays by name.
         *more: whatever else the result depends on.

@@ -34,7 +34,7 @@ def ours(args) -> nn.Module:
 
 
 def peft_model(args) -> nn.Module:
-    """What peft makes of the timm model; the classifier trains too.
+    """Return the timm model with peft's LoRA; the classifier trains too.
 
     Raises:
         ValueError: peft is not installed.

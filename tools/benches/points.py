@@ -1,7 +1,7 @@
 """Farthest points, nearest neighbors and balls against the number of points, on every backend that is here.
 
 `python tools/bench.py farthest-points knn ball-query` times them; `python -m tools.benches.points` measures the peak
-memory of 50,000-point scenes, each operation in a process of its own.
+memory of 50,000-point scenes, each operation in a separate process.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How the cost of a training step grows: clips, frames, classes, precision, processes."""
+"""Measure the cost of a training step against clips, frames, classes, precision and processes."""
 
 import socket
 import time

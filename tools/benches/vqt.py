@@ -95,7 +95,7 @@ def plain_model(args) -> PlainVQT:
 
 
 def frozen_forward(state):
-    """What any reader of this tower pays."""
+    """Run the frozen tower alone, which any reader of it pays for."""
     model, batch = state
     with torch.no_grad():
         return model.encoder.forward_blocks(*model.encoder.embed(batch["image"]), read="prefix")

@@ -41,7 +41,7 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class ActionSet:
-    """What to make.
+    """Settings of an action set.
 
     Args:
         classes: names from `ACTIONS`; put both of a pair in, or order-blind methods are not capped.

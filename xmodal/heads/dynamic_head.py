@@ -82,7 +82,7 @@ class DynamicBlock(nn.Module):
         return [x + self.gate * (self.attend(levels, i) - x) for i, x in enumerate(levels)]
 
     def attend(self, levels: Sequence[Tensor], i: int) -> Tensor:
-        """What level i becomes, from itself and its neighbors."""
+        """Compute the new level i from itself and its neighbors."""
         x = levels[i]
         look = self.look(x)
         offset, mask = look[:, :18], look[:, 18:].sigmoid()
