@@ -195,7 +195,7 @@ class BoxDecoder(nn.Module):
             query: what they begin with (B, Q, dim); None for zeros.
 
         Returns:
-            One dict per decoder layer, the last one last (see `decode`), and the queries' indices into `xyz` (B, Q), -1
+            One dict per decoder layer in order (see `decode`), and the queries' indices into `xyz` (B, Q), -1
             when they were given.
         """
         memory = self.encoder_to_decoder_projection(features)

@@ -101,7 +101,7 @@ def footprint_in(boxes: Tensor, frame: Tensor) -> Tensor:
 
 
 def clip_edges(polygon: Tensor, half: Tensor, slack: float) -> tuple[Tensor, Tensor]:
-    """Which part of each edge lies in a rectangle around the origin.
+    """Clip edges to a rectangle around the origin.
 
     Args:
         polygon: (..., 4, 2).

@@ -153,12 +153,7 @@ def trained_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {k: v for k, v in plain.items() if not FROZEN.match(k)}
 
 
-OF_NETWORK = {
-    "EPCLClassifier": EPCL_CLASSIFICATION,
-    "EPCLSegmenter": EPCL_SEGMENTATION,
-    "EPCLDense": EPCL_DENSE,
-    "Detector": DETR3D,
-}
+OFFICIAL = {c.name: c for c in (EPCL_CLASSIFICATION, EPCL_SEGMENTATION, EPCL_DENSE, DETR3D)}
 
 
 def converter_of(network: nn.Module) -> Converter:
@@ -167,12 +162,11 @@ def converter_of(network: nn.Module) -> Converter:
     Raises:
         ValueError: nothing official exists for it.
     """
-    kind = type(network).__name__
-    if kind not in OF_NETWORK or (kind == "Detector" and not hasattr(network.backbone, "pre_encoder")):
-        raise ValueError(
-            f"no official checkpoints exist for {kind} on {type(getattr(network, 'backbone', 0)).__name__}"
-        )
-    return OF_NETWORK[kind]
+    name = getattr(network, "official", "")
+    if not name:
+        on = type(getattr(network, "backbone", 0)).__name__
+        raise ValueError(f"no official checkpoints exist for {type(network).__name__} on {on}")
+    return OFFICIAL[name]
 
 
 def official_state(model: nn.Module, path: str) -> tuple[dict[str, Tensor], str]:
@@ -193,7 +187,7 @@ def official_export(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], str] |
     plain = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
     if not plain or len(plain) < len(state):
         return None
-    for converter in OF_NETWORK.values():
+    for converter in OFFICIAL.values():
         try:
             return converter.file_of(plain), converter.name
         except ValueError:

@@ -1,5 +1,7 @@
 """EPCL for classification and few-shot classification of object clouds."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,12 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointcloud import task
 from pointcloud.epcl import EPCL
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
+from xmodal.registry import method
 
 
-class EPCLClassifier(nn.Module):
+@method(
+    task.NETWORKS,
+    "classification3d",
+    params="tokenizer, position MLP, task tokens, head",
+    parity=("epcl_cls",),
+    **task.EPCL,
+)
+class EPCLClassifier(task.TaskNetwork):
     """Class token and strongest point tokens of the frozen blocks, an embedding in CLIP's space, a small head.
 
     Paper: arXiv 2212.04098.
@@ -42,6 +53,8 @@ class EPCLClassifier(nn.Module):
         ValueError: fewer than two classes, no votes, or text features that do not fit.
     """
 
+    targets = ("label",)
+    official = "epcl-classification"
     text: Tensor | None
 
     def __init__(
@@ -66,7 +79,7 @@ class EPCLClassifier(nn.Module):
         super().__init__()
         if num_classes < 2 or votes < 1:
             raise ValueError(f"num_classes={num_classes}, votes={votes}: at least 2 classes and 1 vote are needed")
-        self.votes, self.vote_points = votes, vote_points
+        self.votes, self.vote_points, self.feat_dim = votes, vote_points, feat_dim
         dim, out = encoder.dim, encoder.out_dim
         if isinstance(text, str):
             text = torch.from_numpy(np.load(text, allow_pickle=False)).float()
@@ -144,6 +157,16 @@ class EPCLClassifier(nn.Module):
             passes = [self(**redrawn(seed, self.vote_points, **inputs))[0].float() for seed in range(self.votes)]
             logits = torch.stack(passes).mean(0)
         return [{"scores": s, "votes": self.votes} for s in logits.softmax(-1).cpu()]
+
+    def truth(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
+        """Return the `label` of a cloud."""
+        return {"label": int(batch["label"][index])} if batch.get("label") is not None else {}
+
+    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return `label`, `name` and `score` of the likeliest class, and a title of the page."""
+        score, label = found["scores"].max(0)
+        name = task.named(names, int(label))
+        return {"label": int(label), "name": name, "score": float(score)}, {"title": f"{name} ({100 * score:.0f} %)"}
 
 
 def redrawn(

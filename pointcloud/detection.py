@@ -4,19 +4,24 @@ The released EPCL detection is a sparse-convolution network with a two-stage hea
 built here. The 3DETR decoder on EPCL tokens is this project's own combination.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pointcloud import boxes as box_ops
+from pointcloud import task
 from pointcloud.box_decoder import BoxDecoder
 from pointcloud.criterion import Criterion
 from pointcloud.detection_ap import detections_of, select_boxes
+from pointcloud.detr_encoder import DETREncoder
 from pointcloud.epcl import EPCL
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
 from pointcloud.votes import QueryPoints, VoteHead
+from xmodal.registry import check_arguments, method
+from xmodal.structures import Encoder
 
 
 class EPCLBackbone(nn.Module):
@@ -48,7 +53,7 @@ class EPCLBackbone(nn.Module):
         self.tokenizer = PointTokenizer(num_groups, group_size, encoder.dim, feat_dim, scale=scale, width=width)
         self.epcl = EPCL(encoder, num_task_tokens)
         self.norm = nn.LayerNorm(encoder.dim)
-        self.keep_tokens = keep_tokens
+        self.keep_tokens, self.feat_dim = keep_tokens, feat_dim
         self.out_dim = encoder.dim * (1 + keep_tokens)
 
     def forward(
@@ -61,7 +66,7 @@ class EPCLBackbone(nn.Module):
         return centers, torch.cat([x, tokens], dim=-1) if self.keep_tokens else x
 
 
-class Detector(nn.Module):
+class Detector(task.TaskNetwork):
     """A backbone, 3DETR's decoder and its losses.
 
     Paper: 3DETR (arXiv 2109.08141); EPCL (arXiv 2212.04098).
@@ -83,6 +88,8 @@ class Detector(nn.Module):
         ValueError: `query_points` without `votes`.
     """
 
+    targets = ("boxes", "box_label", "box_mask")
+
     def __init__(
         self,
         backbone: Any,
@@ -99,7 +106,8 @@ class Detector(nn.Module):
         super().__init__()
         if query_points is not None and not votes:
             raise ValueError("query_points needs votes=True: without votes queries stand on surfaces, not in objects")
-        self.backbone = backbone
+        self.backbone, self.feat_dim = backbone, getattr(backbone, "feat_dim", 0)
+        self.official = "3detr" if isinstance(backbone, DETREncoder) else ""
         self.votes = VoteHead(backbone.out_dim) if votes else None
         self.decoder = BoxDecoder(backbone.out_dim, num_classes, num_angle_bins, **(decoder or {}))
         self.look = None if query_points is None else QueryPoints(self.decoder.dim, **query_points)
@@ -118,7 +126,7 @@ class Detector(nn.Module):
     def forward(
         self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None
     ) -> list[dict[str, Tensor]]:
-        """Outputs of all decoder layers, the last one last (see `box_decoder.decode`).
+        """Return the outputs of all decoder layers in order (see `box_decoder.decode`).
 
         Args:
             coord: (B, P, 3), meters, z up.
@@ -178,6 +186,28 @@ class Detector(nn.Module):
             found.append({"boxes": boxes, "box_label": label, "scores": scores})
         return found
 
+    def truth(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
+        """Return `target_boxes` (K, 7) and `target_label` (K,) of a scene, without padding."""
+        if batch.get("boxes") is None:
+            return {}
+        real = batch["box_mask"][index].bool()
+        boxes, label = (batch[key][index][real].cpu().numpy() for key in ("boxes", "box_label"))
+        return {"target_boxes": boxes, "target_label": label}
+
+    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the likely `boxes`, best first, and what the page draws."""
+        kept = best_class(found)
+        boxes = zip(kept["boxes"], kept["box_label"], kept["scores"], strict=True)
+        rows = [
+            {
+                "name": task.named(names, int(label)),
+                "score": round(float(score), 4),
+                "box": [round(float(v), 4) for v in box],
+            }
+            for box, label, score in boxes
+        ]
+        return {"boxes": rows}, {"found": kept}
+
 
 def best_class(found: dict[str, Any], min_score: float = 0.3) -> dict[str, Any]:
     """For people: each box once, under its best class, if its score is high enough.
@@ -200,6 +230,37 @@ def best_class(found: dict[str, Any], min_score: float = 0.3) -> dict[str, Any]:
     return {k: found[k][kept] for k in ("boxes", "box_label", "scores")}
 
 
-def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
-    """How many points (P, 3) lie in each box (K, 7)."""
-    return box_ops.contains(boxes, points).sum(1)
+def with_options(kind: type, options: dict[str, Any], **given: Any) -> Any:
+    """Build `kind`; a misspelt option is a ValueError with the nearest name."""
+    check_arguments(kind, options)
+    return kind(**options, **given)
+
+
+@method(
+    task.NETWORKS,
+    "detection3d",
+    params="tokenizer, task tokens, 3DETR's decoder",
+    parity=("epcl_dense",),
+    **task.EPCL,
+)
+def detection3d(encoder: Encoder, num_classes: int, backbone: dict | None = None, **options: Any) -> Detector:
+    """3DETR's decoder on EPCL tokens; options are those of `Detector`, `backbone` those of `EPCLBackbone`."""
+    tokens = with_options(EPCLBackbone, {"num_task_tokens": num_classes + 1, **(backbone or {})}, encoder=encoder)
+    return with_options(Detector, options, backbone=tokens, num_classes=num_classes)
+
+
+@method(
+    task.NETWORKS,
+    "detr3d",
+    slot="encoder+head",
+    paper="3DETR: An End-to-End Transformer Model for 3D Object Detection, arXiv 2109.08141",
+    params="all",
+    parity=("detr3d",),
+    families=("none",),
+)
+def detr3d(encoder: None, num_classes: int, backbone: dict | None = None, **options: Any) -> Detector:
+    """3DETR as published; options are those of `Detector`, `backbone` those of `DETREncoder`."""
+    points = with_options(DETREncoder, backbone or {})
+    hidden = 1 if points.interim is not None else 2
+    options["decoder"] = {"hidden_projections": hidden, **(options.get("decoder") or {})}
+    return with_options(Detector, options, backbone=points, num_classes=num_classes)

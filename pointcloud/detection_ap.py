@@ -23,7 +23,7 @@ STRICT = 1e-9
 
 @dataclass(frozen=True)
 class DetectionResult:
-    """What came out at one threshold.
+    """Average precision and recall at one IoU threshold.
 
     Args:
         ap: per class (K,); nan for a class in neither predictions nor ground truth.
@@ -147,7 +147,7 @@ def select_boxes(
     min_points: int = 5,
     nms_iou: float | None = 0.25,
 ) -> torch.Tensor:
-    """Which predicted boxes 3DETR's evaluation goes on with.
+    """Select the predicted boxes that 3DETR's evaluation counts.
 
     Args:
         boxes: (Q, 7).

@@ -96,6 +96,7 @@ class DETREncoder(nn.Module):
         skip_near_origin: bool = False,
     ):
         super().__init__()
+        self.feat_dim = feat_dim
         if masked and len(radii) != depth:
             raise ValueError(f"radii {tuple(radii)}: give one for each of the {depth} layers")
         dropout = (0.3 if masked else 0.1) if dropout is None else dropout

@@ -98,6 +98,8 @@ class EPCLDense(nn.Module):
         prefix_position: see `EPCL`.
     """
 
+    official = "epcl-dense"
+
     def __init__(
         self,
         encoder: Tower,

@@ -1,4 +1,4 @@
-"""Which predicted box answers for which true one: the Hungarian assignment of DETR."""
+"""Match predicted boxes with true ones: the Hungarian assignment of DETR."""
 
 import torch
 from scipy.optimize import linear_sum_assignment

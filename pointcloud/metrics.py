@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.evaluator import BaseMetric
 
 from pointcloud.detection_ap import evaluate_detections
-from xmodal.metrics import Accuracy, gather
+from xmodal.metrics import Accuracy, CountingMetric, confusion, gather
 from xmodal.registry import METRICS
 
 
@@ -35,27 +34,8 @@ class SegmentationTally:
         self.confusion = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
 
     def add(self, predicted: Any, label: Any) -> None:
-        """Count points.
-
-        Args:
-            predicted: class of each point (N,).
-            label: true class of each point (N,), or `ignore_label`.
-
-        Raises:
-            ValueError: other lengths, or a label that is neither a class nor ignored.
-        """
-        predicted, label = np.asarray(predicted).reshape(-1), np.asarray(label).reshape(-1)
-        if predicted.shape != label.shape:
-            raise ValueError(f"{len(predicted)} predictions for {len(label)} labels")
-        keep = label != self.ignore_label
-        predicted, label = predicted[keep].astype(np.int64), label[keep].astype(np.int64)
-        k = self.num_classes
-        if len(label) and not 0 <= label.min() <= label.max() < k:
-            raise ValueError(
-                f"labels {label.min()}..{label.max()} outside 0..{k - 1}; points to leave out carry {self.ignore_label}"
-            )
-        predicted = np.where((predicted < 0) | (predicted >= k), k, predicted)
-        self.confusion += np.bincount(label * (k + 1) + predicted, minlength=k * (k + 1)).reshape(k, k + 1)
+        """Count points by predicted and true class (N,); see `xmodal.metrics.confusion`."""
+        self.confusion += confusion(predicted, label, self.num_classes, self.ignore_label)
 
     def __iadd__(self, other: "SegmentationTally") -> "SegmentationTally":
         self.confusion = self.confusion + other.confusion
@@ -84,24 +64,6 @@ class SegmentationTally:
         }
 
 
-class TallyMetric(BaseMetric):
-    """A metric that keeps its own counts and adds them up over processes."""
-
-    default_prefix = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.skipped: list[dict] = []
-
-    def note_skipped(self, data_batch: Any) -> None:
-        """Remember what could not be read."""
-        self.skipped += (data_batch or {}).get("skipped", [])
-
-    def compute_metrics(self, results: list) -> dict:
-        """Not used: `evaluate` does it all."""
-        raise NotImplementedError("this metric counts by itself, see evaluate")
-
-
 @METRICS.register_module(name="classification3d")
 class CloudAccuracy(Accuracy):
     """Overall accuracy (`top1`), mean class accuracy (`mean_class`) and how many votes a cloud had (`votes`)."""
@@ -119,7 +81,7 @@ class CloudAccuracy(Accuracy):
 
 
 @METRICS.register_module(name="segmentation3d")
-class SegmentationMetric(TallyMetric):
+class SegmentationMetric(CountingMetric):
     """OA, mAcc, mIoU and the IoU of every class, in percent.
 
     Args:
@@ -140,7 +102,7 @@ class SegmentationMetric(TallyMetric):
             self.tally.add(sample["segment"], sample["target"])
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Add up all processes and start anew."""
+        """Add up the counts of all processes, compute the figures and reset the counts."""
         total, skipped = SegmentationTally(len(self.classes), *self.options), []
         for tally, missed in gather((self.tally, self.skipped)):
             total += tally
@@ -154,7 +116,7 @@ class SegmentationMetric(TallyMetric):
 
 
 @METRICS.register_module(name="detection3d")
-class DetectionMetric(TallyMetric):
+class DetectionMetric(CountingMetric):
     """AP and AR of boxes at IoU thresholds, in percent.
 
     Args:

@@ -54,7 +54,7 @@ def smallest(dist: Tensor, k: int) -> Tensor:
 
 
 def chunk_rows(batch: int, size: int) -> int:
-    """How many query rows fit in one chunk."""
+    """Return the number of query rows that fit in one chunk."""
     return max(1, CHUNK_ELEMENTS // max(batch * size, 1))
 
 

@@ -265,16 +265,6 @@ def gather(values: Tensor, idx: Tensor) -> Tensor:
     return found.unflatten(1, idx.shape[1:])
 
 
-def gather_neighbors(values: Tensor, idx: Tensor, lengths: Counts | None = None) -> Tensor:
-    """Values (B, Q, K, C) of neighbors idx (B, Q, K); zeros behind each length, as pytorch3d's `knn_gather`."""
-    found = gather(values, idx)
-    lengths = check_lengths(lengths, values)
-    if lengths is None:
-        return found
-    there = torch.arange(idx.shape[-1], device=idx.device) < lengths[:, None, None]  # (B, 1, K)
-    return found * there[..., None]
-
-
 def three_interpolate(
     query: Tensor,
     points: Tensor,
@@ -308,42 +298,6 @@ def three_interpolate(
     if size == 0:
         return values.new_zeros(*query.shape[:2], values.shape[-1])
     return (gather(values, idx) * weight[..., None]).sum(2)
-
-
-def voxel_sample(points: Tensor, voxel_size: float, lengths: Counts | None = None) -> tuple[Tensor, Tensor]:
-    """Keep the first point of every occupied voxel of a grid anchored at the origin.
-
-    Args:
-        points: (B, P, C).
-        voxel_size: edge of a voxel, in the unit of the points.
-        lengths: points of each cloud.
-
-    Returns:
-        Indices (B, M) ascending, -1 behind each cloud's count, and the counts (B,). M is the largest count.
-
-    Raises:
-        ValueError: a voxel size that is not positive.
-    """
-    check_cloud("points", points)
-    if voxel_size <= 0:
-        raise ValueError(f"voxel_size must be positive, got {voxel_size}")
-    lengths = check_lengths(lengths, points)
-    kept = []
-    for b, cloud in enumerate(points.detach()):
-        cloud = cloud if lengths is None else cloud[: lengths[b]]
-        kept.append(first_of_each(torch.floor(cloud / voxel_size).long()))
-    counts = torch.tensor([len(k) for k in kept], dtype=torch.int64, device=points.device)
-    return torch.nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=-1), counts
-
-
-def first_of_each(cells: Tensor) -> Tensor:
-    """Ascending indices of the first row of each distinct row of cells (P, C)."""
-    if len(cells) == 0:
-        return torch.zeros(0, dtype=torch.int64, device=cells.device)
-    _, group = cells.unique(dim=0, return_inverse=True)
-    order = torch.arange(len(cells), device=cells.device)
-    first = torch.full((int(group.max()) + 1,), len(cells), dtype=torch.int64, device=cells.device)
-    return first.scatter_reduce(0, group, order, "amin").sort().values
 
 
 def sample_and_group(

@@ -11,7 +11,7 @@ from pointcloud import ops
 
 
 def starts_of(sizes: list[int]) -> list[int]:
-    """Where each cloud begins."""
+    """Return the index of the first point of each cloud."""
     starts = [0]
     for size in sizes[:-1]:
         starts.append(starts[-1] + size)

@@ -1,22 +1,34 @@
 """EPCL for semantic segmentation: a point U-Net with the frozen blocks at its bottleneck."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointcloud import task
+from pointcloud.datasets.base import Cloud
 from pointcloud.epcl import EPCL
 from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbors_of
 from pointcloud.packed import pack
 from pointcloud.scenes import vote
 from pointcloud.task_token import Tower, unit_ball
+from xmodal.registry import method
 
 Level = tuple[Tensor, Tensor, list[int]]
 
 
-class EPCLSegmenter(nn.Module):
+@method(
+    task.NETWORKS,
+    "segmentation3d",
+    params="U-Net around the blocks, task tokens",
+    parity=("epcl_seg",),
+    **task.EPCL,
+)
+class EPCLSegmenter(task.TaskNetwork):
     """PointMixer-style U-Net on packed points; its deepest stage passes through frozen transformer blocks.
 
     Paper: EPCL (arXiv 2212.04098); PointMixer (arXiv 2111.11187).
@@ -45,6 +57,8 @@ class EPCLSegmenter(nn.Module):
         ValueError: options of different lengths.
     """
 
+    targets = ("segment",)
+    official = "epcl-segmentation"
     class_weight: Tensor | None
 
     def __init__(
@@ -66,6 +80,7 @@ class EPCLSegmenter(nn.Module):
         eval_parts: int | None = None,
     ):
         super().__init__()
+        self.feat_dim = in_dim - 3
         self.eval_voxel, self.eval_points, self.eval_parts = eval_voxel, eval_points, eval_parts
         if not len(planes) == len(blocks) == len(strides) == len(num_neighbors) >= 2:
             raise ValueError(
@@ -179,3 +194,27 @@ class EPCLSegmenter(nn.Module):
         if self.eval_voxel is None:
             return self(coord, feat, [size]).float().cpu()
         return vote(self, coord, feat, self.num_classes, self.eval_voxel, self.eval_points, self.eval_parts)
+
+    def truth(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
+        """Return the `target` (P,) of a cloud, without padding."""
+        if batch.get("segment") is None:
+            return {}
+        size = batch["lengths"][index] if batch.get("lengths") is not None else batch["segment"].shape[1]
+        return {"target": batch["segment"][index, :size].cpu().numpy()}
+
+    def predict_cloud(
+        self, cloud: Cloud, transforms: Sequence[Callable], progress: task.Progress | None = None
+    ) -> tuple[Cloud, dict[str, Any]]:
+        """Find the class of every raw point, in parts; the transforms are left out, since they would drop points."""
+        coord, feat = (task.on_device(self, cloud.get(key)) for key in ("coord", "feat"))
+        voxel = self.eval_voxel or 0.04
+        scene = self, coord, feat, self.num_classes, voxel, self.eval_points, self.eval_parts
+        return cloud, {"segment": vote(*scene, progress).argmax(1)}  # type: ignore[arg-type]
+
+    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write the classes to `<stem>_segment.npy`; returns that path and the `counts` of points per class."""
+        segment = found["segment"].numpy()
+        np.save(f"{stem}_segment.npy", segment.astype(np.int16))
+        values, counts = np.unique(segment, return_counts=True)
+        per_class = {task.named(names, int(v)): int(c) for v, c in zip(values, counts, strict=True)}
+        return {"segment": f"{stem}_segment.npy", "counts": per_class}, {"segment": segment}

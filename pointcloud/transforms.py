@@ -271,31 +271,31 @@ class SphereCrop:
         return select(cloud, rng.permutation(index))
 
 
-@TRANSFORMS.register_module(name="center_floor")
-class CenterFloor:
-    """Move the scene: x and y to the middle, z to the floor; boxes move along."""
-
-    def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
-        """Shift."""
-        low, high = cloud["coord"].min(0), cloud["coord"].max(0)
-        shift = np.array([*(low + high)[:2] / 2, low[2]], np.float32)
-        out = {**cloud, "coord": cloud["coord"] - shift}
-        if "boxes" in cloud:
-            out["boxes"] = np.concatenate([cloud["boxes"][:, :3] - shift, cloud["boxes"][:, 3:]], axis=1)
-        return out
-
-
 @TRANSFORMS.register_module(name="to_origin")
 class ToOrigin:
     """Move the scene so that its lowest coordinates are 0; boxes move along."""
 
+    def origin(self, coord: np.ndarray) -> np.ndarray:
+        """Return the point (3,) that becomes 0."""
+        return coord.min(0)
+
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
         """Shift."""
-        shift = cloud["coord"].min(0)
+        shift = self.origin(cloud["coord"])
         out = {**cloud, "coord": cloud["coord"] - shift}
         if "boxes" in cloud:
             out["boxes"] = np.concatenate([cloud["boxes"][:, :3] - shift, cloud["boxes"][:, 3:]], axis=1)
         return out
+
+
+@TRANSFORMS.register_module(name="center_floor")
+class CenterFloor(ToOrigin):
+    """Move the scene: x and y to the middle, z to the floor; boxes move along."""
+
+    def origin(self, coord: np.ndarray) -> np.ndarray:
+        """Return the middle of the floor (3,)."""
+        low, high = coord.min(0), coord.max(0)
+        return np.array([*(low + high)[:2] / 2, low[2]], np.float32)
 
 
 class ColorTransform:

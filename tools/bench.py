@@ -57,9 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     args = parse(argv)
     import importlib
-    import sys
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import torch
 
     from tools.benches import measure, profile
@@ -99,4 +97,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     main()

@@ -13,8 +13,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -31,7 +29,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def check(job: tuple[str, bool]) -> dict[str, Any]:
-    """What there is to say about one video."""
+    """Read one video and describe it."""
     from video.decode import VideoError, VideoFile
 
     path, full = job

@@ -6,8 +6,6 @@ Every step is a command that a user would type; the commands are printed.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,23 +29,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def call(*words: str) -> float:
-    """Run one of the project's tools, showing what it shows; returns seconds.
-
-    Raises:
-        SystemExit: the tool failed.
-    """
-    print("\n$ python", " ".join(words), flush=True)
-    start = time.time()
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, check=False)
-    if done.returncode:
-        sys.exit(f"stopped: `python {' '.join(words)}` ended with status {done.returncode}")
-    return time.time() - start
-
-
 def run_method(config: str, out: Path, seed: int, options: list[str]) -> dict:
     """Train and test one config; returns its reports."""
+    from tools.demo_steps import call
+
     path, work = f"configs/video/{config}.py", out / "runs" / config
     more = ["--cfg-options", *options] if options else []
     train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(seed), *more]
@@ -66,27 +51,28 @@ def run_method(config: str, out: Path, seed: int, options: list[str]) -> dict:
 
 
 def table(results: dict[str, dict]) -> str:
-    """What came out, as text."""
+    """Return what came out, as text."""
+    from tools.demo_steps import aligned
+
     rows = [("method", "test accuracy", "trained weights", "minutes")]
     for name, result in results.items():
         report, test = result["train"], result["test"]
         share = 100 * report["trained_parameters"] / report["total_parameters"]
         over = f"{test['top1']:.1f} % of {test['evaluated']}"
         rows.append((name, over, f"{report['trained_parameters']:,} ({share:.1f} %)", f"{result['minutes']:.1f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return aligned(rows)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Make the data, train, test, write the page."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
+    from tools.demo_page import write_page
+    from tools.demo_steps import call
+
     start = time.time()
     out = args.out if args.out.is_absolute() else ROOT / args.out
     call("tools/data/make_actions.py", "demo_out/actions8")
     results = {name: run_method(METHODS[name], out, args.seed, args.cfg_options) for name in args.methods}
-    from tools.demo_page import write_page
-
     page = write_page(out / "report.html", results, ROOT / "demo_out" / "actions8", (time.time() - start) / 60)
     print("\n" + table(results))
     print(
@@ -96,4 +82,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f"stopped: {error}")

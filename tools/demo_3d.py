@@ -8,7 +8,6 @@ table, pages to look at, and status 1 when the pretrained rows miss their floors
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -47,36 +46,18 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def call(words: list[str], log: Path) -> float:
-    """Run one of the project's tools, its output going to a file; returns seconds.
-
-    Raises:
-        RuntimeError: the tool failed.
-    """
-    print("$ python", " ".join(words), flush=True)
-    start = time.time()
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        done = subprocess.run(
-            [sys.executable, *words], cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, check=False
-        )
-    if done.returncode:
-        raise RuntimeError(f"`python {' '.join(words)}` ended with status {done.returncode}: see {log}")
-    return time.time() - start
-
-
 def run_one(task: str, variant: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train and test one variant of one task."""
+    from tools.demo_steps import call
+
     config, _ = TASKS[task]
     path = f"configs/pointcloud/{config}.py"
     work = args.out / "runs" / f"{task}_{variant.replace(', ', '-').replace(' ', '-')}"
     options = [*VARIANTS[variant], *args.cfg_options]
     more = ["--cfg-options", *options] if options else []
     train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(args.seed)]
-    seconds = call([*train, "--cfg-options", *UNVALIDATED, *options], work / "log.txt")
-    call(["tools/test.py", path, str(work / "last.pth"), *more], work / "log.txt")
+    seconds = call(*train, "--cfg-options", *UNVALIDATED, *options, log=work / "log.txt")
+    call("tools/test.py", path, str(work / "last.pth"), *more, log=work / "log.txt")
     report = json.loads((work / "report.json").read_text())
     test = json.loads((work / "test.json").read_text())["test"]
     print(f"    {task}, {variant}: " + ", ".join(f"{k} {test[k]:.1f}" for k in TASKS[task][1]), flush=True)
@@ -84,24 +65,17 @@ def run_one(task: str, variant: str, args: argparse.Namespace) -> dict[str, Any]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """What came out, as text."""
+    """Return what came out, as text."""
+    from tools.demo_steps import aligned
+
     lines = [("task", "encoder", "test", "floor", "trained weights", "minutes")]
     for row in rows:
         floors = TASKS[row["task"]][1]
         value = "  ".join(f"{k} {row['test'][k]:.1f}" for k in floors)
         floor = "  ".join(f"{v:g}" for v in floors.values()) if row["variant"] == "pretrained, frozen" else ""
-        lines.append(
-            (
-                row["task"],
-                row["variant"],
-                value,
-                floor,
-                f"{row['report']['trained_parameters']:,}",
-                f"{row['minutes']:.1f}",
-            )
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+        trained, minutes = f"{row['report']['trained_parameters']:,}", f"{row['minutes']:.1f}"
+        lines.append((row["task"], row["variant"], value, floor, trained, minutes))
+    return aligned(lines)
 
 
 def missed(rows: list[dict[str, Any]]) -> list[str]:
@@ -116,15 +90,17 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def pages(rows: list[dict[str, Any]], out: Path) -> list[str]:
-    """A page per task, made by the prediction tool."""
+    """Let the prediction tool make a page for each task."""
+    from tools.demo_steps import call
+
     made = []
     for row in rows:
         if row["variant"] != "pretrained, frozen":
             continue
         config, sample = f"configs/pointcloud/{TASKS[row['task']][0]}.py", SAMPLES[row["task"]]
         target = out / row["task"]
-        words = ["tools/predict_cloud.py", config, str(row["work"] / "last.pth"), sample, "--out", str(target)]
-        call(words, out / "pages.log")
+        words = ["tools/predict.py", config, str(row["work"] / "last.pth"), sample, "--out", str(target)]
+        call(*words, log=out / "pages.log")
         made += [str(p) for p in target.glob("*.html")]
     return made
 
@@ -132,9 +108,11 @@ def pages(rows: list[dict[str, Any]], out: Path) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Make the data, train, test, tell."""
     args = parser().parse_args(argv)
+    from tools.demo_steps import call
+
     args.out = args.out if args.out.is_absolute() else ROOT / args.out
     start = time.time()
-    call(["tools/data/make_clouds.py", DATA, "--seed", str(args.seed)], args.out / "data.log")
+    call("tools/data/make_clouds.py", DATA, "--seed", str(args.seed), log=args.out / "data.log")
     jobs = [(task, variant) for task in args.tasks for variant in args.variants]
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(lambda job: run_one(*job, args), jobs))
@@ -150,4 +128,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

@@ -1,51 +1,52 @@
 """Few-shot digits with a frozen ConvNet and a frozen ViT: python tools/demo_image.py.
 
 Real scans (scikit-learn's digits), K shots a class, several seeds; one row a method, beside the linear probe and full
-fine-tuning. The learning rates below were chosen with --tune, on validation images that are neither trained on nor
-tested; the last epoch counts. Peak memory is that of one training step beyond weights and inputs.
+fine-tuning. Every run is tools/train.py and tools/test.py on one config, with the options that are printed. The rates
+below were chosen with --tune, on validation images that are neither trained on nor tested; the last epoch counts. Peak
+memory is that of one training step beyond weights and inputs.
 """
 
 import argparse
-import base64
-import io
 import json
-import os
 import statistics
 import sys
-import time
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "configs/image/probe_tiny-clip_48_digits.py"
 LITE, TINY = "efficientnet_lite0", "tiny_clip_encoder"
-SIZES = {LITE: 48, TINY: 48}
-BATCH = 32
+TOWERS = {LITE: ["model.encoder={'type': 'efficientnet_lite0', 'image_size': 48}"], TINY: []}
+FULL = ["model.freeze_encoder=false"]
 EVERY_LAYER = ["q", "k", "v", "proj", "fc1", "fc2"]
 
 
 class Row(NamedTuple):
-    """A method on a tower."""
+    """A method on a tower: its learning rate and the options of the config that make it."""
 
     tower: str
     name: str
     rate: float
-    adapter: dict[str, Any] | None = None
-    reader: dict[str, Any] | None = None
-    trains: bool = False
+    options: Sequence[str] = ()
+
+
+def adapter(name: str, **options: Any) -> list[str]:
+    """Return the option that places an adapter."""
+    return [f"model.adapters={[dict(type=name, **options)]}"]
 
 
 ROWS = [
     Row(LITE, "linear probe", 1e-2),
-    Row(LITE, "conv_adapter", 3e-3, dict(type="conv_adapter", reduction=8)),
-    Row(LITE, "full fine-tuning", 3e-3, trains=True),
+    Row(LITE, "conv_adapter", 3e-3, adapter("conv_adapter", reduction=8)),
+    Row(LITE, "full fine-tuning", 3e-3, FULL),
     Row(TINY, "linear probe", 1e-1),
-    Row(TINY, "vqt", 9e-2, reader=dict(type="vqt", num_queries=2)),
-    Row(TINY, "lora", 1e-2, dict(type="lora", rank=8, targets=EVERY_LAYER)),
-    Row(TINY, "vpt", 3e-2, dict(type="vpt", num_tokens=8)),
-    Row(TINY, "convpass", 1e-2, dict(type="convpass", hidden=16)),
-    Row(TINY, "ssf", 3e-2, dict(type="ssf")),
-    Row(TINY, "full fine-tuning", 1e-3, trains=True),
+    Row(TINY, "vqt", 9e-2, ["model.reader={'type': 'vqt', 'num_queries': 2}"]),
+    Row(TINY, "lora", 1e-2, adapter("lora", rank=8, targets=EVERY_LAYER)),
+    Row(TINY, "vpt", 3e-2, adapter("vpt", num_tokens=8)),
+    Row(TINY, "convpass", 1e-2, adapter("convpass", hidden=16)),
+    Row(TINY, "ssf", 3e-2, adapter("ssf")),
+    Row(TINY, "full fine-tuning", 1e-3, FULL),
 ]
 
 
@@ -56,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="draws of the training images")
     p.add_argument("--epochs", type=int, default=12, help="passes over the training images (default 12)")
     p.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, such as lora conv_adapter")
-    p.add_argument("--towers", nargs="+", choices=SIZES, default=list(SIZES), metavar="NAME", help=", ".join(SIZES))
+    p.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS), metavar="NAME", help=", ".join(TOWERS))
     p.add_argument("--tune", action="store_true", help="try rates with the first seed, on the validation images")
     p.add_argument(
         "--out", type=Path, default=Path("demo_out/image"), help="folder of table.md, table.json, index.html"
@@ -64,149 +65,51 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
-def digits(size: int, shots: int, seed: int, split: str = "test") -> tuple:
-    """Training images and labels, then those of the split; float 0 to 255, (N, 3, size, size)."""
-    import torch
-
-    from xmodal.toys.digits import Digits
-
-    parts = (Digits(name, size, shots, seed, test_mode=True) for name in ("train", split))
-    return tuple(x for p in parts for x in (p.images.expand(-1, 3, -1, -1), torch.from_numpy(p.labels)))
+def options_of(row: Row, args: argparse.Namespace, seed: int) -> list[str]:
+    """Return the options of the config for a row and a draw."""
+    length = [f"train_cfg.max_epochs={args.epochs}", f"train_cfg.val_interval={args.epochs}"]
+    draw = [f"train_dataloader.dataset.shots={args.shots}", f"train_dataloader.dataset.draw={seed}"]
+    schedule = [f"param_scheduler.warmup_epochs={args.epochs / 5:g}", f"optim_wrapper.optimizer.lr={row.rate:g}"]
+    return [*TOWERS[row.tower], *row.options, *length, *draw, *schedule]
 
 
-def build_model(row: Row) -> Any:
-    """The model of a row."""
-    from xmodal.model import TransferModel
+def run_once(row: Row, args: argparse.Namespace, seed: int, test: bool = True) -> tuple[Path, dict, dict]:
+    """Train with one seed and test: folder, report and metrics of the test."""
+    from tools.demo_steps import train_and_test
 
-    return TransferModel(
-        encoder=dict(type=row.tower, image_size=SIZES[row.tower]),
-        adapters=[row.adapter] if row.adapter else [],
-        reader=row.reader,
-        head=dict(type="classification", num_classes=10),
-        freeze_encoder=not row.trains,
-    )
+    work = args.out / "runs" / f"{row.tower}_{row.name.replace(' ', '-')}_{row.rate:g}_{seed}"
+    return work, *train_and_test(CONFIG, work, seed, options_of(row, args, seed), test, dump=True)
 
 
-class Inputs:
-    """Images of one split as a model's batches; where nothing inside the tower trains, its part is computed once."""
-
-    def __init__(self, model: Any, images: Any, labels: Any):
-        import torch
-
-        self.model, self.images, self.labels, self.kept = model, images, labels, None
-        if any(p.requires_grad for p in model.encoder.parameters()):
-            return
-        model.eval()
-        parts = [model.frozen_part(image=self.normalized(rows)) for rows in torch.arange(len(labels)).split(100)]
-        self.kept = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
-        self.grid = parts[0][1]
-
-    def normalized(self, rows: Any) -> Any:
-        """Images as the tower wants them."""
-        return self.model.data_preprocessor({"image": self.images[rows]})["image"]
-
-    def features(self, rows: Any) -> Any:
-        """Features (B, D) of some images."""
-        if self.kept is None:
-            return self.model.features(image=self.normalized(rows))
-        return self.model.trained_part({name: tensor[rows] for name, tensor in self.kept.items()}, self.grid)
-
-
-def train(model: Any, inputs: Inputs, rate: float, epochs: int, seed: int) -> None:
-    """AdamW, a fifth of the steps warm-up, then a cosine."""
-    import numpy as np
-    import torch
-
-    weights = [p for p in model.parameters() if p.requires_grad]
-    steps = epochs * -(-len(inputs.labels) // BATCH)
-    optimizer = torch.optim.AdamW(weights, rate, weight_decay=1e-4)
-    total = max(steps, 10)  # a warm-up of two steps at least
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.2)
-    model.train()
-    for epoch in range(epochs):
-        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(inputs.labels)))
-        for rows in order.split(BATCH):
-            loss = model.head.loss(inputs.features(rows), inputs.labels[rows])["loss"]
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-
-
-def predict(model: Any, inputs: Inputs) -> Any:
-    """Predicted classes (N,)."""
-    import torch
-
-    model.eval()
-    with torch.no_grad():
-        rows = torch.arange(len(inputs.labels)).split(100)
-        return torch.cat([model.head(inputs.features(r)).argmax(1) for r in rows])
-
-
-def costs(row: Row) -> dict[str, float]:
-    """What a training step from pixels costs: seconds (median of 5) and peak megabytes."""
-    import torch
-
-    from tools.benches.peak import peak_megabytes
-
-    model, size = build_model(row).train(), SIZES[row.tower]
-    batch = dict(image=torch.zeros(BATCH, 3, size, size), label=torch.zeros(BATCH, dtype=torch.long))
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        model(mode="loss", **batch)["loss"].backward()
-
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return {"step_s": statistics.median(seconds[1:]), "peak_mb": peak_megabytes(step)}
-
-
-def run_once(row: Row, args: argparse.Namespace, seed: int, split: str = "test") -> tuple[float, list[int], Any]:
-    """Train with one seed; accuracy in percent and predictions on the split, and the model."""
-    import torch
-
-    torch.manual_seed(seed)
-    images, labels, unseen, truth = digits(SIZES[row.tower], args.shots, seed, split)
-    model = build_model(row)
-    train(model, Inputs(model, images, labels), row.rate, args.epochs, seed)
-    said = predict(model, Inputs(model, unseen, truth))
-    return 100 * float((said == truth).float().mean()), said.tolist(), model
-
-
-def tune(rows: list[Row], args: argparse.Namespace) -> list[Row]:
+def tune(rows: list[Row], args: argparse.Namespace) -> None:
     """Find each row's rate on the validation images: its own, a third, three times; further where an end is best."""
-    tuned = []
     for row in rows:
         found: dict[float, float] = {}
         best = row.rate
-        for _ in range(3):
+        while not found or (best in (min(found), max(found)) and len(found) < 6):
             for rate in (best / 3, best, best * 3):
                 rate = float(f"{rate:.0e}")
                 if rate not in found:
-                    found[rate] = run_once(row._replace(rate=rate), args, args.seeds[0], "val")[0]
+                    report = run_once(row._replace(rate=rate), args, args.seeds[0], test=False)[1]
+                    found[rate] = report["epochs"][-1]["val"]["top1"]
             best = max(sorted(found), key=lambda r: found[r])
-            if min(found) < best < max(found):
-                break
         listed = ", ".join(f"{rate:g}: {found[rate]:.1f}" for rate in sorted(found))
         print(f"{row.tower} {row.name}: {listed}; best {best:g}", flush=True)
-        tuned.append(row._replace(rate=best))
-    return tuned
 
 
 def run_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    """One method over all seeds."""
-    from xmodal.encoders.frozen import count
+    """Run one method over all seeds and measure a step."""
+    from tools.demo_steps import step_costs
+    from xmodal.engine.config import load_config
 
     runs = [run_once(row, args, seed) for seed in args.seeds]
-    scores = [score for score, _, _ in runs]
+    scores = [test["top1"] for _, _, test in runs]
+    costs = step_costs(load_config(CONFIG, options_of(row, args, args.seeds[0])))
+    print(f"{row.tower}, {row.name}: {statistics.mean(scores):.1f} %", flush=True)
     return {
-        "tower": row.tower, "method": row.name, "rate": row.rate, "top1": statistics.mean(scores),
-        "lowest": min(scores), "highest": max(scores), "scores": scores, "said": runs[0][1],
-        "trained": count(runs[0][2], trained_only=True), **costs(row),
+        "tower": row.tower, "method": row.name, "rate": row.rate, "top1": statistics.mean(scores), "scores": scores,
+        "trained": runs[0][1]["trained_parameters"], "step_s": costs["median_s"], "peak_mb": costs["peak_mb"],
+        "predictions": str(runs[0][0] / "predictions.json"),
     }  # fmt: skip
 
 
@@ -214,56 +117,60 @@ HEADER = ("tower", "method", "top-1 (lowest to highest)", "trained weights", "pe
 
 
 def cells(r: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the table."""
-    spread = f"{r['top1']:.1f} ({r['lowest']:.1f} to {r['highest']:.1f})"
+    """Return a row of the table."""
+    spread = f"{r['top1']:.1f} ({min(r['scores']):.1f} to {max(r['scores']):.1f})"
     return r["tower"], r["method"], spread, f"{r['trained']:,}", f"{r['peak_mb']:.1f} MB", f"{r['step_s']:.3f}"
 
 
-def markdown(row: tuple[str, ...]) -> str:
-    """A row as markdown."""
-    return f"| {' | '.join(row)} |"
-
-
-def page(results: list[dict[str, Any]], args: argparse.Namespace, title: str) -> str:
-    """The table, and test images with what the first method of each tower but the probe says."""
-    head = "".join(f"<th>{escape(c)}" for c in HEADER)
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}" for c in cells(r)) for r in results)
+def page(results: list[dict[str, Any]], title: str, out: Path) -> str:
+    """Return a page with the table, and the test images that the first method of each tower but the probe has wrong."""
+    body = "".join(f"<tr><td>{'<td>'.join(escape(c) for c in row)}" for row in (HEADER, *map(cells, results)))
     shown = {r["tower"]: r for r in reversed(results) if r["method"] != "linear probe"}
-    parts = [f"<h2>{escape(r['tower'])}, {escape(r['method'])}</h2>{sheet(r, args)}" for r in shown.values()]
+    parts = [f"<h2>{escape(r['tower'])}, {escape(r['method'])}</h2>{sheet(r, out)}" for r in shown.values()]
+    style = "body{font:16px system-ui;max-width:60rem;margin:2rem auto}td{padding:.2rem .8rem}"
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Digits, few shots</title><style>'
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "td,th{text-align:left;padding:.2rem .8rem;border-bottom:1px solid #8884}img{image-rendering:pixelated}"
-        f"</style><h1>Digits, few shots</h1><p>{escape(title)}</p><table><tr>{head}{body}</table>"
-        f"{''.join(parts)}</html>\n"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Digits, few shots</title><style>{style}</style>'
+        f"<h1>Digits, few shots</h1><p>{escape(title)}</p><table>{body}</table>{''.join(parts)}</html>\n"
     )
 
 
-def sheet(result: dict[str, Any], args: argparse.Namespace) -> str:
-    """Test images a method got wrong with its first seed, as an embedded picture with a line of text."""
+def sheet(result: dict[str, Any], out: Path) -> str:
+    """Draw the test images that a method got wrong with its first seed, and say what it took them for."""
     import numpy as np
     from PIL import Image
 
-    _, _, images, truth = digits(32, args.shots, args.seeds[0])
-    wrong = [i for i, said in enumerate(result["said"]) if said != int(truth[i])]
-    if not wrong:
-        return f"<p>All {len(truth)} test images are right.</p>"
-    picture = np.hstack([images[i, 0].numpy().astype(np.uint8) for i in wrong[:16]])
-    buffer = io.BytesIO()
-    Image.fromarray(picture).resize((picture.shape[1] * 2, 64), Image.Resampling.NEAREST).save(buffer, "PNG")
-    said = ", ".join(f"{int(truth[i])} as {result['said'][i]}" for i in wrong[:16])
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<p>{len(wrong)} of {len(truth)} are wrong: {said}</p><img src="data:image/png;base64,{data}" alt="digits">'
+    from xmodal.toys.digits import Digits
+
+    rows = json.loads(Path(result["predictions"]).read_text())
+    said = {row["sample_id"]: int(np.argmax(row["scores"])) for row in rows}
+    items = [item for item in Digits("test", 64) if said[item["sample_id"]] != item["label"]]
+    if not items:
+        return f"<p>All {len(rows)} test images are right.</p>"
+    picture = np.hstack([item["image"][0].numpy() for item in items[:16]])
+    Image.fromarray(picture).save(out / f"{result['tower']}.png")
+    text = ", ".join(f"{item['label']} as {said[item['sample_id']]}" for item in items[:16])
+    return f'<p>{len(items)} of {len(rows)} are wrong: {text}</p><img src="{result["tower"]}.png" alt="digits">'
+
+
+def show(rows: list[Row], args: argparse.Namespace) -> None:
+    """Run the rows, print and write the table and the page."""
+    from tools.demo_steps import keep_table
+
+    title = (
+        f"scikit-learn's digits, {args.shots} training images a class, 500 test images, "
+        f"mean of {len(args.seeds)} draws ({args.epochs} epochs, last epoch)"
+    )
+    results = [run_row(row, args) for row in rows]
+    keep_table(args.out, [HEADER, *map(cells, results)], results, title)
+    (args.out / "index.html").write_text(page(results, title, args.out), encoding="utf-8")
+    print(f"\npage: {args.out / 'index.html'}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rows; prints and writes the table and the page."""
+    """Run the rows; returns the exit status."""
     args = parse_args(argv)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's memory profile warns of what was there before
-    sys.path.insert(0, str(ROOT))
     names = {row.name for row in ROWS}
-    wrong = [name for name in args.rows or () if name not in names]
-    if wrong:
+    if wrong := [name for name in args.rows or () if name not in names]:
         print(f"no row is called {wrong[0]!r}; there are {', '.join(sorted(names))}", file=sys.stderr)
         return 2
     rows = [row for row in ROWS if row.tower in args.towers and row.name in (args.rows or names)]
@@ -272,25 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     return run(lambda: tune(rows, args) if args.tune else show(rows, args))
 
 
-def show(rows: list[Row], args: argparse.Namespace) -> None:
-    """Run, print, write."""
-    began = time.perf_counter()
-    title = (
-        f"scikit-learn's digits, {args.shots} training images a class, 500 test images, "
-        f"mean of {len(args.seeds)} draws ({args.epochs} epochs, last epoch)"
-    )
-    print(f"{title}\n\n{markdown(HEADER)}\n{markdown(('---',) * 6)}", flush=True)
-    results = []
-    for row in rows:
-        results.append(run_row(row, args))
-        print(markdown(cells(results[-1])), flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    lines = [markdown(HEADER), markdown(("---",) * 6), *(markdown(cells(r)) for r in results)]
-    (args.out / "table.md").write_text("\n".join([title, "", *lines]) + "\n")
-    (args.out / "table.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.out / "index.html").write_text(page(results, args, title), encoding="utf-8")
-    print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes; page: {args.out / 'index.html'}")
-
-
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

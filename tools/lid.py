@@ -54,7 +54,6 @@ def report(found: list[tuple[str, float]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Print the dimensions; returns the exit status."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
     from xmodal.engine.launch import run
 
     return run(lambda: print(report(estimate(args))))

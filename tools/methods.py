@@ -10,7 +10,8 @@ TARGET = ROOT / "docs" / "methods.md"
 HEAD = """# Methods
 
 Made by `make methods` from the registry; a test fails when it is out of date. `D` is the width of the encoder. The
-configs of each method, and what was measured here, stand below the table.
+configs of each method, and what was measured here, stand below the table. Where nothing was measured, neither the data
+set nor the pretrained weights were at hand.
 
 | method | slot | paper | trained weights | encoders | parity cases |
 |---|---|---|---|---|---|

@@ -1,15 +1,15 @@
-"""Classify files: python tools/predict.py CONFIG work_dirs/NAME/best.pth clip.mp4 other.webm."""
+"""Classify files, label clouds: python tools/predict.py CONFIG work_dirs/NAME/best.pth clip.mp4 other.webm."""
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        description="Classify files with a trained checkpoint, read as the config's test data are."
+        description="Classify files with a trained checkpoint, read as the config's test data are; point clouds (.ply, "
+        ".npy, .npz, .las, .pcd, .txt, .bin) are classified, segmented or searched for boxes, with a 3D page each."
     )
     p.add_argument("config", help="a config file")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
@@ -50,14 +50,13 @@ def main(argv: list[str] | None = None) -> int:
     from xmodal.engine.launch import prepare, run
     from xmodal.engine.predict import predict
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from tools.predict_cloud import predict_files
-
     rows: list[dict] = []
 
     def job() -> None:
         cfg = prepare(args.config, options=args.cfg_options, amp=args.amp)
         if reads_clouds(cfg):
+            from pointcloud.predict import predict_files
+
             rows.extend(predict_files(cfg, args.checkpoint, args.files, args.out))
             return
         rows.extend(predict(cfg, args.checkpoint, args.files, args.amp, args.top))

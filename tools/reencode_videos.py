@@ -11,8 +11,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""

@@ -45,7 +45,6 @@ def select(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Select; returns the exit status."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
     from xmodal.engine.launch import run
 
     return run(lambda: select(args))

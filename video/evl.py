@@ -114,7 +114,7 @@ class EVLLayer(nn.Module):
         return Augment.apply(frames, weight, bias, time, motion, grid.prefix)
 
     def read(self, x: Tensor, frames: Tensor, past: Tensor | None, future: Tensor | None, grid: Grid) -> Tensor:
-        """What the query x (B, 1, D) finds in the augmented tokens of one block (B, T, N, D)."""
+        """Attend with the query x (B, 1, D) to the augmented tokens of one block (B, T, N, D)."""
         motion = None if self.cross_attention is None else self.cross_attention((past, future))  # (B, T, hw, D)
         tokens = self.augment(frames, motion, grid).flatten(1, 2)  # (B, T*N, D)
         return self.attn(self.norm1(x), tokens, self.norm3)
@@ -237,7 +237,7 @@ class EVLDecoder(Reader):
         return x[:, 0]
 
     def seen(self, layer: Any, i: int, grid: Grid, taps: Taps) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """What a decoder layer reads from block i: tokens (B, T, N, D) and attention maps between frames."""
+        """Return what a decoder layer reads of block i: tokens (B, T, N, D) and attention maps between frames."""
         frames = taps["post", i].unflatten(0, (-1, grid.t))
         if layer.cross_attention is None:
             return frames, None

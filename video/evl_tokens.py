@@ -1,4 +1,4 @@
-"""What EVL's decoder does to the tokens of a clip, as two functions with gradients of their own.
+"""Augment the tokens of a clip for EVL's decoder, in two functions with hand-written gradients.
 
 Paper: Frozen CLIP Models are Efficient Video Learners (arXiv 2208.03550).
 """

@@ -55,7 +55,7 @@ class MotionTable(nn.Module):
 
     @torch.no_grad()
     def maps(self, q: Tensor, k: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """How patches attend to the previous and to the next frame.
+        """Compute how patches attend to the previous and to the next frame.
 
         Args:
             q: queries of one block (B*T, H, N, D/H).
@@ -81,7 +81,7 @@ class MotionTable(nn.Module):
 
 
 def run_width(w: int) -> int:
-    """How many query columns share a product: the largest divisor of w up to 8, unless only less than 4 divides it."""
+    """Return how many query columns share a product: the largest divisor of w from 4 to 8, or w."""
     return next((c for c in range(min(w, 8), 3, -1) if w % c == 0), w)
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from mmengine.evaluator import BaseMetric
+import numpy as np
 from torch import Tensor
 
 from xmodal.encoders.taps import Taps
-from xmodal.metrics import gather
+from xmodal.metrics import CountingMetric, confusion, gather
 from xmodal.model import EncoderModel
 from xmodal.readers import Reader
 from xmodal.registry import METRICS, MODELS, READERS
@@ -85,14 +84,12 @@ class SegmentationModel(EncoderModel):
 
 
 @METRICS.register_module(name="mean_iou")
-class MeanIoU(BaseMetric):
+class MeanIoU(CountingMetric):
     """Mean intersection over union of the classes that occur, and the share of right pixels, in percent.
 
     Args:
         num_classes: K.
     """
-
-    default_prefix = ""
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -100,36 +97,30 @@ class MeanIoU(BaseMetric):
         self.reset()
 
     def reset(self) -> None:
-        """Start counting anew."""
-        self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
-        self.images, self.skipped = 0, []  # type: ignore[var-annotated]
+        """Reset the counts."""
+        self.confusion = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
+        self.images, self.skipped = 0, []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of one batch; `target` -1 is left out."""
-        self.skipped += (data_batch or {}).get("skipped", [])
+        self.note_skipped(data_batch)
         for sample in data_samples:
-            known = sample["target"] >= 0
-            pairs = sample["target"][known].long() * self.num_classes + sample["segment"][known].long()
-            self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.confusion)
+            self.confusion += confusion(sample["segment"], sample["target"], self.num_classes)
             self.images += 1
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Add up the counts of all ranks: `miou`, `pixel_accuracy`, `iou` per class (None where it never occurs)."""
         everyone = gather((self.confusion, self.images, self.skipped))
-        confusion = sum(part[0] for part in everyone).double()
-        hits, union = confusion.diag(), confusion.sum(0) + confusion.sum(1) - confusion.diag()
+        counts = np.sum([part[0] for part in everyone], axis=0)[:, : self.num_classes]
+        hits, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
         iou = [100 * h / u if u else None for h, u in zip(hits.tolist(), union.tolist(), strict=True)]
         seen = [value for value in iou if value is not None]
         self.reset()
         return {
             "miou": sum(seen) / max(len(seen), 1),
-            "pixel_accuracy": 100 * float(hits.sum() / confusion.sum().clamp(min=1)),
+            "pixel_accuracy": 100 * float(hits.sum() / max(counts.sum(), 1)),
             "iou": iou,
             "evaluated": sum(part[1] for part in everyone),
             "of": size,
             "skipped": [entry for part in everyone for entry in part[2]],
         }
-
-    def compute_metrics(self, results: list) -> dict:
-        """Not used: `evaluate` does it all."""
-        raise NotImplementedError("MeanIoU.evaluate counts by itself")

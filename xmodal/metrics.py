@@ -23,6 +23,52 @@ def gather(mine: Any) -> list[Any]:
     return everyone
 
 
+def confusion(predicted: Any, label: Any, num_classes: int, ignore_label: int = -1) -> np.ndarray:
+    """Count the pairs of true and predicted classes.
+
+    Args:
+        predicted: class of each sample, point or pixel (N,).
+        label: true class of each (N,), or `ignore_label`.
+        num_classes: K.
+        ignore_label: what has this true label is not counted at all.
+
+    Returns:
+        Counts (K, K+1), int64: rows are true classes, columns predicted ones; the last column holds predictions that
+        are none of the classes.
+
+    Raises:
+        ValueError: other lengths, or a label that is neither a class nor ignored.
+    """
+    predicted, label = np.asarray(predicted).reshape(-1), np.asarray(label).reshape(-1)
+    if predicted.shape != label.shape:
+        raise ValueError(f"{len(predicted)} predictions for {len(label)} labels")
+    keep, k = label != ignore_label, num_classes
+    predicted, label = predicted[keep].astype(np.int64), label[keep].astype(np.int64)
+    if len(label) and not 0 <= label.min() <= label.max() < k:
+        found = f"labels {label.min()}..{label.max()} outside 0..{k - 1}"
+        raise ValueError(f"{found}; points to leave out carry {ignore_label}")
+    predicted = np.where((predicted < 0) | (predicted >= k), k, predicted)
+    return np.bincount(label * (k + 1) + predicted, minlength=k * (k + 1)).reshape(k, k + 1)
+
+
+class CountingMetric(BaseMetric):
+    """Base class of metrics that keep counts and add them up over processes, where mmengine gathers predictions."""
+
+    default_prefix = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped: list[dict] = []
+
+    def note_skipped(self, data_batch: Any) -> None:
+        """Remember the samples of a batch that could not be read."""
+        self.skipped += (data_batch or {}).get("skipped", [])
+
+    def compute_metrics(self, results: list) -> dict:
+        """Not used: `evaluate` does it all."""
+        raise NotImplementedError("this metric counts by itself, see evaluate")
+
+
 class Tally:
     """Counts from which every accuracy is computed; tallies can be added.
 
@@ -31,7 +77,7 @@ class Tally:
     """
 
     def __init__(self, num_classes: int | None = None):
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64) if num_classes else None
+        self.confusion = np.zeros((num_classes, num_classes), np.int64) if num_classes else None
         self.top5 = 0
 
     def add(self, scores: Tensor, label: Tensor) -> None:
@@ -46,14 +92,14 @@ class Tally:
         """
         classes = scores.shape[1]
         if self.confusion is None:
-            self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+            self.confusion = np.zeros((classes, classes), np.int64)
         if len(self.confusion) != classes:
             raise ValueError(f"scores for {classes} classes after scores for {len(self.confusion)}")
         label = label.long().cpu()
         if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
             raise ValueError(f"labels {int(label.min())}..{int(label.max())} do not fit a head of {classes} classes")
         best = scores.cpu().topk(min(5, classes), dim=1).indices  # (B, 5)
-        self.confusion += torch.bincount(label * classes + best[:, 0], minlength=classes**2).view(classes, classes)
+        self.confusion = self.confusion + confusion(best[:, 0], label, classes)[:, :classes]
         self.top5 += int((best == label[:, None]).any(1).sum())
 
     def __iadd__(self, other: "Tally") -> "Tally":
@@ -69,7 +115,7 @@ class Tally:
         if self.confusion is None or not self.confusion.sum():
             return {}
         total = int(self.confusion.sum())
-        hits, seen = self.confusion.diag().double(), self.confusion.sum(1).double()
+        hits, seen = self.confusion.diagonal(), self.confusion.sum(1)
         per_class = [100 * h / n if n else None for h, n in zip(hits.tolist(), seen.tolist(), strict=True)]
         known = [p for p in per_class if p is not None]
         found: dict[str, Any] = {"top1": 100 * float(hits.sum()) / total}
@@ -79,15 +125,13 @@ class Tally:
 
 
 @METRICS.register_module(name="accuracy")
-class Accuracy(BaseMetric):
+class Accuracy(CountingMetric):
     """Top-1, top-5 and mean class accuracy over the readable samples, and their number.
 
     Args:
         dump: write the predictions there: `.npz` (arrays sample_id, scores, label) or `.json`.
         confusion_up_to: report the confusion matrix (true class x predicted class) up to this many classes.
     """
-
-    default_prefix = ""
 
     def __init__(self, dump: str | None = None, confusion_up_to: int = 64):
         super().__init__()
@@ -109,7 +153,7 @@ class Accuracy(BaseMetric):
             data_batch: the batch; its `skipped` entry is counted.
             data_samples: dicts with `sample_id`, `scores` (K,) and `label` (None or -1: not known).
         """
-        self.skipped += (data_batch or {}).get("skipped", [])
+        self.note_skipped(data_batch)
         labeled = [p for p in data_samples if p.get("label") is not None and int(p["label"]) >= 0]
         self.unlabeled += len(data_samples) - len(labeled)
         if labeled:
@@ -137,10 +181,6 @@ class Accuracy(BaseMetric):
             write_predictions(self.dump, [p for part in everyone for p in part[3]])
         self.reset()
         return metrics
-
-    def compute_metrics(self, results: list) -> dict:
-        """Not used: `evaluate` does it all."""
-        raise NotImplementedError("Accuracy.evaluate counts by itself")
 
 
 def write_predictions(path: str | Path, predictions: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What the demo recipes share: 8 frames, one per segment, of 64 px H.264 files, at the 48 px of the shipped tiny CLIP.
+"""Data of the built-in actions: 8 frames, one per segment, of 64 px H.264 files, at the 48 px of the shipped tiny CLIP.
 
 `configs/_base_/actions8.py` and `actions12.py` say which set.
 """

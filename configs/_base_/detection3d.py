@@ -6,7 +6,8 @@ AdamW 5e-4, weight decay 0.1 on everything, warm-up 9 epochs, cosine to 1e-6 ove
 from mmengine.config import read_base
 from torch.optim import AdamW
 
-from pointcloud.model import CloudModel, detection3d
+from pointcloud.detection import detection3d
+from pointcloud.model import CloudModel
 from xmodal.encoders.openclip_weights import open_clip_encoder
 from xmodal.engine.schedule import CosineSchedule
 

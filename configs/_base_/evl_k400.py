@@ -24,13 +24,11 @@ model = dict(
 )
 _clip = dict(num_frames=8, sampling=dict(type=DenseSampling, stride=16))
 train_dataloader.update(batch_size=32)
-train_dataloader.dataset.update(
-    **_clip,
-    transforms=[
-        dict(type=RandAugment, config="rand-m7-n4-mstd0.5-inc1"),
-        dict(type=RandomResizedCrop, size=224, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3), interpolation="bilinear"),
-    ],
-)
+_transforms = [
+    dict(type=RandAugment, config="rand-m7-n4-mstd0.5-inc1"),
+    dict(type=RandomResizedCrop, size=224, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3), interpolation="bilinear"),
+]
+train_dataloader.dataset.update(**_clip, transforms=_transforms)
 val_dataloader.dataset.update(**_clip, size=224, spatial_views=1, temporal_views=3, interpolation="bilinear")
 
 # One group: everything decays, biases, norms and the query too; no warm-up, no flip.

@@ -2,24 +2,12 @@
 
 from video.datasets import VideoDataset
 
+_folder, _set = "data/kinetics400", dict(type=VideoDataset, format="kinetics")
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    dataset=dict(
-        type=VideoDataset,
-        annotation="data/kinetics400/train.csv",
-        root="data/kinetics400/train",
-        format="kinetics",
-    ),
+    batch_size=64, num_workers=8, dataset=dict(**_set, annotation=f"{_folder}/train.csv", root=f"{_folder}/train")
 )
 val_dataloader = dict(
     batch_size=16,
     num_workers=8,
-    dataset=dict(
-        type=VideoDataset,
-        annotation="data/kinetics400/val.csv",
-        root="data/kinetics400/val",
-        format="kinetics",
-        test_mode=True,
-    ),
+    dataset=dict(**_set, annotation=f"{_folder}/val.csv", root=f"{_folder}/val", test_mode=True),
 )

@@ -1,6 +1,6 @@
-"""What all recipes share; any of it may be left out or set again in a config.
+"""Seed, metrics and hooks of all recipes; any of it may be left out or set again in a config.
 
-A config has these keys (what is left out is filled in by `xmodal/engine/config.py`; names of its own begin with _):
+A config has these keys (what is left out is filled in by `xmodal/engine/config.py`; its own variables begin with _):
     model             dict(type=TransferModel, ...)
     train_dataloader  dict(batch_size=, num_workers=, dataset=dict(type=, ...)), per process; also val_ and test_dataloader
     optim_wrapper     dict(optimizer=dict(type=AdamW, lr=, weight_decay=), paramwise_cfg=dict(no_decay=[".bias", "norm"],

@@ -2,26 +2,11 @@
 
 from video.datasets import VideoDataset
 
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    dataset=dict(
-        type=VideoDataset,
-        annotation="data/ssv2/something-something-v2-train.json",
-        root="data/ssv2/20bn-something-something-v2",
-        classes="data/ssv2/something-something-v2-labels.json",
-        format="ssv2",
-    ),
+_lists = "data/ssv2/something-something-v2"
+_set = dict(
+    type=VideoDataset, root="data/ssv2/20bn-something-something-v2", classes=f"{_lists}-labels.json", format="ssv2"
 )
+train_dataloader = dict(batch_size=64, num_workers=8, dataset=dict(**_set, annotation=f"{_lists}-train.json"))
 val_dataloader = dict(
-    batch_size=16,
-    num_workers=8,
-    dataset=dict(
-        type=VideoDataset,
-        annotation="data/ssv2/something-something-v2-validation.json",
-        root="data/ssv2/20bn-something-something-v2",
-        classes="data/ssv2/something-something-v2-labels.json",
-        format="ssv2",
-        test_mode=True,
-    ),
+    batch_size=16, num_workers=8, dataset=dict(**_set, annotation=f"{_lists}-validation.json", test_mode=True)
 )

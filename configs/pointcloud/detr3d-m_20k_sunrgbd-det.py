@@ -8,7 +8,7 @@ Measured here: nothing.
 
 from mmengine.config import read_base
 
-from pointcloud.model import detr3d
+from pointcloud.detection import detr3d
 
 with read_base():
     from .._base_.sunrgbd_detection import *

@@ -10,7 +10,7 @@ docs/pointclouds.md has the whole table of the demo.
 
 from mmengine.config import read_base
 
-from pointcloud.model import detection3d
+from pointcloud.detection import detection3d
 
 with read_base():
     from .._base_.tiny_clip_clouds import *

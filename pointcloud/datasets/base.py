@@ -1,4 +1,4 @@
-"""What every set of clouds shares: seeded randomness, broken files, fixed shapes.
+"""Base class of data sets of point clouds: seeded randomness, broken files, fixed shapes.
 
 A cloud is a dict: `coord` (P, 3) float32 in meters, z up; `feat` (P, C) float32 (colors in 0..1, normals,
 intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P,) int64; `label`, an int; `boxes`
@@ -123,7 +123,7 @@ class CloudDataset(FileDataset):
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes there are, None when the data do not say."""
+        """Return the number of classes, None when the data do not say."""
         return None if self.classes is None else len(self.classes)
 
     def test_item(self, index: int) -> dict[str, Any]:

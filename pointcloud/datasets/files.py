@@ -1,13 +1,11 @@
 """Any cloud file, for prediction: `.ply`, `.npy`, `.npz`, `.las`, `.laz`, `.pcd`, `.txt`, `.bin`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pointcloud.datasets.base import DAMAGE, Cloud, CloudDataset, CloudError, check_cloud
-from xmodal.registry import DATASETS
+from pointcloud.datasets.base import DAMAGE, Cloud, CloudError, check_cloud
 
 COLORS = ("red", "green", "blue")
 
@@ -153,20 +151,3 @@ def read_cloud(path: str | Path) -> Cloud:
         return check_cloud(READERS[path.suffix.lower()](path))
     except DAMAGE as error:
         raise CloudError(f"{path.name}: {error}") from error
-
-
-@DATASETS.register_module(name="cloud_files")
-class CloudFiles(CloudDataset):
-    """Single files, for prediction.
-
-    Args:
-        paths: of the files.
-        **options: see `CloudDataset`.
-    """
-
-    def __init__(self, paths: Sequence[str], **options: Any):
-        super().__init__([str(p) for p in paths], None, **{"test_mode": True, "max_broken": 1.0, **options})
-
-    def load(self, index: int) -> Cloud:
-        """Read one file."""
-        return read_cloud(self.sample_ids[index])

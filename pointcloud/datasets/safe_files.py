@@ -7,11 +7,13 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from tqdm import tqdm
 
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -106,10 +108,10 @@ def content_key(source: str | Path, *more: Any) -> str:
 def cached(
     folder: str | Path | None, source: str | Path, make: Callable[[], dict], *more: Any
 ) -> dict[str, np.ndarray]:
-    """What `make` returns for a file, kept in a folder under the file's content.
+    """Return what `make` returns for a file, cached in a folder under a hash of the file's content.
 
     Args:
-        folder: of the cache; None makes it anew every time.
+        folder: of the cache; None caches nothing.
         source: the file that it is made of.
         make: returns arrays by name.
         *more: whatever else the result depends on.
@@ -129,3 +131,23 @@ def cached(
     made = make()
     save_arrays(path, **made)
     return made
+
+
+def convert_all(convert: Callable[[Any], str | None], jobs: list, workers: int, unit: str, there: int) -> int:
+    """Convert the files of a release in several processes, and say what became of them.
+
+    Args:
+        convert: writes one of them; returns what went wrong, or None.
+        jobs: its arguments.
+        workers: processes.
+        unit: such as `rooms`.
+        there: how many had been written before.
+
+    Returns:
+        The exit status: 1 when some could not be read.
+    """
+    with ProcessPoolExecutor(workers) as pool:
+        problems = [p for p in tqdm(pool.map(convert, jobs, chunksize=4), total=len(jobs), desc=unit) if p]
+    print(f"{len(jobs) - len(problems)} {unit} written, {there} were there, {len(problems)} failed")
+    print("\n".join(problems))
+    return int(bool(problems))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.objects import choose, read_lines
+from pointcloud.datasets.objects import read_lines
 from pointcloud.datasets.safe_files import load_pickle, load_pth
 from xmodal.registry import DATASETS
 
@@ -165,8 +165,3 @@ def axis_align(coord: np.ndarray, matrix: Any) -> np.ndarray:
     """Points (P, 3) turned by a 4 x 4 matrix."""
     matrix = np.asarray(matrix, np.float64)
     return (coord @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32)
-
-
-def split_of(split: str) -> str:
-    """A checked name of a split."""
-    return choose("split", split, ("train", "val", "test"))

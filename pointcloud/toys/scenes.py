@@ -279,7 +279,7 @@ def free_place(
 
 
 def scan(rng: Rng, sheets: list[Sheet], num_points: int, noise: float) -> Cloud:
-    """What a scanner sees of surfaces from a few places at eye height."""
+    """Keep the points that a scanner sees from a few places at eye height."""
     points = np.concatenate([s.points for s, _, _ in sheets])
     normals = np.concatenate([s.normals for s, _, _ in sheets])
     segment = np.concatenate([np.full(len(s.points), label) for s, label, _ in sheets])

@@ -71,6 +71,8 @@ def neighbor_search(case: Case, x: torch.Tensor, q: torch.Tensor, feat: torch.Te
     dist, idx = ops.knn(q, x, a["K"])
     grad_q, grad_x = torch.autograd.grad((dist * case.cotangent(dist.shape, "cot")).sum(), (q, x))
     len_dist, len_idx = ops.knn(q, x, a["K"], a["lengths1"], a["lengths2"])
+    behind = torch.arange(a["K"]) >= torch.as_tensor(a["lengths2"])[:, None, None]
+    there = len_idx.masked_fill(behind, -1)  # of K neighbors, those behind the cloud's length do not exist
     l1_dist, l1_idx = ops.knn(q, x, a["K"], norm=1)
     dup_dist, dup_idx = ops.knn(x[:1, 2:3], x[:1], 6)
     found = {
@@ -78,8 +80,8 @@ def neighbor_search(case: Case, x: torch.Tensor, q: torch.Tensor, feat: torch.Te
         "knn_idx": idx,
         "knn_len_d": len_dist,
         "knn_len_idx": len_idx,
-        "knn_len_nn": ops.gather_neighbors(x, len_idx, a["lengths2"]),
-        "knn_gather_len": ops.gather_neighbors(feat, len_idx, a["lengths2"]),
+        "knn_len_nn": ops.gather(x, there),
+        "knn_gather_len": ops.gather(feat, there),
         "knn_l1_d": l1_dist,
         "knn_l1_idx": l1_idx,
         "knn_dup_d": dup_dist,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from pointcloud.datasets.files import CloudFiles
 from pointcloud.datasets.objects import FewShotClouds, ModelNet40, ModelNet40H5, ScanObjectNN
 from pointcloud.datasets.s3dis import S3DIS
 from pointcloud.datasets.scannet import MMDet3DIndoor, ScanNetDetection, ScanNetSegmentation
@@ -91,16 +90,8 @@ def kitti(root):
     return lambda **o: SemanticKITTI(str(root), "train", **o), root / "sequences/00/labels/000002.label"
 
 
-def plain_files(root):
-    plyfile = pytest.importorskip("plyfile")
-    rows = np.array([tuple(p) for p in rng().random((POINTS, 3))], dtype=[(k, "f4") for k in "xyz"])
-    for i in NUMBERS:
-        plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")]).write(str(root / f"{i}.ply"))
-    return lambda **o: CloudFiles([str(root / f"{i}.ply") for i in NUMBERS], **o), root / "2.ply"
-
-
 LAYOUTS = (
-    modelnet, s3dis, s3dis_folders, scannet_segmentation, scannet_detection, mmdet3d, sunrgbd, kitti, plain_files
+    modelnet, s3dis, s3dis_folders, scannet_segmentation, scannet_detection, mmdet3d, sunrgbd, kitti
 )  # fmt: skip
 
 

@@ -242,30 +242,15 @@ class TestInterpolate:
         assert torch.autograd.gradcheck(ops.three_interpolate, (query, points, values))
 
 
-class TestGatherAndVoxels:
+class TestGather:
     def test_gather_fills_with_zeros(self):
         got = ops.gather(torch.arange(6.0).view(1, 3, 2) + 1, torch.tensor([[[2, -1]]]))
         assert got.tolist() == [[[[5.0, 6.0], [0.0, 0.0]]]]
-
-    def test_neighbors_behind_the_length_are_zeros(self):
-        """As pytorch3d's `knn_gather`: of K neighbors, those behind the cloud's length do not exist."""
-        values = torch.arange(1.0, 7).view(2, 3, 1)
-        idx = torch.tensor([[[0, 1, 2]], [[0, 1, 2]]])
-        assert ops.gather_neighbors(values, idx, lengths=[3, 2]).flatten().tolist() == [1, 2, 3, 4, 5, 0]
-        assert ops.gather_neighbors(values, idx).flatten().tolist() == [1, 2, 3, 4, 5, 6]
 
     def test_gradcheck(self):
         values = cloud(size=5, dtype=torch.float64).requires_grad_()
         idx = torch.tensor([[[0, 4], [-1, 0]]] * 2)
         assert torch.autograd.gradcheck(lambda v: ops.gather(v, idx), (values,))
-
-    def test_voxels_keep_the_first_point(self):
-        points = torch.tensor([[[0.1, 0, 0], [0.9, 0, 0], [1.1, 0, 0], [-0.1, 0, 0]]] * 2)
-        idx, counts = ops.voxel_sample(points, 1.0, lengths=[4, 2])
-        assert idx.tolist() == [[0, 2, 3], [0, -1, -1]]
-        assert counts.tolist() == [3, 1]
-        with pytest.raises(ValueError, match="must be positive"):
-            ops.voxel_sample(points, 0.0)
 
     def test_groups_of_small_clouds(self):
         points = cloud(size=5)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from pointcloud import scenes
+from pointcloud.classification import EPCLClassifier
 from pointcloud.page import color_of, write_page
 from pointcloud.predict import fit_features
 from pointcloud.toys import scenes as synthetic
@@ -213,12 +214,17 @@ def test_single_files_go_through_the_test_transforms_and_name_their_class(tmp_pa
     np.save(tmp_path / "a.npy", np.array([[1.0, 0, 0], [5, 0, 0]], np.float32))
     seen = []
 
-    class Model:
-        network = torch.nn.Identity()
+    class Network(EPCLClassifier):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            self.weight = torch.nn.Parameter(torch.zeros(1))
 
-        def test_step(self, batch):
-            seen.append(batch["coord"])
+        def predict(self, coord):
+            seen.append(coord)
             return [{"scores": torch.tensor([0.1, 0.2, 0.7])}]
+
+    class Model:
+        network = Network()
 
     cfg = Config({"test_dataloader": {"dataset": {"transforms": [{"type": "unit_ball"}]}}})
     row = predict.predict_file(Model(), ["x", "y"], cfg, str(tmp_path / "a.npy"), tmp_path / "out")

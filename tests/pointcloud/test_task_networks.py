@@ -8,7 +8,7 @@ from pointcloud.box_decoder import continuous_angle, decode
 from pointcloud.classification import EPCLClassifier, redrawn
 from pointcloud.detection import Detector, best_class
 from pointcloud.detr_encoder import DETREncoder, SetAbstraction
-from pointcloud.model import CloudModel, redraw, truths_of
+from pointcloud.model import CloudModel, redraw
 from pointcloud.segmentation import EPCLSegmenter
 from tests.pointcloud.test_tokens import refill
 from tests.pointcloud.towers import small_tower
@@ -279,11 +279,12 @@ def test_truths_leave_out_padding():
         "box_mask": torch.tensor([[True, False], [True, True]]),
         "label": torch.tensor([7, 8]),
     }
-    found = truths_of(batch, 2)
-    assert [t["target"].tolist() for t in found] == [[1, 2], [0, 1, 2]]
-    assert [t["target_label"].tolist() for t in found] == [[3], [4, 5]]
-    assert [t["target_boxes"][:, 0].tolist() for t in found] == [[0], [14, 21]]
-    assert [t["label"] for t in found] == [7, 8]
+    found = [[kind.truth(None, batch, i) for i in range(2)] for kind in (EPCLSegmenter, Detector, EPCLClassifier)]
+    assert [t["target"].tolist() for t in found[0]] == [[1, 2], [0, 1, 2]]
+    assert [t["target_label"].tolist() for t in found[1]] == [[3], [4, 5]]
+    assert [t["target_boxes"][:, 0].tolist() for t in found[1]] == [[0], [14, 21]]
+    assert [t["label"] for t in found[2]] == [7, 8]
+    assert [kind.truth(None, {}, 0) for kind in (EPCLSegmenter, Detector, EPCLClassifier)] == [{}, {}, {}]
 
 
 def test_a_redrawn_tower_leaves_the_random_state_alone_and_follows_its_seed():

@@ -21,10 +21,10 @@ def test_the_released_formulation_gives_the_same_numbers(make):
     torch.manual_seed(0)
     refill(models[0])
     models[1].load_state_dict(models[0].state_dict())
-    clips, label = video.clips_for(ARGS)
-    torch.testing.assert_close(*(m.features(clips=clips) for m in models), atol=1e-4, rtol=1e-4)
+    batch = video.clips_for(ARGS)
+    torch.testing.assert_close(*(m.features(clips=batch["clips"]) for m in models), atol=1e-4, rtol=1e-4)
     for model in models:
-        video.train_step((model, (clips, label)))
+        video.train_step((model, batch))
     kept = [{k: p.grad for k, p in m.named_parameters() if p.grad is not None} for m in models]
     assert set(kept[1]) <= set(kept[0])
     largest = max(grad.abs().max() for grad in kept[1].values())

@@ -84,7 +84,7 @@ def test_configs_are_there(config):
 
 def test_help_is_light():
     code = (
-        "import runpy, sys; sys.argv = ['demo.py', '--help']\n"
+        f"import runpy, sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); sys.argv = ['demo.py', '--help']\n"
         f"try: runpy.run_path({str(ROOT / 'tools' / 'demo.py')!r}, run_name='__main__')\n"
         "except SystemExit: pass\n"
         "print('HEAVY', [m for m in ('torch', 'mmengine') if m in sys.modules])"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tools.demo import METHODS, call, run_method
+from tools.demo import METHODS, run_method
+from tools.demo_steps import call
 
 
 @pytest.fixture(scope="module")

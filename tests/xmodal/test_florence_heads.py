@@ -4,8 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tools import train
+from xmodal.engine.config import load_config
+from xmodal.fusion import FusionModel
 from xmodal.heads.co_attention import CoAttentionHead, CoAttentionLayer
 from xmodal.heads.dynamic_head import DynamicBlock, DynamicHead, DynamicReLU
+from xmodal.registry import MODELS, build
 
 
 def pyramid(dims=(16, 16, 16), size=17):
@@ -143,3 +147,44 @@ def test_a_dynamic_block_by_the_formula():
     block.gate.data.fill_(0.25)
     out = block(levels)[1]
     assert torch.allclose(out, levels[1] + 0.25 * (want - levels[1]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("pretrain/co-attention_tiny-clip_48_shapes", ["train_dataloader.dataset.count=8"]),
+        (
+            "image/dynamic-head_efficientnet-lite0_64_segments",
+            ["train_dataloader.dataset.count=8", "model.encoder.checkpoint=random", "val_dataloader.dataset.count=2"],
+        ),
+    ],
+)
+def test_configs_of_the_heads_train_a_step(config, options, tmp_path):
+    """One step by the runner changes the head, and only what trains is saved."""
+    step = ["train_cfg.max_epochs=none", "train_cfg.max_steps=2", "train_cfg.val_interval=2"]
+    quick = ["param_scheduler.warmup_epochs=0", "train_dataloader.batch_size=4", *step]
+    words = [f"configs/{config}.py", "--work-dir", str(tmp_path), "--cfg-options", *options, *quick]
+    assert train.main(words) == 0
+    saved = torch.load(tmp_path / "last.pth", weights_only=True)["state_dict"]
+    assert all(key.startswith("head.") for key in saved)
+    start = build(load_config(words[0], [*options, *quick]).model, MODELS).state_dict()
+    assert any(not torch.equal(value, start[key]) for key, value in saved.items() if value.is_floating_point())
+
+
+def test_fusion_hides_words_and_judges_pairs():
+    model = FusionModel(dict(type="tiny_clip"), dict(type="co_attention", dim=32, depth=1, num_heads=2)).train()
+    assert not model.clip.training
+    ids = model.clip.tokenize(["a photo of a red circle", "a red star"])
+    keep = torch.arange(ids.shape[1]) <= model.clip.text.end(ids)[:, None]
+    gaps, target = model.hide(ids, keep)
+    hidden = target != -100
+    assert hidden.any(1).all()
+    assert torch.equal(torch.where(hidden, target, gaps), ids)
+    assert (gaps[hidden] == 0).all()
+    ends = model.clip.text.end(ids)
+    assert not hidden[:, 0].any()
+    assert not hidden[torch.arange(2), ends].any()
+    image = torch.zeros(2, 3, 48, 48)
+    assert model(image=image, caption=["a red circle", "a red star"]).shape == (2, 2)
+    with pytest.raises(ValueError, match="choose tensor or loss"):
+        model(mode="predict", image=image)

@@ -250,6 +250,16 @@ def test_mixing_is_for_training_alone_and_odd_batches_pass():
     assert torch.equal(odd["label"], torch.eye(4)[:3])
 
 
+def test_a_model_trains_on_mixed_batches():
+    """`model.mixing` as an option of a config: soft labels reach the loss, and prediction sees no mixing."""
+    model = st_model(mixing=dict(mixup=0.8, cutmix=1.0, num_classes=5)).train()
+    raw = {"clips": torch.randint(0, 256, (4, 1, 3, 3, 16, 16), dtype=torch.uint8), "label": torch.tensor([0, 1, 2, 3])}
+    batch = model.data_preprocessor(raw, True)
+    assert batch["label"].shape == (4, 5)
+    assert torch.isfinite(model(mode="loss", **batch)["loss"])
+    assert model.data_preprocessor(raw)["label"].tolist() == [0, 1, 2, 3]
+
+
 def test_predictions_without_labels_or_names():
     scores = torch.eye(3)[:2]
     found = TransferModel.to_predictions(scores, None, None)

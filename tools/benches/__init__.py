@@ -1,1 +1,1 @@
-"""What `tools/bench.py` compares: our steps, the released formulations written plainly, and the floors."""
+"""The variants that `tools/bench.py` compares: our steps, the released formulations written plainly, and the floors."""

@@ -7,6 +7,7 @@ import torch
 
 from tools.benches import video
 from tools.benches.measure import Variant, Wanted
+from tools.benches.steps import SIZES, train_step
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.data.collate import collate
@@ -21,7 +22,7 @@ class Pixels:
     """A few random clips (1, T, 3, S, S) u8."""
 
     def __init__(self, args):
-        self.frames, self.side, self.count = args.frames, video.SIZES[args.size]["image_size"], args.batch
+        self.frames, self.side, self.count = args.frames, SIZES[args.size]["image_size"], args.batch
 
     def __len__(self):
         return self.count
@@ -35,11 +36,8 @@ class Pixels:
 def step(state):
     """Read a batch, preprocess it, and train one step without the optimizer."""
     model, dataset = state
-    batch = model.data_preprocessor(collate([dataset[0, i] for i in range(len(dataset))]), True)
-    model.zero_grad(set_to_none=True)
-    loss = model(mode="loss", **batch)["loss"]
-    loss.backward()
-    return loss
+    batch = collate([dataset[0, i] for i in range(len(dataset))])
+    return train_step((model, model.data_preprocessor(batch, True)))
 
 
 def compare(args, make):
@@ -74,7 +72,7 @@ def probe(args):
 
 def top_block(args):
     """ST-Adapter in the last two blocks: the cache keeps the tokens in front of them."""
-    adapters = [dict(type=st_adapter, bottleneck=video.SIZES[args.size]["dim"] // 2, blocks=2)]
+    adapters = [dict(type=st_adapter, bottleneck=SIZES[args.size]["dim"] // 2, blocks=2)]
     return compare(
         args, lambda: TransferModel(video.encoder(args.size), video.head(), adapters, dict(type=TimeMeanReader)).train()
     )

@@ -1,8 +1,8 @@
 """Time and memory of a CoOp step against the number of classes: `tools/bench.py coop` times it, this file counts bytes.
 
 Examples:
-  python tools/benches/coop_memory.py --classes 100 300 1000       # peak of a step, counted over tensor sizes
-  python tools/benches/coop_memory.py --run "shared beginning" --classes 1000     # one real step, resident memory
+  python -m tools.benches.coop_memory --classes 100 300 1000       # peak of a step, counted over tensor sizes
+  python -m tools.benches.coop_memory --run "shared beginning" --classes 1000     # one real step, resident memory
 
 The text tower has the size of ViT-B/16's (width 512, 12 blocks, 8 heads, 77 tokens), weights are random. Counting runs
 the step on tensors without values, so that steps that do not fit this machine are counted too; `--run` is the check.
@@ -12,10 +12,7 @@ import argparse
 import json
 import sys
 import weakref
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tools.benches.measure import Variant
+from tools.benches.steps import process_cost
 
 # share, cut to the longest prompt, prompts per pass
 VARIANTS: dict[str, tuple[bool, bool, int | None]] = {
@@ -113,15 +111,10 @@ def counted(name: str, classes: int) -> float:
 
 def measured(name: str, classes: int) -> dict[str, float]:
     """Peak resident memory above that before the step, and CPU seconds, of one real step."""
-    import resource
-    import time
-
     torch.set_num_threads(1)
     head = make_head(name, classes)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    step(head)
-    peak, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time() - start
-    return {"classes": classes, "mb": round((peak - before) / 1024), "seconds": round(seconds, 1)}
+    seconds, megabytes = process_cost(lambda: step(head))
+    return {"classes": classes, "mb": round(megabytes), "seconds": round(seconds, 1)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tools.benches.measure import Variant, Wanted
-from tools.benches.video import SIZES
+from tools.benches.steps import CLASSES, SIZES, images_for
 from xmodal.adapted import Adapted, adapt
 
-RANK, CLASSES = 8, 100
+RANK = 8
 WANTED = {"lora": [Wanted(what, "ours", "peft", 1.0) for what in ("time", "kept", "peak")]}
 
 
@@ -34,7 +34,7 @@ def ours(args) -> nn.Module:
 
 
 def peft_model(args) -> nn.Module:
-    """What peft makes of the timm model; the classifier trains too.
+    """Return the timm model with peft's LoRA; the classifier trains too.
 
     Raises:
         ValueError: peft is not installed.
@@ -54,22 +54,22 @@ def full(args) -> nn.Module:
 
 def step(state):
     """One training step without the optimizer."""
-    model, (image, label) = state
+    model, batch = state
     model.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(model(image), label)
+    loss = F.cross_entropy(model(batch["image"]), batch["label"])
     loss.backward()
     return loss
 
 
 def floor(state):
     """Frozen forward and the gradient of its input: what every method pays that trains the first block."""
-    model, (image, label) = state
+    model, batch = state
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
-        tokens, grid = model.encoder.embed(image)
+        tokens, grid = model.encoder.embed(batch["image"])
     tokens.requires_grad_(True)
     out = model.encoder.forward_blocks(tokens, grid, read="prefix")
-    loss = F.cross_entropy(model.head(model.encoder.pool(model.encoder.norm(out, grid), grid)), label)
+    loss = F.cross_entropy(model.head(model.encoder.pool(model.encoder.norm(out, grid), grid)), batch["label"])
     loss.backward()
     return loss
 
@@ -78,13 +78,6 @@ def frozen(args) -> nn.Module:
     """Ours without LoRA."""
     model = Adapted(adapt(timm_model(args), "lora").use(None).encoder, nn.Linear(SIZES[args.size]["dim"], CLASSES))
     return model.train()
-
-
-def images_for(args):
-    """Random images and labels, `batch` of them."""
-    side = SIZES[args.size]["image_size"]
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(args.batch, 3, side, side, generator=generator), torch.arange(args.batch) % CLASSES
 
 
 def check(args, data) -> None:
@@ -101,7 +94,7 @@ def check(args, data) -> None:
             factor = next(p for n, p in live.items() if f"blocks.{i}.attn.qkv.lora_{letter}." in n)
             nn.init.normal_(factor, std=0.02)
             getattr(update, name).data.copy_(factor)
-    apart = float((mine(data[0]) - theirs(data[0])).detach().abs().max())
+    apart = float((mine(data["image"]) - theirs(data["image"])).detach().abs().max())
     losses = [float(step((m, data)).detach()) for m in (mine, theirs)]
     mine_grad = mine.encoder.blocks[0].attn.qkv.edits["lora"].parts["whole"].a.grad
     their_grad = next(p.grad for n, p in live.items() if "blocks.0.attn.qkv.lora_A." in n)

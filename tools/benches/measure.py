@@ -124,7 +124,7 @@ def rows(variants: list[Variant]) -> list[dict[str, Any]]:
 
 
 def verdicts(measured: Sequence[dict[str, Any]], wanted: Sequence[Wanted]) -> list[dict[str, Any]]:
-    """What became of each claim; those about a peak that was not measured are left out."""
+    """Compare each claim with what was measured; those about a peak that was not measured are left out."""
     by_name = {row["name"]: row for row in measured}
     key = {"time": "median_s", "kept": "saved_mb", "peak": "peak_mb"}
     out = []

@@ -1,15 +1,13 @@
 """Farthest points, nearest neighbors and balls against the number of points, on every backend that is here.
 
 `python tools/bench.py farthest-points knn ball-query` times them; `python -m tools.benches.points` measures the peak
-memory of 50,000-point scenes, each operation in a process of its own.
+memory of 50,000-point scenes, each operation in a separate process.
 """
 
 import argparse
 import functools
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 
 from pointcloud import ops
 from tools.benches.measure import Variant
+from tools.benches.steps import process_cost
 
 SIZES = (1024, 4096, 16384, 50_000)
 
@@ -67,20 +66,13 @@ def ball_query(args: argparse.Namespace) -> list[Variant]:
     return variants("ball-query")
 
 
-def megabytes() -> float:
-    """Most memory this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure_one(operation: str, backend: str, count: int) -> tuple[float, float]:
     """Run one operation on one scene: seconds and megabytes."""
     torch.set_num_threads(1)
     small = scene(1024)
     OPERATIONS[operation](small, backend)  # imports
     x = scene(count)
-    before, start = megabytes(), time.process_time()
-    OPERATIONS[operation](x, backend)
-    return time.process_time() - start, megabytes() - before
+    return process_cost(lambda: OPERATIONS[operation](x, backend))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, by kind of operation."""
+"""Measure the share of each kind of operation in the time of a step."""
 
 from collections.abc import Callable
 from typing import Any

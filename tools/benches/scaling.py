@@ -1,4 +1,4 @@
-"""How the cost of a training step grows: clips, frames, classes, precision, processes."""
+"""Measure the cost of a training step against clips, frames, classes, precision and processes."""
 
 import socket
 import time
@@ -9,6 +9,7 @@ import torch
 
 from tools.benches import video
 from tools.benches.measure import Variant
+from tools.benches.steps import train_step
 
 
 def grown(args, name: str, values, change) -> list[Variant]:
@@ -20,7 +21,7 @@ def grown(args, name: str, values, change) -> list[Variant]:
         variants.append(
             Variant(
                 f"{name} {value}",
-                video.train_step,
+                train_step,
                 lambda own=own, classes=classes: (video.st_adapter_model(own, classes=classes), video.clips_for(own)),
             )
         )
@@ -47,10 +48,10 @@ def precision(args):
     data = video.clips_for(args)
 
     def autocast_step(state):
-        model, (clips, label) = state
+        model, batch = state
         model.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(mode="loss", clips=clips, label=label)["loss"]
+            loss = model(mode="loss", **batch)["loss"]
         loss.backward()
         return loss
 
@@ -62,7 +63,7 @@ def precision(args):
                 torch.nn.init.normal_(parameter, std=0.1)
         return made.eval()  # no dropout
 
-    steps = {"float32": ({}, video.train_step), "bf16 trunk": ({"trunk_dtype": "bf16"}, video.train_step)}
+    steps = {"float32": ({}, train_step), "bf16 trunk": ({"trunk_dtype": "bf16"}, train_step)}
     steps["bf16 autocast"] = ({}, autocast_step)
     exact = None
     for name, (options, step) in steps.items():
@@ -100,7 +101,7 @@ def one_of(rank: int, world: int, port: int, args, steps: int, queue) -> None:
         if step == 1:  # the first warms up
             torch.distributed.barrier()
             start = time.perf_counter()
-        video.train_step((model, data))
+        train_step((model, data))
         optimizer.step()
     torch.distributed.barrier()
     if rank == 0:

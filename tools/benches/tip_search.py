@@ -35,7 +35,7 @@ def ours(steps: tuple[int, int], given: tuple[TipAdapterHead, Tensor, Tensor]) -
 
 @torch.no_grad()
 def pair_by_pair(steps: tuple[int, int], given: tuple[TipAdapterHead, Tensor, Tensor]) -> None:
-    """Everything anew for every pair, as the released loops do."""
+    """Compute all logits again for every pair, as the released loops do."""
     head, feature, label = given
     betas, alphas = search_grid(SCALE, steps)
     best, feature = 0.0, unit(feature)

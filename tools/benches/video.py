@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tools.benches.measure import Variant, Wanted
+from tools.benches.steps import SIZES, train_step
 from video.evl import EVLDecoder, EVLLayer
 from video.readers import TimeMeanReader
 from video.st_adapter import STAdapter
@@ -14,14 +15,6 @@ from video.st_adapter import st_adapter as st_adapter_method
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
-
-SIZES = {
-    "b16": dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12),
-    "s16": dict(image_size=224, patch_size=16, dim=384, depth=12, num_heads=6),
-    "l14": dict(image_size=224, patch_size=14, dim=1024, depth=24, num_heads=16),
-    "tiny": dict(image_size=48, patch_size=8, dim=128, depth=4, num_heads=4),
-}
-
 
 WANTED = {
     "st_adapter": [
@@ -74,21 +67,14 @@ def head(classes=400):
 
 def clips_for(args):
     side = SIZES[args.size]["image_size"]
-    return torch.randn(args.batch, 1, args.frames, 3, side, side), torch.zeros(args.batch, dtype=torch.long)
-
-
-def train_step(state):
-    model, (clips, label) = state
-    model.zero_grad(set_to_none=True)
-    loss = model(mode="loss", clips=clips, label=label)["loss"]
-    loss.backward()
-    return loss
+    clips = torch.randn(args.batch, 1, args.frames, 3, side, side)
+    return dict(clips=clips, label=torch.zeros(args.batch, dtype=torch.long))
 
 
 def frozen_forward(state):
-    model, (clips, _) = state
+    model, batch = state
     with torch.no_grad():
-        return model.features(clips=clips)
+        return model.features(clips=batch["clips"])
 
 
 def st_adapter_model(args, plain=False, classes=400, **options):
@@ -111,12 +97,12 @@ def st_adapter_model(args, plain=False, classes=400, **options):
 
 def input_gradient_step(state, read="all"):
     """The floor of anything that trains from the first block on: frozen forward and the gradient of its input."""
-    model, (clips, label) = state
+    model, batch = state
     with torch.no_grad():
-        tokens, grid = model.embed(clips=clips)
+        tokens, grid = model.embed(clips=batch["clips"])
     tokens.requires_grad_(True)
     out = model.encoder.forward_blocks(tokens, grid, read=read)
-    loss = model.head.loss(model.reader(out, grid, model.encoder, None), label)["loss"]
+    loss = model.head.loss(model.reader(out, grid, model.encoder, None), batch["label"])["loss"]
     loss.backward()
     return loss
 
@@ -211,9 +197,9 @@ def evl(args):
 
 def frozen_all(state):
     """The frozen forward with the whole last block, which EVL reads."""
-    model, (clips, _) = state
+    model, batch = state
     with torch.no_grad():
-        return model.encoder.forward_blocks(*model.embed(clips=clips))
+        return model.encoder.forward_blocks(*model.embed(clips=batch["clips"]))
 
 
 def forward(args):

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.benches.measure import Variant, Wanted
-from tools.benches.video import SIZES
+from tools.benches.steps import CLASSES, SIZES, images_for, train_step
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 from xmodal.vqt import VisualQueries
 
-QUERIES, CLASSES = 1, 100
+QUERIES = 1
 WANTED = {
     "vqt": [Wanted("peak", "ours", "released formulation", 0.35), Wanted("time", "ours", "released formulation", 1.0)]
 }
@@ -62,6 +62,10 @@ class PlainVQT(nn.Module):
         groups = [encoder.norm(tokens, grid)[:, 0], *groups]
         return torch.cat([F.normalize(group, dim=-1) for group in groups], dim=-1)
 
+    def forward(self, mode: str, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Compute the loss of a batch."""
+        return self.model.head.loss(self.features(image), label)
+
 
 def encoder(size: str) -> VisionTransformer:
     """A tower of a size, with weights that are all alike in every call."""
@@ -90,36 +94,11 @@ def plain_model(args) -> PlainVQT:
     return PlainVQT(vqt_model(args)).train()
 
 
-def step(state):
-    """One training step without the optimizer."""
-    model, (image, label) = state
-    model.zero_grad(set_to_none=True)
-    loss = model(mode="loss", image=image, label=label)["loss"]
-    loss.backward()
-    return loss
-
-
-def plain_step(state):
-    """The same, released."""
-    model, (image, label) = state
-    model.zero_grad(set_to_none=True)
-    loss = model.model.head.loss(model.features(image), label)["loss"]
-    loss.backward()
-    return loss
-
-
 def frozen_forward(state):
-    """What any reader of this tower pays."""
-    model, (image, _) = state
+    """Run the frozen tower alone, which any reader of it pays for."""
+    model, batch = state
     with torch.no_grad():
-        return model.encoder.forward_blocks(*model.encoder.embed(image), read="prefix")
-
-
-def images_for(args):
-    """Random images and labels, `batch` of them."""
-    side = SIZES[args.size]["image_size"]
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(args.batch, 3, side, side, generator=generator), torch.arange(args.batch) % CLASSES
+        return model.encoder.forward_blocks(*model.encoder.embed(batch["image"]), read="prefix")
 
 
 def check(args, data) -> None:
@@ -130,14 +109,14 @@ def check(args, data) -> None:
     """
     ours, plain = vqt_model(args), plain_model(args)
     plain.model.load_state_dict(ours.state_dict())
-    a, b = ours.features(image=data[0]), plain.features(data[0])
-    step((ours, data))
-    plain_step((plain, data))
+    a, b = ours.features(image=data["image"]), plain.features(data["image"])
+    train_step((ours, data))
+    train_step((plain, data))
     grads = [m.reader.queries.grad for m in (ours, plain.model)]
     apart = float((a - b).detach().abs().max()), float((grads[0] - grads[1]).norm() / grads[1].norm())
     if apart[0] > 1e-4 or apart[1] > 1e-3:
         raise ValueError(f"the formulations differ: features by {apart[0]:.1e}, gradients by {apart[1]:.1e}")
-    tokens, grid = ours.encoder.embed(data[0])
+    tokens, grid = ours.encoder.embed(data["image"])
     if ours.encoder.forward_blocks(tokens, grid).requires_grad or any(
         p.grad is not None for p in ours.encoder.parameters()
     ):
@@ -150,9 +129,9 @@ def vqt(args):
     data = images_for(args)
     check(args, data)
     rows = {
-        "released formulation": (plain_step, plain_model),
-        "ours": (step, vqt_model),
-        "VPT-deep, 10 prompts": (step, vpt_model),
+        "released formulation": (train_step, plain_model),
+        "ours": (train_step, vqt_model),
+        "VPT-deep, 10 prompts": (train_step, vpt_model),
         "frozen forward": (frozen_forward, vqt_model),
     }
     return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]

@@ -30,7 +30,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Make the set, or say why not."""
     args = vars(parse_args())
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import cv2
 
     from video.toys.actions import EASY, HARD, ActionSet, make_actions

@@ -100,7 +100,6 @@ def make(out: Path, seed: int, scale: float, points: int, workers: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Make the sets; returns the exit status."""
     args = parser().parse_args(argv)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     make(args.out, args.seed, args.scale, args.points, args.workers)
     return 0
 

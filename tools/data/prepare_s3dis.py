@@ -8,11 +8,6 @@ import argparse
 import sys
 from pathlib import Path
 
-NAMES = (
-    "ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa", "bookcase", "board",
-    "clutter",
-)  # fmt: skip
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -27,10 +22,12 @@ def read_objects(room: Path) -> list:
     """Points (P, 7) of every annotated object of a room; stairs and other unknown names are clutter."""
     import numpy as np
 
+    from pointcloud.datasets.s3dis import S3DIS_CLASSES
+
     parts = []
     for path in sorted((room / "Annotations").glob("*.txt")):
         name = path.stem.split("_")[0]
-        label = NAMES.index(name) if name in NAMES else NAMES.index("clutter")
+        label = S3DIS_CLASSES.index(name if name in S3DIS_CLASSES else "clutter")
         rows = []
         for line in path.read_text(errors="replace").splitlines():
             words = line.replace("\x10", "").split()  # the release holds a stray control character
@@ -64,24 +61,18 @@ def convert(job: tuple[Path, Path]) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """Convert all rooms; returns 1 when some could not be read."""
     args = parser().parse_args(argv)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from concurrent.futures import ProcessPoolExecutor
-
-    from tqdm import tqdm
+    from pointcloud.datasets.s3dis import S3DIS_CLASSES
+    from pointcloud.datasets.safe_files import convert_all
 
     rooms = sorted(p for p in args.source.glob("Area_*/*") if (p / "Annotations").is_dir())
     if not rooms:
         print(f"error: no Area_*/<room>/Annotations below {args.source}", file=sys.stderr)
         return 2
     (args.out / "list").mkdir(parents=True, exist_ok=True)
-    (args.out / "list" / "s3dis_names.txt").write_text("\n".join(NAMES) + "\n")
+    (args.out / "list" / "s3dis_names.txt").write_text("\n".join(S3DIS_CLASSES) + "\n")
     jobs = [(r, args.out / "trainval_fullarea" / f"{r.parent.name}_{r.name}.npy") for r in rooms]
     jobs = [job for job in jobs if not job[1].exists()]
-    with ProcessPoolExecutor(args.workers) as pool:
-        problems = [p for p in tqdm(pool.map(convert, jobs), total=len(jobs), desc="rooms") if p]
-    print(f"{len(jobs) - len(problems)} rooms written, {len(rooms) - len(jobs)} were there, {len(problems)} failed")
-    print("\n".join(problems))
-    return int(bool(problems))
+    return convert_all(convert, jobs, args.workers, "rooms", len(rooms) - len(jobs))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-BOX_CLASSES = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39)
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -62,11 +60,13 @@ def boxes_of(coord, semantic, instance):
     """Axis-aligned boxes (K, 7): center, size, NYU40 id."""
     import numpy as np
 
+    from pointcloud.datasets.scannet import DETECTION_NYU
+
     rows = []
     for number in np.unique(instance[instance > 0]):
         mine = instance == number
         label = int(np.bincount(semantic[mine]).argmax())
-        if label in BOX_CLASSES:
+        if label in DETECTION_NYU:
             low, high = coord[mine].min(0), coord[mine].max(0)
             rows.append([*(low + high) / 2, *(high - low), label])
     return np.array(rows, np.float32).reshape(-1, 7)
@@ -109,10 +109,7 @@ def convert(job: tuple) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """Convert all scenes; returns 1 when some could not be read."""
     args = parser().parse_args(argv)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from concurrent.futures import ProcessPoolExecutor
-
-    from tqdm import tqdm
+    from pointcloud.datasets.safe_files import convert_all
 
     scenes = sorted(p for p in args.scans.glob("scene*") if p.is_dir())
     if not scenes or not args.labels.is_file():
@@ -127,11 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         target = args.out / "scannet_segmentation" / split / f"{folder.name}_inst_nostuff.pth"
         if not (boxes_out / f"{folder.name}_vert.npy").exists():
             jobs.append((folder, boxes_out, target, ids))
-    with ProcessPoolExecutor(args.workers) as pool:
-        problems = [p for p in tqdm(pool.map(convert, jobs), total=len(jobs), desc="scenes") if p]
-    print(f"{len(jobs) - len(problems)} scenes written, {len(scenes) - len(jobs)} were there, {len(problems)} failed")
-    print("\n".join(problems))
-    return int(bool(problems))
+    return convert_all(convert, jobs, args.workers, "scenes", len(scenes) - len(jobs))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ import argparse
 import sys
 from pathlib import Path
 
-NAMES = ("bed", "table", "sofa", "chair", "toilet", "desk", "dresser", "night_stand", "bookshelf", "bathtub")
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -29,16 +27,20 @@ def read_boxes(path: Path):
     """
     import numpy as np
 
+    from pointcloud.datasets.sunrgbd import SUNRGBD_CLASSES
+
     rows = []
     for line in path.read_text().splitlines():
         words = line.split()
-        if not words or words[0] not in NAMES:
+        if not words or words[0] not in SUNRGBD_CLASSES:
             continue
         v = [float(w) for w in words[1:]]
         if len(v) < 12:
             raise ValueError(f"{path.name}: a line with {len(v)} numbers, expected 12")
         heading = -np.arctan2(v[11], v[10])
-        rows.append([*v[4:7], v[8], v[7], v[9], heading, NAMES.index(words[0])])  # length runs along the box's x
+        rows.append(
+            [*v[4:7], v[8], v[7], v[9], heading, SUNRGBD_CLASSES.index(words[0])]
+        )  # length runs along the box's x
     return np.array(rows).reshape(-1, 8)
 
 
@@ -68,10 +70,7 @@ def convert(job: tuple) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """Convert all views; returns 1 when some could not be read."""
     args = parser().parse_args(argv)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from concurrent.futures import ProcessPoolExecutor
-
-    from tqdm import tqdm
+    from pointcloud.datasets.safe_files import convert_all
 
     jobs, there = [], 0
     for split in ("train", "val"):
@@ -85,11 +84,7 @@ def main(argv: list[str] | None = None) -> int:
                 there += 1
             else:
                 jobs.append((args.source, target, number, args.points))
-    with ProcessPoolExecutor(args.workers) as pool:
-        problems = [p for p in tqdm(pool.map(convert, jobs, chunksize=8), total=len(jobs), desc="views") if p]
-    print(f"{len(jobs) - len(problems)} views written, {there} were there, {len(problems)} failed")
-    print("\n".join(problems))
-    return int(bool(problems))
+    return convert_all(convert, jobs, args.workers, "views", there)
 
 
 if __name__ == "__main__":

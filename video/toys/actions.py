@@ -6,7 +6,7 @@ Actors, paths and backgrounds are drawn by the renderer that the shipped tiny CL
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
@@ -41,7 +41,7 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class ActionSet:
-    """What to make.
+    """Settings of an action set.
 
     Args:
         classes: names from `ACTIONS`; put both of a pair in, or order-blind methods are not capped.
@@ -290,13 +290,3 @@ def make_actions(
         tell(f"{split}: {len(rows)} clips")
     about.write_text(json.dumps({"set": facts, "looks": looks}) + "\n")
     return out
-
-
-def pairs_of(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """The time-reversed pairs among some classes."""
-    return [
-        (a, b)
-        for a in classes
-        for b in classes
-        if ACTIONS[a][0] is ACTIONS[b][0] and not ACTIONS[a][1] and ACTIONS[b][1]
-    ]

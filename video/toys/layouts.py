@@ -1,4 +1,4 @@
-"""How an action set lies on disk: the list, Kinetics, Something-Something v2 and class folders."""
+"""Write an action set to disk as a list, as Kinetics, as Something-Something v2 or as class folders."""
 
 import csv
 import hashlib
@@ -10,7 +10,7 @@ Rows = Sequence[tuple[Path, int]]
 
 
 class Layout:
-    """Where files go and how they are listed.
+    """Place the files of a set and list them.
 
     Args:
         root: folder of the set.

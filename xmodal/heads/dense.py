@@ -1,12 +1,13 @@
 """A light feature-pyramid head that labels every pixel."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.registry import HEADS
+from xmodal.registry import HEADS, build
 
 IGNORE = -1
 
@@ -26,6 +27,7 @@ class LightFPN(nn.Module):
         width: channels inside.
         dropout: before the classifier, in training.
         class_weight: weight of each class in the loss (K,), so that small things count too; None for 1.
+        neck: what the maps pass first, such as `dynamic_head`, or its config; receives `in_dims`. None for nothing.
 
     Trains: all of it.
 
@@ -42,6 +44,7 @@ class LightFPN(nn.Module):
         width: int = 64,
         dropout: float = 0.1,
         class_weight: Sequence[float] | None = None,
+        neck: Any = None,
     ):
         super().__init__()
         if class_weight is not None and len(class_weight) != num_classes:
@@ -51,6 +54,8 @@ class LightFPN(nn.Module):
         if num_classes < 2 or not in_dim:
             raise ValueError(f"light_fpn needs 2 classes and a map at least, got {num_classes} and {list(in_dim)}")
         self.num_classes = num_classes
+        self.neck = None if neck is None else build(neck, HEADS, in_dims=in_dim)
+        in_dim = in_dim if self.neck is None else [self.neck.dim] * len(in_dim)
         self.lateral = nn.ModuleList(nn.Conv2d(dim, width, 1) for dim in in_dim)
         groups = next(g for g in (8, 4, 2, 1) if width % g == 0)
         self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(groups, width), nn.ReLU())
@@ -59,7 +64,7 @@ class LightFPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map (B, C_i, h_i, w_i), finest first, to logits (B, K, h_0, w_0)."""
-        x = None
+        x, maps = None, maps if self.neck is None else self.neck(maps)
         for lateral, level in zip(reversed(self.lateral), reversed(maps), strict=True):
             y = lateral(level)
             x = y if x is None else y + F.interpolate(x, size=y.shape[-2:], mode="nearest")

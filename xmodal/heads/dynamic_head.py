@@ -1,7 +1,7 @@
 """Dynamic Head: attention over scales, places and channels of a feature pyramid, for detection on any encoder.
 
 Paper: Dynamic Head: Unifying Object Detection Heads with Attentions (arXiv 2106.08322); Florence (2111.11432) detects
-with it. There are no released weights of Florence's; this is the block, with tests of its shapes and of its start.
+with it. There are no released weights of Florence's. `LightFPN(neck=dict(type=DynamicHead))` trains it on a dense task.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ class DynamicBlock(nn.Module):
         return [x + self.gate * (self.attend(levels, i) - x) for i, x in enumerate(levels)]
 
     def attend(self, levels: Sequence[Tensor], i: int) -> Tensor:
-        """What level i becomes, from itself and its neighbors."""
+        """Compute the new level i from itself and its neighbors."""
         x = levels[i]
         look = self.look(x)
         offset, mask = look[:, :18], look[:, 18:].sigmoid()
@@ -124,6 +124,7 @@ class DynamicHead(nn.Module):
         super().__init__()
         if not in_dims or depth < 1:
             raise ValueError(f"in_dims={list(in_dims)}, depth={depth}: give at least one level and one block")
+        self.dim = dim
         self.widen = nn.ModuleList(nn.Identity() if d == dim else nn.Conv2d(d, dim, 1) for d in in_dims)
         self.blocks = nn.ModuleList(DynamicBlock(dim) for _ in range(depth))
 

@@ -1,0 +1,86 @@
+"""Base class of the networks that `CloudModel` trains: everything that the shared code asks of a 3D task.
+
+A new task is one file with a subclass: register it in `NETWORKS`, name it in a config, and training, testing and the
+prediction of single files work. Its targets come from the data set, its figures from the metric that the config names.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pointcloud.datasets.base import Cloud, finish
+from xmodal.registry import Registry
+
+NETWORKS = Registry("network", scope="xmodal")
+EPCL = dict(
+    slot="encoder+head", paper="EPCL: Frozen CLIP Transformer Is An Efficient Point Cloud Encoder, arXiv 2212.04098"
+)
+Progress = Callable[[int, int], None]
+
+
+class TaskNetwork(nn.Module):
+    """A network on points. Subclasses define `forward`, `loss`, `predict` and, for files, `show`.
+
+    Attributes:
+        loss: maps targets, `coord` (B, P, 3) and perhaps `feat` (B, P, C) and `lengths` (B,), all by keyword, to a dict
+            whose keys begin with `loss` (what else is in it is logged).
+        predict: maps `coord`, `feat` and `lengths` to a dict for each cloud, as the metric and `show` read it.
+        targets: keys of the batch that `loss` takes beside the points.
+        feat_dim: features of a point, beside its coordinates, that the network was built for.
+        official: name of the layout of released checkpoints (see `pointcloud.checkpoints`), empty where there is none.
+    """
+
+    loss: Callable[..., dict[str, Tensor]]
+    predict: Callable[..., list[dict[str, Any]]]
+    targets: tuple[str, ...] = ()
+    feat_dim = 0
+    official = ""
+
+    def truth(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
+        """Return what is known of one sample of a batch, as the metric reads it; by default its targets."""
+        return {key: batch[key][index] for key in self.targets if batch.get(key) is not None}
+
+    def predict_cloud(
+        self, cloud: Cloud, transforms: Sequence[Callable], progress: Progress | None = None
+    ) -> tuple[Cloud, dict[str, Any]]:
+        """Predict one raw cloud.
+
+        Args:
+            cloud: as read from a file, with `feat_dim` features.
+            transforms: those of the config's test data.
+            progress: called with parts done and parts in all, where a scene is cut into parts.
+
+        Returns:
+            The cloud as it is to be shown, and one entry of `predict`.
+        """
+        for transform in transforms:
+            cloud = transform(cloud, np.random.default_rng(0))
+        item, device = finish(cloud, "", None, None), next(self.parameters()).device
+        return cloud, self.predict(**{k: item[k][None].to(device) for k in ("coord", "feat") if k in item})[0]
+
+    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Turn what `predict_cloud` found into a report.
+
+        Args:
+            found: one entry of `predict`.
+            names: of the classes.
+            stem: path without suffix, for files that belong to the report.
+
+        Returns:
+            A dict of plain values for the JSON file, and arguments of `page.write_page`.
+        """
+        raise NotImplementedError
+
+
+def named(names: Sequence[str], label: int) -> str:
+    """Return the name of a class, or its number."""
+    return names[label] if label < len(names) else str(label)
+
+
+def on_device(network: nn.Module, array: np.ndarray | None) -> Tensor | None:
+    """Return an array as a tensor where the network is."""
+    return None if array is None else torch.from_numpy(array).to(next(network.parameters()).device)

@@ -1,0 +1,107 @@
+"""The steps that the demos share: run the project's tools, measure a training step, print tables."""
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def call(*words: str, log: Path | None = None) -> float:
+    """Run one of the project's tools in a new process and return the seconds that it took.
+
+    Args:
+        *words: the tool and its arguments.
+        log: a file that the output is appended to; None shows it.
+
+    Raises:
+        RuntimeError: the tool failed.
+    """
+    print("$ python", " ".join(words), flush=True)
+    start = time.time()
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    env = {**os.environ, "PYTHONPATH": paths, **({"OMP_NUM_THREADS": "1"} if log else {})}
+    with appended(log) as file:
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, stdout=file, stderr=file, check=False)
+    if done.returncode:
+        hint = f": see {log}" if log else ""
+        raise RuntimeError(f"`python {' '.join(words)}` ended with status {done.returncode}{hint}")
+    return time.time() - start
+
+
+def appended(log: Path | None) -> Any:
+    """Open a log for appending, its folder made; None stands for the terminal."""
+    if log is None:
+        return contextlib.nullcontext()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return open(log, "a")
+
+
+def call_here(tool: str, *words: str, log: Path) -> None:
+    """Run tools/<tool>.py in this process: many short runs need not start Python and torch each time.
+
+    Raises:
+        ValueError: the tool failed.
+    """
+    print(f"$ python tools/{tool}.py", " ".join(f'"{w}"' if " " in w else w for w in words), flush=True)
+    with appended(log) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        status = importlib.import_module(f"tools.{tool}").main(list(words))
+    if status:
+        raise ValueError(f"tools/{tool}.py ended with status {status}: {log.read_text().strip().splitlines()[-1]}")
+
+
+def train_and_test(
+    config: str, work: Path, seed: int, options: Sequence[str], test: bool = True, dump: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train a config in this process, without saying much, and test its last weights.
+
+    Returns:
+        The contents of report.json, and the test's metrics (empty without a test).
+    """
+    log, given = work / "log.txt", ["--cfg-options", *options, "default_hooks.progress.interval=1000"]
+    call_here("train", config, "--work-dir", str(work), "--seed", str(seed), *given, log=log)
+    report = json.loads((work / "report.json").read_text())
+    if not test:
+        return report, {}
+    dumped = ["--dump", str(work / "predictions.json")] if dump else []
+    call_here("test", config, str(work / "last.pth"), *dumped, *given, log=log)
+    return report, json.loads((work / "test.json").read_text())["test"]
+
+
+def step_costs(cfg: Any) -> dict[str, Any]:
+    """Measure a training step of a config on its first batch: a row of `benches.measure.rows`, with the peak."""
+    from tools.benches.measure import Variant, rows, run_alternating
+    from tools.benches.steps import train_step
+    from xmodal.data.collate import collate
+    from xmodal.registry import DATASETS, MODELS, build
+
+    data = build(cfg.train_dataloader.dataset, DATASETS)
+    model = build(cfg.model, MODELS).train()
+    batch = model.data_preprocessor(collate([data[0, i] for i in range(cfg.train_dataloader.batch_size)]), True)
+    return rows(run_alternating([Variant("step", train_step, lambda: (model, batch))], 5, peak=True))[0]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows of cells as columns of text."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows of cells as a markdown table, the first one its head."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+
+
+def keep_table(out: Path, rows: Sequence[Sequence[str]], results: list[dict[str, Any]], title: str) -> None:
+    """Print a table and write it as table.md, the results as table.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"\n{title}\n\n{markdown(rows)}", flush=True)
+    (out / "table.md").write_text(f"{title}\n\n{markdown(rows)}\n")
+    (out / "table.json").write_text(json.dumps(results, indent=1, default=str) + "\n")
