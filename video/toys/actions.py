@@ -34,7 +34,8 @@ EASY = (
 )  # fmt: skip
 HARD = tuple(sorted((*EASY, "approaching", "separating", "rotating clockwise", "rotating counterclockwise")))
 ENCODERS = {
-    "h264": ("libx264", ".mp4", {"crf": "20", "preset": "veryfast", "g": "12"}),
+    # without mbtree, whose bits depend on where the encoder's memory lies: the same set in every process
+    "h264": ("libx264", ".mp4", {"crf": "20", "preset": "veryfast", "g": "12", "x264-params": "mbtree=0"}),
     "vp9": ("libvpx-vp9", ".webm", {"crf": "30", "b": "0", "deadline": "realtime", "cpu-used": "8", "g": "12"}),
 }
 
