@@ -159,7 +159,7 @@ class PlainEVLLayer(EVLLayer):
         return y
 
 
-def unfused_attention(self, x, grid=None, rows=None, tap=None):
+def unfused_attention(self, x, grid=None, rows=None, tap=None, branches=None):
     """Attention as released: the map is made, everything is returned."""
     q, k, v = self.project(x, grid, rows)
     if tap is not None:
