@@ -164,8 +164,8 @@ def check_arguments(obj: Any, kwargs: dict) -> None:
 
 
 # Public names were spelled the British way up to version 0.1; they are refused by their new names.
-AMERICAN = {"color": "color", "center": "center", "normaliz": "normaliz", "gray": "gray", "neighbor": "neighbor",
-            "labeled": "labeled"}  # fmt: skip
+AMERICAN = {"colour": "color", "centre": "center", "normalis": "normaliz", "grey": "gray", "neighbour": "neighbor",
+            "labelled": "labeled"}  # fmt: skip
 
 
 def american(word: str) -> str:

@@ -5,6 +5,7 @@ import pytest
 from tests.engine.toy import CONFIG, write_config
 from xmodal.engine import launch
 from xmodal.engine.config import load_config, parse_value
+from xmodal.registry import DATASETS, TRANSFORMS, build, did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -131,3 +132,14 @@ def test_a_benchmark_changes_what_it_names_before_the_other_options(tmp_path):
     assert "benchmarks" not in cfg
     with pytest.raises(ValueError, match="no benchmark 'lang'; did you mean 'long'"):
         load_config(path, ["benchmark=lang"])
+
+
+def test_british_names_of_old_are_refused_by_their_new_ones():
+    """Arguments and classes of version 0.1 were spelled otherwise."""
+    for old, new in (("colour", "color"), ("normalise", "normalize"), ("num_neighbours", "num_neighbors")):
+        assert did_you_mean(old, ["size", new, "radius"]) == f"{old!r} is now {new!r}"
+    assert did_you_mean("CentreFloor", ["CenterFloor", "UnitBall"]) == "'CentreFloor' is now 'CenterFloor'"
+    with pytest.raises(ValueError, match="SUNRGBD has no argument 'colour'; 'colour' is now 'color'"):
+        build(dict(type="pointcloud.datasets.sunrgbd.SUNRGBD", colour=True), DATASETS)
+    with pytest.raises(ValueError, match="'CentreFloor' is now 'CenterFloor'"):
+        build(dict(type="pointcloud.transforms.CentreFloor"), TRANSFORMS)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from xmodal.engine.features import FrozenCache
 
 import xmodal
 from tests.xmodal.adapters import towers
@@ -18,6 +17,7 @@ from xmodal.encoders.sites import Edits, Stream
 from xmodal.encoders.swin import SwinEncoder
 from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.encoders.unicl import unicl
+from xmodal.engine.frozen_cache import FrozenCache
 from xmodal.merge import merge_adapters
 from xmodal.model import TransferModel
 from xmodal.registry import ENCODERS

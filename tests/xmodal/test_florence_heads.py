@@ -184,6 +184,10 @@ def test_fusion_hides_words_and_judges_pairs():
     ends = model.clip.text.end(ids)
     assert not hidden[:, 0].any()
     assert not hidden[torch.arange(2), ends].any()
+    model.hidden_share = 1.0
+    every = model.hide(ids, keep)[1] != -100
+    assert every.sum(1).tolist() == (ends - 1).tolist()  # all between the start and the end
+    assert not every[torch.arange(2), ends].any()
     image = torch.zeros(2, 3, 48, 48)
     assert model(image=image, caption=["a red circle", "a red star"]).shape == (2, 2)
     with pytest.raises(ValueError, match="choose tensor or loss"):
