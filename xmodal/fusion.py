@@ -11,13 +11,13 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from xmodal.encoders.clip import CLIP
-from xmodal.encoders.frozen import fingerprint, freeze
+from xmodal.frozen_tower import FrozenTower
 from xmodal.preprocessor import Preprocessor
 from xmodal.registry import ENCODERS, HEADS, MODELS, build
 
 
 @MODELS.register_module(name="fusion")
-class FusionModel(BaseModel):
+class FusionModel(FrozenTower, BaseModel):
     """Two frozen towers and a head that fuses their tokens.
 
     Args:
@@ -29,29 +29,15 @@ class FusionModel(BaseModel):
     def __init__(self, clip: Any, head: Any, hidden_share: float = 0.15):
         clip = build(clip, ENCODERS)
         super().__init__(data_preprocessor=Preprocessor(clip.visual.pixel_mean, clip.visual.pixel_std))
-        self._fingerprint = {"encoder": clip.name, "sha256": fingerprint(clip)}
-        freeze(clip)
-        self.clip: CLIP = clip
+        self.clip: CLIP = self.hold(clip)
         text = clip.text
         self.head = build(head, HEADS, image_dim=clip.visual.dim, text_dim=text.dim, vocab_size=text.vocab_size)
         self.hidden_share = hidden_share
 
-    def init_weights(self) -> None:
-        """Do nothing: `Runner.train` calls this, and mmengine's version would re-initialize the towers."""
-
-    def frozen_fingerprint(self) -> dict[str, str]:
-        """Return the name of the towers and a hash of their weights."""
-        return self._fingerprint
-
-    def saved_keys(self) -> set[str]:
-        """Return the keys of the state dict that a checkpoint must hold: those of the head."""
-        return {key for key in self.state_dict() if key.startswith("head.")}
-
-    def train(self, mode: bool = True) -> "FusionModel":
-        """Set the mode; the towers stay in evaluation mode."""
-        super().train(mode)
-        self.clip.eval()
-        return self
+    @property
+    def encoder(self) -> CLIP:
+        """Return both towers."""
+        return self.clip
 
     @torch.no_grad()
     def image_tokens(self, image: Tensor) -> Tensor:

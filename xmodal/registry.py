@@ -111,7 +111,16 @@ def build(cfg: Any, registry: Registry, **given: Any) -> Any:
         raise ValueError(f"a {registry.name} config needs `type`, got keys {sorted(cfg)}")
     obj = resolve(kind, registry)
     check_arguments(obj, cfg)
-    return obj(**{**cfg, **{k: v for k, v in given.items() if k not in cfg}})
+    try:
+        return obj(**{**cfg, **{k: v for k, v in given.items() if k not in cfg}})
+    except TypeError as error:  # an object that hands its further arguments on
+        key = str(error).rpartition("unexpected keyword argument ")[2].strip("'")
+        if key not in cfg:
+            raise
+        known = (
+            {k for c in inspect.getmro(obj) for k in inspect.signature(c).parameters} if inspect.isclass(obj) else ()
+        )
+        raise ValueError(f"{obj.__qualname__} has no argument {key!r}; {did_you_mean(key, known)}") from error
 
 
 def resolve(kind: Any, registry: Registry) -> Any:

@@ -134,12 +134,15 @@ def test_a_benchmark_changes_what_it_names_before_the_other_options(tmp_path):
         load_config(path, ["benchmark=lang"])
 
 
-def test_british_names_of_old_are_refused_by_their_new_ones():
+def test_british_names_of_old_are_refused_by_their_new_ones(tmp_path):
     """Arguments and classes of version 0.1 were spelled otherwise."""
     for old, new in (("colour", "color"), ("normalise", "normalize"), ("num_neighbours", "num_neighbors")):
         assert did_you_mean(old, ["size", new, "radius"]) == f"{old!r} is now {new!r}"
     assert did_you_mean("CentreFloor", ["CenterFloor", "UnitBall"]) == "'CentreFloor' is now 'CenterFloor'"
+    (tmp_path / "x_train").mkdir()
+    (tmp_path / "x_train" / "1_pc.npz").touch()
+    scans = dict(root=str(tmp_path / "x"), split="train", colour=True)
     with pytest.raises(ValueError, match="SUNRGBD has no argument 'colour'; 'colour' is now 'color'"):
-        build(dict(type="pointcloud.datasets.sunrgbd.SUNRGBD", colour=True), DATASETS)
+        build(dict(type="pointcloud.datasets.sunrgbd.SUNRGBD", **scans), DATASETS)
     with pytest.raises(ValueError, match="'CentreFloor' is now 'CenterFloor'"):
         build(dict(type="pointcloud.transforms.CentreFloor"), TRANSFORMS)

@@ -40,7 +40,7 @@ TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if "def main" in p.
 @pytest.mark.parametrize("name", TOOLS)
 def test_help_needs_neither_torch_nor_mmengine(name):
     code = (
-        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        "import sys, runpy; sys.argv = ['x', '--help']; sys.path.insert(0, 'tools')\n"
         "class Wall:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] in ('torch', 'mmengine', 'xmodal', 'numpy'): raise SystemExit(name)\n"
