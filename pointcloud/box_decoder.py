@@ -219,7 +219,7 @@ class BoxDecoder(nn.Module):
 def decode(
     raw: dict[str, Tensor], query_xyz: Tensor, low: Tensor, high: Tensor, log_size: bool = False
 ) -> dict[str, Tensor]:
-    """Boxes of what the heads said.
+    """Decode the heads' outputs into boxes (B, Q, 7).
 
     Args:
         raw: outputs of the heads (B, Q, ...).

@@ -16,7 +16,7 @@ SLACK = 1e-9
 
 
 def check_boxes(*boxes: Tensor) -> None:
-    """Refuse what is not boxes.
+    """Refuse tensors that are not boxes (..., 7).
 
     Raises:
         ValueError: the last axis is not 7.
@@ -73,7 +73,7 @@ def hull(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def contains(boxes: Tensor, points: Tensor, slack: float = 0.0) -> Tensor:
-    """Whether points (P, 3) lie in boxes (K, 7), surface included: (K, P)."""
+    """Return whether points (P, 3) lie in boxes (K, 7), surface included, as (K, P)."""
     offset = points[None] - boxes[:, None, :3]  # (K, P, 3)
     cos, sin = boxes[:, 6:7].cos(), boxes[:, 6:7].sin()
     x = cos * offset[..., 0] - sin * offset[..., 1]

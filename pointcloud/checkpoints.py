@@ -1,4 +1,4 @@
-"""Official EPCL and 3DETR checkpoints onto our names and back; the frozen tower is loaded by itself."""
+"""Convert official EPCL and 3DETR checkpoints to this suite and back, without the frozen tower."""
 
 import re
 from collections.abc import Mapping

@@ -111,7 +111,7 @@ class EPCLClassifier(task.TaskNetwork):
 
     @property
     def encoder(self) -> Tower:
-        """The frozen tower."""
+        """Return the frozen tower."""
         return self.epcl.encoder
 
     def embed(self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ WEIGHTS = {"sem_cls": 1.0, "angle_cls": 0.1, "angle_reg": 0.5, "center": 5.0, "s
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a number over all processes."""
+    """Average a number over all processes."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(value)
         value = value / dist.get_world_size()

@@ -210,7 +210,7 @@ class Detector(task.TaskNetwork):
 
 
 def best_class(found: dict[str, Any], min_score: float = 0.3) -> dict[str, Any]:
-    """For people: each box once, under its best class, if its score is high enough.
+    """Keep each box once, under its best class, if its score is high enough.
 
     Args:
         found: one entry of `Detector.predict`, or of what the model makes of it.

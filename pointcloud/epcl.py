@@ -42,7 +42,7 @@ class EPCL(nn.Module):
 
     @property
     def num_prefix(self) -> int:
-        """Tokens in front of the point tokens."""
+        """Return the number of tokens in front of the point tokens."""
         return max(self.encoder.num_prefix, 1)
 
     def prefix(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figures of merit on point clouds, with the definitions of the official evaluators written down; percent in reports.
+"""Metrics on point clouds with the definitions of the official evaluators, in percent.
 
 - Overall accuracy (OA) counts clouds or points; mean class accuracy (mAcc) averages over classes.
 - IoU of a class = intersection / (union + 1e-10), both summed over all scenes; mIoU averages over ALL classes, so that

@@ -179,7 +179,7 @@ class Up(nn.Module):
 
 
 class Head(nn.Module):
-    """Add to each coarse point what its whole cloud looks like."""
+    """Add the mean of the whole cloud to each coarse point."""
 
     def __init__(self, dim: int):
         super().__init__()

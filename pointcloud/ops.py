@@ -1,4 +1,4 @@
-"""Point operations on padded batches behind one door, with two backends that agree index for index.
+"""Point operations on padded batches, with a plain-torch and a pytorch3d backend that agree index for index.
 
 Semantics are pytorch3d's, written down here because its documentation does not say all of it:
 
@@ -45,7 +45,7 @@ def available_backends() -> dict[str, str]:
 
 
 def choose_backend(backend: str, *tensors: Tensor) -> str:
-    """The backend that will run.
+    """Return the backend that will run.
 
     Raises:
         ValueError: an unknown name, or pytorch3d was insisted on and cannot be used.
@@ -62,7 +62,7 @@ def choose_backend(backend: str, *tensors: Tensor) -> str:
 
 
 def check_cloud(name: str, points: Tensor) -> None:
-    """Refuse what is not a batch of clouds.
+    """Refuse tensors that are not a batch of clouds.
 
     Raises:
         ValueError: not (B, P, C).

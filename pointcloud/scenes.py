@@ -1,4 +1,4 @@
-"""Whole scenes: cut into parts that a network can hold, so that every raw point is voted for."""
+"""Predict whole scenes: cut them into parts that a network can hold and vote at every raw point."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Learning rates that fall in steps, as the recipes of segmentation networks want them."""
+"""Step schedule of learning rates, as in the recipes of segmentation networks."""
 
 from typing import Any
 

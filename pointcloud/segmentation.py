@@ -110,7 +110,7 @@ class EPCLSegmenter(task.TaskNetwork):
             self.output_layer = linear_norm(encoder.dim, planes[-1], bias=True)
 
     def bottleneck(self, coord: Tensor, x: Tensor, clouds: int) -> Tensor:
-        """Add what the frozen blocks make of the deepest points (B*M, C)."""
+        """Add the frozen blocks' output to the deepest points (B*M, C)."""
         if self.epcl is None:
             return x
         tokens = self.input_layer(x).unflatten(0, (clouds, -1))  # (B, M, D)

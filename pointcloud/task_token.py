@@ -1,4 +1,4 @@
-"""Task tokens and positions of EPCL (arXiv 2212.04098): the trained tokens that tell the frozen blocks what to do."""
+"""Task tokens and positions of EPCL (arXiv 2212.04098): trained tokens that adapt the frozen blocks to a task."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""From points to tokens: groups of neighbors, and a small PointNet over each group."""
+"""Turn points into tokens: groups of neighbors and a small PointNet over each group."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The model of every experiment: an encoder, adapters that edit it, a reader, a head."""
+"""The model of image and video experiments: encoder, adapters, reader and head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +67,7 @@ class EncoderModel(FrozenTower, BaseModel):
                 block.compile()
 
     def _still_dead_parts(self) -> None:
-        """Do not train what cannot change the output: patch edits behind the last attention when no patch is read."""
+        """Freeze adapters of the last block that the reader cannot see: behind attention, on patches it does not read."""
         if self.reader.reads != "prefix":
             return
         last = self.encoder.blocks[-1]

@@ -1,4 +1,4 @@
-"""What travels between the parts of a model, and how an encoder looks to all of them."""
+"""The patch grid that accompanies tokens, and the interface of encoders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

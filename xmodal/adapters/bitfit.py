@@ -45,12 +45,12 @@ def bitfit(encoder: Encoder, blocks: int | Iterable[int] | None = None) -> list[
 
 
 def bias_of(module: nn.Module) -> nn.Parameter | None:
-    """The module's own bias."""
+    """Return the module's bias, None where it has none."""
     return dict(module.named_parameters(recurse=False)).get("bias")
 
 
 def own_modules(root: nn.Module) -> Iterable[nn.Module]:
-    """All modules below `root` except what adapters have placed."""
+    """Yield all modules below `root` except placed ones."""
     yield root
     for child in root.children():
         if not isinstance(child, Stream | Edits):

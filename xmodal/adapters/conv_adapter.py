@@ -81,7 +81,7 @@ class ConvAdapter(nn.Module):
 
 
 class Beside(ConvAdapter):
-    """Added to an operation's output; it reads the operation's input, or the output itself.
+    """Add an adapter's output to an operation's output; it reads the operation's input or output.
 
     Args:
         parallel: read the input.
@@ -115,7 +115,7 @@ def as_map(function: Callable[[Tensor], Tensor], x: Tensor, grid: Grid | None) -
 
 
 class LinearAdapter(nn.Module):
-    """The same beside an attention pooling: y + alpha * fc2(act(fc1(x))).
+    """Linear adapter beside an attention pooling: y + alpha * fc2(act(fc1(x))).
 
     Args:
         ins: width of x.

@@ -20,7 +20,7 @@ SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
 class Factors(nn.Module):
-    """What all layers share: U, V and, in the Tucker form, the core C and the columns P.
+    """Factors that all layers share: U, V and, in the Tucker form, the core C and the columns P.
 
     Args:
         dim: width D.
@@ -80,7 +80,7 @@ class FacT(nn.Module):
         return self.scale * delta.flatten(2).flatten(0, 1)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The layer's weight and bias with the update in them."""
+        """Return the layer's weight and bias with the update added."""
         return weight + self.delta(), bias
 
 
@@ -99,7 +99,7 @@ class FacTTT(FacT):
             nn.init.kaiming_uniform_(core, a=math.sqrt(5))
 
     def sigma(self) -> Tensor:
-        """Its own cores, stacked."""
+        """Stack the layer's cores."""
         return torch.cat([self.cores[part] for part in self.parts])
 
 

@@ -97,7 +97,7 @@ class KAdaptation(nn.Module):
         return torch.cat([t + self.update(p, x) if p in self.parts else t for p, t in thirds], dim=-1)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The layer's weight and bias with the updates in them."""
+        """Return the layer's weight and bias with the updates added."""
         bias = weight.new_zeros(len(weight)) if bias is None else bias
         if "whole" in self.parts:
             return weight + self.scale * self.parts["whole"].matrix().T, bias + self.bias

@@ -86,7 +86,7 @@ class LoRA(nn.Module):
         return torch.cat([t + self.parts[p](x) if p in self.parts else t for p, t in thirds], dim=-1)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The layer's weight and bias with the update in them."""
+        """Return the layer's weight and bias with the update added."""
         if "whole" in self.parts:
             return weight + self.parts["whole"].delta(), bias
         thirds = zip(PARTS, weight.chunk(3), strict=True)

@@ -20,7 +20,7 @@ KINDS = ("prompt", "lora", "adapter")
 
 
 class Prompts(nn.Module):
-    """Prompts of one block at the end of the sequence: the last ones go, its own come; with none, all stay.
+    """Replace the previous block's prompts at the end of the sequence by this block's; with none, the old ones stay.
 
     Args:
         num_tokens: largest number of prompts.
@@ -57,7 +57,7 @@ class SlicedLoRA(LowRank):
         return y + F.linear(F.linear(self.dropout(x), self.a[: self.active]), self.b[:, : self.active])
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The layer's weight and bias with the update in them."""
+        """Return the layer's weight and bias with the update added."""
         return weight + self.b[:, : self.active] @ self.a[: self.active], bias
 
 

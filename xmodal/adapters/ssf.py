@@ -45,7 +45,7 @@ class ScaleShift(nn.Module):
         return y * self.scale + self.shift
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The operation's weight (D, ...) and bias with scale and shift in them."""
+        """Return the operation's weight (D, ...) and bias with scale and shift folded in."""
         scale = self.scale.reshape(-1, *[1] * (weight.ndim - 1))
         return weight * scale, self.shift if bias is None else bias * self.scale + self.shift
 
@@ -85,7 +85,7 @@ def ssf(encoder: Encoder, blocks: int | Iterable[int] | None = None, name: str =
 
 
 def is_sited(op: nn.Module) -> bool:
-    """Whether an operation has weights and a site."""
+    """Return whether an operation has weights and a site."""
     return isinstance(op, nn.Linear | nn.LayerNorm | nn.Conv2d) and hasattr(op, "edits")
 
 

@@ -1,4 +1,4 @@
-"""Fused attention, in the precision that is fastest where it runs."""
+"""Compute attention with torch's fused kernel, in the precision that is fastest on the device."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ HALF_IS_SLOWER = not getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)(
 
 
 class WidenedAttention(torch.autograd.Function):
-    """Attention of half-precision inputs, computed in float32; kept for the backward pass as they come."""
+    """Compute the attention of half-precision inputs in float32; the backward pass keeps them in half precision."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:

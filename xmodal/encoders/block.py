@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation called `name`.
+    """Build an activation by name.
 
     Raises:
         ValueError: an unknown name.
@@ -94,7 +94,7 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def project(self, x: Tensor, grid: Grid | None, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the first `rows` tokens, keys and values of all, each (B, H, N, D/H)."""
+        """Project to queries of the first `rows` tokens and keys and values of all, each (B, H, N, D/H)."""
         if rows is None or self.qkv.edits:
             q, k, v = self.qkv(x, grid).chunk(3, dim=-1)
             q = q if rows is None else q[:, :rows]
@@ -161,7 +161,7 @@ class Mlp(nn.Module):
         return self.edits(self.fc2(hidden, grid), x, grid)
 
     def plain(self, x: Tensor) -> bool:
-        """Whether `frozen_mlp` computes the same: QuickGELU, nothing trained, nothing placed inside, no autocast."""
+        """Return whether `frozen_mlp` computes the same: QuickGELU, nothing trained or placed inside, no autocast."""
         if self.gated or not isinstance(self.act.op, QuickGELU) or torch.is_autocast_enabled(x.device.type):
             return False
         if self.fc1.edits or self.act.edits or self.fc2.edits:
@@ -171,7 +171,7 @@ class Mlp(nn.Module):
 
 
 def short(grid: Grid | None, rows: int | None) -> Grid | None:
-    """The grid of what is left when only the first `rows` tokens are computed."""
+    """Return the grid that is left when only the first `rows` tokens are computed."""
     return grid if rows is None or grid is None else grid.prefix_only()
 
 
@@ -256,7 +256,7 @@ class Block(nn.Module):
 
     @property
     def trains(self) -> bool:
-        """Whether any weight of the block, or of what is placed in it, is trained."""
+        """Return whether any weight of the block or of its placed modules trains."""
         return any(p.requires_grad for p in self.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Several causal sequences with the same beginning in one: the beginning is computed once.
+"""Run causal sequences with a common beginning as one, so that the beginning is computed once.
 
 A causal tower computes a token from those before it alone. Prompts that begin alike (the start token and a learned
 context, in front of every class name) need their beginning only once, and each class only its own end.

@@ -44,17 +44,17 @@ class CLIP(nn.Module):
         self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """Features (B, D) of images (B, 3, H, W) that are normalized with the image tower's statistics."""
+        """Encode normalized images (B, 3, H, W) to features (B, D)."""
         features = self.visual(images)
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, ids: Tensor, normalize: bool = False) -> Tensor:
-        """Features (K, D) of token ids (K, L)."""
+        """Encode token ids (K, L) to features (K, D)."""
         features = self.text(ids)
         return F.normalize(features, dim=-1) if normalize else features
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """Scaled similarities (B, K) of normalized features (B, D) and (K, D)."""
+        """Compute scaled similarities (B, K) of normalized features (B, D) and (K, D)."""
         logits = self.logit_scale.exp() * image_features @ text_features.t()  # (B, K)
         return logits if self.logit_bias is None else logits + self.logit_bias
 
@@ -63,7 +63,7 @@ class CLIP(nn.Module):
         return self.logits(self.encode_image(images, True), self.encode_text(ids, True))
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """Token ids (K, L) on the device of the towers.
+        """Tokenize texts to ids (K, L) on the device of the towers.
 
         Raises:
             ValueError: this CLIP has no tokenizer.

@@ -23,7 +23,7 @@ from xmodal.structures import Grid
 
 
 class Sizes(NamedTuple):
-    """What a convolution beside an operation needs to know about it."""
+    """Channels, kernel and stride of an operation, for an adapter beside it."""
 
     ins: int
     outs: int
@@ -87,7 +87,7 @@ class Sited:
         self.conv, self.residual, self.post = Pointwise(), Pointwise(), Stream()
 
     def sizes(self, site: str) -> Sizes:
-        """Sizes of what happens between the input and the output of a site."""
+        """Return the sizes of the operation between the input and the output of a site."""
         first, conv, last = (getattr(self, name) for name in self.convs)
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         if site == "conv":
@@ -301,7 +301,7 @@ OPS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def sited(model: nn.Module) -> nn.Module:
-    """Give every block of a timm or open_clip model its sites, in place; weights and keys stay.
+    """Add sites to every block of a timm or open_clip model in place; weights and keys stay.
 
     Raises:
         ValueError: the model has no block of a kind that is known here.
@@ -326,7 +326,7 @@ def sited(model: nn.Module) -> nn.Module:
 
 
 def add_site(module: nn.Module) -> None:
-    """Give a plain operation with weights its site, if it has none."""
+    """Add a site to an operation with weights that has none."""
     for plain, ours in OPS.items():
         if type(module) is plain:
             module.__class__ = ours
@@ -334,5 +334,5 @@ def add_site(module: nn.Module) -> None:
 
 
 def blocks_of(model: nn.Module) -> list[Any]:
-    """The blocks with sites, in order."""
+    """Return the blocks with sites, in order."""
     return [m for m in model.modules() if isinstance(m, Sited)]

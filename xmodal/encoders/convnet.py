@@ -1,4 +1,4 @@
-"""Convolutional towers and Swin: timm's and open_clip's models behind the encoder's verbs.
+"""Convolutional towers and Swin: timm and open_clip models with the interface of `Encoder`.
 
 The tokens of these towers are maps (B, C, H, W), which only their own `pool` and the adapters that say so understand.
 """
@@ -83,7 +83,7 @@ class ConvNet(Encoder):
         return self
 
     def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
-        """Images (B*T, 3, H, W), normalized, as they are, and the grid of the last map."""
+        """Return normalized images (B*T, 3, H, W) unchanged, and the grid of the last map."""
         return images, Grid(num_frames, images.shape[2] // self.patch_size, images.shape[3] // self.patch_size, 0)
 
     def forward_blocks(
@@ -147,7 +147,7 @@ class ConvNet(Encoder):
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The same images (B, C, H, W) with the channels innermost in memory; all maps behind them follow.
+    """Return images (B, C, H, W) in channels-last memory format; all later maps follow.
 
     Grouped convolutions, Conv-Adapter's above all, run two to four times faster on the CPU that way.
     """

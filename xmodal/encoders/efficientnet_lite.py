@@ -29,7 +29,7 @@ OTHERS = {
 
 
 def packaged_file() -> Path:
-    """The package's file.
+    """Return the path of the package's weights.
 
     Raises:
         ValueError: the package is not installed.
@@ -44,7 +44,7 @@ def packaged_file() -> Path:
 
 
 def from_lite_state(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """The package's names as those of timm's model, whose blocks come in stages."""
+    """Rename the package's weights to those of timm's model, whose blocks come in stages."""
     places = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
     ours = {}
     for key, value in state.items():

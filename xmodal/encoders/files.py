@@ -1,4 +1,4 @@
-"""Weight files: read them safely, fit them to a tower, and say what to do when they are not there."""
+"""Read weight files safely and fit them to a tower."""
 
 import zipfile
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ def read_state(path: str | Path, torchscript: bool = False) -> State:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive: a zip that holds code."""
+    """Return whether a file is a TorchScript archive, a zip that holds code."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -55,7 +55,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def unwrap(loaded: object, name: str) -> State:
-    """The tensors of what a checkpoint file held.
+    """Return the tensors of a checkpoint's content.
 
     Raises:
         ValueError: there is no state dict in it.
@@ -117,7 +117,7 @@ def seeded(seed: int, build: Callable[[], T]) -> T:
 
 
 def missing_weights(what: str, hub: str, key: str, error: Exception) -> FileNotFoundError:
-    """The error for weights that are neither cached nor reachable."""
+    """Build the error for weights that are neither cached nor reachable."""
     return FileNotFoundError(
         f"the weights of {what} are not in the local cache and could not be fetched ({type(error).__name__}). Where "
         f"there is a network, download {hub} from the Hugging Face hub and either keep its cache or give the file: "

@@ -1,4 +1,4 @@
-"""What frozen means: no gradient, evaluation mode, bit-identical after training."""
+"""Freeze modules: no gradient, evaluation mode, bit-identical after training."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def freeze(module: M) -> M:
-    """Stop training every weight of `module`. What is placed in it afterwards trains."""
+    """Freeze every weight of `module`; modules placed in it afterwards train."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module.eval()
@@ -98,12 +98,12 @@ def moving_keys(module: nn.Module) -> set[str]:
 
 
 def count(module: nn.Module, trained_only: bool = False) -> int:
-    """Number of weights of `module`, shared ones counted once."""
+    """Count the weights of `module`, shared ones once."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
 
 
 def fingerprint(module: nn.Module) -> str:
-    """sha256 over the names and values of a module's weights and buffers: equal weights, equal hash."""
+    """Hash the names and values of a module's weights and buffers with sha256."""
     if any(p.is_meta for p in module.parameters()):
         return "meta"  # weights without values, as in a test of the parts
     digest = hashlib.sha256()

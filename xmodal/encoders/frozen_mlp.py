@@ -1,4 +1,4 @@
-"""The frozen MLP of CLIP's towers: three passes over its hidden layer less, which is kept once for the gradient."""
+"""The frozen MLP of CLIP's towers as one function that keeps its hidden layer once for the gradient."""
 
 import torch
 import torch.nn.functional as F

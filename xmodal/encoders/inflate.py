@@ -1,4 +1,4 @@
-"""Inflation: an image encoder that reads videos, and reads a static video exactly as it reads the image.
+"""Inflate an image encoder to videos, such that a static video gives exactly the image's features.
 
 Papers: I3D (arXiv 1705.07750) for repeated weights, Video Swin (2106.13230) for windows in time, Florence (2111.11432),
 which adapts its image encoder to video so. Everything trains unless it is frozen afterwards.
@@ -34,7 +34,7 @@ def inflate(
     init: str = "average",
     attention: str = "joint",
 ) -> nn.Module:
-    """Make an encoder of videos out of one of images.
+    """Turn an image encoder into a video encoder.
 
     At start: a video of equal frames gives the feature of the image.
     Trains: everything, such as in `TransferModel(..., freeze_encoder=False)`.
@@ -91,7 +91,7 @@ class TubeletConv(nn.Conv3d):
 
 
 class Inflated(Encoder):
-    """What both inflated towers share: the verbs of an encoder, in front of the tower they were made of."""
+    """Base class of inflated towers, which wraps the image tower that they were made of."""
 
     def __init__(self, tower: Any, tubelet: int):
         facts = ("dim", "out_dim", "depth", "num_heads", "image_size", "patch_size", "pixel_mean", "pixel_std",

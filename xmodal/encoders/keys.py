@@ -45,7 +45,7 @@ HOUSE_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 def base_state(state: Mapping[str, Tensor]) -> State:
-    """The tower's own weights, without what is placed in it."""
+    """Return the tower's weights without those of placed modules."""
     return {key: value for key, value in state.items() if not PLACED.search(key)}
 
 

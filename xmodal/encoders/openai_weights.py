@@ -1,4 +1,4 @@
-"""OpenAI's CLIP files: TorchScript archives as published, or the same tensors as a plain state dict or safetensors.
+"""Load OpenAI's CLIP files: published TorchScript archives, state dicts or safetensors.
 
 The layout says everything but the activation, which is QuickGELU, and the heads, which are 64 wide. A TorchScript
 archive is a program: `torch.jit.load` reads it, for CLIP files and nothing else, so take it from a source you trust.
@@ -64,7 +64,7 @@ def openai_clip(
     drop_path: float = 0.0,
     seed: int = 0,
 ) -> CLIP:
-    """Both towers of one of OpenAI's CLIP files; arguments and errors are those of `openai_encoder`."""
+    """Load both towers of one of OpenAI's CLIP files; arguments and errors are those of `openai_encoder`."""
     check_weights(weights)
     state = read_openai(path)
     if "token_embedding.weight" not in state:
@@ -90,7 +90,7 @@ def check_weights(weights: str) -> None:
 
 
 def read_openai(path: str) -> State:
-    """The tensors of a file, the image tower's under `visual.`.
+    """Read the tensors of a file, the image tower's under `visual.`.
 
     Raises:
         FileNotFoundError: with what to download.
@@ -122,7 +122,7 @@ def read_openai(path: str) -> State:
 
 
 def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Blocks of the tower under `prefix`."""
+    """Count the blocks of the tower under `prefix`."""
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 

@@ -77,7 +77,7 @@ def open_clip_clip(
     quick_gelu: bool | None = None,
     arch: dict | None = None,
 ) -> CLIP:
-    """Both towers of an open_clip model; arguments and errors are those of `open_clip_encoder`."""
+    """Load both towers of an open_clip model; arguments and errors are those of `open_clip_encoder`."""
     config = config_of(name, arch)
     origin = origin_of(name, pretrained)
     quick = bool(config.get("quick_gelu", False)) if quick_gelu is None else quick_gelu
@@ -102,7 +102,7 @@ def build(
     drop_path: float = 0.0,
     origin: dict | None = None,
 ) -> CLIP:
-    """A CLIP of an open_clip config, its weights not loaded."""
+    """Build a CLIP from an open_clip config without loading weights."""
     spec = vision_of(config, model, image_size)
     stats = {f"pixel_{k}": origin[k] for k in ("mean", "std") if origin and k in origin}
     visual = VisionTransformer(**{**spec, **stats, "name": name, "drop_path": drop_path})
@@ -111,7 +111,7 @@ def build(
 
 
 def config_of(name: str, arch: dict | None) -> dict[str, Any]:
-    """open_clip's config of a model with the changes of `arch` in it.
+    """Return open_clip's config of a model with the changes of `arch`.
 
     Raises:
         ValueError: a name or a key that open_clip or the house does not have.
@@ -238,7 +238,7 @@ def check_activation(name: str, built: bool, trained: bool, what: str) -> None:
 
 
 def fetch(name: str, tag: str | None, origin: dict) -> str:
-    """The file of a tag, from open_clip's cache or the hub.
+    """Return the weight file of a tag, from open_clip's cache or the hub.
 
     Raises:
         FileNotFoundError: neither has them.
@@ -253,7 +253,7 @@ def fetch(name: str, tag: str | None, origin: dict) -> str:
 
 
 def from_open_clip(model: nn.Module, name: str, image_size: int | None = None, arch: dict | None = None) -> CLIP:
-    """The same CLIP as a live open_clip model that was built with `name` and these changes of its config."""
+    """Convert a live open_clip model that was built with `name` and these changes of its config."""
     config = config_of(name, arch)
     config.setdefault("quick_gelu", False)
     return load_exactly(build(config, name, name, image_size), from_clip_state(model.state_dict()), name)

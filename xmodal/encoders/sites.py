@@ -108,7 +108,7 @@ class LayerScale(nn.Module):
 
 
 def find_site(owner: nn.Module, site: str) -> Stream | Edits:
-    """The container behind a site's name, such as `pre_mlp`, `attn` or `mlp.fc1`.
+    """Return the container of a site by name, such as `pre_mlp`, `attn` or `mlp.fc1`.
 
     Raises:
         ValueError: `owner` has no such site; the message lists those it has.
@@ -126,7 +126,7 @@ def find_site(owner: nn.Module, site: str) -> Stream | Edits:
 
 
 def site_names(owner: nn.Module) -> list[str]:
-    """Names of all sites of a block or a tower (its blocks' sites not included)."""
+    """Return the names of all sites of a block or a tower (without its blocks' sites)."""
     names = []
     for name, module in owner.named_modules():
         if not name or name.startswith("blocks.") or ".edits." in name:
@@ -162,7 +162,7 @@ def remove(owner: nn.Module, site: str, name: str) -> nn.Module:
 
 
 def placed(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All placed modules below `root` with their full names."""
+    """Yield all placed modules below `root` with their full names."""
     for prefix, container in root.named_modules():
         if isinstance(container, Stream | Edits):
             for name, module in container.items():
@@ -170,7 +170,7 @@ def placed(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def choose_blocks(encoder: Encoder, blocks: int | Iterable[int] | None = None) -> list[Any]:
-    """The blocks of a tower that a method works on.
+    """Return the blocks of a tower that a method works on.
 
     Args:
         encoder: a tower of blocks.

@@ -1,4 +1,4 @@
-"""An encoder with pixel statistics of the recipe's choosing instead of its checkpoint's.
+"""Replace an encoder's pixel statistics by those of a recipe.
 
 Published VTAB-1k results differ in this (ImageNet's, 0.5, none), and it moves them: a recipe names it, and reports
 print it.

@@ -1,4 +1,4 @@
-"""Swin transformers out of timm's stages, with patch or convolutional embedding and downsampling.
+"""Swin transformers built from timm's stages, with patch or convolutional embedding and downsampling.
 
 Papers: Swin (arXiv 2103.14030), CvT's convolutional embeddings (2103.15808), which Florence (2111.11432) puts into Swin
 and calls CoSwin. Nothing of Florence was released: the convolutional variant is built after its text.

@@ -1,4 +1,4 @@
-"""Taps: what a reader wants to see from inside the blocks. Nothing is kept that was not asked for."""
+"""Taps record outputs inside the blocks for a reader; only what is asked for is kept."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ TAP_NAMES = ("attn.q", "attn.k", "attn.v", "post")
 
 
 class Slot:
-    """What one block writes to; it keeps only the names asked for."""
+    """Record of one block's outputs; only the names asked for are kept."""
 
     def __init__(self, names: Iterable[str]):
         self.values: dict[str, Tensor | None] = dict.fromkeys(names)
@@ -20,7 +20,7 @@ class Slot:
 
 
 class Taps:
-    """Listen to some outputs of some blocks during one forward pass.
+    """Record some outputs of some blocks during one forward pass.
 
     Example:
         taps = Taps("attn.q", "post", layers=[10, 11])
@@ -43,7 +43,7 @@ class Taps:
         self.slots = {layer: Slot(names) for layer in layers}
 
     def slot(self, layer: int) -> Slot | None:
-        """Where block `layer` writes, None when nobody listens to it."""
+        """Return the record of block `layer`, None when it is not tapped."""
         return self.slots.get(layer)
 
     def __getitem__(self, key: tuple[str, int]) -> Tensor:

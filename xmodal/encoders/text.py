@@ -1,4 +1,4 @@
-"""The text tower of CLIP and SigLIP, built of the same block as the image tower.
+"""Text tower of CLIP and SigLIP, built from the same block as the image tower.
 
 Papers: CLIP (arXiv 2103.00020), SigLIP (2303.15343). The forward pass is split where prompt methods cut it: `embed`
 looks tokens up, a method splices its context vectors in, `forward_blocks` adds positions and runs the tower, `pool`

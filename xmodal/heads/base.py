@@ -1,4 +1,4 @@
-"""What every CLIP head shares: cross-entropy and probabilities over its logits."""
+"""Base class of CLIP heads: cross-entropy and probabilities from logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ class ScoringHead(nn.Module):
         return {"loss": F.cross_entropy(logits, label), "top1": top1(logits, label)}
 
     def check_labels(self, label: Tensor) -> None:
-        """Name a label that is out of range, on the CPU where looking costs nothing."""
+        """Refuse labels that are out of range; checked on the CPU only, where it does not wait for a GPU."""
         if label.device.type == "cpu" and label.ndim == 1 and len(label) and int(label.max()) >= self.num_classes:
             raise ValueError(
                 f"label {int(label.max())} is out of range: the head has {self.num_classes} class names; give "
@@ -51,6 +51,6 @@ class ScoringHead(nn.Module):
 
 @torch.no_grad()
 def top1(logits: Tensor, label: Tensor) -> Tensor:
-    """Accuracy of logits (B, K) in percent."""
+    """Return the top-1 accuracy of logits (B, K) in percent."""
     hard = label if label.ndim == 1 else label.argmax(1)
     return (logits.argmax(1) == hard).float().mean() * 100

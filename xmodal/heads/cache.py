@@ -1,4 +1,4 @@
-"""A key-value cache of few-shot features, and the search for its two numbers.
+"""Key-value cache of few-shot features, and the search for its alpha and beta.
 
 Paper: Tip-Adapter (arXiv 2207.09519). Shared by Tip-Adapter and CaFo, which differ in what they add to the logits.
 """
@@ -16,7 +16,7 @@ from xmodal.heads.base import unit
 
 
 def build_cache(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of a cache.
+    """Build the keys and values of a cache.
 
     Args:
         features: raw features (A, N, D) of N training images in A augmented passes, or (N, D) of one.
@@ -60,7 +60,7 @@ def search_grid(scale: Sequence[float], steps: Sequence[int]) -> tuple[list[floa
 
 @dataclass
 class SearchResult:
-    """What a search found.
+    """Result of a search for alpha and beta.
 
     Args:
         beta: of the winner.

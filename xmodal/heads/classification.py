@@ -1,4 +1,4 @@
-"""A linear classifier on a feature."""
+"""Linear classifier on a feature."""
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,7 @@ class ClassificationHead(nn.Module):
         return {"loss": loss, "loss_columns": self.column_penalty * self.fc.weight.norm(dim=0).sum(), "top1": top1}
 
     def check_labels(self, label: Tensor) -> None:
-        """Name a label that is out of range, on the CPU where looking costs nothing."""
+        """Refuse labels that are out of range; checked on the CPU only, where it does not wait for a GPU."""
         if label.device.type == "cpu" and label.ndim == 1 and len(label) and int(label.max()) >= self.num_classes:
             raise ValueError(
                 f"label {int(label.max())} is out of range: the head has num_classes={self.num_classes}; "

@@ -1,4 +1,4 @@
-"""CoCoOp: a context that each image shifts.
+"""CoCoOp: context vectors conditioned on each image.
 
 Paper: Conditional Prompt Learning for Vision-Language Models (arXiv 2203.05557).
 M*W + D*(D//16) + D//16 + (D//16)*W + W weights.
@@ -72,7 +72,7 @@ class CoCoOpHead(PromptLearner):
         self.meta_net = nn.Sequential(OrderedDict(layers))
 
     def shift(self, feature: Tensor) -> Tensor:
-        """What each image adds to every context vector, (B, W)."""
+        """Compute the shift (B, W) that each image adds to every context vector."""
         return self.meta_net(unit(feature))
 
     def forward(self, feature: Tensor) -> Tensor:

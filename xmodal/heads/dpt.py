@@ -61,7 +61,7 @@ class ClassAwarePrompts(nn.Module):
 
 @dataclass(frozen=True)
 class DPTFeature:
-    """What DPT makes of a batch.
+    """Outputs of DPT's towers for a batch.
 
     Args:
         prompted: image features (B, D) with prompts.
@@ -180,7 +180,7 @@ class DPTHead(PromptHead):
         return self.text.encode(self.prompts, self.ctx)
 
     def encode(self, encoder: Any, tokens: Tensor, grid: Grid) -> DPTFeature:
-        """Everything that logits and loss need, of embedded tokens (B*T, N, V)."""
+        """Encode embedded tokens (B*T, N, V) into everything that logits and loss need."""
         text = self.kept_text_features()
         plain = plain_feature(encoder, tokens.detach(), grid)
         likely = self.text.logits(plain, self.template_features).topk(self.top_classes, dim=1).indices  # (B, n)

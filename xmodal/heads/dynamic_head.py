@@ -16,7 +16,7 @@ from xmodal.registry import HEADS, method
 
 
 class DeformableConv(nn.Module):
-    """A modulated deformable 3 by 3 convolution; where it looks comes from outside.
+    """Modulated deformable 3x3 convolution with offsets and masks given as inputs.
 
     Args:
         dim: channels in and out.

@@ -1,4 +1,4 @@
-"""Running an image tower with prompts that a head computes, block by block.
+"""Run an image tower with prompts that a head computes for each block.
 
 Prompts stand behind the patches (attention does not care where), so grids stay true and adapters compose.
 """
