@@ -129,7 +129,7 @@ def evaluate_class(
 
 
 def first_hits(order: np.ndarray, best: np.ndarray, target: list[tuple[int, int]], threshold: float) -> np.ndarray:
-    """Whether each detection, in `order`, is the first one on its ground-truth box (1.0 or 0.0)."""
+    """Mark each detection, in `order`, that is the first one on its ground-truth box (1.0, else 0.0)."""
     taken: set[tuple[int, int]] = set()
     right = np.zeros(len(order))
     for rank, i in enumerate(order):

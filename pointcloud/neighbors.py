@@ -111,7 +111,7 @@ def ball_indices(query: Tensor, points: Tensor, k: int, radius: float, valid: Te
 
 
 def use_tree(query: Tensor, points: Tensor, norm: int, start: int) -> bool:
-    """Whether a search on the CPU is large enough for a k-d tree."""
+    """Return whether a search on the CPU is large enough for a k-d tree."""
     small = query.numel() // max(query.shape[-1], 1) * points.shape[1] < start
     return not (
         small or torch.compiler.is_compiling() or norm != 2 or query.device.type != "cpu" or points.shape[-1] > 4

@@ -12,7 +12,7 @@ from pointcloud.tokenizer import MiniPointNet
 
 
 class VoteHead(nn.Module):
-    """Every encoded point says whether it lies on an object, and where the object's center is.
+    """Predict for every encoded point whether it lies on an object, and the object's center.
 
     Paper: VoteNet (arXiv 1904.09664), used here to place 3DETR's queries; neither EPCL nor 3DETR has it.
 

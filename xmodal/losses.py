@@ -46,7 +46,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def unicl_target(label: Tensor) -> Tensor:
-    """Which pairs of a batch belong together.
+    """Compute which image-text pairs of a batch are positives.
 
     Args:
         label: (N,) class numbers above 0; 0 for a caption, which belongs to its own image alone.

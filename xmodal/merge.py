@@ -50,7 +50,7 @@ def refuse_unfoldable(encoder: Encoder) -> None:
 
 
 def foldable(owner: Any) -> bool:
-    """Whether everything placed at an operation has an equivalent in its weight."""
+    """Return whether everything placed at an operation can be folded into its weight."""
     return weight_owner(owner) is not None and all(hasattr(m, "fold") for m in owner.edits.values())
 
 

@@ -67,7 +67,7 @@ class EncoderModel(FrozenTower, BaseModel):
                 block.compile()
 
     def _still_dead_parts(self) -> None:
-        """Freeze adapters of the last block that the reader cannot see: behind attention, on patches it does not read."""
+        """Freeze adapters of the last block that the reader cannot see: behind attention, on patches it ignores."""
         if self.reader.reads != "prefix":
             return
         last = self.encoder.blocks[-1]
@@ -180,7 +180,7 @@ class TransferModel(EncoderModel):
 
     @torch.no_grad()
     def frozen_part(self, **inputs: Any) -> tuple[dict[str, Tensor], Any]:
-        """Everything up to the first trained weight, for a preprocessed batch.
+        """Compute everything up to the first trained weight for a preprocessed batch.
 
         Returns:
             Named tensors whose first axis is a multiple of B*V, and the grid.

@@ -1,4 +1,4 @@
-"""What happens to a batch on the device: moving, normalizing with the encoder's statistics, mixing."""
+"""Preprocess batches on the device: move them, normalize with the encoder's statistics, mix."""
 
 from collections.abc import Sequence
 from typing import Any

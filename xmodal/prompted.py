@@ -20,5 +20,5 @@ class PromptedModel(EncoderModel):
             raise ValueError(f"{type(self.head).__name__} does not run the image tower: use TransferModel (`transfer`)")
 
     def features(self, **inputs: Any) -> Any:
-        """What the head makes of a batch whose pixels are normalized already."""
+        """Compute the head's features of a batch of normalized pixels."""
         return self.head.encode(self.encoder, *self.embed(**inputs))

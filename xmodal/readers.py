@@ -8,7 +8,7 @@ from xmodal.structures import Encoder, Grid
 
 
 class Reader(nn.Module):
-    """What every reader answers.
+    """Base class of readers.
 
     Attributes:
         reads: `prefix` when only class and register tokens of the last block are looked at, `all`, or `taps` when only
@@ -32,7 +32,7 @@ class Reader(nn.Module):
         return Taps(*self.taps, layers=self.layers) if self.taps else None
 
     def frozen(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> dict[str, Tensor]:
-        """What this reader needs of a frozen encoder, the smallest there is: this is what a cache keeps.
+        """Return the smallest set of a frozen encoder's outputs that this reader needs; a cache keeps these.
 
         Returns:
             Named tensors; the first axis of each is a multiple of B, rows ordered by sample.

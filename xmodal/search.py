@@ -24,7 +24,7 @@ PROGRESS = ("epoch", "scores", "candidates", "kept")
 
 @dataclass
 class SearchSpace:
-    """What candidates may look like.
+    """Sizes and limits of candidates.
 
     Args:
         depth: blocks of the tower.
@@ -132,7 +132,7 @@ class Search:
         return sorted(dict.fromkeys(keys), key=lambda k: -self.scores[k])[:count]
 
     def legal(self, sizes: Sizes) -> bool:
-        """Whether a candidate is new and within the limits; if so, it is evaluated."""
+        """Evaluate a candidate if it is new and within the limits; return whether it was."""
         key = json.dumps(sizes)
         if key in self.scores or not self.least <= self.space.params(sizes) <= self.limit:
             return False
@@ -180,7 +180,7 @@ class Search:
         return sizes
 
     def cross(self, rng: np.random.Generator, parents: Sequence[str]) -> Sizes:
-        """For each kind of part, the sizes of one of two parents."""
+        """Cross two parents: take the sizes of each kind of part from one of them."""
         pair = [json.loads(parents[i]) for i in rng.integers(len(parents), size=2)]
         return {kind: pair[rng.integers(2)][kind] for kind in KINDS}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the patch tokens of a sequence sit in space and time.
+    """Position of the patch tokens of a sequence in space and time.
 
     Args:
         t: frames per clip; rows of a batch are ordered ((b v) t). 1 for images.

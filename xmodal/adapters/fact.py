@@ -175,7 +175,7 @@ def fact(
 
 
 def slices(block: Any, site: str, dim: int) -> tuple[int, int]:
-    """How many D x D slices the weight of a layer has along its output and its input."""
+    """Return the numbers of D x D slices of a layer's weight along its output and input."""
     layer = block.get_submodule(site)
     out, width = layer.out_features, layer.in_features
     if out % dim or width % dim or dim not in (out, width):

@@ -86,7 +86,7 @@ class KAdaptation(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def update(self, part: str, x: Tensor) -> Tensor:
-        """What is added to one part of the output."""
+        """Compute the update of one part of the output."""
         return self.dropout(self.parts[part](x)) * self.scale + self.bias
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:

@@ -184,7 +184,7 @@ def subnet_params(sizes: Mapping[str, Sequence[int]], dim: int) -> int:
 
 
 def searched_params(sizes: Mapping[str, Sequence[int]], dim: int, largest_prompt: int, positions: bool = True) -> int:
-    """What the released search compares with its limit.
+    """Count the weights that the released search compares with its limit.
 
     Beyond `subnet_params` it counts block 0's prompts twice and, with `positions`, position embeddings of the largest
     number of prompts: parts of the released model that no output depends on.

@@ -68,7 +68,7 @@ class StdConv2d(timm.layers.StdConv2d):
 
 
 class Sited:
-    """What all convolutional blocks with sites share.
+    """Base class of convolutional blocks with sites.
 
     Attributes:
         family: of the tower.

@@ -55,7 +55,7 @@ def under(state: Mapping[str, Tensor], prefix: str) -> State:
 
 
 def put_under(state: Mapping[str, Tensor], prefix: str) -> State:
-    """All entries with `prefix` in front of their keys."""
+    """Put `prefix` in front of all keys."""
     return {prefix + key: value for key, value in state.items()}
 
 

@@ -153,7 +153,7 @@ class StemEmbed(nn.Module):
 
 
 def default_strides(patch_size: int, stages: int) -> list[int]:
-    """How far the grid of each stage is above that of the patches: 16, 8, 4, 2, 1 for patches of 32 pixels."""
+    """Return the ratio of each stage's grid to that of the patches: 16, 8, 4, 2, 1 for patches of 32 pixels."""
     return [max(patch_size // 2 ** (i + 1), 1) for i in range(stages)]
 
 

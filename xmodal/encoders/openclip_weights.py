@@ -199,7 +199,7 @@ def tokenizer_of(config: dict, model: str) -> Tokenizer:
 
 
 def origin_of(name: str, pretrained: str | None) -> dict | None:
-    """What open_clip notes about a tag; None for a file and for random weights.
+    """Return open_clip's notes on a tag; None for a file and for random weights.
 
     Raises:
         ValueError: neither a tag of this model, nor a file, nor `random`.

@@ -63,7 +63,7 @@ def tiny_clip_encoder(
 
 
 def facts() -> dict[str, Any]:
-    """What the package data say about the tiny CLIP: shapes, words, how it was trained and what it knows."""
+    """Read the facts of the tiny CLIP from the package data: sizes, words, training and accuracy."""
     return json.loads(files("xmodal.assets").joinpath("tiny_clip.json").read_text())
 
 

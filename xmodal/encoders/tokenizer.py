@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Tokenizer:
-    """What both tokenizers share: `encode` gives the bare ids of a text, calling pads and closes them.
+    """Base class of tokenizers: `encode` returns the ids of a text, calling adds start, end and padding.
 
     Args:
         context_length: L, longest sequence.

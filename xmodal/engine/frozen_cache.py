@@ -193,7 +193,7 @@ class FrozenCache:
 
 
 class CachedDataset(Dataset):
-    """Items of a finished cache: `cached/<name>` (V, rows, ...) float, `grid`, `label`, `sample_id`."""
+    """Data set of a finished cache with items `cached/<name>` (V, rows, ...) float, `grid`, `label`, `sample_id`."""
 
     def __init__(self, cache: FrozenCache):
         self.folder, self.shard, self.views = cache.folder, cache.shard, cache.views

@@ -126,11 +126,11 @@ class OptimWrapper(StockOptimWrapper):
         """Nothing to count."""
 
     def should_update(self) -> bool:
-        """Whether this part is the last of its batch."""
+        """Return whether this part is the last of its batch."""
         return self.last
 
     def should_sync(self) -> bool:
-        """Whether gradients are to be averaged over processes after this part."""
+        """Return whether gradients are averaged over processes after this part."""
         return self.last
 
     def scale_loss(self, loss: Tensor) -> Tensor:

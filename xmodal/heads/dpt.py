@@ -78,7 +78,7 @@ class DPTFeature:
     layer_logits: tuple[Tensor, ...]
 
     def unflatten(self, *_: Any) -> "DPTFeature":
-        """Itself: predictions are averaged over views, not features."""
+        """Return the features themselves: predictions are averaged over views, not features."""
         return self
 
 

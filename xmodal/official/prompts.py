@@ -113,7 +113,7 @@ NAMES = {
 
 
 class Inert:
-    """What stands for any class that a pickled file names: it keeps nothing and does nothing."""
+    """Placeholder for any class that a pickled file names; it does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> "Inert":
         """Make one, whatever it is called with."""
