@@ -95,6 +95,12 @@ def test_every_tests_folder_is_a_package():
     assert not [d for d in folders if not (d / "__init__.py").exists()]
 
 
+def test_nothing_in_the_library_imports_a_toy():
+    for path in SOURCES:
+        if "toys" not in path.parts:
+            assert not [i for i in imports_of(path) if "toys" in i.split(".")], path
+
+
 def graph():
     """Module -> the modules of the suite that it imports, inside functions too."""
     names = {module_name(p): p for p in SOURCES}
