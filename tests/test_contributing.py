@@ -1,31 +1,37 @@
 """The examples of CONTRIBUTING.md are whole files: they run as they stand there."""
 
+import json
 import re
-from pathlib import Path
 
 import torch
 
+from tests.examples import TEXT, example, sources
 from tests.video import videos
 from tests.xmodal.test_model import tower
+from tools import evaluate
 from video.datasets import VideoDataset
 from xmodal.model import TransferModel
-from xmodal.registry import ADAPTERS, METHODS
+from xmodal.registry import ADAPTERS, ENCODERS, METHODS
 
-TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+EXAMPLES = {  # the most lines of each, blank ones left out
+    "An adapter": ("scale_adapter", 25),
+    "An encoder": ("RowEncoder", 35),
+    "A video annotation format": ("read_ucf", 25),
+    "A 3D task": ("HeightNetwork", 25),
+    "A few-shot method": ("NearestMeanRun", 40),
+}
 
 
-def example(section, lines=25):
-    """Run the first Python block below a heading; returns its names."""
-    (body,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", TEXT, re.S | re.M)
-    source = re.search(r"```python\n(.*?)```", body, re.S)[1]
-    assert len([line for line in source.splitlines() if line.strip()]) <= lines
-    scope = {"__name__": "example"}
-    exec(source, scope)
-    return scope
+def test_every_example_is_short():
+    for section, (name, most) in EXAMPLES.items():
+        files = sources(section)
+        assert sum(bool(line.strip()) for text in files for line in text.splitlines()) <= most, section
+        assert re.search(rf"^(?:class|def) {name}\b", files[0], re.M), section
+    assert sum(len(sources(section)) for section in EXAMPLES) == TEXT.count("```python")
 
 
 def test_an_adapter():
-    example("A method is one file")
+    example("An adapter")
     try:
         encoder = tower()
         images = torch.randn(2, 3, 16, 16)
@@ -48,10 +54,40 @@ def test_an_adapter():
 
 
 def test_a_video_annotation_format(tmp_path):
-    read = example("A video annotation format is one file")["read_ucf"]
+    read = example("A video annotation format")["read_ucf"]
     (tmp_path / "Archery").mkdir()
     videos.write_video(tmp_path / "Archery" / "v_1.mp4", frames=8)
     (tmp_path / "train.txt").write_text("Archery/v_1.mp4 1\n")
     data = VideoDataset(str(tmp_path / "train.txt"), format=read, num_frames=2, classes=["Archery"], test_mode=True)
     item = data[0]
     assert (item["label"], item["sample_id"]) == (0, "Archery/v_1.mp4")
+
+
+def test_an_encoder():
+    encoder = example("An encoder")["RowEncoder"]().eval()
+    ENCODERS.module_dict.pop("rows", None)
+    assert encoder(torch.randn(2, 3, 16, 16)).shape == (2, 8)
+
+
+def test_a_3d_task():
+    network = example("A 3D task")["HeightNetwork"]()
+    coord = torch.randn(2, 5, 3)
+    network.loss(torch.ones(2), coord)["loss"].backward()
+    assert network.fc.weight.grad.any()
+    first, _ = network.eval().requires_grad_(False).predict(coord)
+    assert network.show(first, (), None)[0] == {"height": first["found"]}
+
+
+def test_a_few_shot_method(tmp_path, monkeypatch):
+    method, config = sources("A few-shot method")
+    (tmp_path / "nearest_mean.py").write_text(method)
+    (tmp_path / "config.py").write_text(config)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert evaluate.main([str(tmp_path / "config.py"), "--out", str(tmp_path / "out")]) == 0
+    found = {}
+    for path in (tmp_path / "out").glob("*/*/result.json"):
+        result = json.loads(path.read_text())
+        found.setdefault(result["shots"], []).append(result["scores"]["negatives"])
+    assert {k: len(v) for k, v in found.items()} == {1: 2, 8: 2}
+    assert sum(found[8]) > sum(found[1]) > 2 * 100 / 16
+    assert "nearest mean" in (tmp_path / "out" / "table.md").read_text()

@@ -5,39 +5,12 @@ import json
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
-from torch import nn
 from torch.utils.data import Dataset
 
-from pointcloud.task import NETWORKS, TaskNetwork
+from tests.examples import example
 from tools import predict, test, train
 
-# ---------------------------------------------------------------- the task: all that anyone has to write
-
-
-@NETWORKS.register_module(name="height3d")
-class HeightNetwork(TaskNetwork):
-    """Read the height of a cloud from its highest and lowest coordinates."""
-
-    targets = ("height",)
-
-    def __init__(self, encoder=None):
-        super().__init__()
-        self.fc = nn.Linear(6, 1)
-
-    def forward(self, coord):
-        return self.fc(torch.cat([coord.amin(1), coord.amax(1)], dim=-1))[:, 0]
-
-    def loss(self, height, coord):
-        return {"loss": (self(coord) - height).abs().mean()}
-
-    def predict(self, coord):
-        return [{"found": float(x)} for x in self(coord)]
-
-    def show(self, found, names, stem):
-        return {"height": found["found"]}, {"title": f"{found['found']:.2f} m high"}
-
-
-# ---------------------------------------------------------------- what any task brings with its data
+HeightNetwork = example("A 3D task")["HeightNetwork"]
 
 
 class Sticks(Dataset):

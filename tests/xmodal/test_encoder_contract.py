@@ -1,13 +1,12 @@
 """The contract of `Encoder`, held by every family, and a tower that was written to it alone."""
 
 import copy
-import re
-from pathlib import Path
 
 import pytest
 import torch
 
 import xmodal
+from tests.examples import example
 from tests.xmodal.adapters import towers
 from xmodal.encoders.convnet import convnet
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
@@ -28,18 +27,8 @@ SWIN = dict(image_size=32, depths=(2, 2), num_heads=(2, 4), window_size=4)
 MS = dict(dim=64, num_heads=4, image_size=32, patch_size=8, depth=4, vocab_size=20, context_length=6, out_dim=16)
 
 
-def row_encoder():
-    """The tower of CONTRIBUTING.md, written to the documented contract alone."""
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
-    source = next(s for s in re.findall(r"```python\n(.*?)```", text, re.S) if "RowEncoder" in s)
-    assert len([line for line in source.splitlines() if line.strip()]) <= 35
-    scope = {"__name__": "example"}
-    exec(source, scope)
-    ENCODERS.module_dict.pop("rows")
-    return scope["RowEncoder"]
-
-
-RowEncoder = row_encoder()
+RowEncoder = example("An encoder")["RowEncoder"]  # written to the documented contract alone
+ENCODERS.module_dict.pop("rows", None)
 FAMILIES = {
     "rows": RowEncoder,
     "vit": towers.vit,
