@@ -30,7 +30,7 @@ class EPCLClassifier(task.TaskNetwork):
     Trains: tokenizer, positions, task tokens, norm, embedding and head: 3,067,176 weights for ViT-B/32 and 40 classes.
 
     Args:
-        encoder: a frozen tower of the suite.
+        encoder: a frozen `Encoder`.
         num_classes: K.
         num_groups: point tokens G.
         group_size: members of a group.

@@ -28,7 +28,7 @@ class EPCLBackbone(nn.Module):
     """Point tokens of a scene through the frozen blocks.
 
     Args:
-        encoder: a frozen tower of the suite.
+        encoder: a frozen `Encoder`.
         num_task_tokens: T (one per class and one more in the released code).
         num_groups: point tokens M.
         group_size: members of a group.

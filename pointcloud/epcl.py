@@ -20,7 +20,7 @@ class EPCL(nn.Module):
     Trains: position MLP and task tokens (and whatever adapters are placed in the encoder).
 
     Args:
-        encoder: a frozen tower of the suite.
+        encoder: a frozen `Encoder`.
         num_task_tokens: T.
         pre_norm: apply the tower's norm before the blocks to class and point tokens (classification; the dense tasks of
             the released code do not).
@@ -87,7 +87,7 @@ class EPCLDense(nn.Module):
     unit (the released code compares raw with normalized centers).
 
     Args:
-        encoder: a frozen tower of the suite.
+        encoder: a frozen `Encoder`.
         feat_dim: channels of the features.
         num_groups: G point tokens.
         group_size: K members of a group.

@@ -36,7 +36,7 @@ class EPCLSegmenter(task.TaskNetwork):
     Differs from the released code: attention runs over the tokens of a cloud, not over the batch.
 
     Args:
-        encoder: a frozen tower of the suite, or None for the U-Net alone.
+        encoder: a frozen `Encoder`, or None for the U-Net alone.
         num_classes: K.
         in_dim: channels of the input features, coordinates included (6: xyz and color).
         planes: channels of the stages.

@@ -30,7 +30,7 @@ class Adapted(FrozenTower):
     """A frozen tower, named adapters of which one is in use, and a head.
 
     Args:
-        encoder: a tower of the suite; it is frozen.
+        encoder: an `Encoder`; it is frozen.
         head: from features to outputs; it trains.
     """
 
@@ -177,7 +177,7 @@ class Adapted(FrozenTower):
 
 
 def method_called(name: str) -> Any:
-    """A registered adapter; those of `xmodal/adapters` are found without importing the rest of the suite."""
+    """Return a registered adapter; only `xmodal/adapters` is imported to find it."""
     if name not in ADAPTERS.module_dict:
         for info in pkgutil.iter_modules(adapters.__path__, f"{adapters.__name__}."):
             importlib.import_module(info.name)
@@ -188,8 +188,8 @@ def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None
     """Freeze a model and place an adapter in it.
 
     Args:
-        model: a timm vision transformer, ConvNet or Swin, an open_clip model or its image tower, or a tower of the
-            suite. It is not changed: its weights are copied.
+        model: a timm vision transformer, ConvNet or Swin, an open_clip model or its image tower, or an
+            `Encoder`. It is not changed: its weights are copied.
         method: a registered adapter.
         num_classes: a new linear head of so many classes; None keeps the model's own (features where it has none).
         **arguments: of the method, `name` included.
@@ -212,7 +212,7 @@ LIBRARIES = {"timm": "xmodal.encoders.timm_weights", "open_clip": "xmodal.encode
 
 
 def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
-    """Return a copy of a model's tower in the suite's form, and of its classifier where it has one.
+    """Return a copy of a model's tower as an `Encoder`, and of its classifier where it has one.
 
     Raises:
         ValueError: a model of no library that is known, or one that its library's module does not support.
@@ -222,6 +222,6 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     library = type(model).__module__.split(".")[0]
     if library not in LIBRARIES:
         raise ValueError(
-            f"{type(model).__name__} is no timm or open_clip model: build one of the suite's encoders first"
+            f"{type(model).__name__} is no timm or open_clip model: build an xmodal encoder first"
         )
     return importlib.import_module(LIBRARIES[library]).tower_and_head(model)

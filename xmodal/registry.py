@@ -1,4 +1,4 @@
-"""Registries of every part of the suite by short name, and a description of each method."""
+"""Define the registries of parts by short name, with a description of each method."""
 
 import difflib
 import importlib
@@ -147,7 +147,7 @@ def resolve(kind: Any, registry: Registry) -> Any:
 
 
 def load_catalog() -> None:
-    """Import every module of the suite, so that everything is registered under its short name.
+    """Import every module, so that everything is registered under its short name.
 
     A module whose optional dependency is missing is passed over: its parts cannot be named here.
     """

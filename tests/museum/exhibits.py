@@ -1,7 +1,7 @@
 """The models and inputs of the museum: small, and the same on every machine.
 
 Weights of towers come from numpy's generator and inputs likewise, so that nothing here depends on torch's random
-numbers. A change of the suite may rename what a config says; it may not make `files/` unreadable or give other outputs.
+numbers. A change may rename what a config says; it may not make `files/` unreadable or give other outputs.
 """
 
 import zlib

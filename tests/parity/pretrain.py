@@ -251,8 +251,8 @@ def unicl_features(case: Case, label: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def house_share(names: list[str]) -> list[str]:
-    """Official names of shared parts in the house's words."""
+def own_share(names: list[str]) -> list[str]:
+    """Official names of shared parts under xmodal's names."""
     table = {"attn.in_proj_weight": "attn.qkv.weight", "attn.in_proj_bias": "attn.qkv.bias"}
     table |= {"attn.out_proj": "attn.proj", "ln_1": "norm1", "ln_2": "norm2"}
     table |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
@@ -285,7 +285,7 @@ def msclip_case(case: Case) -> dict[str, Any]:
     heads = a["heads"] if isinstance(a.get("heads"), int) else a["width"] // int(per_head[1] if per_head else 64)
     early = bool(custom.get("EARLY_CONV"))
     model = MSCLIP(
-        share=house_share(custom.get("SHARE_MODULES", [])),
+        share=own_share(custom.get("SHARE_MODULES", [])),
         first_shared=custom.get("N_LAYERS", 0),
         depth=a["layers"],
         dim=a["width"],

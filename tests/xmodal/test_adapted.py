@@ -199,7 +199,7 @@ def test_a_tower_of_the_same_name_with_other_weights_is_refused(model, tmp_path)
         xmodal.adapt(other, "vpt").load(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["timm", "house"])
+@pytest.mark.parametrize("kind", ["timm", "own"])
 def test_the_model_given_shares_nothing_with_the_adapted_one(kind, model, images):
     given = model if kind == "timm" else vit()
     before = {k: v.clone() for k, v in given.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The transformer block that every tower of the suite is made of.
+"""Define the transformer block that every vision and text transformer is made of.
 
 Names and arithmetic are timm's; what is ours are the sites (see `sites.py`), the taps (see `taps.py`), and `rows`: when
 only the first tokens of the output will be read, only they are computed.

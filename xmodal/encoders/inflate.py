@@ -40,7 +40,7 @@ def inflate(
     Trains: everything, such as in `TransferModel(..., freeze_encoder=False)`.
 
     Args:
-        encoder: a house ViT or Swin, or its config; copied.
+        encoder: a `VisionTransformer` or `SwinEncoder`, or its config; copied.
         num_frames: frames of the videos it will read mostly (positions in time are resized for others).
         tubelet: frames that one patch spans; frames must divide by it.
         temporal_window: steps in time that a window of a Swin spans.
@@ -62,7 +62,7 @@ def inflate(
         return InflatedViT(copy.deepcopy(encoder), num_frames // tubelet, tubelet, init, attention)
     if encoder.inflation == "swin":
         return InflatedSwin(copy.deepcopy(encoder), tubelet, temporal_window, init)
-    raise ValueError(f"{type(encoder).__name__} cannot be inflated: the suite's vit and swin can")
+    raise ValueError(f"{type(encoder).__name__} cannot be inflated; supported: vit, swin")
 
 
 class TubeletConv(nn.Conv3d):

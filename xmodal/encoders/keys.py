@@ -1,7 +1,7 @@
-"""Names of the same weights in the house, in timm, and in CLIP files; both ways, tensors reshaped where they differ.
+"""Translate names of weights between xmodal, timm and CLIP files, both ways; reshape tensors where they differ.
 
-House and timm agree but for the class head; CLIP (OpenAI, open_clip) calls everything otherwise. What adapters placed
-in a tower is no base weight: exports leave it out.
+xmodal and timm agree except for the class head; CLIP files (OpenAI, open_clip) use other names throughout. Exports
+leave out the weights of adapters.
 """
 
 import re
@@ -41,7 +41,7 @@ TEXT = {
     "text_projection": "proj.weight",
 }
 RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
-HOUSE_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+OWN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 def base_state(state: Mapping[str, Tensor]) -> State:
@@ -72,21 +72,21 @@ def renamed(key: str, table: Mapping[str, str]) -> str:
 
 
 def from_clip(key: str, table: Mapping[str, str]) -> str:
-    """House name of a key of a CLIP tower."""
+    """Return the xmodal name of a key of a CLIP tower."""
     found = RESBLOCK.fullmatch(key)
     return f"blocks.{found[1]}.{renamed(found[2], BLOCK)}" if found else renamed(key, table)
 
 
 def to_clip(key: str, table: Mapping[str, str]) -> str:
-    """CLIP name of a house key."""
-    found = HOUSE_BLOCK.fullmatch(key)
+    """Return the CLIP name of an xmodal key."""
+    found = OWN_BLOCK.fullmatch(key)
     if found:
         return f"transformer.resblocks.{found[1]}.{renamed(found[2], {new: old for old, new in BLOCK.items()})}"
     return renamed(key, {new: old for old, new in table.items()})
 
 
 def from_clip_visual_state(state: Mapping[str, Tensor]) -> State:
-    """Weights of a CLIP image tower, with or without `visual.` in front, under the house's names.
+    """Rename the weights of a CLIP image tower, with or without `visual.` in front, to xmodal's names.
 
     Args:
         state: `conv1.weight`, `class_embedding` (D,), `positional_embedding` (N, D), ..., `proj` (D, D_out) or without.
@@ -148,12 +148,12 @@ def to_clip_text_state(state: Mapping[str, Tensor]) -> State:
 
 
 def from_timm_state(state: Mapping[str, Tensor]) -> State:
-    """Weights of a timm vision transformer under the house's names: the same ones, without the class head."""
+    """Return the weights of a timm vision transformer without the class head; xmodal's names are timm's."""
     return {key: value for key, value in state.items() if not key.startswith(TIMM_HEADS)}
 
 
 def to_timm_state(state: Mapping[str, Tensor]) -> State:
-    """House weights for a timm model built with `num_classes=0`.
+    """Return xmodal weights for a timm model built with `num_classes=0`.
 
     A projection of the feature has no place in such a model and is left out; it fits `head.weight` of one that was
     built with `num_classes` equal to its width.
@@ -162,7 +162,7 @@ def to_timm_state(state: Mapping[str, Tensor]) -> State:
 
 
 def from_clip_state(state: Mapping[str, Tensor]) -> State:
-    """Weights of a whole CLIP, its text tower under `text.` or bare, under the names of the house's `CLIP`."""
+    """Rename the weights of a whole CLIP, its text tower under `text.` or bare, to those of xmodal's `CLIP`."""
     visual = under(state, "visual.")
     trunk = under(visual, "trunk.")
     image = from_timm_state(trunk) if trunk else from_clip_visual_state(visual)
@@ -172,7 +172,7 @@ def from_clip_state(state: Mapping[str, Tensor]) -> State:
 
 
 def to_clip_state(state: Mapping[str, Tensor]) -> State:
-    """Weights of the house's `CLIP` under OpenAI's and open_clip's names; SigLIP ones under open_clip's."""
+    """Rename the weights of xmodal's `CLIP` to OpenAI's and open_clip's names; SigLIP ones to open_clip's."""
     image, text = under(state, "visual."), to_clip_text_state(under(state, "text."))
     scales = {key: state[key] for key in ("logit_scale", "logit_bias") if key in state}
     if "cls_token" in image and "attn_pool.latent" not in image:

@@ -1,8 +1,8 @@
 """MS-CLIP and MS-CLIP-S: one transformer for images and texts.
 
 Paper: Learning Visual Representation from Modality-Shared Contrastive Language-Image Pre-training (arXiv 2207.12661).
-Both towers run the house's blocks; what they share are weights, so that each keeps its own sites for adapters. The -S
-variant specialises early: a convolutional stem takes the place of visual layer 0, and a parallel branch of convolutions
+Both towers are made of `Block`s; they share weights and not modules, so that each has its own sites for adapters. The
+-S variant specializes early: a convolutional stem takes the place of visual layer 0, and a parallel branch of convolutions
 on the raw image is fused into the tokens before some blocks.
 """
 

@@ -30,7 +30,7 @@ def openai_encoder(
     drop_path: float = 0.0,
     seed: int = 0,
 ) -> VisionTransformer:
-    """The image tower of one of OpenAI's CLIP files as an encoder of the house.
+    """Load the image tower of one of OpenAI's CLIP files as a `VisionTransformer`.
 
     Args:
         path: `ViT-B-16.pt` as published, or its state dict, whole or of the image tower, as `.pt` or `.safetensors`.

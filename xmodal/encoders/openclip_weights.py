@@ -1,6 +1,6 @@
-"""The door to open_clip: its CLIP and SigLIP towers, rebuilt of the house's block with the same weights.
+"""Load CLIP and SigLIP towers of open_clip (architecture and weights) into xmodal's.
 
-Its configs are read key by key; a key that the house does not know is refused by name, never passed over.
+Its configs are read key by key; an unknown key is an error that names it.
 """
 
 import copy
@@ -45,7 +45,7 @@ def open_clip_encoder(
     quick_gelu: bool | None = None,
     arch: dict | None = None,
 ) -> VisionTransformer:
-    """The image tower of an open_clip model as an encoder of the house.
+    """Load the image tower of an open_clip model as a `VisionTransformer`.
 
     Args:
         name: open_clip's name, such as `ViT-B-16-quickgelu` (OpenAI's weights) or `ViT-B-16` (LAION's).
@@ -60,7 +60,7 @@ def open_clip_encoder(
         The tower in evaluation mode; statistics are those of the tag.
 
     Raises:
-        ValueError: unknown names and tags, parts the house does not have, an activation that is not the weights' own,
+        ValueError: unknown names and tags, parts that are not supported, an activation that is not the weights' own,
             weights that do not fit.
         FileNotFoundError: weights that are neither cached nor reachable.
     """
@@ -114,7 +114,7 @@ def config_of(name: str, arch: dict | None) -> dict[str, Any]:
     """Return open_clip's config of a model with the changes of `arch`.
 
     Raises:
-        ValueError: a name or a key that open_clip or the house does not have.
+        ValueError: a name that open_clip does not have, or a key that is not supported.
     """
     import open_clip
 
@@ -141,7 +141,7 @@ def config_of(name: str, arch: dict | None) -> dict[str, Any]:
 
 
 def check_keys(name: str, where: str, found: dict, known: set[str]) -> None:
-    """Refuse keys of a config that the house does not know."""
+    """Refuse keys of a config that are not supported."""
     strange = sorted(found.keys() - known)
     if strange:
         said = ", ".join(f"{where}{key} = {found[key]!r}" for key in strange)

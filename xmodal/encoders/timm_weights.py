@@ -1,7 +1,7 @@
-"""The door to timm: its plain vision transformers, rebuilt of the house's block with the same weights.
+"""Load timm vision transformers (architecture and weights) into `VisionTransformer`.
 
-The live timm model is read, not its name: whatever consists of the parts that the house knows is supported, anything
-else is refused by name.
+The architecture is read from the timm model and not from its name: models of supported parts are rebuilt, any other
+part is an error that names it.
 """
 
 import copy
@@ -35,7 +35,7 @@ def timm_encoder(
     seed: int = 0,
     arch: dict | None = None,
 ) -> VisionTransformer:
-    """A timm vision transformer as an encoder of the house.
+    """Load a timm vision transformer as a `VisionTransformer`.
 
     Args:
         name: timm's name with or without a tag, such as `vit_base_patch16_224.augreg_in21k`.
@@ -50,7 +50,7 @@ def timm_encoder(
         The tower in evaluation mode; statistics are those of the tag.
 
     Raises:
-        ValueError: a name timm does not have, a model of other parts than the house's, weights that do not fit.
+        ValueError: a name timm does not have, a model with parts that are not supported, weights that do not fit.
         FileNotFoundError: weights that are neither cached nor reachable.
     """
     arch = dict(arch or {})
@@ -82,7 +82,7 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     """Return a copy of the tower of a timm model, and of its classifier.
 
     Raises:
-        ValueError: a model of other parts than the suite's.
+        ValueError: a model with parts that are not supported.
     """
     if type(model).__module__.startswith("timm.models.vision_transformer"):
         return from_timm(model), copy.deepcopy(model.head)
@@ -186,7 +186,7 @@ def describe(model: Any, name: str) -> dict:
     """The arguments of a `VisionTransformer` that equals a live timm model.
 
     Raises:
-        ValueError: a part that the house's tower does not have, by its name.
+        ValueError: a part that is not supported, by its name.
     """
     from timm.models.vision_transformer import VisionTransformer as TimmViT
 
@@ -230,10 +230,10 @@ def exact_ratio(hidden: int, dim: int) -> float:
 
 
 def check_parts(model: Any, name: str) -> None:
-    """Refuse, by name, every part of a timm model that the house's tower does not have."""
+    """Refuse, by name, every part of a timm model that is not supported."""
     block = model.blocks[0]
     if type(block).__name__ != "Block":
-        refuse(name, f"its block is {type(block).__name__}; the house has Block")
+        refuse(name, f"its block is {type(block).__name__}; supported: Block")
     parts = {
         "attention": (type(block.attn).__name__, ("Attention",)),
         "MLP": (type(block.mlp).__name__, ("Mlp", "GluMlp")),
@@ -246,7 +246,7 @@ def check_parts(model: Any, name: str) -> None:
     }
     for part, (found, known) in parts.items():
         if found not in known:
-            refuse(name, f"its {part} is {found}; the house has {', '.join(k for k in known if k != 'NoneType')}")
+            refuse(name, f"its {part} is {found}; supported: {', '.join(k for k in known if k != 'NoneType')}")
     if isinstance(model.norm, nn.Identity) and isinstance(model.fc_norm, nn.Identity):
         refuse(name, "it has no final norm")
     if model.pos_embed is None:
@@ -261,7 +261,7 @@ def refuse(name: str, why: str) -> None:
 
 
 def activation_of(module: nn.Module, name: str) -> str:
-    """The house's name of a timm activation."""
+    """Return the short name of a timm activation."""
     kind = type(module).__name__
     if kind == "GELU":
         return "gelu_tanh" if getattr(module, "approximate", "none") == "tanh" else "gelu"

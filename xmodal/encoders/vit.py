@@ -1,4 +1,4 @@
-"""The vision transformer of the suite: one class for CLIP, OpenCLIP, SigLIP, DINOv2, MAE, DeiT and AugReg towers.
+"""Define the vision transformer: one class for CLIP, OpenCLIP, SigLIP, DINOv2, MAE, DeiT and AugReg towers.
 
 Papers: ViT (arXiv 2010.11929), CLIP (2103.00020), DINOv2 with registers (2309.16588), SigLIP (2303.15343).
 Names follow timm; weights come from timm, open_clip and OpenAI files.

@@ -134,7 +134,7 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Return whether an error is a user's mistake: wrong values, missing files, errors of the suite itself."""
+    """Return whether an error is a user's mistake: wrong values, missing files, errors that xmodal defines."""
     if isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
         return True
     return type(error).__module__.split(".")[0] in ("xmodal", "video", "pointcloud")

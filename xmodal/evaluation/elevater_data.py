@@ -275,7 +275,7 @@ def missing_files(folder: Path, entries: Sequence[Entry]) -> list[str]:
 
 
 def check_detection(root: str | Path, name: str) -> dict[str, Any]:
-    """Counts of a detection data set (COCO files below a folder of its name); the suite does not evaluate these."""
+    """Counts of a detection data set (COCO files below a folder of its name); these are not evaluated."""
     found = [p for base in ("odinw", "detection", ".") for p in (Path(root) / base).glob(f"{name}*") if p.is_dir()]
     splits = {}
     for path in sorted(found[0].rglob("*annotations*.json")) if found else ():
