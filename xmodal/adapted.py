@@ -221,7 +221,5 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
         return copy.deepcopy(model), None
     library = type(model).__module__.split(".")[0]
     if library not in LIBRARIES:
-        raise ValueError(
-            f"{type(model).__name__} is no timm or open_clip model: build an xmodal encoder first"
-        )
+        raise ValueError(f"{type(model).__name__} is no timm or open_clip model: build an xmodal encoder first")
     return importlib.import_module(LIBRARIES[library]).tower_and_head(model)

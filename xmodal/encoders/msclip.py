@@ -2,8 +2,8 @@
 
 Paper: Learning Visual Representation from Modality-Shared Contrastive Language-Image Pre-training (arXiv 2207.12661).
 Both towers are made of `Block`s; they share weights and not modules, so that each has its own sites for adapters. The
--S variant specializes early: a convolutional stem takes the place of visual layer 0, and a parallel branch of convolutions
-on the raw image is fused into the tokens before some blocks.
+-S variant specializes early: a convolutional stem takes the place of visual layer 0, and a parallel branch of
+convolutions on the raw image is fused into the tokens before some blocks.
 """
 
 from collections.abc import Sequence
