@@ -33,7 +33,7 @@ DOORS = {
     "av": ("video/sequential.py", "video/reencode.py", "video/toys/actions.py"),
     "pytorch3d": ("pointcloud/ops.py",),
 }
-CATALOG = {"xmodal.registry"}  # imports the suite by name to fill itself
+CATALOG = {"xmodal.registry"}  # imports every module by name to fill itself
 
 
 def imports_of(path):
@@ -102,7 +102,7 @@ def test_nothing_in_the_library_imports_a_toy():
 
 
 def graph():
-    """Module -> the modules of the suite that it imports, inside functions too."""
+    """Module -> the modules of the three packages that it imports, inside functions too."""
     names = {module_name(p): p for p in SOURCES}
     edges = {}
     for name, path in names.items():

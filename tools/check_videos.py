@@ -54,17 +54,17 @@ def check(job: tuple[str, bool]) -> dict[str, Any]:
         return {"broken": error.reason, "found_by": error.backend}
 
 
-def films_of(options: argparse.Namespace) -> tuple[list, list[str]]:
+def videos_of(options: argparse.Namespace) -> tuple[list, list[str]]:
     """The videos to look at, and the ids of those that the annotation names and the root does not have."""
     from video.annotations import read_listing
-    from video.listing import EXTENSIONS, NO_LABEL, Sample, films_below
+    from video.listing import EXTENSIONS, NO_LABEL, Sample, videos_below
 
     path = Path(options.list)
     if path.is_file() and path.suffix.lower() in EXTENSIONS:
         return [Sample(str(path), NO_LABEL, path.name)], []
-    loose = path.is_dir() and not any(films_below(folder) for folder in path.iterdir() if folder.is_dir())
+    loose = path.is_dir() and not any(videos_below(folder) for folder in path.iterdir() if folder.is_dir())
     if loose and options.format == "auto":
-        paths = sorted(p for found in films_below(path).values() for p in found)
+        paths = sorted(p for found in videos_below(path).values() for p in found)
         return [Sample(p, NO_LABEL, os.path.relpath(p, path)) for p in paths], []
     listing = read_listing(path, options.root, options.format, options.classes)
     return listing.samples, listing.missing
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     from video.listing import write_list
 
     try:
-        samples, missing = films_of(options)
+        samples, missing = videos_of(options)
     except ValueError as error:
         raise SystemExit(f"check_videos: {error}") from None
     if options.clean and any(sample.label < 0 for sample in samples):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from video.listing import NO_LABEL, Listing, Sample, films_below, load_json, look_up, plain, read_classes
+from video.listing import NO_LABEL, Listing, Sample, load_json, look_up, plain, read_classes, videos_below
 from xmodal.registry import Registry, did_you_mean, resolve
 
 FORMATS = Registry("annotation format", scope="xmodal")
@@ -124,7 +124,7 @@ def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
     if classes is None and rows[0].get("label") is not None:
         classes = sorted({row["label"] for row in rows})
     index = {plain(name): number for number, name in enumerate(classes or ())}
-    videos = films_below(root)
+    videos = videos_below(root)
     samples, missing = [], []
     for number, row in enumerate(rows, 2):
         name = _kinetics_name(row, f"{path}:{number}")
@@ -162,7 +162,7 @@ def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
     entries = load_json(path)
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of {{id, template, ...}}, found {type(entries).__name__}")
-    videos = films_below(root)
+    videos = videos_below(root)
     samples, missing = [], []
     for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
@@ -190,7 +190,7 @@ def read_folders(path: Path, root: Path, classes: list[str] | None) -> Listing:
     samples = []
     for folder in folders:
         label = look_up(plain(folder), index, str(path / folder))
-        videos = sorted(p for paths in films_below(path / folder).values() for p in paths)
+        videos = sorted(p for paths in videos_below(path / folder).values() for p in paths)
         samples += [Sample(p, label, os.path.relpath(p, path)) for p in videos]
     return Listing(samples, classes)
 

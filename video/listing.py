@@ -74,7 +74,7 @@ def _classes_of_file(path: Path) -> list[str]:
     return [name for _, name in sorted(pairs)]
 
 
-def films_below(root: Path) -> dict[str, list[str]]:
+def videos_below(root: Path) -> dict[str, list[str]]:
     """Paths of all videos below a folder, by name without ending."""
     found: dict[str, list[str]] = {}
     for folder, folders, names in os.walk(root, followlinks=True):

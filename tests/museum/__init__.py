@@ -1,1 +1,1 @@
-"""Files of every kind that the suite writes, made once, which stay readable."""
+"""Keep files of every kind that xmodal writes, made once, and check that they stay readable."""
