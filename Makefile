@@ -51,7 +51,7 @@ mutants: install  ## put the faults of tests/mutants.toml in, one at a time: whi
 parity: install  ## agreement with the official implementations
 	$(BIN)/python -m tests.parity
 
-test-pytorch3d:  ## the point tests on both backends, in an environment of its own where pytorch3d works
+test-pytorch3d:  ## the point tests on both backends, in a separate environment where pytorch3d works
 	test -x $(P3D)/bin/python || $(PYTHON) -m venv $(P3D)
 	$(P3D)/bin/pip install -q --no-compile torch==2.12.0 torchvision==0.27.0 easypytorch3d==0.7.9.post1
 	grep -v '^torch' constraints.txt > $(P3D)/constraints.txt
@@ -79,7 +79,7 @@ wheel: install  ## build dist/xmodal-*.whl
 	$(BIN)/pip install -q build
 	$(BIN)/python -m build --wheel
 
-pretrain-tiny: install  ## pretrain the tiny CLIP anew, 64 zero-shot classes printed at the end (about 20 CPU-minutes)
+pretrain-tiny: install  ## repeat the pretraining of the tiny CLIP, print zero-shot accuracy on 64 classes (about 20 CPU-minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/train.py configs/pretrain/tiny-clip_48_things.py --resume
 
 methods: install  ## regenerate docs/methods.md from the registry
