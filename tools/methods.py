@@ -11,7 +11,7 @@ HEAD = """# Methods
 
 Made by `make methods` from the registry; a test fails when it is out of date. `D` is the width of the encoder. The
 configs of each method, and what was measured here, stand below the table. Where nothing was measured, neither the data
-set nor the pretrained weights were at hand.
+set nor the pretrained weights were available.
 
 | method | slot | paper | trained weights | encoders | parity cases |
 |---|---|---|---|---|---|
@@ -34,7 +34,7 @@ def configs_of(about) -> list[Path]:
 
 
 def measured(path: Path) -> str:
-    """What a config's header says was measured here; empty where it says nothing was."""
+    """Return what a config's header says was measured; empty where nothing was."""
     found = re.search(r"^Measured here: *(.+?)(?:\n\n|\"\"\")", path.read_text(), re.M | re.S)
     text = " ".join(found.group(1).split()) if found else ""
     return "" if text.lower().startswith("nothing") else text
