@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """examples:
   python tools/noah.py configs/image/noah_vit-b16-in21k_224.py --task kitti
   python tools/noah.py configs/image/noah_tiny-clip_48_digits.py --dims 1 4 8 --depths 1 2 4 --limit 30000 \\
@@ -134,11 +133,12 @@ def work_through(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
     from xmodal.engine.launch import run
 
     return run(lambda: work_through(args))
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

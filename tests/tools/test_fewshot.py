@@ -174,7 +174,8 @@ def test_config_mistakes_are_named(tmp_path):
 
 @pytest.mark.parametrize("tool", ["tools/fewshot.py", "tools/data/check_fewshot.py"])
 def test_help_is_quick(tool):
-    code = f"import runpy,sys; sys.argv=['{tool}','--help']\ntry: runpy.run_path('{tool}', run_name='__main__')\n"
+    code = f"import runpy,sys; sys.path.insert(0, 'tools'); sys.argv=['{tool}','--help']\n"
+    code += f"try: runpy.run_path('{tool}', run_name='__main__')\n"
     code += "except SystemExit: print('torch' in sys.modules, 'mmengine' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("False False")

@@ -23,8 +23,6 @@ from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import RateSpace, hyperparameter_search
 from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
 
-FIXED = ("zero-shot", "linear-probe", "fine-tune")
-
 
 @dataclass(frozen=True)
 class Elevater:
