@@ -4,7 +4,6 @@ Each part goes on where it stopped: python tools/noah.py CONFIG again. WORK_DIR/
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -108,6 +107,7 @@ def work_through(args: argparse.Namespace) -> None:
     """Do what is not done yet, print and keep the result."""
     from xmodal.adapters.noah import subnet_params
     from xmodal.evaluation.image_tasks import last_and_best
+    from xmodal.evaluation.results import write_result
 
     if args.benchmark:
         args.cfg_options = [f"benchmark={args.benchmark}", *args.cfg_options]
@@ -127,7 +127,7 @@ def work_through(args: argparse.Namespace) -> None:
         print(
             f"retrained: {end:.2f} % at the last epoch, {best:.2f} % at the best one ({epoch}, chosen on the same data)"
         )
-    (args.work_dir / "noah.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.work_dir / "noah.json", result)
 
 
 def main(argv: list[str] | None = None) -> int:
