@@ -35,7 +35,7 @@ def test_there_are_faults_in_every_folder():
 @pytest.mark.slow
 def test_the_tool_tells_noticed_from_unnoticed(tmp_path):
     old = "lr * (1 + math.cos"
-    source = next(p for p in (ROOT / "xmodal").rglob("schedule.py") if old in p.read_text())
+    source = next(p for p in (ROOT / "xmodal").rglob("fit.py") if old in p.read_text())
     file = str(source.relative_to(ROOT))
     noticed = next(m for m in MUTANTS if m.file == "xmodal/engine/schedule.py")
     assert judge(noticed, 120) == "noticed"

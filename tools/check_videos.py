@@ -56,17 +56,17 @@ def check(job: tuple[str, bool]) -> dict[str, Any]:
 
 def videos_of(options: argparse.Namespace) -> tuple[list, list[str]]:
     """The videos to look at, and the ids of those that the annotation names and the root does not have."""
-    from video.annotations import read_listing
-    from video.listing import EXTENSIONS, NO_LABEL, Sample, videos_below
+    from video.annotations import EXTENSIONS, VIDEOS
+    from xmodal.data.annotations import NO_LABEL, Sample
 
     path = Path(options.list)
     if path.is_file() and path.suffix.lower() in EXTENSIONS:
         return [Sample(str(path), NO_LABEL, path.name)], []
-    loose = path.is_dir() and not any(videos_below(folder) for folder in path.iterdir() if folder.is_dir())
+    loose = path.is_dir() and not any(VIDEOS.below(folder) for folder in path.iterdir() if folder.is_dir())
     if loose and options.format == "auto":
-        paths = sorted(p for found in videos_below(path).values() for p in found)
+        paths = sorted(p for found in VIDEOS.below(path).values() for p in found)
         return [Sample(p, NO_LABEL, os.path.relpath(p, path)) for p in paths], []
-    listing = read_listing(path, options.root, options.format, options.classes)
+    listing = VIDEOS.read(path, options.root, options.format, options.classes)
     return listing.samples, listing.missing
 
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     """Check the videos of a list; returns the exit status."""
     options = arguments(argv)
     from video.batch import CRASHED, over_video
-    from video.listing import write_list
+    from xmodal.data.annotations import write_list
 
     try:
         samples, missing = videos_of(options)

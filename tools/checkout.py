@@ -1,6 +1,7 @@
-"""Put the root of the checkout in front of the path, for tools that import other modules of `tools`.
+"""Put the root of the checkout in front of the path.
 
-A tool that needs nothing but the installed packages needs no such thing; one that does imports this where it is run.
+A tool that imports other modules of `tools`, or runs from a checkout that is not installed, imports this where it is
+run. One that needs nothing but the installed packages needs no such thing.
 """
 
 import sys

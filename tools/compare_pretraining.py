@@ -5,7 +5,6 @@ python tools/compare_pretraining.py OUT [--seeds 0 1 2] [--pictures 6000] [--epo
 
 import argparse
 import inspect
-import json
 import sys
 import time
 from pathlib import Path
@@ -33,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def work_through(args: argparse.Namespace) -> None:
     """Run what is not finished, then write the table."""
-    from xmodal.evaluation.results import write_result
+    from xmodal.evaluation.results import once, write_result
     from xmodal.toys.shape_captions import ShapeCaptions
 
     alone = ShapeCaptions(args.unseen, world=8, size=32, alone=True, close=True)
@@ -42,9 +41,8 @@ def work_through(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         for recipe in args.recipes:
             path = args.out / f"{recipe}-seed{seed}" / "figures.json"
-            if not path.exists():
-                write_result(path, train_and_measure(recipe, seed, args, alone, scenes))
-            rows.append({"recipe": recipe, "seed": seed, **json.loads(path.read_text())})
+            found = once(path, lambda r=recipe, s=seed: train_and_measure(r, s, args, alone, scenes))
+            rows.append({"recipe": recipe, "seed": seed, **found})
             print(rows[-1], flush=True)
     write_result(args.out / "comparison.json", rows)
     text = table(rows)

@@ -14,8 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -165,4 +163,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

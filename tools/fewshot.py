@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 EPILOG = """The grid resumes: runs whose result file is there and whose recipe is the same are not run again.
 Results, learned prompts (in the layout of Dassl), table.md and plot.png go to the output folder.
 Selecting on the test set, as some released code does, must be asked for and is printed as such; choose rates and ranges
@@ -78,4 +76,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

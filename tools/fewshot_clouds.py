@@ -58,11 +58,12 @@ def work_through(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run all folds; returns the exit status."""
     args = parser().parse_intermixed_args(argv)
-    sys.path.insert(0, str(ROOT))
     from xmodal.engine.launch import run
 
     return run(lambda: work_through(args))
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

@@ -6,9 +6,7 @@ training images. The paper adapts the kind of module with the lowest dimension.
 
 import argparse
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {"attn": '["q","v"]', "mlp": '["fc1","fc2"]'}
 
 

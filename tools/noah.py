@@ -4,12 +4,10 @@ Each part goes on where it stopped: python tools/noah.py CONFIG again. WORK_DIR/
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """examples:
   python tools/noah.py configs/image/noah_vit-b16-in21k_224.py --task kitti
   python tools/noah.py configs/image/noah_tiny-clip_48_digits.py --dims 1 4 8 --depths 1 2 4 --limit 30000 \\
@@ -109,6 +107,7 @@ def work_through(args: argparse.Namespace) -> None:
     """Do what is not done yet, print and keep the result."""
     from xmodal.adapters.noah import subnet_params
     from xmodal.evaluation.image_tasks import last_and_best
+    from xmodal.evaluation.results import write_result
 
     if args.benchmark:
         args.cfg_options = [f"benchmark={args.benchmark}", *args.cfg_options]
@@ -128,17 +127,18 @@ def work_through(args: argparse.Namespace) -> None:
         print(
             f"retrained: {end:.2f} % at the last epoch, {best:.2f} % at the best one ({epoch}, chosen on the same data)"
         )
-    (args.work_dir / "noah.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.work_dir / "noah.json", result)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
     from xmodal.engine.launch import run
 
     return run(lambda: work_through(args))
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

@@ -54,14 +54,14 @@ def same_settings(out: Path, settings: dict[str, int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Copy the videos of a list; returns the exit status."""
     options = arguments(argv)
-    from video.annotations import read_listing
+    from video.annotations import VIDEOS
     from video.batch import CRASHED, over_video
-    from video.listing import Sample, write_list
     from video.reencode import copy_names
+    from xmodal.data.annotations import Sample, write_list
 
     settings = {"short_side": options.short_side, "gop": options.gop, "crf": options.crf}
     try:
-        listing = read_listing(options.list, options.root, options.format, options.classes)
+        listing = VIDEOS.read(options.list, options.root, options.format, options.classes)
     except ValueError as error:
         raise SystemExit(f"reencode_videos: {error}") from None
     out = Path(options.out)

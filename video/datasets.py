@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from video.annotations import read_listing
+from video.annotations import VIDEOS
 from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
 from video.decode import VideoError, VideoFile
 from video.sampling import DenseSampling, UniformSampling
@@ -62,7 +62,7 @@ class VideoDataset(LabeledFiles):
     Args:
         annotation: list file (`path label`), Kinetics CSV, Something-Something v2 JSON, or a folder of classes.
         root: folder of the videos; where the annotation lies when not given.
-        format: `list`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `read_listing`.
+        format: `list`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
         sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`.
@@ -106,7 +106,7 @@ class VideoDataset(LabeledFiles):
         seed: int = 0,
         max_broken: float = 0.01,
     ) -> None:
-        listing = read_listing(annotation, root, format, classes)
+        listing = VIDEOS.read(annotation, root, format, classes)
         super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
         if not test_mode and any(sample.label < 0 for sample in self.samples):

@@ -14,7 +14,7 @@ from tests.xmodal.clips import small_clip
 from tools import fewshot
 from tools.data import check_fewshot
 from xmodal.evaluation.bench import Bench, Source
-from xmodal.evaluation.config import build_grid, make, read_config
+from xmodal.evaluation.config import RECIPES, build_grid, read_config
 from xmodal.evaluation.image_runs import DomainRun, ImageRun
 from xmodal.evaluation.images import FewShotImages
 from xmodal.evaluation.plans import BaseToNew, Coop11, DomainBed, MultiTask, Tip
@@ -27,7 +27,7 @@ from xmodal.heads.dplclip import DPLCLIPHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
 from xmodal.official.prompts import load_inert
-from xmodal.registry import DATASETS, check_arguments, resolve
+from xmodal.registry import DATASETS, build, check_arguments, resolve
 from xmodal.toys.shape_images import ShapeImages
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +174,8 @@ def test_config_mistakes_are_named(tmp_path):
 
 @pytest.mark.parametrize("tool", ["tools/fewshot.py", "tools/data/check_fewshot.py"])
 def test_help_is_quick(tool):
-    code = f"import runpy,sys; sys.argv=['{tool}','--help']\ntry: runpy.run_path('{tool}', run_name='__main__')\n"
+    code = f"import runpy,sys; sys.path.insert(0, 'tools'); sys.argv=['{tool}','--help']\n"
+    code += f"try: runpy.run_path('{tool}', run_name='__main__')\n"
     code += "except SystemExit: print('torch' in sys.modules, 'mmengine' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("False False")
@@ -212,9 +213,9 @@ def test_checker_knows_shifted_sets_and_domains(tmp_path, capsys):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/fewshot").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_names_parts_that_exist(path):
     cfg = read_config(path)
-    assert make(cfg.protocol).name
+    assert build(cfg.protocol, RECIPES).name
     for recipe in cfg.methods.values():
-        run = make(recipe)
+        run = build(recipe, RECIPES)
         head = getattr(run, "head", None)
         if head is not None:
             check_arguments(head["type"], {k: v for k, v in head.items() if k != "type"})

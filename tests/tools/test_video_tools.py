@@ -14,7 +14,7 @@ import pytest
 from tests.video import videos
 from tools import check_videos, reencode_videos
 from video import reencode as reencode_module
-from video.annotations import read_listing
+from video.annotations import VIDEOS
 from video.batch import over_video
 from video.decode import VideoError, VideoFile
 from video.reencode import copy_names, even_size, reencode
@@ -49,7 +49,7 @@ def test_check_videos(shelf, capsys, workers):
     assert (by_id["sub/odd.webm"]["height"], by_id["sub/odd.webm"]["width"]) == (97, 131)
     assert (by_id["trim.mp4"]["frames"], by_id["trim.mp4"]["reader"]) == (40, "pyav")
     assert "no such file" in by_id["lost.mp4"]["broken"]
-    clean = read_listing(shelf / "clean.txt")
+    clean = VIDEOS.read(shelf / "clean.txt")
     assert [s.label for s in clean.samples] == [0, 1, 2]
     printed = capsys.readouterr().out
     assert "3 of 5 videos can be read, 2 broken" in printed
@@ -74,7 +74,7 @@ def test_reencode_videos(shelf, capsys):
     argv = [str(shelf / "list.txt"), str(shelf / "out"), "--root", str(shelf / "videos"), "--short-side", "96"]
     assert reencode_videos.main([*argv, "--workers", "2"]) == 1
     assert "3 of 5 videos" in capsys.readouterr().out
-    copies = read_listing(shelf / "out" / "list.txt").samples
+    copies = VIDEOS.read(shelf / "out" / "list.txt").samples
     assert [s.label for s in copies] == [0, 1, 2]
     assert [os.path.relpath(s.path, shelf / "out") for s in copies] == ["long gop.mp4", "sub/odd.mp4", "trim.mp4"]
     shown = [range(60), range(30), range(20, 60)]

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.video import videos
-from video.annotations import read_listing
+from video.annotations import VIDEOS
 from video.datasets import VideoDataset
 from video.decode import VideoFile
-from video.listing import Sample, read_classes, write_list
+from xmodal.data.annotations import Sample, read_classes, write_list
 from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.registry import DATASETS, build
 
@@ -62,7 +62,7 @@ def touch(root, *names):
 def test_lines_of_lists(tmp_path, line, path, label):
     touch(tmp_path, path)
     (tmp_path / "list.txt").write_text(f"\n{line}\r\n", encoding="utf-8-sig")
-    listing = read_listing(tmp_path / "list.txt")
+    listing = VIDEOS.read(tmp_path / "list.txt")
     assert listing.samples == [Sample(str(tmp_path / path), label, path)]
 
 
@@ -70,10 +70,10 @@ def test_absolute_paths_other_roots_and_round_trip(tmp_path):
     touch(tmp_path / "videos", "a b.mp4", "c.mp4")
     absolute = tmp_path / "videos" / "a b.mp4"
     (tmp_path / "list.txt").write_text(f"{absolute} 0\nc.mp4 1\n")
-    listing = read_listing(tmp_path / "list.txt", root=tmp_path / "videos")
+    listing = VIDEOS.read(tmp_path / "list.txt", root=tmp_path / "videos")
     assert [s.path for s in listing.samples] == [str(absolute), str(tmp_path / "videos" / "c.mp4")]
     write_list(tmp_path / "again.txt", listing.samples)
-    again = read_listing(tmp_path / "again.txt")
+    again = VIDEOS.read(tmp_path / "again.txt")
     assert [(s.path, s.label) for s in again.samples] == [(s.path, s.label) for s in listing.samples]
 
 
@@ -81,11 +81,11 @@ def test_class_names_in_lists(tmp_path):
     touch(tmp_path, "a.mp4", "b c.mp4")
     (tmp_path / "list.csv").write_text("a.mp4,push up\nb c.mp4,run\n")
     (tmp_path / "classes.txt").write_text("run\npush up\n")
-    listing = read_listing(tmp_path / "list.csv", classes=tmp_path / "classes.txt")
+    listing = VIDEOS.read(tmp_path / "list.csv", classes=tmp_path / "classes.txt")
     assert [s.label for s in listing.samples] == [1, 0]
     assert listing.classes == ["run", "push up"]
     with pytest.raises(ValueError, match=r"list\.csv:1.*'push up'.*did you mean 'push ups'"):
-        read_listing(tmp_path / "list.csv", classes=["run", "push ups"])
+        VIDEOS.read(tmp_path / "list.csv", classes=["run", "push ups"])
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,18 @@ def test_mistakes_in_lists_name_file_line_and_fix(tmp_path, text, says):
     touch(tmp_path, "a.mp4")
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(ValueError, match=says):
-        read_listing(tmp_path / "list.txt", classes=["x", "y"])
+        VIDEOS.read(tmp_path / "list.txt", classes=["x", "y"])
 
 
 def test_mistaken_arguments(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / "list.txt").write_text("a.mp4 0\n")
     with pytest.raises(ValueError, match="did you mean 'kinetics'"):
-        read_listing(tmp_path / "list.txt", format="kinetic")
+        VIDEOS.read(tmp_path / "list.txt", format="kinetic")
     with pytest.raises(ValueError, match="does not exist"):
-        read_listing(tmp_path / "lost.txt")
+        VIDEOS.read(tmp_path / "lost.txt")
     with pytest.raises(ValueError, match="not a folder"):
-        read_listing(tmp_path / "list.txt", root=tmp_path / "nowhere")
+        VIDEOS.read(tmp_path / "list.txt", root=tmp_path / "nowhere")
 
 
 def test_class_files(tmp_path):
@@ -147,7 +147,7 @@ def test_kinetics(tmp_path, caplog, layout):
     touch(tmp_path / "data", "train/-abcdefghij_000005_000015.mkv")  # another split's copy is not taken before ours
     (tmp_path / "val.csv").write_text(KINETICS)
     with caplog.at_level(logging.WARNING):
-        listing = read_listing(tmp_path / "val.csv", root=tmp_path / "data")
+        listing = VIDEOS.read(tmp_path / "val.csv", root=tmp_path / "data")
     assert listing.classes == ["push up", "tying knot (not on a tie)"]  # in alphabetical order, not of appearance
     assert [(s.label, s.sample_id) for s in listing.samples] == [(1, names[0]), (0, names[1])]
     assert "/train/" not in listing.samples[1].path or "val/" not in layout
@@ -159,30 +159,30 @@ def test_kinetics_with_given_classes_and_fractions_of_seconds(tmp_path):
     """Given classes decide; underscores may stand for spaces; times are cut to whole seconds, as downloaders do."""
     touch(tmp_path, "b_000001_000011.MP4", "a_000000_000010.mkv", ".b_000001_000011.mp4")
     (tmp_path / "x.csv").write_text("label,youtube_id,time_start,time_end\npush_up,a,0.0,10\nrun,b,1.9,11.9\n")
-    listing = read_listing(tmp_path / "x.csv", classes=["run", "push up"])
+    listing = VIDEOS.read(tmp_path / "x.csv", classes=["run", "push up"])
     assert [(s.label, s.sample_id) for s in listing.samples] == [(1, "a_000000_000010"), (0, "b_000001_000011")]
     assert listing.classes == ["run", "push up"]
     assert listing.samples[1].path.endswith("/b_000001_000011.MP4")
     (tmp_path / "classes.txt").write_text("walk\n\npush up\nrun\n")
-    assert [s.label for s in read_listing(tmp_path / "x.csv", classes=tmp_path / "classes.txt").samples] == [1, 2]
+    assert [s.label for s in VIDEOS.read(tmp_path / "x.csv", classes=tmp_path / "classes.txt").samples] == [1, 2]
 
 
 def test_kinetics_without_labels_and_with_mistakes(tmp_path):
     touch(tmp_path, "a_000000_000010.mp4")
     (tmp_path / "test.csv").write_text("youtube_id,time_start,time_end,split\na,0,10,test\n")
-    listing = read_listing(tmp_path / "test.csv")
+    listing = VIDEOS.read(tmp_path / "test.csv")
     assert [s.label for s in listing.samples] == [-1]
     with pytest.raises(ValueError, match=r"without a class.*test_mode"):
         VideoDataset(tmp_path / "test.csv")
     (tmp_path / "x.csv").write_text("label,youtube_id,start,time_end\nl,a,0,10\n")
     with pytest.raises(ValueError, match="no column 'time_start'"):
-        read_listing(tmp_path / "x.csv")
+        VIDEOS.read(tmp_path / "x.csv")
     (tmp_path / "y.csv").write_text("label,youtube_id,time_start,time_end\nl,a,zero,10\n")
     with pytest.raises(ValueError, match=r"y\.csv:2.*seconds"):
-        read_listing(tmp_path / "y.csv")
+        VIDEOS.read(tmp_path / "y.csv")
     (tmp_path / "z.csv").write_text("label,youtube_id,time_start,time_end\nl,b,0,10\n")
     with pytest.raises(ValueError, match=r"all 1 are missing.*b_000000_000010"):
-        read_listing(tmp_path / "z.csv")
+        VIDEOS.read(tmp_path / "z.csv")
 
 
 def test_something_something(tmp_path):
@@ -193,42 +193,42 @@ def test_something_something(tmp_path):
     entry = {"label": "pushing a pen from left to right", "template": "Pushing [something] from left to right"}
     entries = [{"id": "10", **entry}, {"id": "11", **entry, "template": "Holding [something]"}, {"id": "12", **entry}]
     (tmp_path / "train.json").write_text(json.dumps(entries))
-    listing = read_listing(tmp_path / "train.json", root=tmp_path / "videos")
+    listing = VIDEOS.read(tmp_path / "train.json", root=tmp_path / "videos")
     assert [(s.sample_id, s.label) for s in listing.samples] == [("10", 1), ("11", 0)]
     assert listing.missing == ["12"]
     assert listing.classes == ["Holding something", "Pushing something from left to right"]
     (tmp_path / "test.json").write_text(json.dumps([{"id": "10"}]))
-    assert read_listing(tmp_path / "test.json", root=tmp_path / "videos").samples[0].label == -1
+    assert VIDEOS.read(tmp_path / "test.json", root=tmp_path / "videos").samples[0].label == -1
     (tmp_path / "bad.json").write_text(json.dumps([{"id": "10", "template": "Holding [somethin]"}]))
     with pytest.raises(ValueError, match=r"bad\.json: entry 0.*did you mean 'Holding something'"):
-        read_listing(tmp_path / "bad.json", root=tmp_path / "videos")
+        VIDEOS.read(tmp_path / "bad.json", root=tmp_path / "videos")
     (tmp_path / "something-something-v2-labels.json").unlink()
     with pytest.raises(ValueError, match="labels file"):
-        read_listing(tmp_path / "train.json", root=tmp_path / "videos")
+        VIDEOS.read(tmp_path / "train.json", root=tmp_path / "videos")
 
 
 def test_folders(tmp_path):
     touch(tmp_path, "run/a.mp4", "run/deep/b c.webm", "push_up/d.avi", "run/notes.txt")
-    listing = read_listing(tmp_path)
+    listing = VIDEOS.read(tmp_path)
     assert listing.classes == ["push_up", "run"]
     assert [(s.sample_id, s.label) for s in listing.samples] == [
         ("push_up/d.avi", 0),
         ("run/a.mp4", 1),
         ("run/deep/b c.webm", 1),
     ]
-    assert [s.label for s in read_listing(tmp_path, classes=["run", "push up"]).samples] == [1, 0, 0]
-    assert read_listing(tmp_path, classes=["run", "push up"]).classes == ["run", "push up"]
+    assert [s.label for s in VIDEOS.read(tmp_path, classes=["run", "push up"]).samples] == [1, 0, 0]
+    assert VIDEOS.read(tmp_path, classes=["run", "push up"]).classes == ["run", "push up"]
     with pytest.raises(ValueError, match="no class is called 'push up'"):
-        read_listing(tmp_path, classes=["run"])
+        VIDEOS.read(tmp_path, classes=["run"])
 
 
 def test_folders_are_classes_in_alphabetical_order_however_they_were_made(tmp_path):
     names = ["m", "z", "a", "k", "q", "c", "x", "b"]
     touch(tmp_path, *(f"{name}/{video}.mp4" for name in names for video in "cab"), ".cache/x.mp4", "a/.hidden.mp4")
     touch(tmp_path / "other", "x/z.mp4", "x/deep/b.mp4")
-    assert [s.sample_id for s in read_listing(tmp_path / "other").samples] == ["x/deep/b.mp4", "x/z.mp4"]
+    assert [s.sample_id for s in VIDEOS.read(tmp_path / "other").samples] == ["x/deep/b.mp4", "x/z.mp4"]
     shutil.rmtree(tmp_path / "other")
-    listing = read_listing(tmp_path)
+    listing = VIDEOS.read(tmp_path)
     assert listing.classes == sorted(names)
     assert [s.sample_id for s in listing.samples] == [
         f"{name}/{video}.mp4" for name in sorted(names) for video in "abc"
@@ -241,7 +241,7 @@ def test_films_of_linked_folders_are_found_and_the_first_of_two_is_taken(tmp_pat
     touch(tmp_path / "videos", *(f"{folder}/7.webm" for folder in "dbeca"))
     (tmp_path / "videos" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "train.json").write_text(json.dumps([{"id": 8, "template": "Holding [something]"}, {"id": 7}]))
-    listing = read_listing(tmp_path / "train.json", root=tmp_path / "videos", classes=["Holding something"])
+    listing = VIDEOS.read(tmp_path / "train.json", root=tmp_path / "videos", classes=["Holding something"])
     assert [(s.sample_id, s.label) for s in listing.samples] == [("8", 0), ("7", -1)]
     assert listing.samples[1].path == str(tmp_path / "videos" / "a" / "7.webm")
 
@@ -253,19 +253,19 @@ def test_something_something_takes_the_indices_of_the_labels_file(tmp_path):
     (tmp_path / "something-something-v2-labels.json").write_text(json.dumps(labels))
     entries = [{"id": str(i), "template": t} for i, t in ((1, "Moving [something] up"), (2, "Pushing [something]"))]
     (tmp_path / "train.json").write_text(json.dumps(entries))
-    listing = read_listing(tmp_path / "train.json", root=tmp_path / "videos")
+    listing = VIDEOS.read(tmp_path / "train.json", root=tmp_path / "videos")
     assert [s.label for s in listing.samples] == [1, 2]
     assert listing.classes == ["Holding something", "Moving something up", "Pushing something"]
-    given = read_listing(tmp_path / "train.json", root=tmp_path / "videos", classes=list(labels))
+    given = VIDEOS.read(tmp_path / "train.json", root=tmp_path / "videos", classes=list(labels))
     assert [s.label for s in given.samples] == [2, 0]
 
 
 def test_some_films_may_be_missing_from_a_list(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / "list.txt").write_text("gone.mp4 0\na.mp4 1\n")
-    assert [s.label for s in read_listing(tmp_path / "list.txt").samples] == [0, 1]
+    assert [s.label for s in VIDEOS.read(tmp_path / "list.txt").samples] == [0, 1]
     with pytest.raises(ValueError, match="label 1, but there are 1 classes"):
-        read_listing(tmp_path / "list.txt", classes=["x"])
+        VIDEOS.read(tmp_path / "list.txt", classes=["x"])
 
 
 def test_written_lists_survive_spaces_and_other_folders(tmp_path, monkeypatch):

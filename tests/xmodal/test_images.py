@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from xmodal.data.annotations import IMAGES
 from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.data.collate import collate
-from xmodal.data.image_lists import read_images
 from xmodal.data.images import ImageDataset, read_image
 from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize, pil_resize
 from xmodal.evaluation.image_benchmarks import BENCHMARKS, files_of, first_of, group_means, task_of
@@ -208,11 +208,11 @@ def test_folders_are_classes_in_alphabetical_order(tmp_path, monkeypatch):
         picture(tmp_path / name)
     plain = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(plain(self), reverse=True)))
-    listing = read_images(tmp_path)
+    listing = IMAGES.read(tmp_path)
     assert listing.classes == ["ant", "cat", "dog"]
     want = [("ant/1.png", 0), ("cat/1.png", 1), ("dog/1.png", 2), ("dog/2.png", 2)]
     assert [(s.sample_id, s.label) for s in listing.samples] == want
-    given = read_images(tmp_path, classes=["dog", "cat", "ant"])
+    given = IMAGES.read(tmp_path, classes=["dog", "cat", "ant"])
     assert [s.label for s in given.samples] == [2, 1, 0, 0]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from xmodal.data.image_lists import IMAGES, read_images
+from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES
 from xmodal.data.pictures import DAMAGE, center_crop, random_crop, read_picture, to_array
 from xmodal.registry import DATASETS, build, check_arguments
 
@@ -190,7 +190,7 @@ class LabeledFolder(Pairs):
         **drawing: Any,
     ):
         super().__init__(seed, **drawing)
-        listing = read_images(root, format="folders")
+        listing = IMAGES.read(root, format="folders")
         folders = listing.classes or []
         self.items = [(s.path, (Path(s.path), s.label)) for s in listing.samples]
         self.classes = [name.replace("_", " ") for name in folders] if class_names is None else list(class_names)
@@ -239,7 +239,7 @@ class TarShards(Pairs):
         path, spans = where
         with open(path, "rb") as file:
             member = lambda suffix: (file.seek(spans[suffix][0]), file.read(spans[suffix][1]))[1]  # noqa: E731
-            data = member(next(s for s in spans if s in IMAGES))
+            data = member(next(s for s in spans if s in IMAGE_ENDINGS))
             caption = member(".txt").decode() if ".txt" in spans else json.loads(member(".json"))["caption"]
         return data, caption.strip(), -1
 
@@ -254,7 +254,7 @@ def index_shard(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
             if member.isfile():
                 found.setdefault(f"{folder}/{stem}", {})[(dot + suffix).lower()] = (member.offset_data, member.size)
     for stem, spans in found.items():
-        if {".txt", ".json"} & set(spans) and set(IMAGES) & set(spans):
+        if {".txt", ".json"} & set(spans) and set(IMAGE_ENDINGS) & set(spans):
             yield stem.lstrip("/"), spans
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.annotations import IMAGES
 from xmodal.data.broken import LabeledFiles
-from xmodal.data.image_lists import read_images
 from xmodal.data.pictures import DAMAGE, read_picture, to_array
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
@@ -71,7 +71,7 @@ class ImageDataset(LabeledFiles):
         seed: int = 0,
         max_broken: float = 0.01,
     ) -> None:
-        listing = read_images(annotation, root, format, classes)
+        listing = IMAGES.read(annotation, root, format, classes)
         super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.transforms = [build(transform, TRANSFORMS) for transform in transforms]
 

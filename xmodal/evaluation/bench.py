@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ class Source:
     val: Any = None
     test: Any = None
     templates: Sequence[str] = TEMPLATES
-    digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         for part in ("train", "plain", "val", "test"):
@@ -63,17 +63,15 @@ class Source:
             return self.train if augment else self.plain
         return getattr(self, split)
 
-    def hash(self) -> str:
+    @cached_property
+    def digest(self) -> str:
         """sha256 (16 digits) over the samples of all splits in order; computed once."""
-        if self.digest:
-            return self.digest
         parts = {}
         for split in ("train", "val", "test"):
             data = getattr(self, split)
             if data is not None:
                 parts[split] = list(zip(names_of(data), data.labels, strict=True))
-        self.digest = split_hash(parts)
-        return self.digest
+        return split_hash(parts)
 
 
 def names_of(data: Any) -> list[str]:
@@ -149,7 +147,7 @@ class Bench:
         prints = {k: {"name": m.encoder.name, "sha256": self.fingerprint(k)} for k, m in self.models.items()}
         return {
             "encoders": {**prints, "text": {"name": self.clip.text.name, "sha256": fingerprint(self.clip.text)}},
-            "splits": {s.name: s.hash() for s in self.sources},
+            "splits": {s.name: s.digest for s in self.sources},
             "templates": {s.name: list(s.templates) for s in self.sources},
             "views": self.views,
         }
@@ -190,7 +188,7 @@ class Bench:
         if key not in self.names:
             source = self.source(key[1])
             view = hashlib.sha256(repr(options_of(source.view(key[2], key[3] != "plain"))).encode()).hexdigest()
-            stamp = self.fingerprint(key[0])[:12] + source.hash()[:8] + view[:8]
+            stamp = self.fingerprint(key[0])[:12] + source.digest[:8] + view[:8]
             self.names[key] = f"{'_'.join(key)}_{stamp}"
         return self.names[key]
 

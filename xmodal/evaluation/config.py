@@ -9,10 +9,11 @@ from mmengine.config import Config
 
 from xmodal.evaluation.bench import Bench, Source
 from xmodal.evaluation.run_grid import RunGrid
-from xmodal.registry import check_arguments, did_you_mean
+from xmodal.registry import Registry, build, check_arguments, did_you_mean
 
 KEYS = {"about", "encoder", "sources", "protocol", "methods", "shots", "seeds", "bench", "title"}
 RENAMED = {"clip": "encoder", "datasets": "sources", "settings": "protocol"}  # since version 0.1
+RECIPES = Registry("recipe")  # which configs name by their classes
 NEEDED = ("encoder", "sources", "protocol", "methods")
 
 
@@ -39,20 +40,6 @@ def read_config(path: str | Path, needed: Sequence[str] = NEEDED) -> Config:
     if missing:
         raise ValueError(f"{path} does not say {missing[0]!r}; such a config needs {', '.join(needed)}")
     return cfg
-
-
-def make(cfg: Any) -> Any:
-    """Build `dict(type=..., ...)` of a recipe, protocol or source.
-
-    Raises:
-        ValueError: no `type`, or an argument that it does not take.
-    """
-    cfg = dict(cfg)
-    kind = cfg.pop("type", None)
-    if kind is None:
-        raise ValueError(f"a recipe needs `type`, got keys {sorted(cfg)}")
-    check_arguments(kind, cfg)
-    return kind(**cfg)
 
 
 def validated(source: Source) -> Source:
@@ -97,15 +84,15 @@ def build_grid(
     for name in (*(methods or ()), *(load or ())):
         if name not in cfg.methods:
             raise ValueError(f"the config has no method {name!r}; {did_you_mean(name, cfg.methods)}")
-    chosen = {name: make(recipe) for name, recipe in cfg.methods.items() if not methods or name in methods}
+    chosen = {name: build(recipe, RECIPES) for name, recipe in cfg.methods.items() if not methods or name in methods}
     for name, path in (load or {}).items():
         if not hasattr(chosen.get(name), "load"):
             raise ValueError(f"{name!r} is not run, or has nothing to load")
         chosen[name] = replace(chosen[name], load=path)
     more = {**cfg.get("bench", {}), **bench}
     check_arguments(Bench, more)
-    sources = [make({"type": Source, **s}) for s in cfg.sources]
+    sources = [build({"type": Source, **s}, RECIPES) for s in cfg.sources]
     if on == "val":
         sources = [validated(s) for s in sources]
     table = Bench(cfg.encoder, sources, **more)
-    return RunGrid(table, make(cfg.protocol), chosen, out, allow_test_selection)
+    return RunGrid(table, build(cfg.protocol, RECIPES), chosen, out, allow_test_selection)

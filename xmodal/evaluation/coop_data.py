@@ -91,7 +91,6 @@ EUROSAT_NAMES = {
     "River": "River",
     "SeaLake": "Sea or Lake",
 }
-CALTECH_DROPPED = ("BACKGROUND_Google", "Faces_easy")
 CALTECH_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
 
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,10 @@ from xmodal.evaluation.elevater_data import DataSet, ImageSet, read_dataset
 from xmodal.evaluation.metrics import find_measure
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
-from xmodal.evaluation.results import read_result, write_result
+from xmodal.evaluation.results import once
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
-from xmodal.evaluation.search import RateSpace, hyperparameter_search
+from xmodal.evaluation.search import RateSpace, SearchResult, hyperparameter_search
 from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
-
-FIXED = ("zero-shot", "linear-probe", "fine-tune")
 
 
 @dataclass(frozen=True)
@@ -194,47 +193,46 @@ class JobRun:
             self.subject.device
         )
 
+    def search(self, fit: Callable[..., Fit], pools: Pools, trace: Path | None = None) -> SearchResult:
+        """Search learning rate and weight decay on the pools for it."""
+        s = self.settings
+        return hyperparameter_search(
+            lambda lr, wd: fit(pools.search_train, pools.search_val, lr, wd, s.epochs).best, s.space, trace
+        )
+
     def train(self) -> dict[str, Any]:
         """Search, then the final run."""
         s, pools, model = self.settings, self.pools(), self.classifier()
         fit = self.fitter(model)
-        found: dict[str, Any] = {"learning_rate": None, "weight_decay": None, "val_score": None, "trials": 0}
+        found: dict[str, Any] = {"val_score": None, "trials": 0}
         start = time.perf_counter()
         if s.rate:
             rate, decay = s.rate
         else:
             trace = self.out / "traces" / f"{self.job.name}-{self.subject.sha[:8]}-{s.digest()}.jsonl"
-            result = hyperparameter_search(
-                lambda lr, wd: fit(pools.search_train, pools.search_val, lr, wd, s.epochs).best, s.space, trace
-            )
+            result = self.search(fit, pools, trace)
             rate, decay = result.learning_rate, result.weight_decay
-            found |= {"val_score": result.score, "trials": len(result.trials)}
+            found = {"val_score": result.score, "trials": len(result.trials)}
         found |= {"learning_rate": rate, "weight_decay": decay, "search_seconds": time.perf_counter() - start}
         merged = s.merge_val and self.job.shots != 1
         last = fit(
-            merge(pools.train, pools.val) if merged else pools.train, pools.test, rate, decay, s.epochs + s.extra_epochs
+            pools.train.merged(pools.val) if merged else pools.train, pools.test, rate, decay, s.epochs + s.extra_epochs
         )
         for images in (pools.train.feature, pools.val.feature, pools.test.feature):
             self.broken |= getattr(images, "broken", {})
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return {
             **found,
             "score": last.last,
             "best_epoch_on_test": last.best,
-            "trained_parameters": trained,
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "probabilities": last.last_probabilities,
             "best_probabilities": last.best_probabilities,
         }
 
     def fitter(self, model: torch.nn.Module) -> Callable[..., Fit]:
         """`fit_probe` with everything that does not change from run to run."""
-
-        def fit(train: Samples, test: Samples, rate: float, decay: float, epochs: int) -> Fit:
-            return fit_probe(
-                model, train, test, rate, decay, epochs, self.settings.batch_size, self.measure, self.job.seed
-            )
-
-        return fit
+        fixed: dict[str, Any] = dict(batch_size=self.settings.batch_size, measure=self.measure, seed=self.job.seed)
+        return partial(fit_probe, model, **fixed)
 
     def zero_shot(self) -> dict[str, Any]:
         """Cosines to class features times 100, softmax over classes."""
@@ -267,15 +265,6 @@ class JobRun:
         }
 
 
-def merge(first: Samples, second: Samples) -> Samples:
-    """Both, one behind the other; images stay undecoded."""
-    if not isinstance(first.feature, ImageSet):
-        return first.merged(second)
-    one, two = first.feature, second.feature
-    both = ImageSet(one.folder, [*one.entries, *two.entries], one.size, one.center_crop)
-    return Samples(both, torch.cat([first.label, second.label]))
-
-
 def run_job(
     subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Elevater | None = None
 ) -> dict[str, Any]:
@@ -293,12 +282,13 @@ def run_job(
         chosen, trials, counts, and what could not be read. Probabilities are in the `.npz`.
     """
     settings = settings or Elevater()
-    path, tag = Path(out) / f"{job.name}.json", f"{subject.sha[:16]}-{settings.digest()}"
-    if (known := read_result(path, tag=tag)) is not None:
-        return known
-    found = JobRun(subject, job, root, out, settings).run()
-    arrays = {k: found.pop(k) for k in ("probabilities", "best_probabilities") if k in found}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path.with_suffix(".npz"), **arrays)
-    write_result(path, {**found, "tag": tag})
-    return {**found, "tag": tag}
+    path = Path(out) / f"{job.name}.json"
+
+    def make() -> dict[str, Any]:
+        found = JobRun(subject, job, root, out, settings).run()
+        arrays = {k: found.pop(k) for k in ("probabilities", "best_probabilities") if k in found}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path.with_suffix(".npz"), **arrays)
+        return found
+
+    return once(path, make, tag=f"{subject.sha[:16]}-{settings.digest()}")

@@ -180,6 +180,9 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def __add__(self, other: "ImageSet") -> "ImageSet":
+        return ImageSet(self.folder, [*self.entries, *other.entries], self.size, self.center_crop)
+
     def __getitem__(self, index: Tensor) -> Tensor:
         with ThreadPoolExecutor(4) as pool:
             return torch.from_numpy(np.stack(list(pool.map(self.image, index.tolist()))))  # (n, 3, S, S)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.data.image_lists import read_images
+from xmodal.data.annotations import IMAGES
 from xmodal.evaluation.bench import Source
 from xmodal.evaluation.coop_data import SPLIT_NOTES, read_lines
 from xmodal.evaluation.images import ListedImages
@@ -76,7 +76,7 @@ def read_folder(folder: str | Path, name: str = "") -> Splits:
     Raises:
         ValueError: no such folder, or no images in it.
     """
-    listing = read_images(folder, format="folders")
+    listing = IMAGES.read(folder, format="folders")
     classes = listing.classes or []
     items = [Item(s.sample_id, s.label, classes[s.label]) for s in listing.samples]
     return Splits(name or Path(folder).name, items, [], items, Path(folder))
@@ -105,7 +105,7 @@ def read_shift(root: str | Path, name: str) -> Splits:
     if strange:
         raise ValueError(f"{images / strange[0]}: no class is called so; {did_you_mean(strange[0], names)}")
     order = [key for key in names if key in present]
-    listing = read_images(images, format="folders", classes=order)
+    listing = IMAGES.read(images, format="folders", classes=order)
     items = [Item(s.sample_id, s.label, names[order[s.label]]) for s in listing.samples]
     return Splits(name, [], [], items, images)
 

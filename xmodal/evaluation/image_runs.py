@@ -15,11 +15,10 @@ from xmodal.data.collate import collate
 from xmodal.evaluation.bench import Bench, accuracy, labels_of
 from xmodal.evaluation.fit import BestSoFar, dassl_optimizer, epochs_for, fit, minibatches
 from xmodal.evaluation.plans import Outcome, Part, Plan, join_parts
-from xmodal.evaluation.runs import PromptRun
+from xmodal.evaluation.runs import PromptRun, new_head
 from xmodal.heads.mvlpt import average_states
 from xmodal.official.prompts import load_dassl
 from xmodal.prompted import PromptedModel
-from xmodal.registry import HEADS, build
 
 
 @dataclass
@@ -57,10 +56,8 @@ class ImageRun(PromptRun):
 
     def build(self, bench: Bench, classes: Sequence[str], tasks: Sequence[Part] = ()) -> PromptedModel:
         """A fresh model around the bench's image tower."""
-        given: dict[str, Any] = dict(in_dim=bench.width, class_names=list(classes), clip=bench.clip)
-        if self.mask_tasks:
-            given["task_sizes"] = {part.source: len(part.classes) for part in tasks}
-        head = build(dict(self.head), HEADS, **given)
+        sizes = {"task_sizes": {part.source: len(part.classes) for part in tasks}} if self.mask_tasks else {}
+        head = new_head(bench, self.head, classes, **sizes)
         return PromptedModel(bench.clip.visual, head).to(bench.device)
 
     def state_of(self, bench: Bench, classes: Sequence[str], folder: str) -> dict[str, Tensor]:
@@ -179,8 +176,7 @@ class DomainRun:
         """Train, select on the training domains, test on the one left out."""
         classes = plan.train[0].classes
         torch.manual_seed(plan.seed)
-        given = dict(in_dim=bench.width, class_names=list(classes), clip=bench.clip)
-        head: Any = build(dict(self.head), HEADS, **given).to(bench.device)
+        head = new_head(bench, self.head, classes).to(bench.device)
         data = [(bench.features(p), labels_of(p, bench)) for p in plan.train]
         best = BestSoFar()
 

@@ -15,7 +15,7 @@ from typing import Any
 from xmodal.engine.config import load_config
 from xmodal.engine.launch import prepare, train
 from xmodal.evaluation.image_benchmarks import BENCHMARKS, SHOTS, Task, files_of, group_means, task_of
-from xmodal.evaluation.results import read_result, write_result
+from xmodal.evaluation.results import once, read_result, write_result
 
 
 @dataclass
@@ -85,10 +85,13 @@ class ImageTasks:
         return data_options(self.benchmark or "", task, splits, self.root, shots, seed)
 
     def run_task(self, task: Task, shots: int, seed: int) -> dict[str, Any]:
-        """One task with one seed: its settings, perhaps a search, the final run; returns and keeps the result."""
-        work, fewshot = self.folder(task, shots, seed), self.benchmark == "fewshot"
-        if (there := read_result(work / "result.json")) is not None:
-            return there
+        """Run a task with a seed, or read its result where it is there already."""
+        path = self.folder(task, shots, seed) / "result.json"
+        return once(path, lambda: self.new_result(path.parent, task, shots, seed))
+
+    def new_result(self, work: Path, task: Task, shots: int, seed: int) -> dict[str, Any]:
+        """Train a task in a folder, after a search where one is asked for, and return the result."""
+        fewshot = self.benchmark == "fewshot"
         print(f"{task.name}, seed {seed}{f', {shots} shots' if fewshot else ''}: {work}", flush=True)
         options = task_options(self.published, task.name)
         chosen, found = "published" if options else "the config's", None
@@ -107,7 +110,6 @@ class ImageTasks:
         }  # fmt: skip
         if validated["of"] != task.num_test:
             result["note"] = f"the test list has {validated['of']:,} images, that of the benchmark {task.num_test:,}"
-        write_result(work / "result.json", result)
         shutil.rmtree(work / "final" / "vis_data", ignore_errors=True)
         return result
 

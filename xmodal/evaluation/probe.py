@@ -97,7 +97,7 @@ class LinearProbe(nn.Module):
 class Samples:
     """Features (N, D) and labels: (N,) or, several a sample, 0/1 floats (N, K).
 
-    Instead of features anything may stand that has a length, splits into batches and is indexed with a tensor.
+    Instead of features anything may stand that has a length, splits into batches, is indexed with a tensor and adds.
     """
 
     feature: Any
@@ -108,7 +108,9 @@ class Samples:
 
     def merged(self, other: "Samples") -> "Samples":
         """Both, one behind the other."""
-        return Samples(torch.cat([self.feature, other.feature]), torch.cat([self.label, other.label]))
+        ours, theirs = self.feature, other.feature
+        joined = torch.cat([ours, theirs]) if isinstance(ours, Tensor) else ours + theirs
+        return Samples(joined, torch.cat([self.label, other.label]))
 
 
 @dataclass

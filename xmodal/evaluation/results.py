@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,6 +38,14 @@ def write_result(path: Path, result: Any, indent: int | None = 1) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".part").write_text(json.dumps(result, indent=indent) + "\n")
     path.with_suffix(".part").replace(path)
+
+
+def once(path: Path, make: Callable[[], Mapping[str, Any]], **wanted: Any) -> dict[str, Any]:
+    """Return the result at a path where it is of the same recipe (`wanted`); else make it, with these fields, there."""
+    if (there := read_result(path, **wanted)) is None:
+        write_result(path, {**make(), **wanted})
+        there = read_result(path) or {}
+    return there
 
 
 def spread(values: Sequence[float]) -> str:

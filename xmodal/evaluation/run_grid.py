@@ -1,7 +1,6 @@
 """A grid of few-shot runs: methods times shots times seeds, resumed where it stopped, with a table and a plot."""
 
 import dataclasses
-import json
 import logging
 import os
 import time
@@ -16,7 +15,7 @@ import torch
 
 from xmodal.evaluation.bench import Bench
 from xmodal.evaluation.plans import Labeled, Outcome, Plan, Protocol
-from xmodal.evaluation.results import markdown, plain, plot, read_result, spread, stamp, write_result
+from xmodal.evaluation.results import markdown, once, plain, plot, read_result, spread, stamp
 from xmodal.official.prompts import NAMES, save_dassl, save_tip_keys
 from xmodal.registry import METHODS
 
@@ -88,40 +87,35 @@ class RunGrid:
 
     def cell(self, name: str, shots: int, seed: int) -> dict[str, Any]:
         """One run, or its result where it is there already."""
-        there = self.found(name, shots, seed)
-        if there is not None:
-            return there
+        path = self.folder(name, shots, seed) / "result.json"
+        return once(path, lambda: self.run_cell(name, shots, seed), stamp=self.version(name))
+
+    def run_cell(self, name: str, shots: int, seed: int) -> dict[str, Any]:
+        """Run a method, keep what it learned, and return the result file's content."""
         folder, recipe = self.folder(name, shots, seed), self.methods[name]
-        plan = self.plan(recipe, shots, seed)
-        start = time.perf_counter()
+        plan, start = self.plan(recipe, shots, seed), time.perf_counter()
         outcome = recipe(self.bench, plan)
-        result = self.report(name, recipe, plan, outcome)
-        result["seconds"] = round(time.perf_counter() - start, 2)
+        seconds = round(time.perf_counter() - start, 2)
         folder.mkdir(parents=True, exist_ok=True)
         self.save_head(outcome, plan, folder)
-        write_result(folder / "result.json", result)
-        figures = ", ".join(f"{k} {v:.2f}" for k, v in result["scores"].items())
-        warning = "  (selected on TEST: optimistic)" if outcome.selected_on == "test" else ""
-        log.info("%s, %d shots, seed %d: %s  [%.1f s]%s", name, shots, seed, figures, result["seconds"], warning)
-        return json.loads(json.dumps(result))  # as it will be read again
-
-    def report(self, name: str, recipe: Any, plan: Plan, outcome: Outcome) -> dict[str, Any]:
-        """The result file's content."""
         scores = {k: round(v, 4) for k, v in outcome.scores.items()}
-        sample = [(p.source, p.indices) for p in plan.train]
+        scores |= self.protocol.summary(scores)
+        figures = ", ".join(f"{k} {v:.2f}" for k, v in scores.items())
+        warning = "  (selected on TEST: optimistic)" if outcome.selected_on == "test" else ""
+        log.info("%s, %d shots, seed %d: %s  [%.1f s]%s", name, shots, seed, figures, seconds, warning)
         return {
             "method": name,
             "protocol": plan.protocol,
             "shots": plan.shots,
             "seed": plan.seed,
-            "scores": {**scores, **self.protocol.summary(scores)},
+            "scores": scores,
             "selected_on": outcome.selected_on,
             "trained_weights": outcome.trained,
-            "sample_sha256": stamp(sample),
+            "sample_sha256": stamp([(p.source, p.indices) for p in plan.train]),
             **self.about,
             "recipe": plain(recipe),
             "details": outcome.details,
-            "stamp": self.version(name),
+            "seconds": seconds,
         }
 
     def save_head(self, outcome: Outcome, plan: Plan, folder: Path) -> None:

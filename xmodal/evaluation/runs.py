@@ -34,6 +34,11 @@ def text_weights(bench: Bench, part: Part, sentences: str | None = None) -> Tens
     return TextSide(bench.clip).encode_templates(part.classes, templates)
 
 
+def new_head(bench: Bench, head: Mapping[str, Any], classes: Sequence[str], **more: Any) -> Any:
+    """Build a head of class names on the bench's CLIP."""
+    return build(dict(head), HEADS, in_dim=bench.width, class_names=list(classes), clip=bench.clip, **more)
+
+
 @dataclass
 class ZeroShotRun:
     """Zero-shot CLIP with the templates of each source.
@@ -113,8 +118,7 @@ class PromptRun:
 
     def build(self, bench: Bench, classes: Sequence[str]) -> nn.Module:
         """A fresh head."""
-        given = dict(in_dim=bench.width, class_names=list(classes), clip=bench.clip)
-        return build(dict(self.head), HEADS, **given).to(bench.device)
+        return new_head(bench, self.head, classes).to(bench.device)
 
     def moved(self, bench: Bench, head: nn.Module, classes: Sequence[str]) -> nn.Module:
         """The same prompts for other classes.

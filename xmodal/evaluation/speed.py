@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from xmodal.evaluation.elevater import Elevater, Job, JobRun
-from xmodal.evaluation.search import hyperparameter_search
 from xmodal.evaluation.subject import ImageClassifier, Subject
+
+RATES = (1e-3, 1e-4)  # learning rate and weight decay of the trials that are timed
 
 
 def search_speed(
@@ -33,16 +34,12 @@ def search_speed(
         start = time.process_time()
         pools, head = run.pools(), run.classifier()
         fit = run.fitter(head)
-        search = lambda lr, wd: fit(pools.search_train, pools.search_val, lr, wd, settings.epochs).best  # noqa: E731
-        found = hyperparameter_search(search, settings.space)
+        found = run.search(fit, pools)
         kept = time.process_time() - start
-        one = seconds(lambda: search(1e-3, 1e-4), trials)
+        one = seconds(lambda: fit(pools.search_train, pools.search_val, *RATES, settings.epochs), trials)
         slow = JobRun(subject, replace(job, method="fine-tune"), root, out, settings)
-        images = slow.pools()
-        through = slow.fitter(ImageClassifier(subject.visual, [], head))
-        again = seconds(
-            lambda: through(images.search_train, images.search_val, 1e-3, 1e-4, settings.epochs).best, trials
-        )
+        images, through = slow.pools(), slow.fitter(ImageClassifier(subject.visual, [], head))
+        again = seconds(lambda: through(images.search_train, images.search_val, *RATES, settings.epochs), trials)
     whole = again * len(found.trials)
     return {
         "trials": len(found.trials),
