@@ -174,6 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"no row is called {wrong[0]!r}; there are {', '.join(sorted(names))}", file=sys.stderr)
         return 2
     rows = [row for row in ROWS if row.tower in args.towers and row.name in (args.rows or names)]
+    import tools.demo_steps  # noqa: F401 - quiets torch before it is imported
     from xmodal.engine.launch import run
 
     return run(lambda: tune(rows, args) if args.tune else show(rows, args))

@@ -98,6 +98,7 @@ def cells(r: dict[str, Any]) -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Run the lines, print and keep the table; returns the exit status."""
     args = parse_args(argv)
+    import tools.demo_steps  # noqa: F401 - quiets torch before it is imported
     from xmodal.engine.launch import run
 
     def job() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's memory profile warns of what was there before
 
 
 def call(*words: str, log: Path | None = None) -> float:
