@@ -88,7 +88,7 @@ class ContrastiveModel(BaseModel):
         return {}
 
     def train(self, mode: bool = True) -> "ContrastiveModel":
-        """Set the mode; the zero-shot classifier is made anew after training."""
+        """Set the mode and drop the cached zero-shot classifier, which training makes stale."""
         self._classifier = None
         return super().train(mode)
 

@@ -85,7 +85,7 @@ class FacT(nn.Module):
 
 
 class FacTTT(FacT):
-    """Tensor train: each layer has a core of its own, a fused projection one for each of `parts`."""
+    """Tensor-train form of FacT: one core per layer, or one per part of a fused projection."""
 
     def __init__(
         self, factors: Factors, outs: int, ins: int, scale: float = 1.0, dropout: float = 0.1, parts: str = "s"

@@ -118,7 +118,7 @@ class ImageRun(PromptRun):
 
 
 def columns_of(tasks: Sequence[Part], part: Part) -> list[int]:
-    """Find the columns of a test set's classes among those of all tasks; those of its own task, where it has one.
+    """Find the logit columns of a test set's classes; those of its own training task, where it has one.
 
     Raises:
         ValueError: a class that was not trained.

@@ -72,7 +72,7 @@ def label_of(thing: Thing) -> tuple[int, int]:
 
 @DATASETS.register_module(name="shape_things")
 class ShapeThings(Dataset):
-    """Pictures with all that a `Pool` says about them, brightness and contrast drawn anew every epoch.
+    """Pictures of a `Pool` with their labels; brightness and contrast are drawn in every epoch.
 
     A sample: `image` (3, S, S) f32, `text` (CONTEXT,), `phrases` (2, CONTEXT), `shape` (2,), `color` (2,), `geometry`
     (2, 4), `sample_id`.
