@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xmodal.official.names import Converter, register_converter
+from xmodal.torch_files import read_torch
 
 EPCL_CLASSIFICATION = register_converter(
     Converter(
@@ -206,7 +206,7 @@ def load_official(network: nn.Module, path: str, converter: Converter) -> None:
     Raises:
         ValueError: keys that do not fit.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_torch(path)
     ours = converter.to_ours(trained_state(content))
     missing, unexpected = network.load_state_dict(ours, strict=False)
     missing = [k for k in missing if not k.startswith(("epcl.encoder.", "backbone.epcl.encoder."))]

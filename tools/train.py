@@ -15,6 +15,13 @@ def parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="auto", metavar="PATH",
         help="go on from PATH, or from last.pth in the work directory when there is one",
     )  # fmt: skip
+    p.add_argument(
+        "--allow-changes", action="store_true",
+        help="with --resume: go on although the config differs in what changes the mathematics",
+    )  # fmt: skip
+    p.add_argument(
+        "--replay", metavar="BAD_STEP", help="repeat the step of a bad_step.json under anomaly detection, and stop"
+    )
     p.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision (fp16 needs a GPU)")
     p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as train_cfg.max_epochs=3")
     p.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="pytorch under torchrun")
@@ -29,14 +36,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Train; returns the exit status."""
     args = parser().parse_args(argv)
-    from xmodal.engine.launch import prepare, run, train
+    from xmodal.engine.launch import prepare, repeat, run, train
 
     def job() -> None:
         cfg = prepare(args.config, args.work_dir, args.cfg_options, args.seed, args.amp, args.launcher)
         if args.print_config:
             print(cfg.pretty_text)
             return
-        train(cfg, args.resume)
+        if args.replay:
+            repeat(cfg, args.replay)
+            return
+        train(cfg, args.resume, args.allow_changes)
 
     return run(job, resumable=True)
 

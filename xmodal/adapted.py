@@ -22,6 +22,7 @@ from xmodal.frozen_tower import FrozenTower
 from xmodal.merge import merge_adapters
 from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
 from xmodal.structures import Encoder
+from xmodal.torch_files import read_safetensors
 
 WEIGHTS, NOTES = "adapter.safetensors", "adapter.json"
 
@@ -157,7 +158,7 @@ class Adapted(FrozenTower):
             raise ValueError(f"{folder} was trained on {notes['encoder']} ({notes['sha256'][:12]}), not on this tower")
         name = name or notes["name"]
         self.add(notes["method"], name, **notes["arguments"])
-        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        tensors = read_safetensors(folder / WEIGHTS)
         tensors = {k.replace(f".{notes['name']}.", f".{name}."): v for k, v in tensors.items()}
         live = self.saved()
         wrong = sorted(set(live) ^ set(tensors)) or [k for k in live if live[k].shape != tensors[k].shape]

@@ -6,7 +6,6 @@ choices up to a depth, zeros behind it. The steps are those of the released sear
 
 import copy
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from xmodal.adapters.noah import KINDS, searched_params
+from xmodal.atomic import write_text
 
 Sizes = dict[str, list[int]]
 TRIES = 10
@@ -190,9 +190,7 @@ class Search:
             return
         state = {"space": asdict(self.space), "seed": self.seed, "limit": self.limit}
         state |= {"judged": self.judged, **self.done}
-        part = Path(f"{self.state_file}.part")
-        part.write_text(json.dumps(state))
-        os.replace(part, self.state_file)
+        write_text(self.state_file, json.dumps(state))
 
     def restore(self) -> None:
         """Read the progress of an earlier run, if there is one."""

@@ -34,10 +34,10 @@ class Scripted(BaseMetric):
         return {name: float(values[self.done - 1]) for name, values in self.curves.items()}
 
 
-def train(folder, options=(), resume=None, done=0, **curves):
+def train(folder, options=(), resume=None, done=0, allow=False, **curves):
     metric = f"val_evaluator = dict(type='tests.engine.test_best.Scripted', curves={curves!r}, done={done})\n"
     cfg = launch.prepare(write_config(folder, EVERY + metric), str(folder / "w"), options)
-    launch.train(cfg, resume)
+    launch.train(cfg, resume, allow)
     return folder / "w"
 
 
@@ -75,7 +75,7 @@ def test_a_resumed_run_remembers_its_best(tmp_path):
     curve = [60, 80, 70, 75]
     short = ["train_cfg.max_epochs=2"]
     assert read(train(tmp_path, short, top1=curve) / "last.pth")["meta"]["best"] == 80.0
-    work = train(tmp_path, resume="auto", done=2, top1=curve)
+    work = train(tmp_path, resume="auto", done=2, allow=True, top1=curve)
     assert read(work / "best.pth")["meta"]["step"] == 10
     assert read(work / "last.pth")["meta"]["best"] == 80.0
     assert report_of(work)["best"] == {"top1": 80.0}

@@ -62,15 +62,15 @@ def test_epoch_means_are_means_over_samples(monkeypatch):
 
 
 def test_means_are_averaged_over_processes(monkeypatch):
-    """The other one of two processes has a loss of 5 and an accuracy of 30."""
+    """The other one of two processes has 24 samples of loss 5 and accuracy 30, this one 8 of means 3 and 70."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
-    monkeypatch.setattr(dist, "all_reduce", lambda mine: mine.add_(torch.tensor([5.0, 30.0])))
+    monkeypatch.setattr(dist, "all_reduce", lambda mine: mine.add_(24 * torch.tensor([5.0, 30.0, 1.0])))
     means = Means()
     means.add({"loss": 2.0, "top1": 60.0}, 4)
     means.add({"loss": 4.0, "top1": 80.0}, 4)
-    assert means.look() == {"loss": pytest.approx((3 + 5) / 2), "top1": pytest.approx((70 + 30) / 2)}
+    assert means.look() == {"loss": pytest.approx((3 + 3 * 5) / 4), "top1": pytest.approx((70 + 3 * 30) / 4)}
 
 
 def test_speed_counts_the_samples_of_all_processes(monkeypatch):
@@ -83,12 +83,6 @@ def test_speed_counts_the_samples_of_all_processes(monkeypatch):
 def test_the_highest_rate_is_shown(monkeypatch):
     logs, _ = drive(monkeypatch, rates=(0.1, 0.3, 0.2))
     assert logs[2]["lr"] == 0.3
-
-
-def test_a_loss_that_is_no_number_stops_the_run(monkeypatch):
-    for odd in (float("nan"), float("inf")):
-        with pytest.raises(FloatingPointError, match="by step 4"):
-            drive(monkeypatch, losses=[1.0, 1.0, 1.0, odd, 1.0])
 
 
 def test_small_rates_are_not_rounded_away():

@@ -2,25 +2,28 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.engine.toy import CONFIG, write_config
+from xmodal.data.sampler import EpochSampler, StreamSampler, order_of
 from xmodal.engine import launch
-from xmodal.engine.checkpoint import LAST, read
+from xmodal.engine.checkpoint import LAST, data_key, read
 from xmodal.engine.loops import Interrupted
+from xmodal.engine.resume import own_sums
 
 STEPS = CONFIG.replace("max_epochs=4, val_interval=2", "max_steps=17, val_interval=6").replace(
     "warmup_epochs=1", "warmup_steps=3"
 )
 
 
-def run(folder, text, work, resume=None, options=(), stop_at=None):
+def run(folder, text, work, resume=None, options=(), stop_at=None, allow=False):
     config = write_config(folder, text)
     cfg = launch.prepare(config, str(folder / work), options)
     if stop_at is None:
-        return launch.train(cfg, resume)
+        return launch.train(cfg, resume, allow)
     cfg.custom_hooks = [dict(type="tests.engine.test_resume.Kill", step=stop_at)]
     with pytest.raises(KilledError):
         launch.train(cfg, resume)
@@ -171,13 +174,90 @@ def test_resume_without_a_checkpoint_starts(tmp_path):
         ("train_cfg.max_epochs=2", "beyond the 10 steps"),
         ("model.weights=8", "trained on encoder toy"),
         ("model.dim=7", "trained on encoder toy"),
-        ("optim_wrapper.paramwise_cfg.no_decay=[]", "hold other weights"),
+        ("optim_wrapper.paramwise_cfg.no_decay=[]", r"no_decay.0: was '.bias', is not set. --allow-changes"),
     ],
 )
 def test_resume_refuses_another_run(tmp_path, finished, option, message):
     shutil.copytree(finished, tmp_path / "w")
     with pytest.raises(ValueError, match=message):
         run(tmp_path, CONFIG, "w", resume="auto", options=[option])
+
+
+RATE, DECAY = "optim_wrapper.optimizer.lr=0.02", "optim_wrapper.optimizer.weight_decay=0.5"
+
+
+def test_rates_given_anew_take_effect(tmp_path):
+    """The rest of the run has the new rate at every step of the same curve, and the new decay; the past stays."""
+    run(tmp_path, CONFIG, "whole")
+    options = ["default_hooks.checkpoint.every_steps=3"]
+    run(tmp_path, CONFIG, "w", options=options, stop_at=13)
+    runner = run(tmp_path, CONFIG, "w", resume="auto", options=[*options, RATE, DECAY])
+    old, new = losses(tmp_path, "whole"), losses(tmp_path, "w")
+    assert [new[s][1] for s in range(1, 13)] == [old[s][1] for s in range(1, 13)]
+    assert [new[s][1] for s in range(13, 21)] == pytest.approx([2 * old[s][1] for s in range(13, 21)])
+    assert [g["weight_decay"] for g in runner.optim_wrapper.optimizer.param_groups] == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "model.dropout=0.1",
+        "param_scheduler.warmup_epochs=2",
+        "optim_wrapper.optimizer.eps=0.003",
+        "train_cfg.max_epochs=6",
+    ],
+)
+def test_settings_that_change_the_mathematics_are_refused_unless_allowed(tmp_path, finished, option):
+    shutil.copytree(finished, tmp_path / "w")
+    key, _, value = option.partition("=")
+    with pytest.raises(ValueError, match=rf"{key}: was .*, is .*{value[-1]}.*--allow-changes"):
+        run(tmp_path, CONFIG, "w", resume="auto", options=[option])
+    run(tmp_path, CONFIG, "w", resume="auto", options=[option], allow=True)
+
+
+def test_how_a_run_is_carried_out_may_change(tmp_path, finished, caplog):
+    shutil.copytree(finished, tmp_path / "w")
+    options = ["train_dataloader.num_workers=1", "val_dataloader.batch_size=2", "train_cfg.batch_split=2"]
+    run(tmp_path, CONFIG, "w", resume="auto", options=options)
+
+
+def test_other_labels_of_the_same_number_of_samples_are_refused(tmp_path):
+    def listed(labels):
+        samples = [SimpleNamespace(sample_id=f"{i}.mp4", label=y) for i, y in enumerate(labels)]
+        return data_key(SimpleNamespace(samples=samples))
+
+    assert listed([0, 1, 2]) == listed([0, 1, 2]) != listed([0, 2, 1])
+    assert data_key(SimpleNamespace(samples=None)) is None
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_samples_come_in_the_same_order_for_any_number_of_processes(world):
+    """The union of the processes' batches of every step, in epochs and in steps."""
+    for kind in ("epochs", "steps"):
+        per_process = []
+        for rank in range(world):
+            if kind == "epochs":
+                sampler = EpochSampler(48, seed=3, rank=rank, world=world)
+                sampler.seek(2, 16 // world)
+            else:
+                sampler = StreamSampler(48, total=80 // world, seed=3, rank=rank, world=world)
+                sampler.seek(0, 16 // world)
+            per_process.append(list(sampler))
+        merged = [key for keys in zip(*per_process, strict=True) for key in keys]
+        if kind == "epochs":
+            assert merged == [(2, int(i)) for i in order_of(48, 3, 2)[16:]]
+        else:
+            first = [(0, int(i)) for i in order_of(48, 3, 0)[16:]]
+            assert merged == first + [(1, int(i)) for i in order_of(48, 3, 1)[:32]]
+
+
+def test_sums_of_an_unfinished_epoch_go_to_any_number_of_processes():
+    two = [7, [[{"loss": 6.0}, 3, 12.0], [{"loss": 2.0}, 3, 4.0]]]
+    assert own_sums(two, 1, 2) == [7, [{"loss": 2.0}, 3, 4.0]]
+    assert own_sums(two, 0, 1) == [7, [{"loss": 8.0}, 3, 16.0]]
+    shares = [own_sums(two, rank, 4)[1] for rank in range(4)]
+    assert sum(s[0]["loss"] for s in shares) / sum(s[2] for s in shares) == 0.5
+    assert own_sums([7, [{"loss": 6.0}, 3, 12.0]], 0, 1) == [7, [{"loss": 6.0}, 3, 12.0]]  # of an older version
 
 
 @pytest.fixture(scope="module")

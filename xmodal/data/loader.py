@@ -52,6 +52,11 @@ def build_loader(cfg: dict[str, Any], dataset: Dataset, sampler: Sampler, seed: 
 
 
 def quiet_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, which finishes its step and saves; one torch thread a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C, SIGUSR1 and a first SIGTERM to the main process, which finishes its step and saves.
+
+    A second SIGTERM ends the worker. It uses one torch thread.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from xmodal.encoders.keys import base_state
 from xmodal.encoders.sites import Pointwise
 from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid
+from xmodal.torch_files import read_torch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -209,7 +210,7 @@ def load_body(body: nn.Module, path: str) -> None:
     Raises:
         ValueError: keys that do not fit, by name.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_torch(path)
     state = state.get("state_dict", state)
     heads = ("fc.", "classifier.", "head.fc.")
     missing, unexpected = body.load_state_dict(state, strict=False)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor
 
 from xmodal.encoders.convnet import ConvNet
 from xmodal.registry import ENCODERS
+from xmodal.torch_files import read_torch
 
 TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -74,7 +74,7 @@ def efficientnet_lite0(checkpoint: str = "", image_size: int = 224) -> ConvNet:
         path = Path(checkpoint) if checkpoint else packaged_file()
         if not path.is_file():
             raise ValueError(f"no weights at {path}")
-        body.load_state_dict(from_lite_state(torch.load(path, map_location="cpu", weights_only=True), body))
+        body.load_state_dict(from_lite_state(read_torch(path), body))
     classifier = body.classifier
     body.reset_classifier(0)
     half = (0.5, 0.5, 0.5)

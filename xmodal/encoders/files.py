@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.keys import State, under
 from xmodal.encoders.vit import resize_positions
+from xmodal.torch_files import read_safetensors, read_torch
 
 WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "base_encoder.", "backbone.", "encoder.")
@@ -34,16 +35,14 @@ def read_state(path: str | Path, torchscript: bool = False) -> State:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {str(path)!r}")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return strip_prefixes(load_file(path))
+        return strip_prefixes(read_safetensors(path))
     if path.suffix == ".npz":
         raise ValueError(f"{path.name} holds JAX weights: they are read by timm_encoder('vit_...', weights=...)")
     if is_torchscript(path):
         if not torchscript:
             raise ValueError(f"{path.name} is a TorchScript archive: read it with openai_encoder or openai_clip")
         return {k: v.detach() for k, v in torch.jit.load(path, map_location="cpu").state_dict().items()}
-    return unwrap(torch.load(path, map_location="cpu", weights_only=True), path.name)
+    return unwrap(read_torch(path), path.name)
 
 
 def is_torchscript(path: Path) -> bool:

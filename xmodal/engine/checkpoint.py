@@ -1,6 +1,8 @@
 """Checkpoints that hold only what was trained, are written atomically and open with `weights_only=True`."""
 
-import os
+import hashlib
+import io
+import math
 import random
 import time
 from pathlib import Path
@@ -14,9 +16,12 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 import xmodal
+from xmodal.atomic import replacing
 from xmodal.encoders.frozen import moving_keys
+from xmodal.engine.config import settings_of
 from xmodal.metrics import gather
 from xmodal.registry import HOOKS, did_you_mean
+from xmodal.torch_files import read_torch
 
 FORMAT = 1
 LAST, BEST = "last.pth", "best.pth"
@@ -74,31 +79,43 @@ def _some(names: list[str]) -> str:
 
 
 def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
-    """Write a file beside `path` and rename it, so that an interruption leaves the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with open(unfinished, "wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    """Write a checkpoint in one piece: an interruption or a full disk leaves the old file.
+
+    Raises:
+        FloatingPointError: a weight, an average or an optimizer state that is not finite.
+        OSError: the disk is full or read-only.
+    """
+    if (name := not_finite(checkpoint)) is not None:
+        raise FloatingPointError(f"{name} is not finite: {path} is left as it was")
+    content = io.BytesIO()  # torch.save hides the errors of a disk
+    torch.save(checkpoint, content)
+    with replacing(path) as file:
+        file.write(content.getbuffer())
+
+
+def not_finite(node: Any, name: str = "") -> str | None:
+    """Return the name of the first floating-point tensor of a nested state that holds NaN or infinity, None if none."""
+    if isinstance(node, Tensor):
+        return name if node.is_floating_point() and not bool(torch.isfinite(node).all()) else None
+    inner: Any = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    return next((bad for k, v in inner if (bad := not_finite(v, f"{name}.{k}".lstrip("."))) is not None), None)
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of this suite to the CPU with `weights_only=True`.
+    """Load a checkpoint of this suite to the CPU with `weights_only=True`; its checksums are compared.
 
     Raises:
-        ValueError: no such file, or not a checkpoint of ours.
+        ValueError: no such file, a damaged file, or not a checkpoint of ours.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise ValueError(f"no checkpoint at {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint written by tools/train.py ({type(error).__name__})") from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("meta", {}).get("format") != FORMAT:
+    checkpoint = read_torch(path, "a checkpoint written by tools/train.py")
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint written by tools/train.py (see tools/convert.py for others)")
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is damaged: it holds no state_dict of tensors")
     return checkpoint
 
 
@@ -164,6 +181,28 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def position_of(runner: Any) -> dict[str, int]:
+    """Return what the meaning of a step number depends on: seed, number of samples and global batch."""
+    loop = runner.train_loop
+    return {
+        "seed": runner.seed,
+        "samples": len(loop.dataloader.dataset),
+        "global_batch": loop.batch * runner.world_size,
+    }
+
+
+def data_key(dataset: Any) -> str | None:
+    """Hash the names and labels of a data set's samples, wherever they lie; None where it does not list them."""
+    samples = getattr(dataset, "samples", None)
+    if not samples:
+        return None
+    listed = hashlib.sha256()
+    for sample in samples:
+        name = getattr(sample, "sample_id", None) or str(sample)
+        listed.update(f"{name}\0{getattr(sample, 'label', '')}\n".encode(errors="surrogateescape"))
+    return listed.hexdigest()[:16]
+
+
 def pack(runner: Any, step: int, validated: bool) -> dict[str, Any]:
     """Collect everything needed to resume after `step`; every rank must call this."""
     loop, model = runner.train_loop, bare(runner.model)
@@ -171,10 +210,10 @@ def pack(runner: Any, step: int, validated: bool) -> dict[str, Any]:
     classes = getattr(loop.dataloader.dataset, "classes", None)
     meta = {
         "format": FORMAT, "version": xmodal.__version__, "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "step": step, "epoch": step // loop.steps_per_epoch, "validated": validated, "seed": runner.seed,
-        "samples": len(loop.dataloader.dataset), "global_batch": loop.batch * runner.world_size,
+        "step": step, "epoch": step // loop.steps_per_epoch, "validated": validated, **position_of(runner),
         "encoder": dict(find()) if find else None, "classes": list(map(str, classes)) if classes else None,
         "config": Path(runner.cfg.filename).stem if runner.cfg.filename else None,
+        "settings": runner.settings or settings_of(runner.cfg), "data": data_key(loop.dataloader.dataset),
     }  # fmt: skip
     checkpoint = {
         "meta": meta,
@@ -184,44 +223,9 @@ def pack(runner: Any, step: int, validated: bool) -> dict[str, Any]:
         "random": gather(random_state()),
     }
     if (sums := loop.unfinished(step)) is not None:
-        checkpoint["progress"] = sums
+        checkpoint["progress"] = [sums[0], gather(sums[1])]
     runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
     return checkpoint
-
-
-def resume(runner: Any, path: str | Path) -> None:
-    """Resume a run: restore weights, optimizer, schedules, random states and position.
-
-    Raises:
-        ValueError: a checkpoint without optimizer, of another encoder, seed, data set size or batch size.
-    """
-    checkpoint = read(path)
-    meta, loop = checkpoint["meta"], runner.train_loop
-    if "optimizer" not in checkpoint:
-        raise ValueError(f"{path} holds weights only; resume from {LAST}")
-    check_encoder(runner.model, meta, str(path))
-    here = {
-        "seed": runner.seed,
-        "samples": len(loop.dataloader.dataset),
-        "global_batch": loop.batch * runner.world_size,
-    }
-    for key, value in here.items():
-        if meta[key] != value:
-            raise ValueError(f"cannot go on from {path}: {key} was {meta[key]} and is {value} now")
-    if meta["step"] > loop.max_iters:
-        raise ValueError(f"{path} is at step {meta['step']}, beyond the {loop.max_iters} steps of this config")
-    load_own_state(runner.model, checkpoint["state_dict"], str(path))
-    runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-    for schedule, state in zip(runner.param_schedulers or (), checkpoint["schedules"], strict=True):
-        schedule.load_state_dict(state)
-    runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-    loop.meter.saved = checkpoint.get("progress")
-    loop._iter, loop.validated = meta["step"], meta["validated"]
-    if len(checkpoint["random"]) == runner.world_size:
-        set_random_state(checkpoint["random"][runner.rank])
-    else:
-        print_log("another number of processes: random states are not restored", logger="current")
-    print_log(f"Going on after step {meta['step']} of {loop.max_iters} from {path}", logger="current")
 
 
 @HOOKS.register_module(name="checkpoint")
@@ -229,6 +233,7 @@ class CheckpointHook(Hook):
     """Keep `last.pth` (to resume) and `best.pth` (weights alone) in the work directory.
 
     `last.pth` is written before each validation, so that a run killed while validating loses no training, and after it.
+    `best.pth` and `epoch_N.pth` are written before the `last.pth` that knows of them. Nothing not finite is written.
 
     Args:
         every_epochs: epochs between checkpoints; the end is always saved.
@@ -264,24 +269,25 @@ class CheckpointHook(Hook):
         due = loop.validation_due(step)
         passes = step // loop.steps_per_epoch
         at_pass = step % loop.steps_per_epoch == 0 and passes % self.every_epochs == 0
-        if at_pass or due or step == loop.max_iters or (self.every_steps and step % self.every_steps == 0):
-            self.save(runner, step, validated=not due)
         if self.keep_epochs and step % loop.steps_per_epoch == 0 and passes % self.keep_epochs == 0:
             self.save(runner, step, validated=True, name=f"epoch_{passes}.pth", weights_only=True)
+        if at_pass or due or step == loop.max_iters or (self.every_steps and step % self.every_steps == 0):
+            self.save(runner, step, validated=not due)
 
     def after_val_epoch(self, runner: Any, metrics: dict | None = None) -> None:
-        """Save again, and keep the best."""
+        """Keep the best, then save again: a kill in between validates again and loses nothing."""
         if not runner.training:
             return
         value = (metrics or {}).get(self.best) if self.best else None
         if self.best and value is None:
             print_log(f"no validation metric is called {self.best!r}: no {BEST} is kept", logger="current")
-        better = value is not None and (self.best_value is None or self.sign * value > self.sign * self.best_value)
-        if better:
-            self.best_value = float(value)  # type: ignore[arg-type]
-        self.save(runner, runner.iter, validated=True)
-        if better:
+        if value is not None and not math.isfinite(value):
+            print_log(f"{self.best} is {value}: {BEST} stays as it is", logger="current")
+            value = None
+        if value is not None and (self.best_value is None or self.sign * value > self.sign * self.best_value):
+            self.best_value = float(value)
             self.save(runner, runner.iter, validated=True, name=BEST, weights_only=True)
+        self.save(runner, runner.iter, validated=True)
 
     def on_interrupt(self, runner: Any) -> None:
         """Save where the user stopped the run."""

@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from xmodal.engine import checkpoint as checkpoints
 from xmodal.engine.optim import TrainedGroups
+from xmodal.engine.resume import resume
 from xmodal.engine.schedule import SCHEDULES, Schedule
 from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, did_you_mean, resolve
 
@@ -70,6 +72,8 @@ class Runner(StockRunner):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.stop_requested = False
+        self.allow_changes = False  # of settings, on resuming
+        self.settings: dict[str, str] | None = None  # kept in checkpoints; None: those of `cfg`
         self.training = False
         self.log_interval = 50  # steps between two points of the curves; ProgressHook sets it
         # Why: runners started within one second share logger and visualizer by name. Until: names are not timestamps
@@ -194,7 +198,7 @@ class Runner(StockRunner):
         self._has_loaded = True
         last = os.path.join(self.work_dir, checkpoints.LAST)
         if self._resume and (self._load_from or os.path.exists(last)):
-            checkpoints.resume(self, self._load_from or last)
+            resume(self, self._load_from or last, self.allow_changes)
         elif self._resume:
             print_log(f"nothing to resume in {self.work_dir}: starting from the beginning", logger="current")
         elif self._load_from:
@@ -209,6 +213,10 @@ class Runner(StockRunner):
         self.training = True
         try:
             return super().train()
+        except Exception as error:
+            with suppress(OSError):  # the disk may be what failed
+                self.call_hook("on_failure", error=error)
+            raise
         finally:
             self.training = False
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 from mmengine.runner import Runner as StockRunner
 
 from xmodal.registry import check_arguments, did_you_mean, load_catalog
@@ -34,7 +35,10 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     if not Path(path).is_file():
         here = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
         raise ValueError(f"no config at {path}; {did_you_mean(str(path), here)}" if here else f"no config at {path}")
-    cfg = Config.fromfile(str(path))
+    try:
+        cfg = Config.fromfile(str(path))
+    except (SyntaxError, ImportError, ConfigParsingError) as error:
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     check_keys(cfg)
     for key in [key for key in cfg if key.startswith("_")]:
         cfg.pop(key)
@@ -175,3 +179,21 @@ def has_names(node: Any) -> bool:
         kind = node.get("type")
         return (isinstance(kind, str) and "." not in kind) or any(has_names(value) for value in node.values())
     return isinstance(node, list | tuple) and any(has_names(value) for value in node)
+
+
+def settings_of(cfg: Config) -> dict[str, str]:
+    """Return the whole resolved config as `key.path` -> value in text."""
+    return flatten(cfg.to_dict())
+
+
+def flatten(node: Any, path: str = "") -> dict[str, str]:
+    """Return a config as `key.path` -> value in text; types and functions by their full names."""
+    if isinstance(node, Mapping):
+        inner: Any = [(str(key), node[key]) for key in sorted(node, key=str) if not str(key).startswith("_")]
+    elif isinstance(node, list | tuple):
+        inner = [(str(i), value) for i, value in enumerate(node)]
+    else:
+        name = f"{node.__module__}.{node.__qualname__}" if hasattr(node, "__qualname__") else None
+        plain = node is None or isinstance(node, str | int | float | Path)
+        return {path: name or (repr(node) if plain else f"{type(node).__module__}.{type(node).__qualname__}")}
+    return {k: v for key, value in inner for k, v in flatten(value, f"{path}.{key}".lstrip(".")).items()}

@@ -7,6 +7,7 @@ files themselves), so stale entries are never read. No reference code of the fie
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from xmodal.atomic import replacing, write_text
 from xmodal.data.collate import collate
 from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
 from xmodal.engine.checkpoint import bare
+from xmodal.engine.config import flatten
 from xmodal.model import CACHED
 from xmodal.registry import check_arguments
 from xmodal.structures import Grid
@@ -84,8 +87,27 @@ class FrozenCache:
         return [(view, number) for view in range(self.views) for number in range(count)]
 
     def missing(self) -> list[tuple[int, int]]:
-        """Return the pairs that are not written yet."""
-        return [s for s in self.shards() if not self.mark(*s).exists()]
+        """Return the pairs that are not written yet, or whose files are gone or damaged (which is logged)."""
+        return [s for s in self.shards() if not self.whole(*s)]
+
+    def whole(self, view: int, number: int) -> bool:
+        """Return whether a shard is complete: its mark and arrays of the sizes that the mark says."""
+        mark = self.mark(view, number)
+        if not mark.exists():
+            return False
+        path = mark
+        try:
+            content = json.loads(mark.read_text())
+            rows = sum("row" in sample for sample in content["samples"])
+            for name in content["names"]:
+                path = self.folder / f"v{view}.s{number:05d}.{name}.npy"
+                if len(np.load(path, mmap_mode="r", allow_pickle=False)) != rows:
+                    raise ValueError(f"not {rows} rows")
+        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+            print_log(f"cache: {path} is damaged or gone ({error}): computed again", "current", logging.WARNING)
+            mark.unlink(missing_ok=True)
+            return False
+        return True
 
     def mark(self, view: int, number: int) -> Path:
         """Return the path of the file that lists a shard's samples; written last, it marks the shard as complete."""
@@ -129,7 +151,7 @@ class FrozenCache:
 
     def fill(self, rank: int = 0, world: int = 1) -> None:
         """Compute what is missing; several processes take every world-th shard. A kill loses one shard at most."""
-        todo = self.missing()[rank::world]
+        todo = [shard for shard in self.shards()[rank::world] if not self.whole(*shard)]
         if not todo:
             return
         print_log(
@@ -164,11 +186,10 @@ class FrozenCache:
         if waiting:
             grid = self.store(waiting, rows)
         for name, values_ in rows.items():
-            write_array(self.folder / f"v{view}.s{number:05d}.{name}.npy", np.concatenate(values_))
+            with replacing(self.folder / f"v{view}.s{number:05d}.{name}.npy") as file:
+                np.save(file, np.concatenate(values_), allow_pickle=False)
         text = json.dumps({"samples": about, "names": list(rows), "grid": place_of(grid) if grid else None})
-        unfinished = self.mark(view, number).with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_text(text)
-        unfinished.replace(self.mark(view, number))
+        write_text(self.mark(view, number), text)
 
     def store(self, items: list[dict[str, Any]], rows: dict[str, list[np.ndarray]]) -> Grid | None:
         """Compute some items and add what is to be written."""
@@ -187,8 +208,8 @@ class FrozenCache:
         Raises:
             ValueError: something is missing.
         """
-        if self.missing():
-            raise ValueError(f"cache {self.folder}: {len(self.missing())} shards are missing; fill it first")
+        if missing := self.missing():
+            raise ValueError(f"cache {self.folder}: {len(missing)} shards are missing; fill it first")
         return CachedDataset(self)
 
 
@@ -232,7 +253,10 @@ class CachedDataset(Dataset):
         where = (*place, name)
         if where not in self._arrays:
             path = self.folder / f"v{place[0]}.s{place[1]:05d}.{name}.npy"
-            self._arrays[where] = np.load(path, mmap_mode="r", allow_pickle=False)
+            try:
+                self._arrays[where] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged ({error}): start again, and it is computed again") from error
         return self._arrays[where]
 
 
@@ -285,14 +309,6 @@ def use_cache(runner: Any, options: dict[str, Any]) -> None:
         loader["dataset"] = cache.read()
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array beside its path and rename it."""
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(unfinished, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-    unfinished.replace(path)
-
-
 def plain(item: dict[str, Any]) -> dict[str, Any]:
     """Return an item's label and sample_id as plain JSON values."""
     numbers = {k: v.item() if isinstance(v, Tensor | np.generic) else v for k, v in item.items() if k == "label"}
@@ -313,7 +329,7 @@ def key_of(model: Any, dataset: Any, config: Any, dtype: str, shard: int) -> str
         "pixels": [pixels.mean.tolist(), pixels.std.tolist()],
         "boundary": boundary,
         "reader": [type(model.reader).__name__, model.reader.reads, model.reader.taps, model.reader.layers],
-        "data": list(describe(config)),
+        "data": [f".{key}={value}" for key, value in flatten(config).items()],
         "files": [identity(s) for s in getattr(dataset, "samples", ())],
         "size": len(dataset),
         "store": [dtype, shard],
@@ -340,16 +356,3 @@ def identity(sample: Any) -> list[Any]:
         return [str(sample)]
     info = os.stat(path)
     return [str(path), info.st_size, info.st_mtime_ns, getattr(sample, "label", None)]
-
-
-def describe(node: Any, path: str = "") -> Iterator[str]:
-    """Yield a config as lines, types by their full names."""
-    if isinstance(node, dict):
-        for key in sorted(node):
-            yield from describe(node[key], f"{path}.{key}")
-    elif isinstance(node, list | tuple):
-        for i, value in enumerate(node):
-            yield from describe(value, f"{path}.{i}")
-    else:
-        name = f"{node.__module__}.{node.__qualname__}" if hasattr(node, "__qualname__") else repr(node)
-        yield f"{path}={name}"

@@ -1,21 +1,27 @@
 """Build runners from command-line arguments, and end tools with one line and an exit status."""
 
+import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
 from xmodal.engine.compat import Runner
-from xmodal.engine.config import load_config
+from xmodal.engine.config import load_config, settings_of
+from xmodal.engine.divergence import replay
 from xmodal.engine.frozen_cache import use_cache
 from xmodal.engine.loops import Interrupted
 from xmodal.engine.precision import check_amp
+from xmodal.engine.work_dir import claimed
 
 
 def prepare(
@@ -46,12 +52,16 @@ def prepare(
     return cfg
 
 
-def train(cfg: Config, resume: str | None = None) -> Runner:
+def train(cfg: Config, resume: str | None = None, allow_changes: bool = False) -> Runner:
     """Train.
 
     Args:
         cfg: from `prepare`.
         resume: a checkpoint, or `auto` for the last one in the work directory (none there: from the beginning).
+        allow_changes: resume although settings differ that change the mathematics.
+
+    Raises:
+        ValueError: another run holds the work directory, or its checkpoints are of another experiment.
     """
     for key in ("train_dataloader", "optim_wrapper"):
         if key not in cfg:
@@ -60,13 +70,27 @@ def train(cfg: Config, resume: str | None = None) -> Runner:
     if resume not in (None, "auto"):
         cfg.load_from = resume
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
+    settings = settings_of(cfg)
     cache = cfg.pop("cache", None)
-    runner = Runner.from_cfg(cfg)
-    if cache:
-        use_cache(runner, cache)
-    with stop_gently(runner):
-        runner.train()
+    with claimed(cfg.work_dir, settings, resume):
+        runner = Runner.from_cfg(cfg)
+        runner.settings, runner.allow_changes = settings, allow_changes
+        with stop_gently(runner):
+            if cache:
+                use_cache(runner, cache)
+            runner.train()
     return runner
+
+
+def repeat(cfg: Config, bad_step: str) -> None:
+    """Repeat the training step that a `bad_step.json` describes, under anomaly detection; nothing is written."""
+    cfg.default_hooks = cfg.custom_hooks = None
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
+    cfg.pop("cache", None)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        replay(Runner.from_cfg(cfg), bad_step)
 
 
 def evaluate(cfg: Config, checkpoint: str | None, report: str = "test.json") -> dict[str, Any]:
@@ -85,26 +109,33 @@ def evaluate(cfg: Config, checkpoint: str | None, report: str = "test.json") -> 
 
 
 class stop_gently:  # noqa: N801
-    """Let Ctrl-C and SIGTERM finish the current step and save; a second one stops at once.
+    """Let Ctrl-C, SIGTERM and SIGUSR1 (Slurm, before its time limit) finish the current step and save.
 
-    Only in one process: several would not stop after the same step.
+    Several processes agree on the step. A second signal stops at once; under a launcher one that comes within
+    `TOGETHER` seconds is the same one, which the launcher passed on.
     """
+
+    TOGETHER = 5.0
 
     def __init__(self, runner: Runner):
         self.runner = runner
         self.old: dict[int, Any] = {}
+        self.asked = 0.0
 
     def __enter__(self) -> None:
-        if self.runner.world_size == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self.old[number] = signal.signal(number, self.ask)
 
     def ask(self, number: int, frame: Any) -> None:
         """Ask once, insist the second time."""
         if self.runner.stop_requested:
+            if self.runner.world_size > 1 and time.monotonic() - self.asked < self.TOGETHER:
+                return
             raise KeyboardInterrupt
-        self.runner.stop_requested = True
-        print("\nstopping after this step; once more stops at once", file=sys.stderr)
+        self.runner.stop_requested, self.asked = True, time.monotonic()
+        if self.runner.rank == 0:
+            print("\nstopping after this step; once more stops at once", file=sys.stderr)
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self.old.items():
@@ -117,6 +148,7 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
     Returns:
         The exit status: 0, 2 after a mistake of the user, 130 when interrupted. XMODAL_DEBUG=1 shows tracebacks.
     """
+    logging.raiseExceptions = False  # a log file on a full disk is not worth forty lines
     try:
         job()
     except Interrupted as stop:
@@ -134,8 +166,8 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Return whether an error is a user's mistake: wrong values, missing files, errors that xmodal defines."""
-    if isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
+    """Return whether one line says it all: wrong values, files and disks, memory, errors that xmodal defines."""
+    if isinstance(error, ValueError | OSError | FloatingPointError | MemoryError | torch.OutOfMemoryError):
         return True
     return type(error).__module__.split(".")[0] in ("xmodal", "video", "pointcloud")
 
@@ -143,6 +175,10 @@ def is_mistake(error: Exception) -> bool:
 def last_line(error: Exception) -> str:
     """Return an error's message; of an error in a loader's worker, the worker's message."""
     text = str(error).strip()
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return f"out of memory: a smaller batch_size or a larger train_cfg.batch_split needs less. {text}".strip()
     if "Original Traceback" not in text:
         return text
     return text.splitlines()[-1].split(": ", 1)[-1]

@@ -1,5 +1,6 @@
 """Training loop counted in epochs or steps, and evaluation loops; the optimizer step is the position of a run."""
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -7,14 +8,19 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
 from mmengine.runner import BaseLoop
 from torch import nn
 
 from xmodal.data.collate import batch_size, split
 from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler
+from xmodal.engine.checkpoint import not_finite, random_state
+from xmodal.engine.divergence import keep_bad_step
 from xmodal.engine.meter import Meter
+from xmodal.engine.optim import NotFiniteError
 from xmodal.engine.precision import autocast
+from xmodal.metrics import gather
 
 
 class Interrupted(KeyboardInterrupt):
@@ -116,6 +122,7 @@ class TrainLoop(BaseLoop):
 
     def run(self) -> nn.Module:
         """Train from the current step to the end."""
+        self.runner.optim_wrapper.wants_stop = lambda: self.runner.stop_requested
         self.runner.call_hook("before_train")
         if not self.validated and self.validation_due(self._iter):  # killed between the checkpoint and the validation
             self.runner.val_loop.run()
@@ -134,14 +141,28 @@ class TrainLoop(BaseLoop):
         self.runner.model.train()
         for batch in self._batches():
             self.run_iter(self._iter % self.steps_per_epoch, batch)
-            if self.runner.stop_requested:
-                self.runner.call_hook("on_interrupt")
-                raise Interrupted(f"stopped after step {self._iter}")
-            if self.by_steps and self._iter >= end:
-                break  # the stream goes on after the pause
+            if self._iter >= end:
+                break  # in steps the stream goes on after the pause
+            if self.stopping():
+                self.stop()
         if means := self.meter.end():
             self.runner.call_hook("after_log_epoch", step=self._iter, values=means)
         self.runner.call_hook("after_train_epoch")
+        if self.stopping():
+            self.stop()
+
+    def stopping(self) -> bool:
+        """Return whether the user stopped the run: the same on all processes, which have taken the same steps."""
+        return self.runner.optim_wrapper.stop_agreed if self.runner.distributed else self.runner.stop_requested
+
+    def stop(self) -> None:
+        """Save and end.
+
+        Raises:
+            Interrupted: always.
+        """
+        self.runner.call_hook("on_interrupt")
+        raise Interrupted(f"stopped after step {self._iter}")
 
     def _batches(self) -> Iterator[dict]:
         if self.by_steps:
@@ -156,21 +177,30 @@ class TrainLoop(BaseLoop):
         """Take one optimizer step.
 
         Raises:
-            FloatingPointError: at a log point, when the loss is no longer a number.
+            FloatingPointError: the loss or a gradient is not finite; the weights have not moved.
         """
         self.meter.batch_is_here()
         self.runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=batch)
         if not batch_size(batch):
             raise ValueError(f"no sample of a training batch could be read: {batch.get('skipped')}")
-        outputs: dict[str, Any] = {}
-        pieces = split(batch, self.batch_split)
-        for number, (piece, share) in enumerate(pieces, start=1):
-            self.runner.optim_wrapper.begin(share, last=number == len(pieces))
-            for key, value in self.runner.model.train_step(piece, optim_wrapper=self.runner.optim_wrapper).items():
-                outputs[key] = outputs.get(key, 0.0) + share * value.detach()
+        random = random_state()
+        try:
+            outputs = self.step(batch)
+        except NotFiniteError as error:
+            raise FloatingPointError(keep_bad_step(self.runner, batch, random, error.what)) from error
         self.log(outputs, batch)
         self.runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=batch, outputs=outputs)
         self._iter += 1
+
+    def step(self, batch: dict) -> dict[str, Any]:
+        """Take one optimizer step, over the parts of a batch; returns what the model reports, on its device."""
+        outputs: dict[str, Any] = {}
+        wrapper, pieces = self.runner.optim_wrapper, split(batch, self.batch_split)
+        for number, (piece, share) in enumerate(pieces, start=1):
+            wrapper.begin(share, last=number == len(pieces))
+            for key, value in self.runner.model.train_step(piece, optim_wrapper=wrapper).items():
+                outputs[key] = outputs.get(key, 0.0) + share * value.detach()
+        return outputs
 
     def log(self, outputs: dict[str, Any], batch: dict) -> None:
         """Count a step; every `runner.log_interval` steps hand means, rate and speed to the hooks (`after_log`)."""
@@ -181,8 +211,6 @@ class TrainLoop(BaseLoop):
         if step % self.runner.log_interval and step != self._max_steps:
             return
         means, speed = self.meter.log()
-        if not all(math.isfinite(v) for k, v in means.items() if "loss" in k):
-            raise FloatingPointError(f"the loss is {means.get('loss')} by step {step}: lower lr, or use bf16 for fp16")
         lr = max(group["lr"] for group in self.runner.optim_wrapper.optimizer.param_groups)
         numbers = {**means, "lr": lr, **speed}
         self.runner.call_hook("after_log", step=step, values=numbers)
@@ -211,14 +239,18 @@ class _EvalLoop(BaseLoop):
         call(f"before_{stage}")
         call(f"before_{stage}_epoch")
         self.runner.model.eval()
+        bad: list[str] = []
         for batch_idx, batch in enumerate(self.dataloader):
             call(f"before_{stage}_iter", batch_idx=batch_idx, data_batch=batch)
             predictions = self.predict(batch)
+            bad += [str(p.get("sample_id")) for p in predictions if not_finite(p)]
             self.evaluator.process(data_samples=predictions, data_batch=batch)
             call(f"after_{stage}_iter", batch_idx=batch_idx, data_batch=batch, outputs=predictions)
             if self.runner.stop_requested:
                 raise Interrupted(f"stopped while {'validating' if stage == 'val' else 'testing'}")
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        if bad := [name for part in gather(bad) for name in part]:
+            metrics = self.no_metrics(bad, metrics)
         call("after_log_eval", stage=stage, metrics=metrics, seconds=time.perf_counter() - start)
         numbers = {f"{stage}/{k}": v for k, v in metrics.items() if isinstance(v, float)}
         if numbers:
@@ -226,6 +258,18 @@ class _EvalLoop(BaseLoop):
         call(f"after_{stage}_epoch", metrics=metrics)
         call(f"after_{stage}")
         return metrics
+
+    def no_metrics(self, bad: list[str], metrics: dict[str, Any]) -> dict[str, Any]:
+        """Return metrics without figures: some predictions are not finite, and no accuracy is made of those.
+
+        Raises:
+            FloatingPointError: in a test.
+        """
+        text = f"the predictions of {len(bad)} samples are not finite ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)})"
+        if not self.runner.training:
+            raise FloatingPointError(f"{text}: no accuracy is reported; test in float32, or train with a lower lr")
+        print_log(f"{text}: this validation has no figures", logger="current", level=logging.WARNING)
+        return {k: float("nan") if isinstance(v, float) else v for k, v in metrics.items()} | {"not_finite": len(bad)}
 
     def predict(self, batch: dict) -> list[dict]:
         """Predict one batch; empty when no sample of it could be read."""

@@ -31,13 +31,12 @@ class Means:
         if not self.count:
             return {}
         keys = list(self.sums)
-        total = torch.stack([torch.as_tensor(self.sums[k], dtype=torch.float32).cpu() for k in keys]).double()
-        total = total / self.weight
+        sums = torch.stack([torch.as_tensor(self.sums[k], dtype=torch.float32).cpu() for k in keys]).double()
+        total = torch.cat([sums, sums.new_tensor([self.weight])])
         if dist.is_available() and dist.is_initialized():
             total = total.cuda() if dist.get_backend() == "nccl" else total
             dist.all_reduce(total)
-            total = total / dist.get_world_size()
-        return dict(zip(keys, total.tolist(), strict=True))
+        return dict(zip(keys, (total[:-1] / total[-1]).tolist(), strict=True))
 
 
 class Meter:

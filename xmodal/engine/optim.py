@@ -1,10 +1,12 @@
 """Group the trained weights by rate and weight decay, and step them in any precision on any device."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper as StockOptimWrapper
 from mmengine.registry import OPTIMIZERS
@@ -14,7 +16,16 @@ from xmodal.engine.checkpoint import bare
 from xmodal.engine.precision import autocast, check_amp
 from xmodal.registry import build, check_arguments, did_you_mean, resolve
 
+MAX_SKIPS = 20  # steps in a row that the loss scale of fp16 may skip
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+class NotFiniteError(FloatingPointError):
+    """Raised before an optimizer step when the loss or a gradient is not finite; `what` says which."""
+
+    def __init__(self, what: str):
+        super().__init__(what)
+        self.what = what
 
 
 def param_groups(
@@ -95,6 +106,13 @@ class OptimWrapper(StockOptimWrapper):
     Why: mmengine's AmpOptimWrapper asserts a GPU and scales bf16 losses; its accumulation counts loader iterations,
     which schedules, checkpoints and logs then count too. Until: both change.
 
+    No step is taken on a loss or a gradient that is not finite, on any process. Under fp16 the loss scale skips such
+    steps, up to 20 in a row.
+
+    Attributes:
+        wants_stop: asked before each step whether this process was told to stop.
+        stop_agreed: some process was; the same on all of them.
+
     Args:
         optimizer: the optimizer.
         clip_grad: arguments of `clip_grad_norm_`, or of `clip_grad_value_` with `type="value"`.
@@ -116,6 +134,9 @@ class OptimWrapper(StockOptimWrapper):
         self.amp = amp
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.grad_norm: Tensor | None = None
+        self.wants_stop: Callable[[], bool] = lambda: False
+        self.stop_agreed, self.skips = False, 0
+        self.losses: list[Tensor] = []  # of the parts of this step
         self.begin(1.0, last=True)
 
     def begin(self, share: float, last: bool) -> None:
@@ -145,20 +166,52 @@ class OptimWrapper(StockOptimWrapper):
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Backward pass of the scaled loss."""
+        self.losses.append(loss.detach())
         self.scaler.scale(loss).backward(**kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """Clip, then step."""
+        """Check, clip, then step.
+
+        Raises:
+            NotFiniteError: the loss or a gradient is not finite; nothing has moved.
+        """
+        self.scaler.unscale_(self.optimizer)
+        named = [pair for g in self.optimizer.param_groups for pair in zip(names_of(g), g["params"], strict=True)]
+        trained = {name: p for name, p in named if p.grad is not None}
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained.values()])
+        if self.all_finite(norm):
+            self.skips = 0
+        elif self.amp == "fp16" and self.skips < MAX_SKIPS:
+            self.skips += 1
+            self.scaler.update()
+            return
+        else:
+            raise NotFiniteError(self.blame(trained))
         if self.clip_grad_kwargs:
-            self.scaler.unscale_(self.optimizer)
-            self._clip_grad()
+            # Why: mmengine's syncs the GPU each step and appends to a HistoryBuffer. Until: update_scalar is O(1)
+            self.grad_norm = self.clip_func(list(trained.values()), **self.clip_grad_kwargs)
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
 
-    def _clip_grad(self) -> None:
-        # Why: mmengine's syncs the GPU each step and appends to a HistoryBuffer in O(n). Until: update_scalar is O(1).
-        params = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-        self.grad_norm = self.clip_func(params, **self.clip_grad_kwargs)
+    def all_finite(self, norm: Tensor) -> bool:
+        """Return whether loss and gradients are finite on all processes; also agrees on stopping. One sync a step."""
+        finite = torch.isfinite(torch.stack([loss.float() for loss in self.losses])).all() & torch.isfinite(norm)
+        stop = torch.tensor(self.wants_stop(), device=finite.device)
+        votes = torch.stack([~finite, stop]).int()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        bad, self.stop_agreed = map(bool, votes.tolist())
+        self.last_losses, self.losses = self.losses, []
+        return not bad
+
+    def blame(self, trained: dict[str, Any]) -> str:
+        """Say what is not finite."""
+        loss = sum(float(part) for part in self.last_losses)
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        bad = [name for name, p in trained.items() if not bool(torch.isfinite(p.grad).all())]
+        more = f" (and {len(bad) - 1} others)" if len(bad) > 1 else ""
+        return f"the gradient of {bad[0]}{more} is not finite" if bad else "the loss of another process is not finite"
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimizer and of the loss scale, with the names of the weights in each group."""
@@ -170,11 +223,23 @@ class OptimWrapper(StockOptimWrapper):
         Raises:
             ValueError: the groups hold other weights.
         """
-        for mine, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=False):
-            if mine.get("names") != theirs.get("names"):
+        mine = [dict(group) for group in self.optimizer.param_groups]
+        for here, there in zip(mine, state["optimizer"]["param_groups"], strict=False):
+            if here.get("names") != there.get("names"):
                 raise ValueError("the optimizer groups of the checkpoint hold other weights than this config's")
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, here in zip(self.optimizer.param_groups, mine, strict=True):
+            base, before = here.get("initial_lr", here["lr"]), group.get("initial_lr", group["lr"])
+            if base != before:  # rates given anew take effect from here on
+                group["lr"] *= base / before
+                group["initial_lr"] = base
+            group["weight_decay"] = here.get("weight_decay", 0.0)
         self.scaler.load_state_dict(state["scaler"])
+
+
+def names_of(group: dict[str, Any]) -> Sequence[str]:
+    """Return the names of a group's weights, numbers where it has none."""
+    return group.get("names") or [f"weight {i}" for i in range(len(group["params"]))]
 
 
 class TrainedGroups:

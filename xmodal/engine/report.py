@@ -1,6 +1,7 @@
 """Write `report.json`: what a run trained, how, and its results."""
 
 import json
+import math
 import os
 import platform
 import sys
@@ -13,7 +14,9 @@ import torch
 from mmengine.hooks import Hook
 
 import xmodal
+from xmodal.atomic import write_text
 from xmodal.engine.checkpoint import CheckpointHook, bare
+from xmodal.metrics import gather
 from xmodal.registry import HOOKS
 
 PACKAGES = (
@@ -58,10 +61,17 @@ def lowest_are_best(runner: Any) -> set[str]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1, default=str))
-    os.replace(unfinished, path)
+    """Write a JSON file in one piece; numbers that are not finite become null."""
+    write_text(path, json.dumps(finite(content), indent=1, default=str))
+
+
+def finite(node: Any) -> Any:
+    """Return a JSON tree whose NaN and infinities, which JSON does not have, are None."""
+    if isinstance(node, dict):
+        return {key: finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 @HOOKS.register_module(name="report")
@@ -69,7 +79,7 @@ class ReportHook(Hook):
     """Keep `report.json` in the work directory up to date.
 
     Keys: config, command, seed, device, processes, encoder, trained_parameters, total_parameters, versions, status
-    (running, finished, stopped), step, seconds, `history` (a list of step, loss, top1, lr, speed, one a logging
+    (running, finished, stopped, failed), step, seconds, `history` (a list of step, loss, top1, lr, speed, one a logging
     interval), `epochs` (a list of step, epoch, train, val), best, skipped (unreadable samples seen in evaluation, or
     replaced in training), test.
     """
@@ -97,6 +107,7 @@ class ReportHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Store the report in the checkpoint, so that a resumed run continues its curves without gap or overlap."""
+        self.note_broken(runner)
         self.report["step"] = checkpoint["meta"]["step"]
         self.report["seconds"] = round(self.before + time.time() - self.start, 1)
         checkpoint["report"] = json.dumps(self.report)
@@ -107,8 +118,8 @@ class ReportHook(Hook):
         self.report.update({k: old[k] for k in ("history", "epochs", "best", "skipped", "started") if k in old})
         self.before = old.get("seconds", 0.0)
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Note replaced samples."""
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Note replaced samples, before a checkpoint of this step is written."""
         self.note((data_batch or {}).get("replaced", []))
 
     def note(self, entries: list[dict]) -> None:
@@ -123,6 +134,12 @@ class ReportHook(Hook):
         """Add a point of the curves."""
         self.report["history"].append({"step": step, **{k: round(v, 6) if k != "lr" else v for k, v in values.items()}})
 
+    def note_broken(self, runner: Any) -> None:
+        """Note the files that the training sets of all processes found unreadable; every process must call this."""
+        broken = getattr(runner.train_dataloader.dataset, "broken", None) or []
+        for part in gather([str(path) for path in broken if isinstance(path, str)]):
+            self.note([{"sample_id": path, "reason": "replaced in training"} for path in part])
+
     def epoch_entry(self, runner: Any) -> dict[str, Any]:
         """Return the entry of the current step, made where there is none."""
         epochs = self.report["epochs"]
@@ -132,10 +149,7 @@ class ReportHook(Hook):
 
     def after_log_epoch(self, runner: Any, step: int, values: dict[str, float]) -> None:
         """Add the means of an epoch, and the files that its data set found unreadable."""
-        broken = getattr(runner.train_dataloader.dataset, "broken", None) or []
-        self.note(
-            [{"sample_id": str(path), "reason": "replaced in training"} for path in broken if isinstance(path, str)]
-        )
+        self.note_broken(runner)
         self.epoch_entry(runner)["train"] = values
         self.save(runner)
 
@@ -150,7 +164,9 @@ class ReportHook(Hook):
             best, lower = self.report["best"], lowest_are_best(runner)
             for key, value in metrics.items():
                 sign = -1 if key in lower else 1
-                if isinstance(value, float) and (key not in best or sign * value > sign * best[key]):
+                if not isinstance(value, float) or not math.isfinite(value):
+                    continue
+                if key not in best or sign * value > sign * best[key]:
                     best[key] = value
         self.save(runner)
 
@@ -158,6 +174,12 @@ class ReportHook(Hook):
         """The user stopped the run."""
         self.report["status"] = "stopped"
         self.save(runner)
+
+    def on_failure(self, runner: Any, error: Exception) -> None:
+        """An error ended the run."""
+        if self.report:  # the run had begun
+            self.report |= {"status": "failed", "error": str(error).strip()}
+            self.save(runner)
 
     def after_run(self, runner: Any) -> None:
         """Done."""

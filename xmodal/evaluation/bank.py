@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xmodal.torch_files import read_torch
+
 Features = dict[int, Tensor]
 
 
@@ -64,7 +66,7 @@ def read_features(path: Path | None) -> Features:
     """Features by sample index that a bank wrote; none where there is no file."""
     if path is None or not path.exists():
         return {}
-    content = torch.load(path, weights_only=True)
+    content = read_torch(path)
     return dict(zip(content["index"].tolist(), content["feature"], strict=True))
 
 

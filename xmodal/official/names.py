@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xmodal.registry import did_you_mean
+from xmodal.torch_files import read_torch
 
 Pairs = Sequence[tuple[str, str]]
 State = dict[str, Tensor]
@@ -166,12 +166,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: no such file.
         ValueError: the file holds more than tensors and plain numbers, or no state dict.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path}: not a checkpoint that opens without running pickled code ({error})") from error
+    content = read_torch(path)
     for holder in ("model", "state_dict", "model_state"):
         if isinstance(content, dict) and isinstance(content.get(holder), dict):
             content = content[holder]
