@@ -113,6 +113,12 @@ def test_parts_of_a_batch_are_looked_at_together():
         made.update_params(b.sum())
 
 
+def test_a_loss_without_a_gradient_counts_too():
+    made, (a, b) = wrapper()
+    with pytest.raises(NotFiniteError, match="the loss is nan"):
+        made.update_params(a.sum() + b.sum() + torch.tensor(float("nan")))
+
+
 def test_fp16_skips_a_bounded_number_of_steps_in_a_row():
     made, (a, _) = wrapper(amp="fp16")
     before = a.detach().clone()

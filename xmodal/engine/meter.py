@@ -30,13 +30,14 @@ class Means:
         """Return the means over the samples and over the processes."""
         if not self.count:
             return {}
-        keys = list(self.sums)
+        keys = sorted(self.sums)  # the same order in every process
         sums = torch.stack([torch.as_tensor(self.sums[k], dtype=torch.float32).cpu() for k in keys]).double()
         total = torch.cat([sums, sums.new_tensor([self.weight])])
         if dist.is_available() and dist.is_initialized():
             total = total.cuda() if dist.get_backend() == "nccl" else total
             dist.all_reduce(total)
-        return dict(zip(keys, (total[:-1] / total[-1]).tolist(), strict=True))
+        means = dict(zip(keys, (total[:-1] / total[-1]).tolist(), strict=True))
+        return {key: means[key] for key in self.sums}
 
 
 class Meter:

@@ -153,6 +153,6 @@ def own_sums(progress: list | None, rank: int, world: int) -> list | None:
     parts = parts if isinstance(parts[0], list) else [parts]
     if len(parts) == world:
         return [step, parts[rank]]
-    keys = {key for sums, _, _ in parts for key in sums}
+    keys = dict.fromkeys(key for sums, _, _ in parts for key in sums)
     whole = [{k: sum(p[0].get(k, 0.0) for p in parts) for k in keys}, parts[0][1], sum(p[2] for p in parts)]
     return [step, whole if rank == 0 else [dict.fromkeys(keys, 0.0), parts[0][1], 0.0]]
