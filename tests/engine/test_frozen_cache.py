@@ -282,3 +282,42 @@ def test_precision_and_limits(tmp_path):
     trained = TransferModel(encoder=tower(), head=HEAD, freeze_encoder=False)
     with pytest.raises(ValueError, match="nothing to cache"):
         cache_of(trained, tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "gone", "garbled", "no mark", "cut mark"])
+def test_damaged_shards_are_computed_again(tmp_path, harm):
+    cache = cache_of(model_of("probe"), tmp_path)
+    cache.fill()
+    want = [cache.read()[i] for i in range(7)]
+    file = sorted(cache.folder.glob("v0.s00001.*.npy"))[0]
+    other = sorted(cache.folder.glob("v0.s00000.*.npy"))[0].stat().st_mtime_ns
+    mark = cache.mark(0, 1)
+    if harm == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+    elif harm == "empty":
+        file.write_bytes(b"")
+    elif harm == "gone":
+        file.unlink()
+    elif harm == "garbled":
+        file.write_bytes(b"<html>" + file.read_bytes())
+    elif harm == "no mark":
+        mark.unlink()
+    else:
+        mark.write_text(mark.read_text()[:20])
+    assert cache.missing() == [(0, 1)]
+    cache.fill()
+    again = [cache.read()[i] for i in range(7)]
+    for one, two in zip(want, again, strict=True):
+        assert one.keys() == two.keys()
+        assert all(torch.equal(v, two[k]) for k, v in one.items() if isinstance(v, torch.Tensor))
+    assert sorted(cache.folder.glob("v0.s00000.*.npy"))[0].stat().st_mtime_ns == other  # whole ones stay
+
+
+def test_a_shard_damaged_while_running_is_named(tmp_path):
+    cache = cache_of(model_of("probe"), tmp_path)
+    cache.fill()
+    data = cache.read()
+    file = sorted(cache.folder.glob("v0.s00000.*.npy"))[0]
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged .*start again"):
+        data[0]

@@ -307,3 +307,28 @@ def test_a_test_without_progress_writes_its_result(tmp_path):
     cfg = launch.prepare(config, str(tmp_path / "w"), ["default_hooks.progress=none"])
     metrics = launch.evaluate(cfg, str(tmp_path / "w" / "last.pth"))
     assert json.loads((tmp_path / "w" / "test.json").read_text())["test"]["top1"] == metrics["top1"]
+
+
+@pytest.mark.parametrize("step", [5, 10])  # the ends of an epoch without and with a validation
+def test_a_stop_in_the_last_step_of_an_epoch_ends_that_epoch(tmp_path, step):
+    options = ["default_hooks.checkpoint.keep_epochs=1"]
+    run(tmp_path, CONFIG, "whole", options=options)
+    cfg = launch.prepare(write_config(tmp_path, CONFIG), str(tmp_path / "parts"), options)
+    cfg.custom_hooks = [dict(type="tests.engine.test_resume.ask_to_stop", step=step)]
+    with pytest.raises(Interrupted, match=f"stopped after step {step}"):
+        launch.train(cfg)
+    assert (tmp_path / "parts" / f"epoch_{step // 5}.pth").exists()
+    run(tmp_path, CONFIG, "parts", resume="auto", options=options)
+    assert_same(tmp_path, "whole", "parts")
+    assert epochs(tmp_path, "whole") == epochs(tmp_path, "parts")
+
+
+def test_a_resumed_report_names_what_was_replaced_before_the_kill(tmp_path):
+    text = CONFIG.replace("size=_size)", "size=_size, broken=[7])")
+    options = ["default_hooks.checkpoint.every_steps=1"]
+    run(tmp_path, text, "whole", options=options)
+    step = next(i for i in range(5) if 7 in order_of(24, 0, 0)[5 * i : 5 * i + 5]) + 1
+    run(tmp_path, text, "parts", options=options, stop_at=step)
+    run(tmp_path, text, "parts", resume="auto", options=options)
+    skipped = [json.loads((tmp_path / w / "report.json").read_text())["skipped"] for w in ("whole", "parts")]
+    assert skipped[0] == skipped[1] == [{"sample_id": "s7", "reason": "broken"}]
