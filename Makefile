@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
+.PHONY: help test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test: install  ## the fast tests with coverage
 
 test-slow: install  ## the long tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-faults: install  ## kills, damaged files: 100 resumed runs, 1,000 files (hours; not in CI)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --kills 100
 
 test-gpu: install  ## the checks that wait for a CUDA device; says so when there is none
 	$(BIN)/python -m pytest -m gpu -rs

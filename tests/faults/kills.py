@@ -8,6 +8,7 @@ states and report must equal those of the whole run, or the resumed run says in 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -46,6 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ALWAYS = ["default_hooks.checkpoint.every_steps=1", "train_dataloader.num_workers=0", "val_dataloader.num_workers=0",
           "train_dataloader.persistent_workers=false", "val_dataloader.persistent_workers=false"]  # fmt: skip
+PARTS = ("state_dict", "optimizer", "schedules", "random", "ema_state_dict")
 TIMES = {"seconds", "data_time", "step_time", "per_second", "started", "command", "time"}
 
 
@@ -53,7 +55,7 @@ def prepare(folder: Path) -> None:
     """Make the data of all kinds, once."""
     for words in (
         ["tools/data/make_actions.py", "demo_out/actions8", "--train", "24", "--val", "8", "--test", "8"],
-        ["tools/data/make_clouds.py", "--only", "objects", "--objects", "24"],
+        ["tools/data/make_clouds.py", "demo_out/clouds", "--scale", "0.05"],
     ):
         done = run_to_end([str(ROOT / words[0]), *words[1:]], folder)
         if done:
@@ -97,10 +99,8 @@ class Run:
     def kill(self) -> None:
         """Kill all processes and what they started."""
         for process in self.processes:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.end()
 
     def end(self) -> list[tuple[int, str]]:
@@ -126,10 +126,8 @@ def differences(whole: Path, other: Path) -> list[str]:
     ]
     reports = [without_times(json.loads((folder / "report.json").read_text())) for folder in (whole, other)]
     parts += [f"report.{k}" for k in reports[0] if reports[0][k] != reports[1].get(k)]
-    best = [(folder / "best.pth").exists() for folder in (whole, other)]
-    if best[0] != best[1] or (
-        all(best) and not same(*(read_torch(f / "best.pth")["state_dict"] for f in (whole, other)))
-    ):
+    best = [read_torch(f / "best.pth")["state_dict"] if (f / "best.pth").exists() else None for f in (whole, other)]
+    if not same(*best):
         parts.append("best.pth")
     return parts
 
@@ -187,7 +185,7 @@ def main() -> int:
                 return 1
         differ = try_once(kind, folder, whole, wholes[kind], rng)
         bad += bool(differ)
-        print(f"{number + 1:4d} {kind:20s} {'equal' if not differ else differ}", flush=True)
+        print(f"{number + 1:4d} {kind:20s} {differ or 'equal'}", flush=True)
         if args.out:
             with args.out.open("a") as file:
                 file.write(json.dumps({"kind": kind, "differ": differ}) + "\n")
