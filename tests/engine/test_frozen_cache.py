@@ -321,3 +321,11 @@ def test_a_shard_damaged_while_running_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(ValueError, match=rf"{file.name} is damaged .*start again"):
         data[0]
+
+
+def test_filling_leaves_the_random_states_alone(tmp_path):
+    """A run that fills its cache and one that finds it draw the same numbers."""
+    cache = cache_of(model_of("probe"), tmp_path)
+    before = torch.get_rng_state()
+    cache.fill()
+    assert torch.equal(torch.get_rng_state(), before)

@@ -252,12 +252,16 @@ def test_samples_come_in_the_same_order_for_any_number_of_processes(world):
 
 
 def test_sums_of_an_unfinished_epoch_go_to_any_number_of_processes():
-    two = [7, [[{"loss": 6.0}, 3, 12.0], [{"loss": 2.0}, 3, 4.0]]]
-    assert own_sums(two, 1, 2) == [7, [{"loss": 2.0}, 3, 4.0]]
-    assert own_sums(two, 0, 1) == [7, [{"loss": 8.0}, 3, 16.0]]
-    shares = [own_sums(two, rank, 4)[1] for rank in range(4)]
+    first, second = (
+        [[{"loss": 6.0}, 3, 12.0], [{"loss": 1.0}, 1, 4.0]],
+        [[{"loss": 2.0}, 3, 4.0], [{"loss": 3.0}, 1, 1.0]],
+    )
+    assert own_sums([7, [first, second]], 1, 2) == [7, *second]
+    assert own_sums([7, [first, second]], 0, 1) == [7, [{"loss": 8.0}, 3, 16.0], [{"loss": 4.0}, 1, 5.0]]
+    shares = [own_sums([7, [first, second]], rank, 4)[1] for rank in range(4)]
     assert sum(s[0]["loss"] for s in shares) / sum(s[2] for s in shares) == 0.5
-    assert own_sums([7, [{"loss": 6.0}, 3, 12.0]], 0, 1) == [7, [{"loss": 6.0}, 3, 12.0]]  # of an older version
+    older = [7, [{"loss": 6.0}, 3, 12.0]]
+    assert own_sums(older, 0, 1) == [7, [{"loss": 6.0}, 3, 12.0], [{}, 0, 0.0]]
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +311,17 @@ def test_a_test_without_progress_writes_its_result(tmp_path):
     cfg = launch.prepare(config, str(tmp_path / "w"), ["default_hooks.progress=none"])
     metrics = launch.evaluate(cfg, str(tmp_path / "w" / "last.pth"))
     assert json.loads((tmp_path / "w" / "test.json").read_text())["test"]["top1"] == metrics["top1"]
+
+
+def test_a_resumed_curve_has_the_means_of_its_whole_window(tmp_path):
+    """Points of the curve lie four steps apart; the kill is between two of them."""
+    options = ["default_hooks.progress.interval=4", "default_hooks.checkpoint.every_steps=1"]
+    run(tmp_path, CONFIG, "whole", options=options)
+    run(tmp_path, CONFIG, "parts", options=options, stop_at=8)
+    run(tmp_path, CONFIG, "parts", resume="auto", options=options)
+    one, two = losses(tmp_path, "whole"), losses(tmp_path, "parts")
+    assert one.keys() == two.keys() == {4, 8, 12, 16, 20}
+    assert one == two
 
 
 @pytest.mark.parametrize("step", [5, 10])  # the ends of an epoch without and with a validation

@@ -219,7 +219,7 @@ class TrainLoop(BaseLoop):
     def unfinished(self, step: int) -> list | None:
         """Return the sums of an unfinished segment for a checkpoint of this step, None at the end of one."""
         at_end = step % self.steps_per_epoch == 0 or (self.by_steps and step % self.val_interval == 0)
-        return None if at_end else [step, self.meter.segment.state()]
+        return None if at_end else [step, self.meter.state()]
 
 
 class _EvalLoop(BaseLoop):

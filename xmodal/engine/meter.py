@@ -26,6 +26,13 @@ class Means:
         """Return sums, count and weight as plain numbers."""
         return [{k: float(v) for k, v in self.sums.items()}, self.count, self.weight]
 
+    @classmethod
+    def of(cls, state: list) -> "Means":
+        """Build them from what `state` returned."""
+        means = cls()
+        means.sums, means.count, means.weight = state
+        return means
+
     def look(self) -> dict[str, float]:
         """Return the means over the samples and over the processes."""
         if not self.count:
@@ -50,15 +57,19 @@ class Meter:
     def begin(self, step: int) -> None:
         """Start a segment at a step; sums restored from a checkpoint of the same step are continued."""
         self.segment = Means()
-        if self.saved and self.saved[0] == step:
-            self.segment.sums, self.segment.count, self.segment.weight = self.saved[1]
-        self.saved = None
         self.start = time.perf_counter()
         self._open_window()
+        if self.saved and self.saved[0] == step:
+            self.segment, self.window = (Means.of(state) for state in self.saved[1:])
+        self.saved = None
         self.mark = self.start
 
+    def state(self) -> list:
+        """Return the sums of the segment and of the window."""
+        return [self.segment.state(), self.window.state()]
+
     def _open_window(self) -> None:
-        self.window, self.samples, self.data_time = Means(), 0, 0.0
+        self.window, self.steps, self.samples, self.data_time = Means(), 0, 0, 0.0
         self.window_start = time.perf_counter()
 
     def batch_is_here(self) -> None:
@@ -69,16 +80,16 @@ class Meter:
         """Add one step on `size` samples of this process."""
         self.window.add(values, size)
         self.segment.add(values, size)
+        self.steps += 1
         self.samples += size * world_size
         self.mark = time.perf_counter()
 
     def log(self) -> tuple[dict[str, float], dict[str, float]]:
         """Close the window; return its means and its speed (`data_time`, `step_time` in seconds, `per_second`)."""
         values, seconds = self.window.look(), time.perf_counter() - self.window_start
-        count = self.window.count
         speed = {
-            "data_time": self.data_time / count,
-            "step_time": seconds / count,
+            "data_time": self.data_time / self.steps,
+            "step_time": seconds / self.steps,
             "per_second": self.samples / max(seconds, 1e-9),
         }
         self._open_window()

@@ -140,19 +140,28 @@ def restore(runner: Any, checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def own_sums(progress: list | None, rank: int, world: int) -> list | None:
-    """Return this process's part of the sums of an unfinished epoch: [step, [sums, count, weight]].
+    """Return this process's part of the sums of an unfinished epoch: [step, of the epoch, of the log window].
 
     Args:
-        progress: [step, sums of each process] (before version 1.1 of one process: [step, [sums, count, weight]]).
+        progress: [step, [epoch, window] of each process], each as [sums, count, weight]. Older checkpoints hold
+            [step, sums of the epoch in one process].
         rank: of this process.
         world: number of processes; another one than before: the first process takes all sums.
     """
     if not progress:
         return None
     step, parts = progress
-    parts = parts if isinstance(parts[0], list) else [parts]
+    if isinstance(parts[0], dict):
+        parts = [[parts, [{}, 0, 0.0]]]
     if len(parts) == world:
-        return [step, parts[rank]]
-    keys = dict.fromkeys(key for sums, _, _ in parts for key in sums)
-    whole = [{k: sum(p[0].get(k, 0.0) for p in parts) for k in keys}, parts[0][1], sum(p[2] for p in parts)]
-    return [step, whole if rank == 0 else [dict.fromkeys(keys, 0.0), parts[0][1], 0.0]]
+        return [step, *parts[rank]]
+    return [step, *(share([part[i] for part in parts], rank == 0) for i in (0, 1))]
+
+
+def share(states: list, first: bool) -> list:
+    """Return the sum of [sums, count, weight] of several processes for the first process, zeros for another."""
+    keys = dict.fromkeys(key for sums, _, _ in states for key in sums)
+    if not first:
+        return [dict.fromkeys(keys, 0.0), states[0][1], 0.0]
+    whole = {key: sum(sums.get(key, 0.0) for sums, _, _ in states) for key in keys}
+    return [whole, states[0][1], sum(weight for _, _, weight in states)]
