@@ -85,14 +85,8 @@ def coop_source(name: str, root: str | Path = "data", ensemble: bool = False, **
     splits = read_coop(root, name)
     train = ListedImages(splits, "train", augment=True, **view)
     plain = {split: ListedImages(splits, split) for split in ("train", "val", "test")}
-    return Source(
-        name,
-        train,
-        plain["train"],
-        plain["val"],
-        plain["test"],
-        IMAGENET_TEMPLATES if ensemble else find_dataset(name).template,
-    )
+    templates = IMAGENET_TEMPLATES if ensemble else find_dataset(name).template
+    return Source(name, train, plain["train"], plain["val"], plain["test"], templates)
 
 
 def read_lines(path: Path) -> list[str]:
