@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,17 @@ def parser() -> argparse.ArgumentParser:
     to_time.add_argument("--shots", type=int, default=20)
     run = add(run_jobs, "run jobs; finished ones are not run again", "data", "out")
     run.add_argument("--config", help="Python file with `encoder`, `sources`, `methods`, ..., see configs/elevater/")
-    run.add_argument("--encoder", default="tiny_clip", help="registered name of a CLIP or an image tower")
-    run.add_argument("--encoder-options", default="{}", help="its arguments as JSON")
+    run.add_argument("--encoder", help="registered name of a CLIP or an image tower; default tiny_clip")
+    run.add_argument("--encoder-options", type=json.loads, help="its arguments as JSON")
     run.add_argument("--datasets", nargs="+", help="default: every one of the benchmark's that is there, and your own")
-    run.add_argument("--methods", nargs="+", default=["zero-shot", "linear-probe"], help="or fine-tune, or an adapter")
-    run.add_argument("--shots", nargs="+", default=["5"], help="numbers, or `full`")
-    run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    run.add_argument("--methods", nargs="+", help="default zero-shot linear-probe; or fine-tune, or an adapter")
+    run.add_argument("--shots", nargs="+", type=lambda s: None if s == "full" else int(s), help="or `full`; default 5")
+    run.add_argument("--seeds", nargs="+", type=int, help="default 0 1 2")
     run.add_argument("--rate", nargs=2, type=float, metavar=("LR", "WD"), help="instead of the search")
-    run.add_argument("--epochs", type=int, default=10)
-    run.add_argument("--extra-epochs", type=int, default=40)
-    run.add_argument("--no-text-init", action="store_true", help="start heads from random weights")
+    run.add_argument("--epochs", type=int, help="default 10")
+    run.add_argument("--extra-epochs", type=int, help="default 40")
+    random = dict(dest="text_init", action="store_const", const=False, help="start heads from random weights")
+    run.add_argument("--no-text-init", **random)
     run.add_argument("--prompts", type=Path, help="the toolkit's prompts.py, or JSON of the same form")
     knowledge = dict(nargs=2, metavar=("FOLDER", "SOURCE"), help="knowledge files, and which text of them")
     run.add_argument("--knowledge", **knowledge)
@@ -114,7 +116,11 @@ def run_jobs(args: argparse.Namespace) -> None:
 
 
 def read_plan(args: argparse.Namespace) -> tuple[Any, list, Any]:
-    """Encoder, jobs and settings of the command line; what a config says counts more."""
+    """Encoder, jobs and settings of the config and the command line.
+
+    Raises:
+        ValueError: both set the same thing, or there is no data set.
+    """
     from xmodal.evaluation.config import read_config
     from xmodal.evaluation.elevater import Elevater, jobs_of
     from xmodal.evaluation.elevater_data import present
@@ -122,18 +128,35 @@ def read_plan(args: argparse.Namespace) -> tuple[Any, list, Any]:
     from xmodal.registry import check_arguments
 
     cfg = read_config(args.config, ()) if args.config else {}
-    settings = dict(epochs=args.epochs, extra_epochs=args.extra_epochs, text_init=not args.no_text_init)
-    settings |= dict(rate=tuple(args.rate) if args.rate else None, knowledge=tuple(args.knowledge or ()) or None)
-    settings |= {k: v for k, v in cfg.get("protocol", {}).items() if k != "type"}
+    settings = {k: v for k, v in cfg.get("protocol", {}).items() if k != "type"}
+    for key in ("epochs", "extra_epochs", "text_init", "rate", "knowledge", "prompts"):
+        if (value := chosen(args, key, settings, key)) is not None:
+            settings[key] = tuple(value) if isinstance(value, list) else value
     check_arguments(Elevater, settings)
-    prompts = read_prompts(args.prompts) if args.prompts else None
-    shots = cfg.get("shots") or [None if s == "full" else int(s) for s in args.shots]
-    names = cfg.get("sources") or args.datasets or present(args.data)
-    jobs = jobs_of(names, cfg.get("methods", args.methods), shots, cfg.get("seeds", args.seeds))
+    if isinstance(settings.get("prompts"), Path):
+        settings["prompts"] = read_prompts(settings["prompts"])
+    names = chosen(args, "datasets", cfg, "sources") or present(args.data)
+    methods = chosen(args, "methods", cfg, "methods") or ["zero-shot", "linear-probe"]
+    shots, seeds = chosen(args, "shots", cfg, "shots") or [5], chosen(args, "seeds", cfg, "seeds") or [0, 1, 2]
+    jobs = jobs_of(names, methods, shots, seeds)
     if not jobs:
         raise ValueError(f"no data set below {args.data}/classification: see `check`, or `draw` for generated ones")
-    encoder = cfg.get("encoder", dict(type=args.encoder, **json.loads(args.encoder_options)))
-    return encoder, jobs, Elevater(**settings, prompts=prompts)
+    options = chosen(args, "encoder_options", cfg, "encoder")
+    encoder = chosen(args, "encoder", cfg, "encoder") or "tiny_clip"
+    return ({"type": encoder, **(options or {})} if isinstance(encoder, str) else encoder), jobs, Elevater(**settings)
+
+
+def chosen(args: argparse.Namespace, option: str, config: Mapping[str, Any], key: str) -> Any:
+    """Return what the command line or the config says about something; None where neither does.
+
+    Raises:
+        ValueError: both do.
+    """
+    given = getattr(args, option)
+    if given is not None and key in config:
+        words = "--no-text-init" if option == "text_init" else f"--{option.replace('_', '-')}"
+        raise ValueError(f"{args.config} sets {key!r} already: leave out {words}, or take {key!r} out of the config")
+    return config.get(key) if given is None else given
 
 
 def speed(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tools.elevater import main
+from tools.elevater import main, parser, read_plan
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.evaluation import metrics
 from xmodal.evaluation.elevater import Elevater, Job, JobRun, run_job
@@ -379,6 +379,38 @@ def test_command_line(root, tmp_path, capsys):
     config.write_text("method = ['zero-shot']\n")
     assert main(["run", str(root), str(tmp_path), "--config", str(config)]) == 2
     assert "did you mean 'methods'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "option"),
+    [
+        ("methods = ['zero-shot']", ["--methods", "lora"], "--methods"),
+        ("seeds = [4]", ["--seeds", "0"], "--seeds"),
+        ("sources = ['drawn-colors']", ["--datasets", "drawn-scenes"], "--datasets"),
+        ("encoder = dict(type='tiny_clip')", ["--encoder-options", "{}"], "--encoder-options"),
+        ("protocol = dict(epochs=1)", ["--epochs", "3"], "--epochs"),
+        ("protocol = dict(text_init=True)", ["--no-text-init"], "--no-text-init"),
+    ],
+)
+def test_an_option_that_the_config_sets_too_is_refused(root, tmp_path, capsys, line, words, option):
+    config = tmp_path / "plan.py"
+    config.write_text(line + "\n")
+    assert main(["run", str(root), str(tmp_path), "--config", str(config), *words]) == 2
+    assert f"already: leave out {option}" in capsys.readouterr().err
+
+
+def test_options_fill_what_the_config_leaves_open(root, tmp_path):
+    config = tmp_path / "plan.py"
+    config.write_text("sources = ['drawn-colors']\nprotocol = dict(epochs=7)\n")
+    words = ["run", str(root), str(tmp_path), "--config", str(config), "--shots", "full", "2", "--rate", "0.1", "0"]
+    encoder, jobs, settings = read_plan(parser().parse_args(words))
+    assert encoder == {"type": "tiny_clip"}
+    assert jobs == [
+        Job("drawn-colors", "zero-shot"),
+        Job("drawn-colors", "linear-probe"),
+        *(Job("drawn-colors", "linear-probe", 2, seed) for seed in (0, 1, 2)),
+    ]
+    assert (settings.epochs, settings.extra_epochs, settings.rate, settings.text_init) == (7, 40, (0.1, 0.0), True)
 
 
 # rules at their borders
