@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benches.measure import Variant, Wanted
+from tools.benches.measure import Wanted, of_models
 from tools.benches.steps import CLASSES, SIZES, images_for
 from xmodal.adapted import Adapted, adapt
 
@@ -110,4 +110,4 @@ def lora(args):
     check(args, data)
     rows = {"peft": (step, peft_model), "ours": (step, ours), "floor: forward and input gradient": (floor, frozen),
             "full fine-tuning": (step, full)}  # fmt: skip
-    return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]
+    return of_models(rows, args, data)

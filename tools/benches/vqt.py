@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.benches.measure import Variant, Wanted
+from tools.benches.measure import Wanted, of_models
 from tools.benches.steps import CLASSES, SIZES, images_for, train_step
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.vit import VisionTransformer
@@ -134,4 +134,4 @@ def vqt(args):
         "VPT-deep, 10 prompts": (train_step, vpt_model),
         "frozen forward": (frozen_forward, vqt_model),
     }
-    return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]
+    return of_models(rows, args, data)
