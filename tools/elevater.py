@@ -87,42 +87,52 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def run_jobs(args: argparse.Namespace) -> None:
-    """Run this process's share of the jobs."""
+    """Run this process's share of the runs."""
+    import logging
+
     from mmengine.device import get_device
 
-    from xmodal.evaluation.elevater import run_job
+    from xmodal.evaluation.elevater import elevater_grid
     from xmodal.evaluation.elevater_report import write_report
-    from xmodal.evaluation.subject import Subject
     from xmodal.registry import ENCODERS, build
 
-    encoder, jobs, settings = read_plan(args)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    encoder, names, methods, shots, seeds, settings = read_plan(args)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if get_device() == "cuda" else "cpu"
-    subject, failed = Subject(build(encoder, ENCODERS), device=args.device or device), 0
-    for job in jobs[rank::world]:
+    clip, done, failed = build(encoder, ENCODERS), 0, 0
+    for number, name in enumerate(names):
+        cells: list = [None]
         try:
-            found = run_job(subject, job, args.data, args.out, settings)
-        except (ValueError, FileNotFoundError, RuntimeError) as error:
+            grid = elevater_grid(clip, args.data, name, methods, args.out, settings, args.device or device)
+            cells = grid.cells(shots, seeds)[(rank + number) % world :: world]
+        except (ValueError, FileNotFoundError) as error:
             failed += 1
-            print(f"{job.name}: FAILED, {error}", file=sys.stderr, flush=True)
+            print(f"{name}: FAILED, {error}", file=sys.stderr, flush=True)
             continue
-        print(f"{job.name}: {found['score']:.2f} ({found['metric']})", flush=True)
-    if world == 1 and failed < len(jobs):
+        for cell in cells:
+            try:
+                grid.cell(*cell)
+                done += 1
+            except (ValueError, FileNotFoundError, RuntimeError) as error:
+                failed += 1
+                print(f"{name}, {cell}: FAILED, {error}", file=sys.stderr, flush=True)
+    if world == 1 and done:
         print(write_report(args.out))
-    elif rank == 0:
+    elif rank == 0 and done:
         print(f"when all {world} processes are done: python tools/elevater.py report {args.out}")
     if failed:
-        raise ValueError(f"{failed} of {len(jobs)} jobs failed")
+        raise ValueError(f"{failed} of {failed + done} runs failed")
 
 
-def read_plan(args: argparse.Namespace) -> tuple[Any, list, Any]:
-    """Encoder, jobs and settings of the config and the command line.
+def read_plan(args: argparse.Namespace) -> tuple[Any, list[str], list[str], list[int], list[int], Any]:
+    """Encoder, data sets, methods, shots, seeds and settings of the config and the command line.
 
     Raises:
         ValueError: both set the same thing, or there is no data set.
     """
     from xmodal.evaluation.config import read_config
-    from xmodal.evaluation.elevater import Elevater, jobs_of
+    from xmodal.evaluation.elevater import ALL, Elevater
     from xmodal.evaluation.elevater_data import present
     from xmodal.evaluation.prompts import read_prompts
     from xmodal.registry import check_arguments
@@ -137,13 +147,14 @@ def read_plan(args: argparse.Namespace) -> tuple[Any, list, Any]:
         settings["prompts"] = read_prompts(settings["prompts"])
     names = chosen(args, "datasets", cfg, "sources") or present(args.data)
     methods = chosen(args, "methods", cfg, "methods") or ["zero-shot", "linear-probe"]
-    shots, seeds = chosen(args, "shots", cfg, "shots") or [5], chosen(args, "seeds", cfg, "seeds") or [0, 1, 2]
-    jobs = jobs_of(names, methods, shots, seeds)
-    if not jobs:
+    shots = [ALL if s is None else s for s in chosen(args, "shots", cfg, "shots") or Elevater.shots]
+    seeds = list(chosen(args, "seeds", cfg, "seeds") or Elevater.seeds)
+    if not names:
         raise ValueError(f"no data set below {args.data}/classification: see `check`, or `draw` for generated ones")
     options = chosen(args, "encoder_options", cfg, "encoder")
     encoder = chosen(args, "encoder", cfg, "encoder") or "tiny_clip"
-    return ({"type": encoder, **(options or {})} if isinstance(encoder, str) else encoder), jobs, Elevater(**settings)
+    encoder = {"type": encoder, **(options or {})} if isinstance(encoder, str) else encoder
+    return encoder, names, methods, shots, seeds, Elevater(**settings)
 
 
 def chosen(args: argparse.Namespace, option: str, config: Mapping[str, Any], key: str) -> Any:
@@ -163,9 +174,8 @@ def speed(args: argparse.Namespace) -> None:
     """Time the linear probe's search both ways with the tiny CLIP."""
     from xmodal.encoders.tiny import tiny_clip
     from xmodal.evaluation.speed import search_speed
-    from xmodal.evaluation.subject import Subject
 
-    found = search_speed(Subject(tiny_clip()), args.data, args.dataset, args.shots)
+    found = search_speed(tiny_clip(), args.data, args.dataset, args.shots)
     print(json.dumps({key: round(value, 3) for key, value in found.items()}))
 
 

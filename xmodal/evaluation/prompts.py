@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.encoders.clip import fill
+from xmodal.evaluation.bench import TEMPLATES
 from xmodal.evaluation.elevater_catalog import plain
 from xmodal.evaluation.elevater_data import DataSet
-
-DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 def read_prompts(path: str | Path) -> dict[str, dict[str, list[str]]]:
@@ -73,7 +72,7 @@ def of_dataset(maps: dict[str, dict[str, list[str]]] | None, data: DataSet) -> t
     Raises:
         ValueError: the file names another number of classes than the data set has.
     """
-    names, templates = data.class_names, data.templates or list(DEFAULT_TEMPLATES)
+    names, templates = data.class_names, data.templates or list(TEMPLATES)
     for kind, values in (maps or {}).items():
         own = next((v for k, v in values.items() if plain(k) == plain(data.card.name)), None)
         if own is None:
