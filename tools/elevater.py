@@ -191,8 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from xmodal.engine.launch import run
 
-    status: list[int] = []
-    return run(lambda: status.append(args.job(args) or 0)) or status[0]
+    return run(lambda: args.job(args))
 
 
 if __name__ == "__main__":

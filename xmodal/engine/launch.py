@@ -115,10 +115,11 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
     """Run a tool; user mistakes and interruptions end with one line and no traceback.
 
     Returns:
-        The exit status: 0, 2 after a mistake of the user, 130 when interrupted. XMODAL_DEBUG=1 shows tracebacks.
+        The exit status: the job's where it returns one, else 0; 2 after a mistake of the user, 130 when interrupted.
+        XMODAL_DEBUG=1 shows tracebacks.
     """
     try:
-        job()
+        status = job()
     except Interrupted as stop:
         print(f"{stop}{'; --resume goes on from there' if resumable else ''}", file=sys.stderr)
         return 130
@@ -130,7 +131,7 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
             raise
         print(f"error: {last_line(error)}", file=sys.stderr)
         return 2
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def is_mistake(error: Exception) -> bool:
