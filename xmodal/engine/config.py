@@ -40,13 +40,13 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         cfg.pop(key)
     if has_names(cfg.to_dict()):
         load_catalog()
-    options = choose(cfg, options)
+    options = apply_choices(cfg, options)
     set_defaults(cfg)
     apply_options(cfg, options)
     return cfg
 
 
-def choose(cfg: Config, options: Sequence[str]) -> list[str]:
+def apply_choices(cfg: Config, options: Sequence[str]) -> list[str]:
     """Merge what `benchmark=NAME` and `variant=NAME` name into a config; returns the other options.
 
     Raises:
@@ -63,7 +63,7 @@ def choose(cfg: Config, options: Sequence[str]) -> list[str]:
     return list(options)
 
 
-def name_of(cfg: Config, path: str | Path) -> str:
+def experiment_name(cfg: Config, path: str | Path) -> str:
     """Return the name of an experiment: the config's, with the variant where one was chosen."""
     return "_".join(filter(None, (Path(path).stem, (cfg.get("about") or {}).get("variant"))))
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from xmodal.engine.compat import Runner
-from xmodal.engine.config import load_config, name_of
+from xmodal.engine.config import experiment_name, load_config
 from xmodal.engine.frozen_cache import use_cache
 from xmodal.engine.loops import Interrupted
 from xmodal.engine.precision import check_amp
@@ -33,7 +33,7 @@ def prepare(
     """
     cfg = load_config(config, options)
     cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name_of(cfg, config))
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / experiment_name(cfg, config))
     if seed is not None:
         cfg.randomness.seed = seed
     if amp is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.evaluation.bench import Source
-from xmodal.evaluation.facts import facts, read_table
+from xmodal.evaluation.facts import published, read_facts
 from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.splits import Item, Splits, read_split_file
 from xmodal.registry import did_you_mean
@@ -42,8 +42,8 @@ class CoopDataset:
     source: str
 
 
-COOP11 = read_table("coop", CoopDataset)
-IMAGENET_TEMPLATES = tuple(facts()["tip_imagenet_templates"])
+COOP11 = read_facts("coop", CoopDataset)
+IMAGENET_TEMPLATES = tuple(published()["tip_imagenet_templates"])
 
 
 def find_dataset(name: str) -> CoopDataset:

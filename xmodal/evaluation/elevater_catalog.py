@@ -6,7 +6,7 @@ Paper: ELEVATER (arXiv 2204.08790).
 import re
 from dataclasses import dataclass
 
-from xmodal.evaluation.facts import facts, read_table
+from xmodal.evaluation.facts import published, read_facts
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Card:
     aliases: tuple[str, ...] = ()
 
 
-CARDS = read_table("elevater", Card)
+CARDS = read_facts("elevater", Card)
 REFERENCE = CARDS.pop("imagenet-1k")
-DETECTION: list[str] = facts()["elevater_detection"]
+DETECTION: list[str] = published()["elevater_detection"]
 
 
 def plain(name: str) -> str:

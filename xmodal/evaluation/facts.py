@@ -9,13 +9,13 @@ Kind = TypeVar("Kind")
 
 
 @cache
-def facts() -> dict[str, list]:
+def published() -> dict[str, list]:
     """Return all tables by name."""
     return json.loads(files("xmodal.assets").joinpath("benchmarks.json").read_text(encoding="utf-8"))
 
 
-def read_table(name: str, kind: type[Kind]) -> dict[str, Kind]:
+def read_facts(name: str, kind: type[Kind]) -> dict[str, Kind]:
     """Return the rows of a table as dataclasses by name; lists become tuples."""
     fixed = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
-    rows: list[dict[str, Any]] = facts()[name]
+    rows: list[dict[str, Any]] = published()[name]
     return {row["name"]: kind(**{key: fixed(value) for key, value in row.items()}) for row in rows}

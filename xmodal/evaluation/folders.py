@@ -10,7 +10,7 @@ from typing import Any
 from xmodal.data.annotations import IMAGES
 from xmodal.evaluation.bench import Source
 from xmodal.evaluation.coop_data import SPLIT_NOTES, read_lines
-from xmodal.evaluation.facts import read_table
+from xmodal.evaluation.facts import read_facts
 from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.splits import Item, Splits
 from xmodal.registry import did_you_mean
@@ -38,7 +38,7 @@ class Shift:
     numbered: bool = False
 
 
-SHIFTS = read_table("imagenet_shifts", Shift)
+SHIFTS = read_facts("imagenet_shifts", Shift)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class DomainSet:
     classes: int
 
 
-DOMAINBED = read_table("domainbed", DomainSet)
+DOMAINBED = read_facts("domainbed", DomainSet)
 
 
 def read_folder(folder: str | Path, name: str = "") -> Splits:

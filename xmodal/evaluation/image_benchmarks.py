@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.evaluation.facts import read_table
+from xmodal.evaluation.facts import read_facts
 from xmodal.registry import did_you_mean
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -37,7 +37,7 @@ class Task:
     images: tuple[str, ...] = ("images", ".")
 
 
-BENCHMARKS: dict[str, dict[str, Task]] = {name: read_table(name, Task) for name in ("vtab", "fgvc", "fewshot")}
+BENCHMARKS: dict[str, dict[str, Task]] = {name: read_facts(name, Task) for name in ("vtab", "fgvc", "fewshot")}
 ROOTS = {"vtab": "data/vtab-1k", "fgvc": "data/fgvc", "fewshot": "data/few-shot"}
 _VTAB_FILES = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
 

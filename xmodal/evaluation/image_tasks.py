@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xmodal.engine.config import load_config, name_of
+from xmodal.engine.config import experiment_name, load_config
 from xmodal.engine.launch import prepare, train
 from xmodal.evaluation.image_benchmarks import BENCHMARKS, SHOTS, Task, files_of, group_means, task_of
 from xmodal.evaluation.results import aligned, once, read_result, write_result
@@ -60,7 +60,7 @@ class ImageTasks:
         fewshot = self.benchmark == "fewshot"
         if fewshot and set(self.shots) - set(SHOTS):
             raise ValueError(f"--shots {list(self.shots)}: the lists have {SHOTS}")
-        self.out = self.out or Path("work_dirs") / f"{name_of(cfg, self.config)}_{self.benchmark}"
+        self.out = self.out or Path("work_dirs") / f"{experiment_name(cfg, self.config)}_{self.benchmark}"
         names = [task_of(self.benchmark, name) for name in (self.tasks or BENCHMARKS[self.benchmark])]
         self.cells = list(itertools.product(names, self.shots if fewshot else [0], self.seeds))
 
