@@ -78,8 +78,7 @@ def train_and_test(
 
 def step_costs(cfg: Any) -> dict[str, Any]:
     """Measure a training step of a config on its first batch: a row of `benches.measure.rows`, with the peak."""
-    from tools.benches.measure import Variant, rows, run_alternating
-    from tools.benches.steps import train_step
+    from tools.benches.measure import Variant, rows, run_alternating, train_step
     from xmodal.data.collate import collate
     from xmodal.registry import DATASETS, MODELS, build
 

@@ -1,6 +1,8 @@
 """The built-in set of 8 actions in time-reversed pairs: 8 frames, one per segment, of 64 px H.264 files, at 48 px.
 
 Make it once: python tools/data/make_actions.py demo_out/actions8
+`variant=actions12` takes 12 actions, approach and rotation among them, while the bystander drifts. Make it once:
+python tools/data/make_actions.py demo_out/actions12 --set hard --moving --train 1200 --val 180 --test 300
 """
 
 from video.datasets import VideoDataset
@@ -27,4 +29,15 @@ val_dataloader = dict(
 )
 test_dataloader = dict(
     batch_size=16, num_workers=1, dataset=dict(**_clip, annotation=f"{_folder}/test.txt", test_mode=True)
+)
+_files = lambda split: dict(  # noqa: E731
+    dataset=dict(annotation=f"demo_out/actions12/{split}.txt", classes="demo_out/actions12/classes.txt")
+)
+variants = dict(
+    actions12=dict(
+        model=dict(head=dict(num_classes=12)),
+        train_dataloader=_files("train"),
+        val_dataloader=_files("val"),
+        test_dataloader=_files("test"),
+    )
 )

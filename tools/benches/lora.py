@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benches.measure import Wanted, of_models
-from tools.benches.steps import CLASSES, SIZES, images_for
+from tools.benches.measure import CLASSES, SIZES, Wanted, images_for, of_models
 from xmodal.adapted import Adapted, adapt
 
 RANK = 8

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benches.measure import Variant, Wanted, of_models
-from tools.benches.steps import SIZES, train_step
+from tools.benches.measure import SIZES, Variant, Wanted, of_models, train_step
 from video.evl import EVLDecoder, EVLLayer
 from video.readers import TimeMeanReader
 from video.st_adapter import STAdapter

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.benches.measure import Wanted, of_models
-from tools.benches.steps import CLASSES, SIZES, images_for, train_step
+from tools.benches.measure import CLASSES, SIZES, Wanted, images_for, of_models, train_step
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.classification import ClassificationHead
