@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,29 +100,32 @@ def run_jobs(args: argparse.Namespace) -> None:
     encoder, names, methods, shots, seeds, settings = read_plan(args)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if get_device() == "cuda" else "cpu"
-    clip, done, failed = build(encoder, ENCODERS), 0, 0
+    clip, done, tried = build(encoder, ENCODERS), 0, 0
     for number, name in enumerate(names):
-        cells: list = [None]
-        try:
-            grid = elevater_grid(clip, args.data, name, methods, args.out, settings, args.device or device)
-            cells = grid.cells(shots, seeds)[(rank + number) % world :: world]
-        except (ValueError, FileNotFoundError) as error:
-            failed += 1
-            print(f"{name}: FAILED, {error}", file=sys.stderr, flush=True)
-            continue
-        for cell in cells:
-            try:
-                grid.cell(*cell)
-                done += 1
-            except (ValueError, FileNotFoundError, RuntimeError) as error:
-                failed += 1
-                print(f"{name}, {cell}: FAILED, {error}", file=sys.stderr, flush=True)
+        grid = attempt(
+            lambda name=name: elevater_grid(clip, args.data, name, methods, args.out, settings, args.device or device),
+            name,
+        )
+        tried += grid is None
+        for method, k, seed in grid.cells(shots, seeds)[(rank + number) % world :: world] if grid else ():
+            what = f"{name}, {method}, {k} shots, seed {seed}"
+            tried += 1
+            done += attempt(lambda cell=(method, k, seed), grid=grid: grid.cell(*cell), what) is not None
     if world == 1 and done:
         print(write_report(args.out))
     elif rank == 0 and done:
         print(f"when all {world} processes are done: python tools/elevater.py report {args.out}")
-    if failed:
-        raise ValueError(f"{failed} of {failed + done} runs failed")
+    if done < tried:
+        raise ValueError(f"{tried - done} of {tried} runs failed")
+
+
+def attempt(work: Callable[[], Any], what: str) -> Any:
+    """Do something; where it fails, say so and return None, so that the others go on."""
+    try:
+        return work()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"{what}: FAILED, {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def read_plan(args: argparse.Namespace) -> tuple[Any, list[str], list[str], list[int], list[int], Any]:

@@ -417,6 +417,16 @@ def test_command_line(root, tmp_path, capsys):
     assert "did you mean 'methods'" in capsys.readouterr().err
 
 
+def test_a_run_that_fails_leaves_the_others_their_turn(root, tmp_path, capsys):
+    words = ["run", str(root), str(tmp_path), "--datasets", "drawn-colors", "drawn-scenes", "--methods", "no-such"]
+    short = ["zero-shot", "--shots", "1", "--seeds", "0", "--rate", "0.01", "0", "--epochs", "1"]
+    assert main([*words, *short]) == 2
+    found = capsys.readouterr()
+    assert "drawn-colors, no-such, 1 shots, seed 0: FAILED" in found.err
+    assert "2 of 4 runs failed" in found.err
+    assert "| zero-shot | 0 |" in found.out
+
+
 @pytest.mark.parametrize(
     ("line", "words", "option"),
     [
