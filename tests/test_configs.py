@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from tools.vtab import SETTINGS
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
@@ -21,6 +22,15 @@ WEIGHT_KEYS = ("pretrained", "weights", "path")
 
 def name(path):
     return str(path.relative_to(ROOT))
+
+
+def runs_of(folder):
+    """Every config of a folder as it stands and in each of its variants: (path, options)."""
+    for path in CONFIGS:
+        if path.parent.name == folder:
+            yield pytest.param(path, [], id=name(path))
+            for variant in Config.fromfile(path).get("variants", ()):
+                yield pytest.param(path, [f"variant={variant}"], id=f"{name(path)}-{variant}")
 
 
 def random_weights(cfg):
@@ -44,9 +54,9 @@ def check_groups(cfg, model):
     assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "video"], ids=name)
-def test_video_config_builds(path):
-    cfg = random_weights(load_config(path))
+@pytest.mark.parametrize(("path", "options"), runs_of("video"))
+def test_video_config_builds(path, options):
+    cfg = random_weights(load_config(path, options))
     with torch.device("meta"):
         model = build(cfg.model, MODELS)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -60,12 +70,12 @@ def test_video_config_builds(path):
 
 def image_runs():
     """Every image config with each benchmark that it offers."""
-    for path in CONFIGS:
-        if path.parent.name == "image":
-            offers = "--benchmark" in path.read_text()
-            yield from (pytest.param(path, [f"benchmark={b}"], id=f"{name(path)}-{b}") for b in BENCHMARKS if offers)
-            if not offers:
-                yield pytest.param(path, [], id=name(path))
+    for run in runs_of("image"):
+        path, options = run.values
+        offers = "--benchmark" in path.read_text()
+        yield from (pytest.param(path, [f"benchmark={b}", *options], id=f"{run.id}-{b}") for b in BENCHMARKS if offers)
+        if not offers:
+            yield run
 
 
 @pytest.mark.parametrize(("path", "options"), image_runs())
@@ -103,6 +113,27 @@ def test_header_says_what_it_is(path):
     assert f"configs/{path.relative_to(ROOT / 'configs')}" in text, "the command names another config"
 
 
+ROWS = [  # of the papers' tables: encoder, frames, stride, views, parts of a batch
+    ("st-adapter_vit-b16-clip_8x16_k400", "vit-l14_32x8", "ViT-L-14-quickgelu", 32, 8, (1, 3), 8),
+    ("evl_vit-b16-clip_8x16_k400", "vit-b16_16x16", "ViT-B-16-quickgelu", 16, 16, (3, 1), 1),
+    ("evl_vit-b16-clip_8x16_k400", "vit-l14_8x16", "ViT-L-14-quickgelu", 8, 16, (1, 3), 1),
+    ("evl_vit-b16-clip_8x16_k400", "vit-l14-336_32x8", "ViT-L-14-336-quickgelu", 32, 8, (3, 1), 8),
+    ("st-adapter_vit-b16-clip_8u_ssv2", "vit-l14_16u", "ViT-L-14-quickgelu", 16, None, (3, 1), 4),
+]
+
+
+@pytest.mark.parametrize(("stem", "variant", "encoder", "frames", "stride", "views", "parts"), ROWS)
+def test_a_variant_is_the_row_of_its_name(stem, variant, encoder, frames, stride, views, parts):
+    cfg = load_config(ROOT / f"configs/video/{stem}.py", [f"variant={variant}"])
+    test = cfg.val_dataloader.dataset
+    assert cfg.model.encoder.name == encoder
+    for data in (cfg.train_dataloader.dataset, test):
+        assert (data.num_frames, data.sampling.get("stride")) == (frames, stride)
+    assert (test.spatial_views, test.temporal_views, cfg.train_cfg.get("batch_split", 1)) == (*views, parts)
+    assert cfg.model.get("reader", {}).get("num_frames", frames) == frames
+    assert test.size == (336 if "336" in encoder else 224)
+
+
 def test_published_counts():
     cfg = random_weights(load_config(ROOT / "configs/video/st-adapter_vit-b16-clip_8x16_k400.py"))
     with torch.device("meta"):
@@ -120,12 +151,12 @@ def test_a_leaf_never_inherits_a_leaf():
         assert "\n    from .s" not in path.read_text(), name(path)
 
 
-RUNS = [p for p in CONFIGS if p.parent.name in ("video", "image", "pointcloud", "pretrain")]
+RUNS = [run for folder in ("video", "image", "pointcloud", "pretrain") for run in runs_of(folder)]
 
 
-@pytest.mark.parametrize("path", RUNS, ids=name)
-def test_a_printed_config_is_the_same_experiment(path, tmp_path):
-    cfg = load_config(path)
+@pytest.mark.parametrize(("path", "options"), RUNS)
+def test_a_printed_config_is_the_same_experiment(path, options, tmp_path):
+    cfg = load_config(path, options)
     printed = tmp_path / "printed.py"
     printed.write_text(cfg.pretty_text)
     assert load_config(printed).pretty_text == cfg.pretty_text

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from tools.benches import measure, profile
+    from tools.benches import measure
 
     torch.set_num_threads(args.threads)
     out: dict = {
@@ -87,9 +87,9 @@ def main(argv: list[str] | None = None) -> None:
         print(measure.table(title, measured))
         print(measure.claims_text(claims) or "", flush=True)
         if args.profile:
-            found = {v.name: profile.shares(lambda v=v: v.run(v.state)) for v in built}
+            found = {v.name: measure.shares(lambda v=v: v.run(v.state)) for v in built}
             out["profiles"][area] = found
-            print("\n".join(profile.line(name, share) for name, share in found.items()), flush=True)
+            print("\n".join(measure.profile_line(name, share) for name, share in found.items()), flush=True)
     out["where"]["load at the end"] = measure.where()["load"]
     print(f"{out['where']}")
     if args.json:

@@ -89,18 +89,14 @@ def _spread(values: list[int]) -> list[int]:
     return [values[0], values[len(values) // 2], values[-1]] if values else []
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Check the videos of a list; returns the exit status."""
-    options = arguments(argv)
+def scan(options: argparse.Namespace) -> int:
+    """Check the videos of a list; 1 when one is broken or missing."""
     from video.batch import CRASHED, over_video
     from xmodal.data.annotations import write_list
 
-    try:
-        samples, missing = videos_of(options)
-    except ValueError as error:
-        raise SystemExit(f"check_videos: {error}") from None
+    samples, missing = videos_of(options)
     if options.clean and any(sample.label < 0 for sample in samples):
-        raise SystemExit("check_videos: --clean needs classes, and these videos have none")
+        raise ValueError("--clean needs classes, and these videos have none")
     found: dict[str, dict[str, Any]] = {}
     jobs = [(path, options.full) for path in dict.fromkeys(sample.path for sample in samples)]
     for (path, _), result in over_video(check, jobs, options.workers, "checking"):
@@ -117,6 +113,14 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{report['readable']} of {report['videos']} videos can be read, {report['broken']} broken", end="")
     print(f", {len(missing)} missing; codecs {dict(report['codecs'])}; frames {report['frames']}")
     return 1 if report["broken"] or missing else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check; returns the exit status."""
+    options = arguments(argv)
+    from xmodal.engine.launch import run
+
+    return run(lambda: scan(options))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,19 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = (
-    "clip_tiny-clip_32_shapes",
-    "unicl_tiny-clip_32_shapes",
-    "msclip_tiny_32_shapes_shared",
-    "msclip_tiny_32_shapes_unshared",
-)
+RECIPES = {  # a config of configs/pretrain and its variant
+    "clip_tiny-clip_32_shapes": ("unicl_tiny-clip_32_shapes", ["variant=clip"]),
+    "unicl_tiny-clip_32_shapes": ("unicl_tiny-clip_32_shapes", []),
+    "msclip_tiny_32_shapes_shared": ("msclip_tiny_32_shapes_shared", []),
+    "msclip_tiny_32_shapes_unshared": ("msclip_tiny_32_shapes_shared", ["variant=unshared"]),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=Path, help="folder of the runs and of comparison.json, comparison.md")
-    p.add_argument("--recipes", nargs="+", default=list(RECIPES), help="names of configs/pretrain")
+    p.add_argument("--recipes", nargs="+", default=list(RECIPES), help=f"of {', '.join(RECIPES)}")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     p.add_argument("--pictures", type=int, default=6000)
     p.add_argument("--epochs", type=int, default=10)
@@ -57,9 +57,10 @@ def train_and_measure(recipe: str, seed: int, args: argparse.Namespace, alone, s
     from xmodal.engine.launch import prepare, train
 
     torch.manual_seed(seed)
-    options = [f"train_dataloader.dataset.count={args.pictures}", f"train_cfg.max_epochs={args.epochs}"]
+    config, variant = RECIPES.get(recipe, (recipe, []))
+    options = [*variant, f"train_dataloader.dataset.count={args.pictures}", f"train_cfg.max_epochs={args.epochs}"]
     options += [f"train_cfg.val_interval={args.epochs}"]
-    cfg = prepare(str(ROOT / f"configs/pretrain/{recipe}.py"), str(args.out / f"{recipe}-seed{seed}"), options, seed)
+    cfg = prepare(str(ROOT / f"configs/pretrain/{config}.py"), str(args.out / f"{recipe}-seed{seed}"), options, seed)
     if "seed" in inspect.signature(cfg.model.clip.type).parameters:
         cfg.model.clip.seed = seed  # of the first weights
     start = time.process_time()

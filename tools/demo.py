@@ -52,7 +52,7 @@ def run_method(config: str, out: Path, seed: int, options: list[str]) -> dict:
 
 def table(results: dict[str, dict]) -> str:
     """Return what came out, as text."""
-    from tools.demo_steps import aligned
+    from xmodal.evaluation.results import aligned
 
     rows = [("method", "test accuracy", "trained weights", "minutes")]
     for name, result in results.items():

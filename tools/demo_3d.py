@@ -66,7 +66,7 @@ def run_one(task: str, variant: str, args: argparse.Namespace) -> dict[str, Any]
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return what came out, as text."""
-    from tools.demo_steps import aligned
+    from xmodal.evaluation.results import aligned
 
     lines = [("task", "encoder", "test", "floor", "trained weights", "minutes")]
     for row in rows:

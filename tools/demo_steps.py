@@ -1,4 +1,4 @@
-"""The steps that the demos share: run the project's tools, measure a training step, print tables."""
+"""The steps that the demos share: run the project's tools, measure a training step, keep a table."""
 
 import contextlib
 import importlib
@@ -78,8 +78,7 @@ def train_and_test(
 
 def step_costs(cfg: Any) -> dict[str, Any]:
     """Measure a training step of a config on its first batch: a row of `benches.measure.rows`, with the peak."""
-    from tools.benches.measure import Variant, rows, run_alternating
-    from tools.benches.steps import train_step
+    from tools.benches.measure import Variant, rows, run_alternating, train_step
     from xmodal.data.collate import collate
     from xmodal.registry import DATASETS, MODELS, build
 
@@ -89,20 +88,12 @@ def step_costs(cfg: Any) -> dict[str, Any]:
     return rows(run_alternating([Variant("step", train_step, lambda: (model, batch))], 5, peak=True))[0]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Write rows of cells as columns of text."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Write rows of cells as a markdown table, the first one its head."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
-
-
 def keep_table(out: Path, rows: Sequence[Sequence[str]], results: list[dict[str, Any]], title: str) -> None:
     """Print a table and write it as table.md, the results as table.json."""
+    from xmodal.evaluation.results import markdown
+
     out.mkdir(parents=True, exist_ok=True)
-    print(f"\n{title}\n\n{markdown(rows)}", flush=True)
-    (out / "table.md").write_text(f"{title}\n\n{markdown(rows)}\n")
+    text = f"{title}\n\n{markdown(rows[0], rows[1:])}"
+    print(f"\n{text}", flush=True)
+    (out / "table.md").write_text(text + "\n")
     (out / "table.json").write_text(json.dumps(results, indent=1, default=str) + "\n")

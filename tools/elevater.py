@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,17 @@ def parser() -> argparse.ArgumentParser:
     to_time.add_argument("--shots", type=int, default=20)
     run = add(run_jobs, "run jobs; finished ones are not run again", "data", "out")
     run.add_argument("--config", help="Python file with `encoder`, `sources`, `methods`, ..., see configs/elevater/")
-    run.add_argument("--encoder", default="tiny_clip", help="registered name of a CLIP or an image tower")
-    run.add_argument("--encoder-options", default="{}", help="its arguments as JSON")
+    run.add_argument("--encoder", help="registered name of a CLIP or an image tower; default tiny_clip")
+    run.add_argument("--encoder-options", type=json.loads, help="its arguments as JSON")
     run.add_argument("--datasets", nargs="+", help="default: every one of the benchmark's that is there, and your own")
-    run.add_argument("--methods", nargs="+", default=["zero-shot", "linear-probe"], help="or fine-tune, or an adapter")
-    run.add_argument("--shots", nargs="+", default=["5"], help="numbers, or `full`")
-    run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    run.add_argument("--methods", nargs="+", help="default zero-shot linear-probe; or fine-tune, or an adapter")
+    run.add_argument("--shots", nargs="+", type=lambda s: None if s == "full" else int(s), help="or `full`; default 5")
+    run.add_argument("--seeds", nargs="+", type=int, help="default 0 1 2")
     run.add_argument("--rate", nargs=2, type=float, metavar=("LR", "WD"), help="instead of the search")
-    run.add_argument("--epochs", type=int, default=10)
-    run.add_argument("--extra-epochs", type=int, default=40)
-    run.add_argument("--no-text-init", action="store_true", help="start heads from random weights")
+    run.add_argument("--epochs", type=int, help="default 10")
+    run.add_argument("--extra-epochs", type=int, help="default 40")
+    random = dict(dest="text_init", action="store_const", const=False, help="start heads from random weights")
+    run.add_argument("--no-text-init", **random)
     run.add_argument("--prompts", type=Path, help="the toolkit's prompts.py, or JSON of the same form")
     knowledge = dict(nargs=2, metavar=("FOLDER", "SOURCE"), help="knowledge files, and which text of them")
     run.add_argument("--knowledge", **knowledge)
@@ -85,64 +87,98 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def run_jobs(args: argparse.Namespace) -> None:
-    """Run this process's share of the jobs."""
+    """Run this process's share of the runs."""
+    import logging
+
     from mmengine.device import get_device
 
-    from xmodal.evaluation.elevater import run_job
+    from xmodal.evaluation.elevater import elevater_grid
     from xmodal.evaluation.elevater_report import write_report
-    from xmodal.evaluation.subject import Subject
     from xmodal.registry import ENCODERS, build
 
-    encoder, jobs, settings = read_plan(args)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    encoder, names, methods, shots, seeds, settings = read_plan(args)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if get_device() == "cuda" else "cpu"
-    subject, failed = Subject(build(encoder, ENCODERS), device=args.device or device), 0
-    for job in jobs[rank::world]:
-        try:
-            found = run_job(subject, job, args.data, args.out, settings)
-        except (ValueError, FileNotFoundError, RuntimeError) as error:
-            failed += 1
-            print(f"{job.name}: FAILED, {error}", file=sys.stderr, flush=True)
-            continue
-        print(f"{job.name}: {found['score']:.2f} ({found['metric']})", flush=True)
-    if world == 1 and failed < len(jobs):
+    clip, done, tried = build(encoder, ENCODERS), 0, 0
+    for number, name in enumerate(names):
+        grid = attempt(
+            lambda name=name: elevater_grid(clip, args.data, name, methods, args.out, settings, args.device or device),
+            name,
+        )
+        tried += grid is None
+        for method, k, seed in grid.cells(shots, seeds)[(rank + number) % world :: world] if grid else ():
+            what = f"{name}, {method}, {k} shots, seed {seed}"
+            tried += 1
+            done += attempt(lambda cell=(method, k, seed), grid=grid: grid.cell(*cell), what) is not None
+    if world == 1 and done:
         print(write_report(args.out))
-    elif rank == 0:
+    elif rank == 0 and done:
         print(f"when all {world} processes are done: python tools/elevater.py report {args.out}")
-    if failed:
-        raise ValueError(f"{failed} of {len(jobs)} jobs failed")
+    if done < tried:
+        raise ValueError(f"{tried - done} of {tried} runs failed")
 
 
-def read_plan(args: argparse.Namespace) -> tuple[Any, list, Any]:
-    """Encoder, jobs and settings of the command line; what a config says counts more."""
+def attempt(work: Callable[[], Any], what: str) -> Any:
+    """Do something; where it fails, say so and return None, so that the others go on."""
+    try:
+        return work()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"{what}: FAILED, {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def read_plan(args: argparse.Namespace) -> tuple[Any, list[str], list[str], list[int], list[int], Any]:
+    """Encoder, data sets, methods, shots, seeds and settings of the config and the command line.
+
+    Raises:
+        ValueError: both set the same thing, or there is no data set.
+    """
     from xmodal.evaluation.config import read_config
-    from xmodal.evaluation.elevater import Elevater, jobs_of
+    from xmodal.evaluation.elevater import ALL, Elevater
     from xmodal.evaluation.elevater_data import present
     from xmodal.evaluation.prompts import read_prompts
     from xmodal.registry import check_arguments
 
     cfg = read_config(args.config, ()) if args.config else {}
-    settings = dict(epochs=args.epochs, extra_epochs=args.extra_epochs, text_init=not args.no_text_init)
-    settings |= dict(rate=tuple(args.rate) if args.rate else None, knowledge=tuple(args.knowledge or ()) or None)
-    settings |= {k: v for k, v in cfg.get("protocol", {}).items() if k != "type"}
+    settings = {k: v for k, v in cfg.get("protocol", {}).items() if k != "type"}
+    for key in ("epochs", "extra_epochs", "text_init", "rate", "knowledge", "prompts"):
+        if (value := chosen(args, key, settings, key)) is not None:
+            settings[key] = tuple(value) if isinstance(value, list) else value
     check_arguments(Elevater, settings)
-    prompts = read_prompts(args.prompts) if args.prompts else None
-    shots = cfg.get("shots") or [None if s == "full" else int(s) for s in args.shots]
-    names = cfg.get("sources") or args.datasets or present(args.data)
-    jobs = jobs_of(names, cfg.get("methods", args.methods), shots, cfg.get("seeds", args.seeds))
-    if not jobs:
+    if isinstance(settings.get("prompts"), Path):
+        settings["prompts"] = read_prompts(settings["prompts"])
+    names = chosen(args, "datasets", cfg, "sources") or present(args.data)
+    methods = chosen(args, "methods", cfg, "methods") or ["zero-shot", "linear-probe"]
+    shots = [ALL if s is None else s for s in chosen(args, "shots", cfg, "shots") or Elevater.shots]
+    seeds = list(chosen(args, "seeds", cfg, "seeds") or Elevater.seeds)
+    if not names:
         raise ValueError(f"no data set below {args.data}/classification: see `check`, or `draw` for generated ones")
-    encoder = cfg.get("encoder", dict(type=args.encoder, **json.loads(args.encoder_options)))
-    return encoder, jobs, Elevater(**settings, prompts=prompts)
+    options = chosen(args, "encoder_options", cfg, "encoder")
+    encoder = chosen(args, "encoder", cfg, "encoder") or "tiny_clip"
+    encoder = {"type": encoder, **(options or {})} if isinstance(encoder, str) else encoder
+    return encoder, names, methods, shots, seeds, Elevater(**settings)
+
+
+def chosen(args: argparse.Namespace, option: str, config: Mapping[str, Any], key: str) -> Any:
+    """Return what the command line or the config says about something; None where neither does.
+
+    Raises:
+        ValueError: both do.
+    """
+    given = getattr(args, option)
+    if given is not None and key in config:
+        words = "--no-text-init" if option == "text_init" else f"--{option.replace('_', '-')}"
+        raise ValueError(f"{args.config} sets {key!r} already: leave out {words}, or take {key!r} out of the config")
+    return config.get(key) if given is None else given
 
 
 def speed(args: argparse.Namespace) -> None:
     """Time the linear probe's search both ways with the tiny CLIP."""
     from xmodal.encoders.tiny import tiny_clip
     from xmodal.evaluation.speed import search_speed
-    from xmodal.evaluation.subject import Subject
 
-    found = search_speed(Subject(tiny_clip()), args.data, args.dataset, args.shots)
+    found = search_speed(tiny_clip(), args.data, args.dataset, args.shots)
     print(json.dumps({key: round(value, 3) for key, value in found.items()}))
 
 
@@ -158,8 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from xmodal.engine.launch import run
 
-    status: list[int] = []
-    return run(lambda: status.append(args.job(args) or 0)) or status[0]
+    return run(lambda: args.job(args))
 
 
 if __name__ == "__main__":

@@ -35,13 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = p.parse_known_args(argv)
     from xmodal.engine.launch import run
 
-    status: list[int] = []
-
-    def work() -> None:
+    def work() -> int:
         tool, words = command_of(args.config)
-        status.append(importlib.import_module(f"tools.{tool}").main([*words, *rest]))
+        return importlib.import_module(f"tools.{tool}").main([*words, *rest])
 
-    return run(work) or status[0]
+    return run(work)
 
 
 if __name__ == "__main__":

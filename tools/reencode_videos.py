@@ -46,24 +46,20 @@ def same_settings(out: Path, settings: dict[str, int]) -> None:
     """Refuse to go on in a folder whose copies were made with other settings."""
     note = out / "settings.json"
     if note.exists() and (before := json.loads(note.read_text())) != settings:
-        raise SystemExit(f"reencode_videos: {out} holds copies made with {before}, not {settings}; choose another OUT")
+        raise ValueError(f"{out} holds copies made with {before}, not {settings}; choose another OUT")
     out.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(settings))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Copy the videos of a list; returns the exit status."""
-    options = arguments(argv)
+def copy_all(options: argparse.Namespace) -> int:
+    """Copy the videos of a list; 1 when one is broken or missing."""
     from video.annotations import VIDEOS
     from video.batch import CRASHED, over_video
     from video.reencode import copy_names
     from xmodal.data.annotations import Sample, write_list
 
     settings = {"short_side": options.short_side, "gop": options.gop, "crf": options.crf}
-    try:
-        listing = VIDEOS.read(options.list, options.root, options.format, options.classes)
-    except ValueError as error:
-        raise SystemExit(f"reencode_videos: {error}") from None
+    listing = VIDEOS.read(options.list, options.root, options.format, options.classes)
     out = Path(options.out)
     same_settings(out, settings)
     at = Path(options.list)
@@ -81,6 +77,14 @@ def main(argv: list[str] | None = None) -> int:
     (out / "broken.json").write_text(json.dumps({**broken, **dict.fromkeys(listing.missing, "missing")}, indent=1))
     print(f"{len(sources) - len(broken)} of {len(sources)} videos in {out} ({kept} were there), {len(broken)} broken")
     return 1 if broken or listing.missing else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Copy; returns the exit status."""
+    options = arguments(argv)
+    from xmodal.engine.launch import run
+
+    return run(lambda: copy_all(options))
 
 
 if __name__ == "__main__":

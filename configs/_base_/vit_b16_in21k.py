@@ -1,12 +1,19 @@
 """ViT-B/16 pretrained on ImageNet-21k (AugReg), frozen, fed with ImageNet's pixel statistics, and a linear head.
 
-A config adds what it trains: `model.update(adapters=[...])`.
+With the benchmarks of images.py and the recipe of petl_100e.py. A config adds what it trains: `model.update(adapters=[...])`.
 """
+
+from mmengine.config import read_base
 
 from xmodal.encoders.statistics import with_statistics
 from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
+
+with read_base():
+    from .images import *
+    from .petl_100e import *
+    from .runtime import *
 
 model = dict(
     type=TransferModel,

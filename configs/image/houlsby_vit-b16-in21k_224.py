@@ -11,9 +11,6 @@ from mmengine.config import read_base
 from xmodal.adapters.bottleneck import houlsby
 
 with read_base():
-    from .._base_.images import *
-    from .._base_.petl_100e import *
-    from .._base_.runtime import *
     from .._base_.vit_b16_in21k import *
 
 model.update(adapters=[dict(type=houlsby, hidden=8)])

@@ -9,18 +9,9 @@ Measured here: docs/images.md, with each method's rate.
 
 from mmengine.config import read_base
 
-from xmodal.encoders.tiny import tiny_clip_encoder
-from xmodal.heads.classification import ClassificationHead
-from xmodal.model import TransferModel
-
 with read_base():
     from .._base_.digits import *
-    from .._base_.petl_100e import *
-    from .._base_.runtime import *
 
-model = dict(
-    type=TransferModel, encoder=dict(type=tiny_clip_encoder), head=dict(type=ClassificationHead, num_classes=10)
-)
 optim_wrapper.update(optimizer=dict(lr=1e-1), clip_grad=dict(max_norm=1.0))
 param_scheduler.update(warmup_epochs=2.4, final=0.0)
 train_cfg.update(max_epochs=12, val_interval=12)

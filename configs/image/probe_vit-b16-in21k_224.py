@@ -9,7 +9,4 @@ Measured here: nothing.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.images import *
-    from .._base_.petl_100e import *
-    from .._base_.runtime import *
     from .._base_.vit_b16_in21k import *

@@ -12,9 +12,6 @@ from xmodal.adapters.ssf import ssf
 from xmodal.engine.ema import EMAHook
 
 with read_base():
-    from .._base_.images import *
-    from .._base_.petl_100e import *
-    from .._base_.runtime import *
     from .._base_.vit_b16_in21k import *
 
 about.update(settings="ssf")

@@ -15,23 +15,23 @@ Rng = np.random.Generator
 
 
 @dataclass
-class Part:
+class Piece:
     """A surface: points (N, 3) with outward normals (N, 3) and the area they stand for."""
 
     points: np.ndarray
     normals: np.ndarray
 
-    def moved(self, shift: tuple[float, float, float], yaw: float = 0.0) -> "Part":
+    def moved(self, shift: tuple[float, float, float], yaw: float = 0.0) -> "Piece":
         """Turned around z (counter-clockwise), then shifted."""
         c, s = np.cos(yaw), np.sin(yaw)
         turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-        return Part(self.points @ turn + np.asarray(shift), self.normals @ turn)
+        return Piece(self.points @ turn + np.asarray(shift), self.normals @ turn)
 
 
 DENSITY = 3000.0  # points per unit of area before scanning
 
 
-def block(rng: Rng, size: tuple[float, float, float], shift: tuple[float, float, float] = (0, 0, 0)) -> Part:
+def block(rng: Rng, size: tuple[float, float, float], shift: tuple[float, float, float] = (0, 0, 0)) -> Piece:
     """The surface of a box whose lower face is centered on `shift`."""
     x, y, z = size
     areas = np.array([y * z, y * z, x * z, x * z, x * y, x * y])
@@ -42,12 +42,12 @@ def block(rng: Rng, size: tuple[float, float, float], shift: tuple[float, float,
     rows, axis, sign = np.arange(count), side // 2, np.where(side % 2, 1.0, -1.0)
     points[rows, axis] = sign / 2
     normals[rows, axis] = sign
-    return Part(points * size + np.asarray(shift) + [0, 0, z / 2], normals)
+    return Piece(points * size + np.asarray(shift) + [0, 0, z / 2], normals)
 
 
 def turned(
     rng: Rng, profile: Callable[[np.ndarray], np.ndarray], height: float, shift: tuple[float, float, float] = (0, 0, 0)
-) -> Part:
+) -> Piece:
     """A surface of revolution around z: `profile` gives the radius at a relative height in 0..1."""
     t = np.linspace(0, 1, 65)
     area = 2 * np.pi * profile(t).mean() * height
@@ -57,49 +57,49 @@ def turned(
     angle = rng.uniform(0, 2 * np.pi, count)
     radius = profile(h)
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle), h * height], axis=1) + np.asarray(shift)
-    return Part(points, np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=1))
+    return Piece(points, np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=1))
 
 
-def tube(rng: Rng, radius: float, height: float, shift: tuple[float, float, float] = (0, 0, 0)) -> Part:
+def tube(rng: Rng, radius: float, height: float, shift: tuple[float, float, float] = (0, 0, 0)) -> Piece:
     """An upright cylinder without lids."""
     return turned(rng, lambda t: np.full_like(t, radius), height, shift)
 
 
-def disc(rng: Rng, radius: float, shift: tuple[float, float, float] = (0, 0, 0)) -> Part:
+def disc(rng: Rng, radius: float, shift: tuple[float, float, float] = (0, 0, 0)) -> Piece:
     """A flat round plate facing up."""
     count = max(24, int(np.pi * radius**2 * DENSITY))
     angle, r = rng.uniform(0, 2 * np.pi, count), radius * np.sqrt(rng.random(count))
     points = np.stack([r * np.cos(angle), r * np.sin(angle), np.zeros(count)], axis=1) + np.asarray(shift)
-    return Part(points, np.tile([0.0, 0.0, 1.0], (count, 1)))
+    return Piece(points, np.tile([0.0, 0.0, 1.0], (count, 1)))
 
 
-def legs(rng: Rng, x: float, y: float, height: float, thick: float) -> list[Part]:
+def legs(rng: Rng, x: float, y: float, height: float, thick: float) -> list[Piece]:
     """Four legs under a plate of size x by y."""
     places = [(i * (x - thick) / 2, j * (y - thick) / 2, 0.0) for i in (-1, 1) for j in (-1, 1)]
     return [block(rng, (thick, thick, height), place) for place in places]
 
 
-def chair(rng: Rng) -> list[Part]:
+def chair(rng: Rng) -> list[Piece]:
     """Seat, back, four legs."""
     w, seat, back = rng.uniform(0.42, 0.55), rng.uniform(0.4, 0.5), rng.uniform(0.4, 0.6)
     plate = block(rng, (w, w, 0.06), (0, 0, seat))
     return [plate, block(rng, (w, 0.05, back), (0, (w - 0.05) / 2, seat + 0.06)), *legs(rng, w, w, seat, 0.05)]
 
 
-def table(rng: Rng) -> list[Part]:
+def table(rng: Rng) -> list[Piece]:
     """Plate and four legs."""
     x, y, z = rng.uniform(1.0, 1.6), rng.uniform(0.6, 0.9), rng.uniform(0.65, 0.8)
     return [block(rng, (x, y, 0.05), (0, 0, z)), *legs(rng, x, y, z, 0.07)]
 
 
-def bed(rng: Rng) -> list[Part]:
+def bed(rng: Rng) -> list[Piece]:
     """Mattress, headboard, pillow."""
     x, y, z = rng.uniform(0.9, 1.6), rng.uniform(1.9, 2.1), rng.uniform(0.35, 0.5)
     head = block(rng, (x, 0.08, z + rng.uniform(0.3, 0.5)), (0, (y - 0.08) / 2, 0))
     return [block(rng, (x, y, z)), head, block(rng, (0.7 * x, 0.35, 0.12), (0, y / 2 - 0.3, z))]
 
 
-def sofa(rng: Rng) -> list[Part]:
+def sofa(rng: Rng) -> list[Piece]:
     """Seat, back, two arms."""
     x, y, z = rng.uniform(1.5, 2.1), rng.uniform(0.75, 0.95), rng.uniform(0.38, 0.46)
     arm = 0.18
@@ -107,7 +107,7 @@ def sofa(rng: Rng) -> list[Part]:
     return [block(rng, (x - 2 * arm, y, z)), block(rng, (x, 0.2, z + 0.4), (0, (y - 0.2) / 2, 0)), *arms]
 
 
-def shelf(rng: Rng) -> list[Part]:
+def shelf(rng: Rng) -> list[Piece]:
     """Two sides, a back and boards."""
     x, y, z = rng.uniform(0.7, 1.1), rng.uniform(0.28, 0.38), rng.uniform(1.6, 2.0)
     sides = [block(rng, (0.04, y, z), (i * (x - 0.04) / 2, 0, 0)) for i in (-1, 1)]
@@ -115,21 +115,21 @@ def shelf(rng: Rng) -> list[Part]:
     return [*sides, block(rng, (x, 0.02, z), (0, (y - 0.02) / 2, 0)), *boards]
 
 
-def lamp(rng: Rng) -> list[Part]:
+def lamp(rng: Rng) -> list[Piece]:
     """Foot, pole, shade."""
     z, r = rng.uniform(1.3, 1.7), rng.uniform(0.2, 0.28)
     shade = turned(rng, lambda t: r * (1 - 0.45 * t), 0.35, (0, 0, z - 0.35))
     return [disc(rng, 0.17, (0, 0, 0.02)), tube(rng, 0.025, z), shade]
 
 
-def bottle(rng: Rng) -> list[Part]:
+def bottle(rng: Rng) -> list[Piece]:
     """Body, shoulder, neck."""
     r, neck = rng.uniform(0.16, 0.22), rng.uniform(0.05, 0.07)
     profile = lambda t: np.where(t < 0.6, r, np.where(t > 0.78, neck, r + (neck - r) * (t - 0.6) / 0.18))  # noqa: E731
     return [turned(rng, profile, rng.uniform(0.9, 1.2)), disc(rng, r)]
 
 
-def mug(rng: Rng) -> list[Part]:
+def mug(rng: Rng) -> list[Piece]:
     """Cup with a handle."""
     r, z = rng.uniform(0.3, 0.4), rng.uniform(0.7, 0.9)
     count = int(400 + 0.05 * DENSITY)
@@ -137,20 +137,20 @@ def mug(rng: Rng) -> list[Part]:
     ring = 0.22 + 0.05 * np.cos(across)
     handle = np.stack([r + ring * np.cos(around), 0.05 * np.sin(across), z / 2 + ring * np.sin(around)], axis=1)
     normal = np.stack([np.cos(across) * np.cos(around), np.sin(across), np.cos(across) * np.sin(around)], axis=1)
-    return [tube(rng, r, z), disc(rng, r, (0, 0, 0.03)), Part(handle, normal)]
+    return [tube(rng, r, z), disc(rng, r, (0, 0, 0.03)), Piece(handle, normal)]
 
 
-def plane(rng: Rng) -> list[Part]:
+def plane(rng: Rng) -> list[Piece]:
     """Fuselage, wings, tail."""
     length = rng.uniform(1.7, 2.1)
     body = turned(rng, lambda t: 0.13 * np.sqrt(np.clip(1 - (2 * t - 1) ** 4, 0.02, 1)), length)
-    lying = Part(body.points[:, [2, 1, 0]] - [length / 2, 0, 0], body.normals[:, [2, 1, 0]])
+    lying = Piece(body.points[:, [2, 1, 0]] - [length / 2, 0, 0], body.normals[:, [2, 1, 0]])
     wings = block(rng, (rng.uniform(0.3, 0.4), rng.uniform(1.6, 2.0), 0.03), (0.05, 0, -0.03))
     tail = block(rng, (0.2, 0.7, 0.03), (-length / 2 + 0.12, 0, 0.02))
     return [lying, wings, tail, block(rng, (0.22, 0.03, 0.35), (-length / 2 + 0.12, 0, 0.03))]
 
 
-def car(rng: Rng) -> list[Part]:
+def car(rng: Rng) -> list[Piece]:
     """Body, cabin, wheels."""
     x, y, z = rng.uniform(1.7, 2.1), rng.uniform(0.75, 0.9), rng.uniform(0.3, 0.38)
     cabin = block(rng, (0.5 * x, 0.85 * y, 0.3), (-0.05 * x, 0, 0.15 + z))
@@ -158,21 +158,21 @@ def car(rng: Rng) -> list[Part]:
     for i in (-1, 1):
         for j in (-1, 1):
             wheel = turned(rng, lambda t: np.full_like(t, 0.17), 0.12)
-            flat = Part(wheel.points[:, [0, 2, 1]], wheel.normals[:, [0, 2, 1]])
+            flat = Piece(wheel.points[:, [0, 2, 1]], wheel.normals[:, [0, 2, 1]])
             wheels.append(flat.moved((i * 0.31 * x, j * (y / 2) - 0.06, 0.17)))
     return [block(rng, (x, y, z), (0, 0, 0.15)), cabin, *wheels]
 
 
-OBJECTS: dict[str, Callable[[Rng], list[Part]]] = {
+OBJECTS: dict[str, Callable[[Rng], list[Piece]]] = {
     f.__name__: f for f in (chair, table, bed, sofa, shelf, lamp, bottle, mug, plane, car)
 }
 FURNITURE = ("chair", "table", "bed", "sofa", "shelf", "lamp")
 ROOM_CLASSES = ("floor", "wall", *FURNITURE)
 
 
-def join(parts: list[Part]) -> Part:
+def join(parts: list[Piece]) -> Piece:
     """All surfaces as one."""
-    return Part(np.concatenate([p.points for p in parts]), np.concatenate([p.normals for p in parts]))
+    return Piece(np.concatenate([p.points for p in parts]), np.concatenate([p.normals for p in parts]))
 
 
 def object_cloud(name: str, rng: Rng, num_points: int = 2048, noise: float = 0.012) -> Cloud:
@@ -236,7 +236,7 @@ def room(rng: Rng, num_points: int = 16384, low: int = 4, high: int = 7, noise: 
             continue
         taken.append((*place, reach))
         yaw = rng.integers(4) * np.pi / 2 + rng.normal(0, 0.1)  # furniture stands along walls, roughly
-        own = Part(whole.points - [center[0], center[1], lowest[2]], whole.normals)
+        own = Piece(whole.points - [center[0], center[1], lowest[2]], whole.normals)
         names.append(FURNITURE.index(name))
         sheets.append((own.moved((*place, 0.0), yaw), 2 + names[-1], len(names)))
         boxes.append([*place, size[2] / 2, *size, np.pi - (np.pi + yaw) % (2 * np.pi)])  # yaw of boxes runs clockwise
@@ -245,7 +245,7 @@ def room(rng: Rng, num_points: int = 16384, low: int = 4, high: int = 7, noise: 
     return {**cloud, "boxes": boxes_array, "box_label": np.array(names, np.int64)}
 
 
-Sheet = tuple[Part, int, int]
+Sheet = tuple[Piece, int, int]
 
 
 def room_shell(rng: Rng, x: float, y: float, z: float) -> list[Sheet]:
@@ -263,7 +263,7 @@ def room_shell(rng: Rng, x: float, y: float, z: float) -> list[Sheet]:
         count = int(a * b * global_density)
         u, v = rng.uniform(-0.5, 0.5, (2, count))
         points = np.stack(place(u, v), axis=1)
-        sheets.append((Part(points, np.tile(np.array(normal, float), (count, 1))), label, 0))
+        sheets.append((Piece(points, np.tile(np.array(normal, float), (count, 1))), label, 0))
     return sheets
 
 

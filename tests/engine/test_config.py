@@ -134,6 +134,18 @@ def test_a_benchmark_changes_what_it_names_before_the_other_options(tmp_path):
         load_config(path, ["benchmark=lang"])
 
 
+def test_a_variant_comes_after_the_benchmark_and_names_the_work_directory(tmp_path):
+    text = CONFIG + "\nbenchmarks = dict(long=dict(train_cfg=dict(max_epochs=9, val_interval=9)))\n"
+    path = write_config(tmp_path, text + "variants = dict(short=dict(train_cfg=dict(max_epochs=2)))\n")
+    cfg = launch.prepare(path, options=["variant=short", "benchmark=long"])
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (2, 9)
+    assert cfg.work_dir == "work_dirs/toy_short"
+    assert launch.prepare(path).work_dir == "work_dirs/toy"
+    assert "variants" not in cfg
+    with pytest.raises(ValueError, match="no variant 'shirt'; did you mean 'short'"):
+        load_config(path, ["variant=shirt"])
+
+
 def test_british_names_of_old_are_refused_by_their_new_ones(tmp_path):
     """Arguments and classes of version 0.1 were spelled otherwise."""
     for old, new in (("colour", "color"), ("normalise", "normalize"), ("num_neighbours", "num_neighbors")):

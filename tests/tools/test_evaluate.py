@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tools import evaluate
+from xmodal.engine.launch import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,3 +35,10 @@ def test_mistakes_end_with_one_line(tmp_path, capsys):
     (tmp_path / "bad.py").write_text("sorces = []\n")
     assert evaluate.main([str(tmp_path / "bad.py")]) == 2
     assert "did you mean 'sources'" in capsys.readouterr().err
+
+
+def test_the_exit_status_is_that_of_the_job_where_it_gives_one():
+    def mistaken():
+        raise ValueError("no such thing")
+
+    assert [run(lambda: 1), run(lambda: None), run(lambda: object()), run(mistaken)] == [1, 0, 0, 2]

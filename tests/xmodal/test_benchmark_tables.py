@@ -2,11 +2,11 @@
 
 import pytest
 
-from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name
+from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES
 from xmodal.evaluation.elevater_catalog import CARDS, REFERENCE
 from xmodal.evaluation.elevater_catalog import plain as plain_name
 from xmodal.evaluation.folders import DOMAINBED, SHIFTS
-from xmodal.evaluation.image_benchmarks import BENCHMARKS, FEWSHOT, FGVC, VTAB, files_of
+from xmodal.evaluation.image_benchmarks import BENCHMARKS, files_of
 from xmodal.evaluation.plans import BaseToNew, Coop11, CrossDataset, DomainBed, DomainShift, MultiTask, Tip, ZeroShot
 
 VTAB_PUBLISHED = {
@@ -28,8 +28,8 @@ def test_vtab_has_the_published_sizes():
         for row in rows.split(", "):
             name, classes, test = row.split()
             want[name] = (group, int(classes), int(test))
-    assert {name: (t.group, t.num_classes, t.num_test) for name, t in VTAB.items()} == want
-    assert list(VTAB) == list(want)
+    assert {name: (t.group, t.num_classes, t.num_test) for name, t in BENCHMARKS["vtab"].items()} == want
+    assert list(BENCHMARKS["vtab"]) == list(want)
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,18 @@ def test_vtab_lists_have_the_published_names(tmp_path, split, file):
     (tmp_path / "svhn").mkdir()
     for name in ("train800.txt", "val200.txt", "train800val200.txt", "test.txt"):
         (tmp_path / "svhn" / name).write_text("")
-    assert files_of("vtab", VTAB["svhn"], split, tmp_path)["annotation"] == str(tmp_path / "svhn" / file)
+    assert files_of("vtab", BENCHMARKS["vtab"]["svhn"], split, tmp_path)["annotation"] == str(tmp_path / "svhn" / file)
 
 
 def test_fine_grained_sets_have_the_published_sizes():
     fgvc = {"cub": (200, 5794), "nabirds": (555, 24633), "flowers": (102, 6149), "dogs": (120, 8580),
             "cars": (196, 8041)}  # fmt: skip
-    assert {n: (t.num_classes, t.num_test) for n, t in FGVC.items()} == fgvc
+    assert {n: (t.num_classes, t.num_test) for n, t in BENCHMARKS["fgvc"].items()} == fgvc
     few = {"aircraft": (100, 3333), "food101": (101, 30300), "flowers": (102, 2463), "pets": (37, 3669),
            "cars": (196, 8041)}  # fmt: skip
-    assert {n: (t.num_classes, t.num_test) for n, t in FEWSHOT.items()} == few
-    assert {t.group for t in FGVC.values()} == {"FGVC"}
-    assert {t.group for t in FEWSHOT.values()} == {"Few-shot"}
+    assert {n: (t.num_classes, t.num_test) for n, t in BENCHMARKS["fewshot"].items()} == few
+    assert {t.group for t in BENCHMARKS["fgvc"].values()} == {"FGVC"}
+    assert {t.group for t in BENCHMARKS["fewshot"].values()} == {"Few-shot"}
     assert list(BENCHMARKS) == ["vtab", "fgvc", "fewshot"]
 
 
@@ -89,32 +89,6 @@ def test_the_seven_sentences_of_imagenet():
         "a {} in a video game.", "art of the {}.", "a photo of the small {}.",
     )  # fmt: skip
     assert want == IMAGENET_TEMPLATES
-
-
-@pytest.mark.parametrize(
-    ("dataset", "raw", "name"),
-    [
-        ("eurosat", "AnnualCrop", "Annual Crop Land"),
-        ("eurosat", "Forest", "Forest"),
-        ("eurosat", "HerbaceousVegetation", "Herbaceous Vegetation Land"),
-        ("eurosat", "Highway", "Highway or Road"),
-        ("eurosat", "Industrial", "Industrial Buildings"),
-        ("eurosat", "Pasture", "Pasture Land"),
-        ("eurosat", "PermanentCrop", "Permanent Crop Land"),
-        ("eurosat", "Residential", "Residential Buildings"),
-        ("eurosat", "River", "River"),
-        ("eurosat", "SeaLake", "Sea or Lake"),
-        ("caltech101", "airplanes", "airplane"),
-        ("caltech101", "Faces", "face"),
-        ("caltech101", "Leopards", "leopard"),
-        ("caltech101", "Motorbikes", "motorbike"),
-        ("caltech101", "water_lilly", "water lilly"),
-        ("stanford_cars", "Audi S4 Sedan 2012", "2012 Audi S4 Sedan"),
-        ("ucf101", "ApplyEyeMakeup", "Apply Eye Makeup"),
-    ],
-)
-def test_class_names_are_replaced_as_published(dataset, raw, name):
-    assert clean_name(dataset, raw) == name
 
 
 def test_shifted_sets_and_domains_are_the_published_ones():

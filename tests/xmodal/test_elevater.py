@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from tools.elevater import main
+from tools.elevater import main, parser, read_plan
+from xmodal.encoders.clip import class_weights
 from xmodal.encoders.tiny import tiny_clip
 from xmodal.evaluation import metrics
-from xmodal.evaluation.elevater import Elevater, Job, JobRun, run_job
+from xmodal.evaluation.bench import Bench
+from xmodal.evaluation.elevater import ALL, Elevater, ImageClassifier, JobRun, elevater_grid
 from xmodal.evaluation.elevater_catalog import CARDS, DETECTION
 from xmodal.evaluation.elevater_data import (
     DataSet,
+    ElevaterImages,
     Entry,
-    ImageSet,
+    Pictures,
     check,
     check_detection,
+    elevater_source,
     find_folder,
-    fit,
     read_dataset,
 )
 from xmodal.evaluation.elevater_report import efficiency, submission, summarize, write_report
@@ -31,7 +34,6 @@ from xmodal.evaluation.prompts import of_dataset, read_knowledge, read_prompts, 
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import RateSpace, hyperparameter_search
 from xmodal.evaluation.speed import search_speed
-from xmodal.evaluation.subject import ImageClassifier, Subject, encode, features
 from xmodal.toys.elevater_worlds import write_digits, write_world
 
 # measures
@@ -175,7 +177,7 @@ def test_reader_and_check(root, tmp_path):
     data = read_dataset(root, "drawn-scenes")
     assert (data.num_classes, len(data.train), len(data.test)) == (8, 40, 20)
     assert data.targets(data.test).shape == (20, 8)
-    images = ImageSet(data.folder, data.test, 48)
+    images = Pictures(ElevaterImages(data, "test", 48), range(20))
     assert images[torch.tensor([3, 1])].shape == (2, 3, 48, 48)
     assert check(root, "drawn-scenes")["problems"] == []
     assert "no folder" in check(root, "mnist")["problems"][0]
@@ -199,24 +201,26 @@ def test_reader_and_check(root, tmp_path):
 
 def test_unreadable_images_are_named_and_stop_the_run_when_many(root):
     data = read_dataset(root, "drawn-colors")
-    entries = [type(data.test[0])(f"test.zip@none{i}.png", (0,)) for i in range(7)]
-    images = ImageSet(data.folder, entries, 48)
-    assert (images[torch.arange(5)] == 127).all()
+    data.test = [type(data.test[0])(f"test.zip@none{i}.png", (0,)) for i in range(7)]
+    images = ElevaterImages(data, "test", 48)
+    assert (Pictures(images, range(7))[torch.arange(5)] == 127).all()
     assert "none3.png" in " ".join(images.broken)
     with pytest.raises(ValueError, match="6 images cannot be read"):
-        images.image(5)
+        images[5]
 
 
-def test_fit_is_torchvisions_resize_and_crop():
+def test_views_are_torchvisions_resize_and_crop(root):
     from PIL import Image
     from torchvision.transforms import functional as tv
 
     pixels = np.random.default_rng(0).integers(0, 255, (61, 87, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     wanted = tv.center_crop(tv.resize(picture, 48, tv.InterpolationMode.BICUBIC), [48, 48])
-    assert np.array_equal(np.asarray(fit(picture, 48, True)), np.asarray(wanted))
+    data = read_dataset(root, "drawn-colors")
+    assert np.array_equal(np.asarray(ElevaterImages(data, "test", 48).view(picture)), np.asarray(wanted))
     squeezed = tv.resize(picture, [48, 48], tv.InterpolationMode.BICUBIC)
-    assert np.array_equal(np.asarray(fit(picture, 48, False)), np.asarray(squeezed))
+    data.card = dataclasses.replace(data.card, center_crop=False)
+    assert np.array_equal(np.asarray(ElevaterImages(data, "test", 48).view(picture)), np.asarray(squeezed))
 
 
 def test_catalog_is_the_benchmarks():
@@ -254,24 +258,33 @@ def test_prompts_and_knowledge_are_read_without_running_them(root, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def subject():
-    return Subject(tiny_clip())
+def clip():
+    return tiny_clip()
+
+
+def run_one(clip, root, out, dataset, method, shots=0, settings=None):
+    """A run's details, its score and its trained weights."""
+    grid = elevater_grid(clip, root, dataset, [method], out, settings)
+    (cell,) = grid.cells([shots], [0])
+    result = grid.cell(*cell)
+    assert result["scores"] == {dataset: round(result["details"]["score"], 4)}
+    return {**result["details"], "trained_parameters": result["trained_weights"], "stamp": result["stamp"]}
 
 
 SHORT = RateSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=(8,))
 
 
-def test_jobs_run_resume_and_are_reported(root, subject, tmp_path):
+def test_jobs_run_resume_and_are_reported(root, clip, tmp_path):
     settings = Elevater(epochs=2, extra_epochs=1, space=SHORT)
     for method in ("zero-shot", "linear-probe"):
-        found = run_job(subject, Job("drawn-scenes", method, 2), root, tmp_path, settings)
+        found = run_one(clip, root, tmp_path, "drawn-scenes", method, 2, settings)
         assert 0 < found["score"] <= found.get("best_epoch_on_test", 100) <= 100
     assert found["trials"] == len((tmp_path / "traces").glob("*.jsonl").__next__().read_text().splitlines())
     assert found["trained_parameters"] == 96 * 8 + 8
-    before = (tmp_path / "drawn-scenes.linear-probe.2shot-seed0.json").stat().st_mtime_ns
-    again = run_job(subject, Job("drawn-scenes", "linear-probe", 2), root, tmp_path, settings)
-    assert again["score"] == found["score"]
-    assert (tmp_path / "drawn-scenes.linear-probe.2shot-seed0.json").stat().st_mtime_ns == before
+    kept = tmp_path / "drawn-scenes" / "linear-probe" / "shots2_seed0" / "result.json"
+    before = kept.stat().st_mtime_ns
+    assert run_one(clip, root, tmp_path, "drawn-scenes", "linear-probe", 2, settings)["score"] == found["score"]
+    assert kept.stat().st_mtime_ns == before
     text = write_report(tmp_path)
     assert "linear-probe" in text
     made = json.loads((tmp_path / "report/submissions/tiny-clip-shapes.drawn-scenes.linear-probe.2.json").read_text())
@@ -279,29 +292,49 @@ def test_jobs_run_resume_and_are_reported(root, subject, tmp_path):
     assert made["n_shot"] == 2
 
 
-def test_frozen_features_are_computed_once_for_all_runs(root, subject, tmp_path):
+def test_frozen_features_are_computed_once_for_all_runs(root, clip, tmp_path):
     seen = []
-    handle = subject.visual.register_forward_hook(lambda module, inputs, out: seen.append(len(inputs[0])))
+    handle = clip.visual.blocks[0].register_forward_hook(lambda module, inputs, out: seen.append(len(inputs[0])))
     try:
         settings = Elevater(epochs=2, extra_epochs=0, space=SHORT)
-        found = run_job(subject, Job("drawn-colors", "linear-probe", 3), root, tmp_path, settings)
+        found = run_one(clip, root, tmp_path, "drawn-colors", "linear-probe", 3, settings)
     finally:
         handle.remove()
     assert found["trials"] >= 6
     assert sum(seen) == 3 * 8 + 30  # every training and test image once
 
 
-def test_zero_shot_knows_the_colors_it_was_trained_on(root, subject, tmp_path):
-    assert run_job(subject, Job("drawn-colors", "zero-shot"), root, tmp_path)["score"] > 80
+def test_zero_shot_knows_the_colors_it_was_trained_on(root, clip, tmp_path):
+    plain = run_one(clip, root, tmp_path, "drawn-colors", "zero-shot")
+    assert plain["score"] > 80
+    merged = run_one(clip, root, tmp_path, "drawn-colors", "zero-shot", settings=Elevater(merge_projection=True))
+    assert merged["score"] == plain["score"], "it needs the projection, wherever the head of a probe stands"
 
 
-def test_adapters_train_in_the_probes_place(root, subject, tmp_path):
-    before = {k: v.clone() for k, v in subject.visual.state_dict().items()}
+def test_a_seed_gives_the_first_weights_whatever_ran_before(root, clip, tmp_path):
+    settings, scores = Elevater(epochs=1, extra_epochs=0, rate=(1e-2, 1e-4)), []
+    for name in ("a", "b"):
+        torch.rand(7 if name == "a" else 3)
+        run_one(clip, root, tmp_path / name, "drawn-colors", "lora", 1, settings)
+        with np.load(tmp_path / name / "drawn-colors/lora/shots1_seed0/arrays.npz") as arrays:
+            scores.append(arrays["probabilities"])
+    assert np.array_equal(*scores)
+
+
+def test_an_image_tower_without_text_is_probed_and_has_no_zero_shot(root, clip, tmp_path):
     settings = Elevater(epochs=1, extra_epochs=0, rate=(1e-2, 1e-4))
-    found = run_job(subject, Job("drawn-colors", "lora", 1), root, tmp_path, settings)
+    assert run_one(clip.visual, root, tmp_path, "drawn-colors", "linear-probe", 2, settings)["score"] > 12.5
+    with pytest.raises(ValueError, match="has no text tower"):
+        run_one(clip.visual, root, tmp_path, "drawn-colors", "zero-shot")
+
+
+def test_adapters_train_in_the_probes_place(root, clip, tmp_path):
+    before = {k: v.clone() for k, v in clip.visual.state_dict().items()}
+    settings = Elevater(epochs=1, extra_epochs=0, rate=(1e-2, 1e-4))
+    found = run_one(clip, root, tmp_path, "drawn-colors", "lora", 1, settings)
     assert found["trained_parameters"] > 96 * 8 + 8
     assert found["trials"] == 0
-    assert all(torch.equal(before[k], v) for k, v in subject.visual.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in clip.visual.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -311,24 +344,27 @@ def test_adapters_train_in_the_probes_place(root, subject, tmp_path):
         ("fine-tune", dict(normalize=True, logit_scale_init="pretrained", channel_bn=False)),
     ],
 )
-def test_a_text_initialized_start_keeps_what_zero_shot_knows(root, subject, tmp_path, method, options):
+def test_a_text_initialized_start_keeps_what_zero_shot_knows(root, clip, tmp_path, method, options):
     settings = Elevater(epochs=1, extra_epochs=0, rate=(1e-5, 0.0), **options)
-    found = run_job(subject, Job("drawn-colors", method, 1), root, tmp_path, settings)
+    found = run_one(clip, root, tmp_path, "drawn-colors", method, 1, settings)
     assert found["score"] > 60
     inside = {"linear-probe": 128, "fine-tune": 96}[method]
     assert found["trained_parameters"] >= inside * 8 + 8
 
 
-def test_features_equal_the_encoder_and_are_kept(root, subject, tmp_path):
-    data = read_dataset(root, "drawn-colors")
-    images = ImageSet(data.folder, data.test, 48)
-    first = features(subject, images, tmp_path)
-    assert len(list(tmp_path.glob("*.pt"))) == 1
-    assert torch.equal(first, features(subject, images, tmp_path))
-    assert torch.allclose(first, encode(subject.visual, images[torch.arange(30)]), atol=1e-5)
-    raw = features(subject, images, raw=True)
-    assert torch.allclose(raw @ subject.visual.proj.weight.t(), first, atol=1e-4)
-    classifier = ImageClassifier(subject.visual, [], LinearProbe(96, 8)).eval()
+def test_features_equal_the_encoder_and_are_kept(root, clip, tmp_path):
+    run = job_run(root, clip, tmp_path, merge_projection=True)
+    (test,) = run.plan.tests.values()
+    first, raw = run.bench.features(test), run.samples(test).feature
+    assert len(list((tmp_path / "features").glob("*.pt"))) == 2, "with the projection and without"
+    again = job_run(root, clip, tmp_path).bench
+    again.run = None  # nothing is left to compute
+    assert torch.equal(first, again.features(test))
+    images = Pictures(run.source.test, range(30))
+    assert torch.allclose(first, encode(clip, images[torch.arange(30)]), atol=1e-5)
+    assert torch.allclose(raw @ clip.visual.proj.weight.t(), first, atol=1e-4)
+    assert (first.shape[1], raw.shape[1]) == (96, 128)
+    classifier = ImageClassifier(clip.visual, [], LinearProbe(96, 8)).eval()
     assert torch.allclose(classifier(images[torch.arange(4)]), classifier.head(first[:4]), atol=1e-4)
 
 
@@ -338,24 +374,24 @@ def test_digits_of_scikit_learn_are_written_in_the_layout(tmp_path):
     data = read_dataset(tmp_path, "sklearn-digits")
     assert (data.num_classes, len(data.train), len(data.test)) == (10, 30, 20)
     assert [e.classes[0] for e in data.train[:12]] == [*range(10), 0, 1]
-    image = ImageSet(data.folder, data.train, 8).image(0)
+    image = ElevaterImages(data, "train", 8)[0]["image"]
     assert image[0, 0, 3] == round(13 * 255 / 16)  # of the first digit's first row
     with pytest.raises(ValueError, match="1797"):
         write_digits(tmp_path, 1700, 100)
 
 
 @pytest.mark.slow
-def test_a_search_on_kept_features_encodes_every_image_once(root, subject, tmp_path):
+def test_a_search_on_kept_features_encodes_every_image_once(root, clip, tmp_path):
     """However many trials there are; the reported ratio is that of the times beside it."""
     rows = []
-    hook = subject.visual.blocks[0].register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    job = JobRun(subject, Job("drawn-colors", "linear-probe", 5), root, tmp_path, Elevater(epochs=1))
+    hook = clip.visual.blocks[0].register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    job = job_run(root, clip, tmp_path, shots=5, epochs=1)
     pools = job.pools()
     found = job.search(job.fitter(job.classifier()), pools)
     hook.remove()
     assert len(found.trials) >= 60
     assert sum(rows) == sum(len(part.label) for part in (pools.train, pools.val, pools.test))
-    told = search_speed(subject, root, "drawn-colors", shots=5, trials=1)
+    told = search_speed(clip, root, "drawn-colors", shots=5, trials=1)
     assert told["encoder_search"] == pytest.approx(told["trials"] * told["encoder_trial"])
     assert told["ratio"] == pytest.approx(told["encoder_search"] / told["kept_search"])
 
@@ -379,6 +415,49 @@ def test_command_line(root, tmp_path, capsys):
     config.write_text("method = ['zero-shot']\n")
     assert main(["run", str(root), str(tmp_path), "--config", str(config)]) == 2
     assert "did you mean 'methods'" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_the_others_their_turn(root, tmp_path, capsys):
+    words = ["run", str(root), str(tmp_path), "--datasets", "drawn-colors", "drawn-scenes", "--methods", "no-such"]
+    short = ["zero-shot", "--shots", "1", "--seeds", "0", "--rate", "0.01", "0", "--epochs", "1"]
+    assert main([*words, *short]) == 2
+    found = capsys.readouterr()
+    assert "drawn-colors, no-such, 1 shots, seed 0: FAILED" in found.err
+    assert "2 of 4 runs failed" in found.err
+    assert "| zero-shot | 0 |" in found.out
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "option"),
+    [
+        ("methods = ['zero-shot']", ["--methods", "lora"], "--methods"),
+        ("seeds = [4]", ["--seeds", "0"], "--seeds"),
+        ("sources = ['drawn-colors']", ["--datasets", "drawn-scenes"], "--datasets"),
+        ("encoder = dict(type='tiny_clip')", ["--encoder-options", "{}"], "--encoder-options"),
+        ("protocol = dict(epochs=1)", ["--epochs", "3"], "--epochs"),
+        ("protocol = dict(text_init=True)", ["--no-text-init"], "--no-text-init"),
+    ],
+)
+def test_an_option_that_the_config_sets_too_is_refused(root, tmp_path, capsys, line, words, option):
+    config = tmp_path / "plan.py"
+    config.write_text(line + "\n")
+    assert main(["run", str(root), str(tmp_path), "--config", str(config), *words]) == 2
+    assert f"already: leave out {option}" in capsys.readouterr().err
+
+
+def test_options_fill_what_the_config_leaves_open(root, tmp_path):
+    config = tmp_path / "plan.py"
+    config.write_text("sources = ['drawn-colors']\nprotocol = dict(epochs=7)\n")
+    words = ["run", str(root), str(tmp_path), "--config", str(config), "--shots", "full", "2", "--rate", "0.1", "0"]
+    encoder, names, methods, shots, seeds, settings = read_plan(parser().parse_args(words))
+    assert encoder == {"type": "tiny_clip"}
+    assert (names, methods) == (["drawn-colors"], ["zero-shot", "linear-probe"])
+    assert elevater_grid(tiny_clip(), root, names[0], methods, tmp_path).cells(shots, seeds) == [
+        ("zero-shot", 0, 0),
+        ("linear-probe", ALL, 0),  # nothing to draw: one seed
+        *(("linear-probe", 2, seed) for seed in (0, 1, 2)),
+    ]
+    assert (settings.epochs, settings.extra_epochs, settings.rate, settings.text_init) == (7, 40, (0.1, 0.0), True)
 
 
 # rules at their borders
@@ -528,43 +607,42 @@ def test_a_last_single_sample_joins_the_batch_before():
 # what a job does
 
 
-def job_run(root, subject, tmp_path, dataset="drawn-colors", method="linear-probe", shots=None, **settings):
-    return JobRun(subject, Job(dataset, method, shots), root, tmp_path, Elevater(**settings))
+def job_run(root, clip, tmp_path, dataset="drawn-colors", method="linear-probe", shots=ALL, **settings):
+    grid = elevater_grid(clip, root, dataset, [method], tmp_path, Elevater(**settings))
+    return JobRun(grid.bench, grid.plan(grid.methods[method], shots, 0), method, grid.protocol)
 
 
-def test_pools_of_one_shot_few_shots_and_all(root, subject, tmp_path):
+def test_pools_of_one_shot_few_shots_and_all(root, clip, tmp_path):
     """One shot is one sample a class to train and one to validate; of five, one; of all, a fifth of each class."""
     for shots, train, val in ((1, 1, 1), (5, 4, 1)):
-        pools = job_run(root, subject, tmp_path, shots=shots).pools()
+        pools = job_run(root, clip, tmp_path, shots=shots).pools()
         labels = read_dataset(root, "drawn-colors").labels(read_dataset(root, "drawn-colors").train)
         have = Counter(labels)
         assert Counter(pools.train.label.tolist()) == {c: min(train, n - 1) for c, n in have.items()}
         assert Counter(pools.val.label.tolist()) == dict.fromkeys(have, val)
-    pools = job_run(root, subject, tmp_path).pools()
+    pools = job_run(root, clip, tmp_path).pools()
     assert Counter(pools.val.label.tolist()) == {c: -(-n // 5) for c, n in have.items()}
     assert len(pools.train) + len(pools.val) == 60
     assert len(pools.test) == 30
     assert pools.search_train is pools.train
 
 
-def test_a_full_run_of_a_large_set_searches_on_a_few_shots(root, subject, tmp_path):
-    run = job_run(root, subject, tmp_path)
-    run.data.card = dataclasses.replace(run.data.card, search_shots=2)
-    pools = run.pools()
+def test_a_full_run_of_a_large_set_searches_on_a_few_shots(root, clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(CARDS, "drawn-colors", dataclasses.replace(CARDS["mnist"], search_shots=2))
+    monkeypatch.setattr("xmodal.evaluation.elevater_data.CARDS", {})
+    pools = job_run(root, clip, tmp_path).pools()
     assert len(pools.train) + len(pools.val) == 60
     assert Counter(torch.cat([pools.search_train.label, pools.search_val.label]).tolist()) == dict.fromkeys(range(8), 2)
-    few = job_run(root, subject, tmp_path, shots=3)
-    few.data.card = dataclasses.replace(few.data.card, search_shots=2)
-    pools = few.pools()
+    pools = job_run(root, clip, tmp_path, shots=3).pools()
     assert pools.search_train is pools.train
 
 
 @pytest.mark.parametrize(
-    ("shots", "merge", "merged"), [(1, True, False), (2, True, True), (2, False, False), (None, True, True)]
+    ("shots", "merge", "merged"), [(1, True, False), (2, True, True), (2, False, False), (ALL, True, True)]
 )
-def test_the_final_run_trains_on_validation_samples_too_but_for_one_shot(root, subject, tmp_path, shots, merge, merged):
+def test_the_final_run_trains_on_validation_samples_too_but_for_one_shot(root, clip, tmp_path, shots, merge, merged):
     """Its score is that of the last epoch; the best one on the test set is told apart."""
-    run = job_run(root, subject, tmp_path, shots=shots, merge_val=merge, rate=(0.1, 0.0), epochs=3, extra_epochs=4)
+    run = job_run(root, clip, tmp_path, shots=shots, merge_val=merge, rate=(0.1, 0.0), epochs=3, extra_epochs=4)
     calls, table = [], np.full((30, 8), 1 / 8)
 
     def fit(train, test, rate, decay, epochs):
@@ -577,9 +655,9 @@ def test_the_final_run_trains_on_validation_samples_too_but_for_one_shot(root, s
     assert (found["score"], found["best_epoch_on_test"]) == (70.0, 90.0)
 
 
-def test_the_search_takes_the_best_epoch_on_validation_samples(root, subject, tmp_path):
+def test_the_search_takes_the_best_epoch_on_validation_samples(root, clip, tmp_path):
     space = RateSpace(learning_rates=(1e-3, 1e-2), initial=(0, 48), spans=())
-    run = job_run(root, subject, tmp_path, shots=2, epochs=3, extra_epochs=0, space=space)
+    run = job_run(root, clip, tmp_path, shots=2, epochs=3, extra_epochs=0, space=space)
     calls, table = [], np.full((30, 8), 1 / 8)
 
     def fit(train, test, rate, decay, epochs):
@@ -593,23 +671,31 @@ def test_the_search_takes_the_best_epoch_on_validation_samples(root, subject, tm
     assert (found["trials"], calls) == (4, [8] * 4 + [30])
 
 
-def test_zero_shot_probabilities_by_the_formula(root, subject, tmp_path):
-    run = job_run(root, subject, tmp_path, method="zero-shot")
+def encode(clip, images):
+    """Features of u8 images, written out."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (clip.visual.pixel_mean, clip.visual.pixel_std))
+    with torch.no_grad():
+        return clip.visual((images / 255 - mean) / std)
+
+
+def test_zero_shot_probabilities_by_the_formula(root, clip, tmp_path):
+    run = job_run(root, clip, tmp_path, method="zero-shot")
     found, data = run.zero_shot(), run.data
-    images = encode(subject.visual, ImageSet(data.folder, data.test, 48)[torch.arange(30)]).double()
-    text = subject.text_weights([[t.format(name) for t in data.templates] for name in data.class_names]).double()
+    images = encode(clip, Pictures(run.source.test, range(30))[torch.arange(30)]).double()
+    words = [[t.format(name) for t in data.templates] for name in data.class_names]
+    text = class_weights(clip.encode_sentences, words).double()
     cosine = images / images.norm(dim=1, keepdim=True) @ text.t()
     assert np.allclose(found["probabilities"], (100 * cosine).softmax(1).numpy(), atol=1e-4)
 
 
-def test_text_weights_are_mean_unit_features(subject):
+def test_text_weights_are_mean_unit_features(clip):
     sentences = [["a photo of a red circle", "a blue square"], ["a star"]]
     want = []
     for own in sentences:
-        each = [subject.clip.encode_text(subject.clip.tokenize([s]))[0].double() for s in own]
+        each = [clip.encode_text(clip.tokenize([s]))[0].double() for s in own]
         mean = sum(e / e.norm() for e in each) / len(each)
         want.append(mean / mean.norm())
-    assert torch.allclose(subject.text_weights(sentences).double(), torch.stack(want), atol=1e-5)
+    assert torch.allclose(class_weights(clip.encode_sentences, sentences).double(), torch.stack(want), atol=1e-5)
 
 
 def test_targets_of_one_and_of_several_labels():
@@ -668,12 +754,12 @@ def test_a_submission_holds_millions_and_the_seeds_in_order(tmp_path, method, sh
             "total_parameters": 5_000_000,
             "visual_parameters": 2_000_000,
         }
-        np.savez(
-            tmp_path / f"{Job('mnist', method, shots, seed).name}.npz", probabilities=np.full((2, 2), (seed + 1) / 7)
-        )
-        results.append(own)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        np.savez(folder / "arrays.npz", probabilities=np.full((2, 2), (seed + 1) / 7))
+        results.append({**own, "folder": str(folder)})
     results = results[:1] if method == "zero-shot" or shots is None else results
-    found = submission(tmp_path, results)
+    found = submission(results)
     assert found["num_trainable_params"] == pytest.approx(772e-6)
     assert found["num_params"] == pytest.approx(5.000772)
     assert (found["num_visual_params"], found["num_backbone_params"]) == (2.0, 5.0)
@@ -681,41 +767,43 @@ def test_a_submission_holds_millions_and_the_seeds_in_order(tmp_path, method, sh
     if len(results) == 3:
         assert [p[0][0] for p in found["predictions"]] == [0.142857, 0.285714, 0.428571]  # six decimals
     with pytest.raises(ValueError, match="seeds of one model"):
-        submission(tmp_path, [results[0], {**results[0], "dataset": "gtsrb"}])
+        submission([results[0], {**results[0], "dataset": "gtsrb"}])
 
 
-def test_kept_features_are_of_one_set_of_images_and_one_end_of_the_encoder(root, subject, tmp_path):
-    """With and without the projection, of other images or squeezed ones: each is a file of its own."""
-    data = read_dataset(root, "drawn-colors")
-    images = ImageSet(data.folder, data.test[:3], 48)
-    kept, raw = features(subject, images, tmp_path), features(subject, images, tmp_path, raw=True)
-    assert (kept.shape[1], raw.shape[1]) == (96, 128)
-    assert torch.equal(features(subject, images, tmp_path, raw=True), raw)
-    plain = images.digest()
-    others = [
-        ImageSet(data.folder, data.test[1:4], 48),
-        ImageSet(data.folder, data.test[:3], 32),
-        ImageSet(data.folder, data.test[:3], 48, center_crop=False),
-    ]
-    assert plain == ImageSet(data.folder, data.test[:3], 48).digest()
-    assert len({plain, *(o.digest() for o in others)}) == 4
+def test_kept_features_are_of_one_set_of_images_and_one_view(root, clip):
+    """Of other images, another size or squeezed ones: each is a file of its own."""
+
+    def key(size=48, crop=True, drop=0):
+        source = elevater_source(root, "drawn-colors", size)
+        if drop or not crop:
+            data = source.train.data
+            data.test, data.card = data.test[drop:], dataclasses.replace(data.card, center_crop=crop)
+            source = dataclasses.replace(source, test=ElevaterImages(data, "test", size))
+        return Bench(clip, [source]).name(("clip", "drawn-colors", "test", "plain"))
+
+    assert key() == key()
+    assert len({key(), key(size=32), key(crop=False), key(drop=1)}) == 4
 
 
-def test_a_result_of_other_settings_is_run_again(root, subject, tmp_path):
-    job, score = Job("drawn-colors", "zero-shot"), {}
+def test_gray_stand_ins_are_not_kept_on_disk(root, clip, tmp_path):
+    run = job_run(root, clip, tmp_path)
+    run.source.test.ids[3] = "test.zip@none.png"
+    run.samples(next(iter(run.plan.tests.values())))
+    assert not list((tmp_path / "features").glob("*.pt"))
+    assert list(run.about()["unreadable"]) == ["test.zip@none.png"]
+
+
+def test_a_result_of_other_settings_is_run_again(root, clip, tmp_path):
+    score, run = {}, lambda **s: run_one(clip, root, tmp_path, "drawn-colors", "zero-shot", settings=Elevater(**s))
     for name, options in (("a", {}), ("b", {"prompts": {"template_map": {"drawn-colors": ["{}"]}}}), ("c", {})):
-        score[name] = run_job(subject, job, root, tmp_path, Elevater(**options))
-    assert score["a"]["tag"] == score["c"]["tag"] != score["b"]["tag"]
-    path = tmp_path / "drawn-colors.zero-shot.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "score": -1.0}))
-    assert run_job(subject, job, root, tmp_path, Elevater())["score"] == -1, "of equal settings it is read"
-    assert run_job(subject, job, root, tmp_path, Elevater(epochs=3))["score"] >= 0
-
-
-def test_names_of_jobs():
-    assert Job("d", "lora", 5, 2).name == "d.lora.5shot-seed2"
-    assert Job("d", "lora").name == "d.lora.full"
-    assert Job("d", "zero-shot", 5, 2).name == "d.zero-shot"
+        score[name] = run(**options)
+    assert score["a"]["stamp"] == score["c"]["stamp"] != score["b"]["stamp"]
+    path = tmp_path / "drawn-colors" / "zero-shot" / "shots0_seed0" / "result.json"
+    there = json.loads(path.read_text())
+    there["details"]["score"] = there["scores"]["drawn-colors"] = -1.0
+    path.write_text(json.dumps(there))
+    assert run()["score"] == -1, "of equal settings it is read"
+    assert run(epochs=3)["score"] >= 0
 
 
 def test_sizes_on_disk_are_compared_with_the_benchmarks(tmp_path):

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.files import unfilled
-from xmodal.encoders.keys import to_clip_state, to_timm_state
+from xmodal.encoders.keys import to_timm_state
 from xmodal.encoders.openclip_weights import config_of, from_open_clip, open_clip_clip, open_clip_encoder
 from xmodal.encoders.timm_weights import SUPPORTED, create, describe, from_timm, timm_encoder
 from xmodal.encoders.tokenizer import ClipTokenizer
@@ -159,7 +159,7 @@ def test_open_clip_family_equals_open_clip(name):
         assert min(image.std(), text.std()) > 0.05
         assert (ours.encode_image(images) - image).abs().max() < 1e-5
         assert (ours.encode_text(ids) - text).abs().max() < 1e-5
-    back = to_clip_state(ours.state_dict())
+    back = ours.library_state()
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(back[key], value) for key, value in theirs.state_dict().items())
 
@@ -239,7 +239,7 @@ def test_full_size_siglip(name):
     with torch.no_grad():
         assert (ours.encode_image(images) - theirs.encode_image(images)).abs().max() < 1e-5
         assert (ours.encode_text(ids) - theirs.encode_text(ids)).abs().max() < 1e-5
-    back = to_clip_state(ours.state_dict())
+    back = ours.library_state()
     assert back.keys() == theirs.state_dict().keys()
 
 

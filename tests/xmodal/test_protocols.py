@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from xmodal.data.pictures import center_crop, crop_box, random_crop
-from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES, clean_name, read_coop
+from xmodal.evaluation.coop_data import COOP11, IMAGENET_TEMPLATES, coop_source, read_coop
 from xmodal.evaluation.fit import BestSoFar, learning_rates
 from xmodal.evaluation.folders import DOMAINBED, read_domain, read_folder, read_shift
 from xmodal.evaluation.images import ListedImages
@@ -27,7 +27,7 @@ from xmodal.evaluation.plans import (
     join_parts,
 )
 from xmodal.evaluation.sampling import draw_coop, draw_tip, harmonic_mean, holdout_split
-from xmodal.evaluation.splits import Item, Splits, read_split_file, split_hash, write_split_file
+from xmodal.evaluation.splits import Item, Splits, read_split_file, split_hash
 from xmodal.toys.shape_images import ShapeImages
 
 LABELS = [2, 0, 1, 2, 0, 1, 1, 2, 0, 0, 1, 3]
@@ -155,7 +155,12 @@ def make_splits(tmp_path):
     return Splits("toy", items[:2], items[2:3], items[3:], tmp_path)
 
 
-def test_split_files_there_and_back(tmp_path):
+def write_split_file(splits, path):
+    content = {s: [[i.path, i.label, i.name] for i in getattr(splits, s)] for s in ("train", "val", "test")}
+    path.write_text(json.dumps(content))
+
+
+def test_split_files_are_read(tmp_path):
     splits = make_splits(tmp_path)
     write_split_file(splits, tmp_path / "split.json")
     again = read_split_file(tmp_path / "split.json", "toy", tmp_path)
@@ -229,19 +234,18 @@ def test_crop_boxes_stay_inside_and_have_the_area():
         assert 0.25 < (right - left) * (bottom - top) / 2000 < 0.65
 
 
-def test_names_are_cleaned():
-    assert clean_name("caltech101", "Leopards") == "leopard"
-    assert clean_name("eurosat", "SeaLake") == "Sea or Lake"
-    assert clean_name("stanford_cars", "Audi S4 Sedan 2012") == "2012 Audi S4 Sedan"
-    assert clean_name("ucf101", "ApplyEyeMakeup") == "Apply Eye Makeup"
-    assert clean_name("food101", "apple_pie") == "apple pie"
-
-
 def test_the_table_of_data_sets():
     assert len(COOP11) == 11
     assert len(IMAGENET_TEMPLATES) == 7
     assert all(t.count("{}") == 1 for t in (*IMAGENET_TEMPLATES, *(d.template for d in COOP11.values())))
     assert COOP11["eurosat"].counts == (10, 13500, 5400, 8100)
+
+
+def test_the_sentences_of_a_source_are_its_own_or_the_ensemble(tmp_path):
+    (tmp_path / "eurosat").mkdir()
+    write_split_file(make_splits(tmp_path), tmp_path / "eurosat" / "split_zhou_EuroSAT.json")
+    assert coop_source("eurosat", tmp_path).templates == ("a centered satellite photo of {}.",)
+    assert coop_source("eurosat", tmp_path, ensemble=True).templates == IMAGENET_TEMPLATES
 
 
 def test_aircraft_and_imagenet_lists(tmp_path):

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from tools.benches import video
-from tools.benches.measure import Variant, Wanted
-from tools.benches.steps import SIZES, train_step
+from tools.benches.measure import SIZES, Variant, Wanted, train_step
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.data.collate import collate

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tools.benches.measure import Variant
-from tools.benches.steps import process_cost
+from tools.benches.measure import Variant, process_cost
 
 # share, cut to the longest prompt, prompts per pass
 VARIANTS: dict[str, tuple[bool, bool, int | None]] = {

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benches.measure import Variant, Wanted
-from tools.benches.steps import CLASSES, SIZES, images_for
+from tools.benches.measure import CLASSES, SIZES, Wanted, images_for, of_models
 from xmodal.adapted import Adapted, adapt
 
 RANK = 8
@@ -110,4 +109,4 @@ def lora(args):
     check(args, data)
     rows = {"peft": (step, peft_model), "ours": (step, ours), "floor: forward and input gradient": (floor, frozen),
             "full fine-tuning": (step, full)}  # fmt: skip
-    return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]
+    return of_models(rows, args, data)

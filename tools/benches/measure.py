@@ -1,8 +1,9 @@
-"""Alternating measurements in one process: medians, ratios, what the backward pass keeps and the peak of a step."""
+"""Alternate measurements in one process: medians, ratios, what the backward pass keeps, a step's peak and profile."""
 
 import gc
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import time
@@ -13,7 +14,22 @@ from typing import Any
 
 import torch
 
-from tools.benches.peak import peak_megabytes
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's own chatter
+SIZES: dict[str, dict[str, int]] = {
+    "b16": dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12),
+    "s16": dict(image_size=224, patch_size=16, dim=384, depth=12, num_heads=6),
+    "l14": dict(image_size=224, patch_size=14, dim=1024, depth=24, num_heads=16),
+    "tiny": dict(image_size=48, patch_size=8, dim=128, depth=4, num_heads=4),
+}
+CLASSES = 100
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn_linear"),
+    "attention": ("scaled_dot_product", "_softmax"),
+    "convolution": ("convolution",),
+    "norms": ("layer_norm", "batch_norm"),
+    "activations": ("silu", "gelu", "sigmoid"),
+    "copies": ("copy_", "cat", "fill_", "zero_", "clone", "index", "flip"),
+}
 
 
 @dataclass
@@ -54,6 +70,35 @@ class Wanted:
     at_most: float
 
 
+def of_models(rows: dict[str, tuple[Callable, Callable]], args: Any, data: Any) -> list[Variant]:
+    """Variants of one batch: by name the step, and what makes its model of the arguments."""
+    return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]
+
+
+def images_for(args: Any) -> dict[str, torch.Tensor]:
+    """Return random images and labels, `batch` of them."""
+    side, generator = SIZES[args.size]["image_size"], torch.Generator().manual_seed(1)
+    image = torch.randn(args.batch, 3, side, side, generator=generator)
+    return dict(image=image, label=torch.arange(args.batch) % CLASSES)
+
+
+def train_step(state: tuple[Any, dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Run a training step without the optimizer; returns the loss."""
+    model, batch = state
+    model.zero_grad(set_to_none=True)
+    loss = model(mode="loss", **batch)["loss"]
+    loss.backward()
+    return loss
+
+
+def process_cost(run: Callable[[], Any]) -> tuple[float, float]:
+    """Run something; returns CPU seconds and the growth of this process's peak memory in megabytes."""
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    run()
+    seconds = time.process_time() - start
+    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
 def saved_megabytes(step: Callable[[], Any], own: set[int]) -> float:
     """Megabytes that a forward pass keeps for its backward pass, weights (storages in `own`) left out."""
     seen: dict[int, int] = {}
@@ -68,6 +113,32 @@ def saved_megabytes(step: Callable[[], Any], own: set[int]) -> float:
         result = step()
     del result
     return sum(seen.values()) / 2**20
+
+
+def peak_megabytes(step: Callable[[], Any]) -> float:
+    """Most megabytes alive at once during a step that it allocated itself; weights and inputs made before are left out.
+
+    On the CPU every allocation and release of torch is followed, which is exact and repeats itself; on CUDA torch's own
+    counter is read.
+
+    Args:
+        step: what to watch. Its result is dropped before the watch ends.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    alive = highest = 0
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        highest = max(highest, alive)
+    return highest / 2**20
 
 
 def seconds_of(variant: Variant) -> float:
@@ -163,6 +234,36 @@ def plain_table(area: str, measured: list[dict[str, Any]]) -> str:
     cells = [names, *([f"{r[n]:.4g}" if isinstance(r[n], float) else str(r[n]) for n in names] for r in measured)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
     return "\n".join([area, *("  " + "  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells)])
+
+
+def kind_of(name: str) -> str:
+    """The kind that an operation belongs to."""
+    for kind, parts in KINDS.items():
+        if any(name == part if part.startswith("aten::") else part in name for part in parts):
+            return kind
+    return "the rest"
+
+
+def shares(step: Callable[[], Any]) -> dict[str, float]:
+    """Share of each kind in the CPU time of a step (device time on a GPU), largest first."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    key = "self_cpu_time_total"
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+        key = "self_device_time_total"
+    with torch.profiler.profile(activities=activities) as seen:
+        step()
+    spent: dict[str, float] = {}
+    for event in seen.key_averages():
+        kind = kind_of(event.key)
+        spent[kind] = spent.get(kind, 0.0) + getattr(event, key)
+    total = sum(spent.values())
+    return {kind: value / total for kind, value in sorted(spent.items(), key=lambda item: -item[1])}
+
+
+def profile_line(name: str, found: dict[str, float]) -> str:
+    """Shares as text, those below one half per cent left out."""
+    return f"  {name}: " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in found.items() if share > 0.005)
 
 
 def where() -> dict[str, Any]:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from pointcloud import ops
-from tools.benches.measure import Variant
-from tools.benches.steps import process_cost
+from tools.benches.measure import Variant, process_cost
 
 SIZES = (1024, 4096, 16384, 50_000)
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from tools.benches import video
-from tools.benches.measure import Variant
-from tools.benches.steps import train_step
+from tools.benches.measure import Variant, train_step
 
 
 def grown(args, name: str, values, change) -> list[Variant]:

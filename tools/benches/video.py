@@ -1,13 +1,13 @@
 """Training steps of ST-Adapter and EVL at real scale against the released formulations and the floors."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benches.measure import Variant, Wanted
-from tools.benches.steps import SIZES, train_step
+from tools.benches.measure import SIZES, Variant, Wanted, of_models, train_step
 from video.evl import EVLDecoder, EVLLayer
 from video.readers import TimeMeanReader
 from video.st_adapter import STAdapter
@@ -119,16 +119,17 @@ def full(args):
 def st_adapter(args):
     """ST-Adapter 12 x D/2: released formulation, ours, floors, frozen forward, full fine-tuning."""
     data = clips_for(args)
-    return [
-        Variant("released formulation", train_step, lambda: (st_adapter_model(args, plain=True), data)),
-        Variant("ours", train_step, lambda: (st_adapter_model(args), data)),
-        Variant("ours, first 2 blocks recomputed", train_step, lambda: (st_adapter_model(args, recompute=2), data)),
-        Variant("ours, bf16 trunk", train_step, lambda: (st_adapter_model(args, trunk_dtype="bf16"), data)),
-        Variant("floor: forward and input gradient", input_gradient_step, lambda: (probe(args), data)),
-        Variant("the same, last block pruned", lambda s: input_gradient_step(s, "prefix"), lambda: (probe(args), data)),
-        Variant("frozen forward", frozen_forward, lambda: (probe(args), data)),
-        Variant("full fine-tuning", train_step, lambda: (full(args), data)),
-    ]
+    rows = {
+        "released formulation": (train_step, partial(st_adapter_model, plain=True)),
+        "ours": (train_step, st_adapter_model),
+        "ours, first 2 blocks recomputed": (train_step, partial(st_adapter_model, recompute=2)),
+        "ours, bf16 trunk": (train_step, partial(st_adapter_model, trunk_dtype="bf16")),
+        "floor: forward and input gradient": (input_gradient_step, probe),
+        "the same, last block pruned": (partial(input_gradient_step, read="prefix"), probe),
+        "frozen forward": (frozen_forward, probe),
+        "full fine-tuning": (train_step, full),
+    }
+    return of_models(rows, args, data)
 
 
 class PlainEVLLayer(EVLLayer):
@@ -185,14 +186,15 @@ def evl_model(args, plain=False, recompute=2, **options):
 def evl(args):
     """EVL, decoder of 4 layers: released formulation, ours, the frozen forward it stands on."""
     data = clips_for(args)
-    return [
-        Variant("released formulation", train_step, lambda: (evl_model(args, plain=True), data)),
-        Variant("ours", train_step, lambda: (evl_model(args), data)),
-        Variant("ours, nothing recomputed", train_step, lambda: (evl_model(args, recompute=0), data)),
-        Variant("ours, bf16 trunk", train_step, lambda: (evl_model(args, trunk_dtype="bf16"), data)),
-        Variant("frozen forward", frozen_all, lambda: (probe(args), data)),
-        Variant("frozen forward, bf16 trunk", frozen_all, lambda: (probe(args, trunk_dtype="bf16"), data)),
-    ]
+    rows = {
+        "released formulation": (train_step, partial(evl_model, plain=True)),
+        "ours": (train_step, evl_model),
+        "ours, nothing recomputed": (train_step, partial(evl_model, recompute=0)),
+        "ours, bf16 trunk": (train_step, partial(evl_model, trunk_dtype="bf16")),
+        "frozen forward": (frozen_all, probe),
+        "frozen forward, bf16 trunk": (frozen_all, partial(probe, trunk_dtype="bf16")),
+    }
+    return of_models(rows, args, data)
 
 
 def frozen_all(state):
@@ -206,18 +208,15 @@ def forward(args):
     """The frozen forward alone, as a reader of the class token needs it: released arithmetic, float32, bf16."""
     data = clips_for(args)
 
-    def plain():
+    def plain(args):
         model = probe(args)
         for block in model.encoder.blocks:
             block.mlp.act.op, block.attn.forward = PlainGELU(), unfused_attention.__get__(block.attn)
         model.reader.reads = "all"
-        return model, data
+        return model
 
-    return [
-        Variant("unfused, whole last block", frozen_forward, plain),
-        Variant("float32", frozen_forward, lambda: (probe(args), data)),
-        Variant("bf16 trunk", frozen_forward, lambda: (probe(args, trunk_dtype="bf16"), data)),
-    ]
+    makers = {"unfused, whole last block": plain, "float32": probe, "bf16 trunk": partial(probe, trunk_dtype="bf16")}
+    return of_models({name: (frozen_forward, make) for name, make in makers.items()}, args, data)
 
 
 def temporal_conv(args):

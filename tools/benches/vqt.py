@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.benches.measure import Variant, Wanted
-from tools.benches.steps import CLASSES, SIZES, images_for, train_step
+from tools.benches.measure import CLASSES, SIZES, Wanted, images_for, of_models, train_step
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.classification import ClassificationHead
@@ -134,4 +133,4 @@ def vqt(args):
         "VPT-deep, 10 prompts": (train_step, vpt_model),
         "frozen forward": (frozen_forward, vqt_model),
     }
-    return [Variant(name, run, lambda make=make: (make(args), data)) for name, (run, make) in rows.items()]
+    return of_models(rows, args, data)

@@ -4,11 +4,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 SETS = ("easy", "hard")
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write")
@@ -24,12 +25,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--codec", default="h264", choices=["h264", "vp9"])
     parser.add_argument("--moving", action="store_true", help="let the thing that stands by drift")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    """Make the set, or say why not."""
-    args = vars(parse_args())
+def make(args: dict[str, Any]) -> None:
+    """Make the set."""
     import cv2
 
     from video.toys.actions import EASY, HARD, ActionSet, make_actions
@@ -37,13 +37,18 @@ def main() -> None:
     cv2.setNumThreads(1)
     out, named = args.pop("out"), args.pop("classes")
     preset = dict(zip(SETS, (EASY, HARD), strict=True))[args.pop("set")]
-    try:
-        spec = ActionSet(classes=tuple(named) if named else preset, **args)
-        print(f"{len(spec.classes)} classes: {', '.join(spec.classes)}")
-        print("in", make_actions(out, spec, tell=print))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    spec = ActionSet(classes=tuple(named) if named else preset, **args)
+    print(f"{len(spec.classes)} classes: {', '.join(spec.classes)}")
+    print("in", make_actions(out, spec, tell=print))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the set; returns the exit status."""
+    args = vars(parse_args(argv))
+    from xmodal.engine.launch import run
+
+    return run(lambda: make(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

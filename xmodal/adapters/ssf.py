@@ -18,7 +18,7 @@ from xmodal.structures import Encoder, Grid
 BLOCK_SITES = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
-class ScaleShift(nn.Module):
+class FeatureScaleShift(nn.Module):
     """y -> scale * y + shift, per channel.
 
     Args:
@@ -89,8 +89,8 @@ def is_sited(op: nn.Module) -> bool:
     return isinstance(op, nn.Linear | nn.LayerNorm | nn.Conv2d) and hasattr(op, "edits")
 
 
-def scale_shift(owner: Any, site: str) -> ScaleShift:
+def scale_shift(owner: Any, site: str) -> FeatureScaleShift:
     """A scale and a shift of the width, and for the axis, of what comes out of an operation."""
     op = owner.get_submodule(site)
     weight = getattr(op, "weight", None)
-    return ScaleShift(owner.dim if weight is None else weight.shape[0], getattr(op, "maps", False))
+    return FeatureScaleShift(owner.dim if weight is None else weight.shape[0], getattr(op, "maps", False))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.keys import to_clip_state
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.tokenizer import Tokenizer
 from xmodal.structures import Encoder
@@ -61,6 +62,10 @@ class CLIP(nn.Module):
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W) against texts (K, L)."""
         return self.logits(self.encode_image(images, True), self.encode_text(ids, True))
+
+    def library_state(self) -> dict[str, Tensor]:
+        """Return the weights under OpenAI's and open_clip's names, without adapters; SigLIP's under open_clip's."""
+        return to_clip_state(self.state_dict())
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Tokenize texts to ids (K, L) on the device of the towers.

@@ -126,9 +126,9 @@ def config_of(name: str, arch: dict | None) -> dict[str, Any]:
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
     vision, text = config["vision_cfg"], config["text_cfg"]
     trunk = "timm_model_name" in vision
-    check_keys(name, "", config, TOP_KEYS)
-    check_keys(name, "vision_cfg.", vision, TRUNK_KEYS if trunk else VISION_KEYS)
-    check_keys(name, "text_cfg.", text, TEXT_KEYS)
+    check_known(name, "", config, TOP_KEYS)
+    check_known(name, "vision_cfg.", vision, TRUNK_KEYS if trunk else VISION_KEYS)
+    check_known(name, "text_cfg.", text, TEXT_KEYS)
     wrong = {
         "vision_cfg.layers": vision.get("layers") if isinstance(vision.get("layers"), list) else None,
         "vision_cfg.timm_proj": vision.get("timm_proj") if vision.get("timm_proj", "none") != "none" else None,
@@ -140,7 +140,7 @@ def config_of(name: str, arch: dict | None) -> dict[str, Any]:
     return config
 
 
-def check_keys(name: str, where: str, found: dict, known: set[str]) -> None:
+def check_known(name: str, where: str, found: dict, known: set[str]) -> None:
     """Refuse keys of a config that are not supported."""
     strange = sorted(found.keys() - known)
     if strange:

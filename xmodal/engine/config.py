@@ -14,7 +14,7 @@ from mmengine.runner import Runner as StockRunner
 from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
-KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache", "benchmarks"}
+KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache", "benchmarks", "variants"}
 
 
 def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
@@ -22,8 +22,8 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
 
     Args:
         path: a pure-Python or a text-style mmengine config.
-        options: such as `optim_wrapper.optimizer.lr=1e-3`, `model.adapters.0.bottleneck=64`; `benchmark=fgvc` first
-            applies what the config's `benchmarks` says about that one.
+        options: such as `optim_wrapper.optimizer.lr=1e-3`, `model.adapters.0.bottleneck=64`; `benchmark=fgvc` and
+            `variant=NAME` first apply what the config's `benchmarks` and `variants` say about that one.
 
     Returns:
         The config. `about` in a config is free text (what it reproduces); names that begin with an underscore are the
@@ -44,24 +44,32 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         cfg.pop(key)
     if has_names(cfg.to_dict()):
         load_catalog()
-    options = choose_benchmark(cfg, options)
+    options = apply_choices(cfg, options)
     set_defaults(cfg)
     apply_options(cfg, options)
     return cfg
 
 
-def choose_benchmark(cfg: Config, options: Sequence[str]) -> list[str]:
-    """Merge the entry of `benchmarks` that an option `benchmark=NAME` names into a config; returns the other options.
+def apply_choices(cfg: Config, options: Sequence[str]) -> list[str]:
+    """Merge what `benchmark=NAME` and `variant=NAME` name into a config; returns the other options.
 
     Raises:
-        ValueError: the config has no such benchmark.
+        ValueError: the config has no such benchmark or variant.
     """
-    known = cfg.pop("benchmarks", {})
-    for name in [option.partition("=")[2] for option in options if option.startswith("benchmark=")]:
-        if name not in known:
-            raise ValueError(f"the config has no benchmark {name!r}; {did_you_mean(name, known)}")
-        merge(cfg._cfg_dict, known[name])
-    return [option for option in options if not option.startswith("benchmark=")]
+    for kind in ("benchmark", "variant"):
+        known = cfg.pop(f"{kind}s", {})
+        for name in [option.partition("=")[2] for option in options if option.startswith(f"{kind}=")]:
+            if name not in known:
+                raise ValueError(f"the config has no {kind} {name!r}; {did_you_mean(name, known)}")
+            merge(cfg._cfg_dict, known[name])
+            cfg.about = {**cfg.get("about", {}), kind: name}
+        options = [option for option in options if not option.startswith(f"{kind}=")]
+    return list(options)
+
+
+def experiment_name(cfg: Config, path: str | Path) -> str:
+    """Return the name of an experiment: the config's, with the variant where one was chosen."""
+    return "_".join(filter(None, (Path(path).stem, (cfg.get("about") or {}).get("variant"))))
 
 
 def merge(config: dict, changes: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from xmodal.engine.compat import Runner
-from xmodal.engine.config import load_config, settings_of
+from xmodal.engine.config import experiment_name, load_config, settings_of
 from xmodal.engine.divergence import replay
 from xmodal.engine.frozen_cache import use_cache
 from xmodal.engine.loops import Interrupted
@@ -39,7 +39,7 @@ def prepare(
     """
     cfg = load_config(config, options)
     cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / experiment_name(cfg, config))
     if seed is not None:
         cfg.randomness.seed = seed
     if amp is not None:
@@ -146,11 +146,12 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
     """Run a tool; user mistakes and interruptions end with one line and no traceback.
 
     Returns:
-        The exit status: 0, 2 after a mistake of the user, 130 when interrupted. XMODAL_DEBUG=1 shows tracebacks.
+        The exit status: the job's where it returns one, else 0; 2 after a mistake of the user, 130 when interrupted.
+        XMODAL_DEBUG=1 shows tracebacks.
     """
     logging.raiseExceptions = False  # a log file on a full disk is not worth forty lines
     try:
-        job()
+        status = job()
     except Interrupted as stop:
         print(f"{stop}{'; --resume goes on from there' if resumable else ''}", file=sys.stderr)
         return 130
@@ -162,7 +163,7 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
             raise
         print(f"error: {last_line(error)}", file=sys.stderr)
         return 2
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def is_mistake(error: Exception) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.collate import collate
+from xmodal.encoders.clip import CLIP
 from xmodal.encoders.frozen import fingerprint
 from xmodal.evaluation.bank import FeatureBank
 from xmodal.evaluation.plans import Labeled, Part
@@ -86,7 +87,7 @@ class Bench:
     """Encoders, sources, and features that were computed already.
 
     Args:
-        clip: a `CLIP` or its config.
+        clip: a `CLIP` or its config; for methods that read no text an image tower will do.
         sources: the first one trains, the others are targets or domains.
         second: a further encoder or its config (CaFo).
         adapters: what edits the image tower, trained already; see `weights`.
@@ -116,11 +117,12 @@ class Bench:
     def __post_init__(self) -> None:
         self.bank = FeatureBank(self.cache)
         self.clip = build(self.clip, ENCODERS).to(self.device).eval()
+        visual = self.clip.visual if isinstance(self.clip, CLIP) else self.clip
         self.sources = [s if isinstance(s, Source) else Source(**s) for s in self.sources]
         names = [s.name for s in self.sources]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a bench needs sources of different names, got {names}")
-        self.models["clip"] = TransferModel(self.clip.visual, nn.Identity(), self.adapters).to(self.device).eval()
+        self.models["clip"] = TransferModel(visual, nn.Identity(), self.adapters).to(self.device).eval()
         if self.weights:
             load_adapters(self.models["clip"], self.weights)
         if self.second is not None:
@@ -129,7 +131,7 @@ class Bench:
     @property
     def width(self) -> int:
         """Width of CLIP's feature."""
-        return self.clip.out_dim
+        return self.models["clip"].encoder.out_dim
 
     def source(self, name: str) -> Source:
         """The source called `name`.
@@ -145,8 +147,10 @@ class Bench:
     def about(self) -> dict[str, Any]:
         """Encoder and data for the result file."""
         prints = {k: {"name": m.encoder.name, "sha256": self.fingerprint(k)} for k, m in self.models.items()}
+        if isinstance(self.clip, CLIP):
+            prints["text"] = {"name": self.clip.text.name, "sha256": fingerprint(self.clip.text)}
         return {
-            "encoders": {**prints, "text": {"name": self.clip.text.name, "sha256": fingerprint(self.clip.text)}},
+            "encoders": prints,
             "splits": {s.name: s.digest for s in self.sources},
             "templates": {s.name: list(s.templates) for s in self.sources},
             "views": self.views,
@@ -158,18 +162,19 @@ class Bench:
         Args:
             part: which samples.
             epoch: of the training view; None for the test view.
-            encoder: `clip` or `second`.
+            encoder: `clip`, `second`, or another name of `models`.
         """
         turn = None if epoch is None else epoch % self.views
         data = self.source(part.source).view(part.split, turn is not None)
         compute = lambda rows: self.run(self.models[encoder], data, rows, turn)  # noqa: E731
         name = self.name((encoder, part.source, part.split, "plain" if turn is None else f"view{turn}"))
-        return self.bank.get(name, part.indices, compute, self.batch_size).to(self.device)
+        whole = lambda: not getattr(data, "broken", None)  # noqa: E731
+        return self.bank.get(name, part.indices, compute, self.batch_size, whole).to(self.device)
 
     @torch.no_grad()
     def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> Tensor:
         """Features of some samples."""
-        batch = collate([data[i] if turn is None else data[(turn, i)] for i in rows])
+        batch = collate(read_items(data, rows if turn is None else [(turn, i) for i in rows]))
         if "skipped" in batch:
             raise ValueError(f"cannot read {batch['skipped'][0]}: leave it out of the split file, or restore it")
         batch = model.data_preprocessor(batch)
@@ -191,6 +196,11 @@ class Bench:
             stamp = self.fingerprint(key[0])[:12] + source.digest[:8] + view[:8]
             self.names[key] = f"{'_'.join(key)}_{stamp}"
         return self.names[key]
+
+
+def read_items(data: Any, keys: Sequence[Any]) -> list[Any]:
+    """Read items, at once where the data set can."""
+    return data.__getitems__(keys) if hasattr(data, "__getitems__") else [data[key] for key in keys]
 
 
 def options_of(data: Any) -> list[str]:

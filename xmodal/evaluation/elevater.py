@@ -1,33 +1,41 @@
-"""One job of the benchmark: a data set, a method, a number of shots and a seed, from the index files to the scores.
+"""ELEVATER's protocol, and the run of a method under it: search of rates, training, scores.
 
 Paper: ELEVATER (arXiv 2204.08790).
 """
 
-import hashlib
-import json
+import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
-from xmodal.evaluation.elevater_data import DataSet, ImageSet, read_dataset
+from xmodal.encoders.clip import CLIP, class_weights
+from xmodal.evaluation.bench import Bench
+from xmodal.evaluation.elevater_catalog import CARDS
+from xmodal.evaluation.elevater_data import DataSet, Pictures, elevater_source
 from xmodal.evaluation.metrics import find_measure
+from xmodal.evaluation.plans import Labeled, Outcome, Part, Plan, Protocol, whole
 from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
-from xmodal.evaluation.results import once
+from xmodal.evaluation.results import stamp
+from xmodal.evaluation.run_grid import RunGrid
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import RateSpace, SearchResult, hyperparameter_search
-from xmodal.evaluation.subject import ImageClassifier, Subject, features, without_projection
+from xmodal.model import TransferModel
+from xmodal.registry import ENCODERS, build
+from xmodal.structures import Encoder
+
+ALL = -1  # shots of a run on all images
 
 
 @dataclass(frozen=True)
-class Elevater:
-    """ELEVATER's protocol: how jobs are run. The defaults are the benchmark's.
+class Elevater(Protocol):
+    """ELEVATER's protocol: which images train, and how. The defaults are the benchmark's.
 
     Args:
         epochs: of every run of the search.
@@ -60,55 +68,63 @@ class Elevater:
     prompts: dict | None = None
     knowledge: tuple[str, str] | None = None
     adapter_options: dict[str, Any] = field(default_factory=dict)
+    name: ClassVar[str] = "elevater"
+    seeds: ClassVar[tuple[int, ...]] = (0, 1, 2)
+    shots: ClassVar[tuple[int, ...]] = (5,)
 
-    def digest(self) -> str:
-        """A short hash: traces of other settings are other files."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()[:8]
+    def draws(self, shots: int) -> bool:
+        """Whether the samples depend on the seed: all images are not drawn."""
+        return shots != ALL
+
+    def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
+        """Choose the parts that train, validate and test; the last of each is what the search is held on."""
+        labels, rows, classes = list(data.train), list(range(len(data.train))), len(data.classes)
+        if shots != ALL:  # a single shot would leave nothing to validate on: two, one of them for validation
+            rows = few_shot_subset(labels, max(shots, 2), seed, classes)
+        chosen = [part_rows(labels, rows, share=0.2)]
+        limit = CARDS[data.name].search_shots if shots == ALL and data.name in CARDS else None
+        if limit:
+            chosen.append(part_rows(labels, few_shot_subset(labels, limit, 0, classes)))
+        train, val = ([whole(data, "train", pair[i]) for pair in chosen] for i in (0, 1))
+        return Plan(self.name, shots, seed, train, val, {data.name: whole(data, "test")})
+
+
+def part_rows(labels: Sequence[Any], rows: Sequence[int], **share: float) -> tuple[list[int], list[int]]:
+    """Split samples into training and validation."""
+    train, val = validation_split([labels[i] for i in rows], **share)
+    return [rows[i] for i in train], [rows[i] for i in val]
 
 
 @dataclass(frozen=True)
-class Job:
-    """Name a job.
+class ElevaterRun:
+    """Run a method under ELEVATER's protocol.
 
     Args:
-        dataset: name.
         method: `zero-shot`, `linear-probe`, `fine-tune`, or the name of an adapter.
-        shots: images a class, None for all.
-        seed: of the few-shot draw.
+        settings: how.
     """
 
-    dataset: str
     method: str
-    shots: int | None = None
-    seed: int = 0
+    settings: Elevater = field(default_factory=Elevater)
 
     @property
-    def name(self) -> str:
-        """Stem of its files."""
-        if self.method == "zero-shot":
-            return f"{self.dataset}.zero-shot"
-        return f"{self.dataset}.{self.method}." + (
-            "full" if self.shots is None else f"{self.shots}shot-seed{self.seed}"
-        )
+    def needs_shots(self) -> bool:
+        """Whether anything trains."""
+        return self.method != "zero-shot"
 
-
-def jobs_of(
-    names: Sequence[str], methods: Sequence[str], shots: Sequence[int | None], seeds: Sequence[int]
-) -> list[Job]:
-    """Every job of a grid; without shots there is nothing to draw and one seed is enough."""
-    jobs = [
-        Job(name, method, *((None, 0) if method == "zero-shot" else (shot, seed if shot is not None else 0)))
-        for name in names
-        for method in methods
-        for shot in shots
-        for seed in seeds
-    ]
-    return list(dict.fromkeys(jobs))
+    def __call__(self, bench: Bench, plan: Plan) -> Outcome:
+        """Train, where the method does, and test."""
+        run = JobRun(bench, plan, self.method, self.settings)
+        found = run.train() if self.needs_shots else run.zero_shot()
+        found |= run.about()
+        arrays = {str(k): found.pop(k) for k in ("probabilities", "best_probabilities") if k in found}
+        scores = {run.data.card.name: found["score"]}
+        return Outcome(scores, "val", found.pop("trained_parameters"), found, arrays=arrays)
 
 
 @dataclass
 class Pools:
-    """The samples of a job: images or features, and labels."""
+    """The samples of a run: images or features, and labels."""
 
     train: Samples
     val: Samples
@@ -118,21 +134,24 @@ class Pools:
 
 
 class JobRun:
-    """Everything that the steps of one job share.
+    """Everything that the steps of one run share.
 
     Args:
-        subject: the encoder.
-        job: what to run.
-        root: folder of the data sets.
-        out: folder of results, traces and kept features.
+        bench: the encoder, and one source that `elevater_source` built.
+        plan: of `Elevater`.
+        method: see `ElevaterRun`.
         settings: how.
     """
 
-    def __init__(self, subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Elevater):
-        self.subject, self.job, self.settings, self.out = subject, job, settings, Path(out)
-        self.data: DataSet = read_dataset(root, job.dataset)
+    def __init__(self, bench: Bench, plan: Plan, method: str, settings: Elevater):
+        self.bench, self.plan, self.method, self.settings = bench, plan, method, settings
+        self.source = bench.sources[0]
+        self.data: DataSet = self.source.train.data
         self.measure = find_measure(self.data.card.metric)
-        self.broken: dict[str, str] = {}
+        self.visual: Encoder = bench.models["clip"].encoder
+        self.projection = self.visual.proj if settings.merge_projection else None
+        if isinstance(self.projection, nn.Linear) and "raw" not in bench.models:
+            bench.models["raw"] = TransferModel(without_projection(self.visual), nn.Identity()).to(bench.device).eval()
 
     def sentences(self) -> list[list[str]]:
         """Prompt sentences, one list a class."""
@@ -142,56 +161,52 @@ class JobRun:
             about = read_knowledge(self.settings.knowledge[0], self.data.card.name, self.settings.knowledge[1])
         return sentences(names, templates, about)
 
-    def images(self, entries: Sequence) -> ImageSet:
-        """Images of entries at the encoder's size."""
-        return ImageSet(self.data.folder, entries, self.subject.image_size, self.data.card.center_crop)
+    def text_weights(self) -> Tensor:
+        """Unit vectors (K, D): the mean feature of each class's sentences.
 
-    def samples(self, entries: Sequence) -> Samples:
+        Raises:
+            ValueError: this encoder has no text tower.
+        """
+        if not isinstance(self.bench.clip, CLIP):
+            name = self.visual.name
+            raise ValueError(f"{name} has no text tower: no zero-shot classifier and no text-initialized head")
+        return class_weights(self.bench.clip.encode_sentences, self.sentences()).cpu()
+
+    def samples(self, part: Part) -> Samples:
         """Features where the encoder does not train, else images; with targets."""
-        images = self.images(entries)
-        inputs: Any = images
-        if self.job.method in ("zero-shot", "linear-probe"):
-            inputs = features(self.subject, images, self.out / "features", raw=self.settings.merge_projection)
-            self.broken |= images.broken
-        return Samples(inputs, self.data.targets(entries))
+        inputs: Any = Pictures(self.source.view(part.split, False), part.indices)
+        if self.method in ("zero-shot", "linear-probe"):
+            raw = isinstance(self.projection, nn.Linear) and self.method != "zero-shot"
+            inputs = self.bench.features(part, encoder="raw" if raw else "clip").float().cpu()
+        entries = getattr(self.data, part.split)
+        return Samples(inputs, self.data.targets([entries[i] for i in part.indices]))
 
     def pools(self) -> Pools:
-        """Draw and split as the protocol says."""
-        job, labels = self.job, self.data.labels(self.data.train)
-        chosen = list(range(len(labels)))
-        if job.shots is not None:  # a single shot would leave nothing to validate on: two, one of them for validation
-            chosen = few_shot_subset(labels, max(job.shots, 2), job.seed, self.data.num_classes)
-        train, val = ([chosen[i] for i in part] for part in validation_split([labels[i] for i in chosen], share=0.2))
-        limit = self.data.card.search_shots if job.shots is None else None
-        searched = (train, val)
-        if limit:
-            drawn = few_shot_subset(labels, limit, 0, self.data.num_classes)
-            searched = tuple([drawn[i] for i in p] for p in validation_split([labels[i] for i in drawn]))  # type: ignore[assignment]
-        pick = lambda part: self.samples([self.data.train[i] for i in part])  # noqa: E731
-        first, second = pick(train), pick(val)
-        third, fourth = (first, second) if not limit else (pick(searched[0]), pick(searched[1]))
-        return Pools(first, second, self.samples(self.data.test), third, fourth)
+        """Features or images of the plan's parts."""
+        plan, (test,) = self.plan, self.plan.tests.values()
+        train, val = self.samples(plan.train[0]), self.samples(plan.val[0])
+        if len(plan.train) == 1:
+            return Pools(train, val, self.samples(test), train, val)
+        return Pools(train, val, self.samples(test), self.samples(plan.train[1]), self.samples(plan.val[1]))
 
-    def classifier(self) -> torch.nn.Module:
+    def classifier(self) -> nn.Module:
         """The classifier at its start: a head on features, or an encoder with adapters and a head on images."""
-        s, visual, weights = self.settings, self.subject.visual, None
-        if s.text_init and self.subject.clip is not None:
-            weights = self.subject.text_weights(self.sentences())
-        width = int(visual.out_dim)
-        if s.merge_projection:
-            with without_projection(visual) as projection:
-                if projection is not None:
-                    width = projection.shape[1]
-                    weights = None if weights is None else weights @ projection  # (K, D)
-        head = LinearProbe(
-            width, self.data.num_classes, s.channel_bn, s.normalize, s.logit_scale_init, weights, self.subject.scale
-        )
-        if self.job.method == "linear-probe":
+        s, weights, width = self.settings, None, int(self.visual.out_dim)
+        clip = self.bench.clip if isinstance(self.bench.clip, CLIP) else None
+        if s.text_init and clip is not None:
+            weights = self.text_weights()
+        if isinstance(self.projection, nn.Linear):
+            projection = self.projection.weight.detach().cpu()  # (D, D_in)
+            width = projection.shape[1]
+            weights = None if weights is None else weights @ projection  # (K, D_in)
+        scale = None if clip is None else clip.logit_scale.item()
+        norms = (s.channel_bn, s.normalize, s.logit_scale_init)
+        head = LinearProbe(width, self.data.num_classes, *norms, weights, scale)
+        if self.method == "linear-probe":
             return head
-        adapters = [] if self.job.method == "fine-tune" else [{"type": self.job.method, **s.adapter_options}]
-        return ImageClassifier(visual, adapters, head, self.job.method != "fine-tune", s.merge_projection).to(
-            self.subject.device
-        )
+        adapters = [] if self.method == "fine-tune" else [{"type": self.method, **s.adapter_options}]
+        classifier = ImageClassifier(self.visual, adapters, head, self.method != "fine-tune", s.merge_projection)
+        return classifier.to(self.bench.device)
 
     def search(self, fit: Callable[..., Fit], pools: Pools, trace: Path | None = None) -> SearchResult:
         """Search learning rate and weight decay on the pools for it."""
@@ -200,8 +215,17 @@ class JobRun:
             lambda lr, wd: fit(pools.search_train, pools.search_val, lr, wd, s.epochs).best, s.space, trace
         )
 
+    def trace(self) -> Path | None:
+        """The file of finished trials, beside the kept features; other settings have another one."""
+        if self.bench.bank.folder is None:
+            return None
+        name = f"{self.data.card.name}.{self.method}.{self.plan.shots}shots-seed{self.plan.seed}"
+        mark = f"{self.bench.fingerprint('clip')[:8]}-{stamp(self.settings)[:8]}"
+        return self.bench.bank.folder.parent / "traces" / f"{name}-{mark}.jsonl"
+
     def train(self) -> dict[str, Any]:
         """Search, then the final run."""
+        torch.manual_seed(self.plan.seed)  # of the first weights
         s, pools, model = self.settings, self.pools(), self.classifier()
         fit = self.fitter(model)
         found: dict[str, Any] = {"val_score": None, "trials": 0}
@@ -209,17 +233,14 @@ class JobRun:
         if s.rate:
             rate, decay = s.rate
         else:
-            trace = self.out / "traces" / f"{self.job.name}-{self.subject.sha[:8]}-{s.digest()}.jsonl"
-            result = self.search(fit, pools, trace)
+            result = self.search(fit, pools, self.trace())
             rate, decay = result.learning_rate, result.weight_decay
             found = {"val_score": result.score, "trials": len(result.trials)}
         found |= {"learning_rate": rate, "weight_decay": decay, "search_seconds": time.perf_counter() - start}
-        merged = s.merge_val and self.job.shots != 1
+        merged = s.merge_val and self.plan.shots != 1
         last = fit(
             pools.train.merged(pools.val) if merged else pools.train, pools.test, rate, decay, s.epochs + s.extra_epochs
         )
-        for images in (pools.train.feature, pools.val.feature, pools.test.feature):
-            self.broken |= getattr(images, "broken", {})
         return {
             **found,
             "score": last.last,
@@ -229,66 +250,92 @@ class JobRun:
             "best_probabilities": last.best_probabilities,
         }
 
-    def fitter(self, model: torch.nn.Module) -> Callable[..., Fit]:
+    def fitter(self, model: nn.Module) -> Callable[..., Fit]:
         """`fit_probe` with everything that does not change from run to run."""
-        fixed: dict[str, Any] = dict(batch_size=self.settings.batch_size, measure=self.measure, seed=self.job.seed)
+        fixed: dict[str, Any] = dict(batch_size=self.settings.batch_size, measure=self.measure, seed=self.plan.seed)
         return partial(fit_probe, model, **fixed)
 
     def zero_shot(self) -> dict[str, Any]:
         """Cosines to class features times 100, softmax over classes."""
-        test = self.samples(self.data.test)
-        weights = self.subject.text_weights(self.sentences())
-        logits = 100 * torch.nn.functional.normalize(test.feature, dim=-1) @ weights.t()  # (N, K)
+        test = self.samples(next(iter(self.plan.tests.values())))
+        logits = 100 * torch.nn.functional.normalize(test.feature, dim=-1) @ self.text_weights().t()  # (N, K)
         probabilities = logits.softmax(-1).numpy()
-        return {
-            "score": self.measure(probabilities, test.label.numpy()),
-            "trained_parameters": 0,
-            "probabilities": probabilities,
-        }
+        score = self.measure(probabilities, test.label.numpy())
+        return {"score": score, "trained_parameters": 0, "probabilities": probabilities}
 
-    def run(self) -> dict[str, Any]:
-        """Run the job; see `run_job`."""
-        found = self.zero_shot() if self.job.method == "zero-shot" else self.train()
-        visual = sum(p.numel() for p in self.subject.visual.parameters())
+    def about(self) -> dict[str, Any]:
+        """The data set and the encoder, for the result file."""
+        count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
         return {
-            **asdict(self.job),
-            "model": self.subject.name,
-            "encoder_sha256": self.subject.sha,
             "metric": self.data.card.metric,
             "classes": self.data.num_classes,
             "train_images": len(self.data.train),
             "test_images": len(self.data.test),
-            "visual_parameters": visual,
-            "total_parameters": sum(p.numel() for p in (self.subject.clip or self.subject.visual).parameters()),
-            "unreadable": self.broken,
-            **found,
+            "visual_parameters": count(self.visual),
+            "total_parameters": count(self.bench.clip),
+            "unreadable": self.source.train.broken | self.source.test.broken,
         }
 
 
-def run_job(
-    subject: Subject, job: Job, root: str | Path, out: str | Path, settings: Elevater | None = None
-) -> dict[str, Any]:
-    """Run a job, or read its result when it is there.
+def without_projection(encoder: Encoder) -> Encoder:
+    """A copy of an encoder whose feature is not projected."""
+    encoder = copy.deepcopy(encoder)
+    if isinstance(encoder.proj, nn.Linear):
+        encoder.proj = nn.Identity()
+    return encoder
+
+
+class ImageClassifier(TransferModel):
+    """An encoder, adapters in it, and a head: u8 images to logits. Copies of it train apart from each other.
 
     Args:
-        subject: the encoder.
-        job: what to run.
-        root: folder of the data sets.
-        out: folder of results (`<job>.json`, `<job>.npz`), traces and kept features.
-        settings: how.
+        encoder: copied, so that the given one stays as it is.
+        adapters: configs, as in a `TransferModel`.
+        head: from a feature to logits.
+        freeze_encoder: False trains all of it (fine-tuning).
+        raw: leave the encoder's projection out; the head reads the wider feature.
+    """
 
-    Returns:
-        The result: `score` after the last epoch, `best_epoch_on_test` (the number the toolkit reports), the pair
-        chosen, trials, counts, and what could not be read. Probabilities are in the `.npz`.
+    def __init__(
+        self,
+        encoder: Encoder,
+        adapters: Sequence[Any],
+        head: nn.Module,
+        freeze_encoder: bool = True,
+        raw: bool = False,
+    ):
+        encoder = (without_projection if raw else copy.deepcopy)(encoder).requires_grad_()
+        super().__init__(encoder, head, adapters, freeze_encoder=freeze_encoder)
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        """Map u8 images (B, 3, S, S) to logits (B, K)."""
+        return super().forward(**self.data_preprocessor({"image": images}))
+
+
+def elevater_grid(
+    clip: Any,
+    root: str | Path,
+    dataset: str,
+    methods: Sequence[str],
+    out: str | Path,
+    settings: Elevater | None = None,
+    device: str = "cpu",
+) -> RunGrid:
+    """Build the runs of one data set: results go to OUT/<data set>, features of all to OUT/features.
+
+    Args:
+        clip: a `CLIP` or an image tower, or its config.
+        root: folder of the data sets.
+        dataset: name.
+        methods: see `ElevaterRun`.
+        out: folder of results.
+        settings: how.
+        device: where the encoder computes.
     """
     settings = settings or Elevater()
-    path = Path(out) / f"{job.name}.json"
-
-    def make() -> dict[str, Any]:
-        found = JobRun(subject, job, root, out, settings).run()
-        arrays = {k: found.pop(k) for k in ("probabilities", "best_probabilities") if k in found}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path.with_suffix(".npz"), **arrays)
-        return found
-
-    return once(path, make, tag=f"{subject.sha[:16]}-{settings.digest()}")
+    encoder = build(clip, ENCODERS)
+    visual = encoder.visual if isinstance(encoder, CLIP) else encoder
+    source = elevater_source(root, dataset, visual.image_size)
+    bench = Bench(encoder, [source], batch_size=64, device=device, cache=Path(out) / "features")
+    recipes = {name: ElevaterRun(name, settings) for name in methods}
+    return RunGrid(bench, settings, recipes, Path(out) / source.name)

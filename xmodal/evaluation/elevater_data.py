@@ -6,7 +6,6 @@ A `dataset.json` beside them may give `metric`, `templates`, `center_crop` and `
 benchmark does not know.
 """
 
-import hashlib
 import json
 import re
 import zipfile
@@ -16,13 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from xmodal.data.pictures import DAMAGE, Folder, center_crop, read_picture, to_array
+from xmodal.data.pictures import Folder, read_picture
+from xmodal.evaluation.bench import TEMPLATES, Source
 from xmodal.evaluation.elevater_catalog import CARDS, REFERENCE, Card, plain
+from xmodal.evaluation.images import FewShotImages
 from xmodal.registry import did_you_mean
 
 
@@ -142,87 +142,103 @@ def read_index(path: Path, classes: int, multilabel: bool = False) -> Iterator[E
         yield Entry(where, own)
 
 
-class ImageSet:
-    """Images of some entries, decoded when asked for; indexing with a tensor gives (n, 3, S, S) u8.
-
-    The short side is resized to `size` (bicubic) and the center cut out, or the whole squeezed in, as the benchmark
-    does.
+class ElevaterImages(FewShotImages):
+    """Images of one split, at the size of an encoder: the center, or the whole squeezed in, as the benchmark does.
 
     Args:
-        folder: of the data set.
-        entries: which images.
-        size: S, pixels.
-        center_crop: False squeezes.
+        data: the data set.
+        split: `train` or `test`.
+        size: pixels.
         keep: keep decoded images up to this many bytes in all.
         max_broken: share of images that may be unreadable (5 always may); such an image is gray and noted in `broken`.
     """
 
+    def __init__(self, data: DataSet, split: str, size: int, keep: int = 2 << 30, max_broken: float = 0.01):
+        entries: list[Entry] = getattr(data, split)
+        super().__init__(data.labels(entries), data.class_names, [e.path for e in entries], size)
+        self.data, self.center_crop, self.files = data, data.card.center_crop, Folder(data.folder)
+        self.limit = max(5, int(max_broken * len(entries)))
+        self.broken: dict[str, str] = {}
+        self._kept: dict[int, Tensor] | None = {} if len(entries) * 3 * size**2 <= keep else None
+
+    def read(self, index: int) -> Image.Image:
+        """Read the whole image, RGB."""
+        return read_picture(self.files.read(self.ids[index]))
+
+    def view(self, picture: Image.Image) -> Image.Image:
+        """Make a square: the center, or the whole picture squeezed in."""
+        if self.center_crop:
+            return super().view(picture)
+        return picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Return the item of an index.
+
+        Raises:
+            ValueError: too many images are unreadable.
+        """
+        index = key[1] if isinstance(key, tuple) else key
+        if self._kept is not None and index in self._kept:
+            return {"image": self._kept[index], "label": self.labels[index], "sample_id": self.ids[index]}
+        item = super().__getitem__(index)
+        if "skipped" in item:
+            path = self.ids[index]
+            self.broken[path] = item["reason"]
+            if len(self.broken) > self.limit:
+                raise ValueError(
+                    f"{self.data.folder}: {len(self.broken)} images cannot be read, the last {path}: {item['reason']}"
+                )
+            gray = torch.full((3, self.size, self.size), 127, dtype=torch.uint8)
+            item = {"image": gray, "label": self.labels[index], "sample_id": path}
+        if self._kept is not None:
+            self._kept[index] = item["image"]
+        return item
+
+    def __getitems__(self, keys: Sequence[int]) -> list[dict[str, Any]]:
+        """Read several at once."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(self.__getitem__, keys))
+
+
+class Pictures:
+    """Images of some samples in the place of a tensor: a batch (n, 3, S, S) u8 is decoded when it is asked for.
+
+    Args:
+        data: the data set.
+        rows: indices of the samples.
+    """
+
     device = torch.device("cpu")
 
-    def __init__(
-        self,
-        folder: Path,
-        entries: Sequence[Entry],
-        size: int,
-        center_crop: bool = True,
-        keep: int = 2 << 30,
-        max_broken: float = 0.01,
-    ):
-        self.folder, self.entries, self.size, self.center_crop = Path(folder), list(entries), size, center_crop
-        self.limit = max(5, int(max_broken * len(self.entries)))
-        self.broken: dict[str, str] = {}
-        self.files = Folder(folder)
-        self._kept: dict[int, np.ndarray] | None = {} if len(entries) * 3 * size**2 <= keep else None
-
-    def __deepcopy__(self, memo: dict) -> "ImageSet":
-        return self
+    def __init__(self, data: ElevaterImages, rows: Sequence[int]):
+        self.data, self.rows = data, list(rows)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.rows)
 
-    def __add__(self, other: "ImageSet") -> "ImageSet":
-        return ImageSet(self.folder, [*self.entries, *other.entries], self.size, self.center_crop)
+    def __add__(self, other: "Pictures") -> "Pictures":
+        return Pictures(self.data, [*self.rows, *other.rows])
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        with ThreadPoolExecutor(4) as pool:
-            return torch.from_numpy(np.stack(list(pool.map(self.image, index.tolist()))))  # (n, 3, S, S)
+        return torch.stack([item["image"] for item in self.data.__getitems__([self.rows[i] for i in index.tolist()])])
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Batches in order."""
         for part in torch.arange(len(self)).split(size):
             yield self[part]
 
-    def image(self, i: int) -> np.ndarray:
-        """One image (3, S, S) u8.
 
-        Raises:
-            ValueError: too many images are unreadable.
-        """
-        if self._kept is not None and i in self._kept:
-            return self._kept[i]
-        path = self.entries[i].path
-        try:
-            pixels = to_array(fit(read_picture(self.files.read(path)), self.size, self.center_crop))
-        except DAMAGE as error:
-            self.broken[path] = f"{type(error).__name__}: {error}"
-            if len(self.broken) > self.limit:
-                raise ValueError(
-                    f"{self.folder}: {len(self.broken)} images cannot be read, the last {path}: {error}"
-                ) from error
-            pixels = np.full((3, self.size, self.size), 127, np.uint8)
-        if self._kept is not None:
-            self._kept[i] = pixels
-        return pixels
+def elevater_source(root: str | Path, name: str, size: int) -> Source:
+    """Build the source of a data set in the benchmark's layout; `read_dataset` has the errors.
 
-    def digest(self) -> str:
-        """A hash of which images these are and how they are fitted."""
-        about = [str(self.folder.name), self.size, self.center_crop, [(e.path, e.classes) for e in self.entries]]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
-
-
-def fit(picture: Image.Image, size: int, center: bool) -> Image.Image:
-    """Make a square of `size` pixels: the center, or the whole picture squeezed in."""
-    return center_crop(picture, size) if center else picture.resize((size, size), Image.Resampling.BICUBIC)
+    Args:
+        root: folder of the data sets.
+        name: of the data set.
+        size: pixels of the encoder's images.
+    """
+    data = read_dataset(root, name)
+    train, test = (ElevaterImages(data, split, size) for split in ("train", "test"))
+    return Source(data.card.name, train, test=test, templates=data.templates or TEMPLATES)
 
 
 def check(root: str | Path, name: str, archives: bool = True) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Report finished ELEVATER jobs: a table, the parameter-efficiency ranking, a plot, submission files.
+"""Report finished ELEVATER runs: a table, the parameter-efficiency ranking, a plot, submission files.
 
 Papers: ELEVATER (arXiv 2204.08790) for score and submission, PEViT (arXiv 2203.16329) for the efficiency.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodal.evaluation.elevater import Job
+from xmodal.evaluation.elevater import ALL
 from xmodal.evaluation.elevater_catalog import CARDS
 from xmodal.evaluation.results import markdown, plot, write_result
 
@@ -19,9 +19,16 @@ REFERENCE_PARAMETERS = 1e8  # M0 of the efficiency formula
 
 
 def read_results(out: str | Path) -> list[dict[str, Any]]:
-    """Every finished job's result in a folder, by name."""
-    found = (json.loads(path.read_text()) for path in sorted(Path(out).glob("*.json")))
-    return [r for r in found if isinstance(r, dict) and "score" in r and "method" in r]
+    """Every finished run of `elevater_grid` in a folder as a flat row; `shots` is None for all images."""
+    rows = []
+    for path in sorted(Path(out).glob("*/*/*/result.json")):
+        result = json.loads(path.read_text())
+        (dataset,) = result["scores"]
+        row = {"model": result["encoders"]["clip"]["name"], "dataset": dataset, "folder": str(path.parent)}
+        row |= {"method": result["method"], "shots": None if result["shots"] == ALL else result["shots"]}
+        row |= {"seed": result["seed"], "trained_parameters": result["trained_weights"]}
+        rows.append({**row, **result["details"]})
+    return rows
 
 
 def efficiency(score: float, trained: int) -> float:
@@ -98,12 +105,11 @@ def draw_ranking(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
         axes.legend(title="ranked by efficiency", fontsize=8, title_fontsize=8, **beside)
 
 
-def submission(out: str | Path, results: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def submission(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The benchmark's submission for one data set and method: probabilities of every seed, six decimals.
 
     Args:
-        out: the folder of the jobs' `.npz` files.
-        results: of one model, data set, method and number of shots; one a seed.
+        results: rows of `read_results` of one model, data set, method and number of shots; one a seed.
 
     Raises:
         ValueError: results of different data sets or methods.
@@ -114,8 +120,7 @@ def submission(out: str | Path, results: Iterable[dict[str, Any]]) -> dict[str, 
     first = results[0]
     predictions = []
     for result in results:
-        job = Job(*(result[key] for key in ("dataset", "method", "shots", "seed")))
-        with np.load(Path(out) / f"{job.name}.npz", allow_pickle=False) as arrays:
+        with np.load(Path(result["folder"]) / "arrays.npz", allow_pickle=False) as arrays:
             predictions.append(np.round(arrays["probabilities"].astype(np.float64), 6).tolist())
     trained = first["trained_parameters"]
     return {
@@ -135,11 +140,11 @@ def write_report(out: str | Path) -> str:
     """Write `summary.md`, `summary.json`, `plot.png` and `submissions/*.json` of a folder of results; gives the table.
 
     Raises:
-        FileNotFoundError: no finished job there.
+        FileNotFoundError: no finished run there.
     """
     out, results = Path(out), read_results(out)
     if not results:
-        raise FileNotFoundError(f"no finished job in {out}: run `tools/elevater.py run` first")
+        raise FileNotFoundError(f"no finished run in {out}: run `tools/elevater.py run` first")
     rows = summarize(results)
     text, report = table(rows), out / "report"
     write_result(report / "summary.json", rows)
@@ -150,5 +155,5 @@ def write_report(out: str | Path) -> str:
         shots = result["shots"] if result["shots"] is not None else "full"
         groups.setdefault(f"{result['model']}.{result['dataset']}.{result['method']}.{shots}", []).append(result)
     for name, group in groups.items():
-        write_result(report / "submissions" / f"{name.replace('/', '_')}.json", submission(out, group), indent=None)
+        write_result(report / "submissions" / f"{name.replace('/', '_')}.json", submission(group), indent=None)
     return text

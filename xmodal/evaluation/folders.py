@@ -10,6 +10,7 @@ from typing import Any
 from xmodal.data.annotations import IMAGES
 from xmodal.evaluation.bench import Source
 from xmodal.evaluation.coop_data import SPLIT_NOTES, read_lines
+from xmodal.evaluation.facts import read_facts
 from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.splits import Item, Splits
 from xmodal.registry import did_you_mean
@@ -23,24 +24,21 @@ class Shift:
     """A test set that shows ImageNet's classes in another way.
 
     Args:
+        name: short name, as in configs.
         folder: below the data root; `image_dir` below it holds one folder per class.
         image_dir: see `folder`.
         counts: classes and images.
         numbered: folders are called by the class's number, not by its wnid.
     """
 
+    name: str
     folder: str
     image_dir: str
     counts: tuple[int, int]
     numbered: bool = False
 
 
-SHIFTS = {
-    "imagenetv2": Shift("imagenetv2", "imagenetv2-matched-frequency-format-val", (1000, 10000), True),
-    "imagenet_sketch": Shift("imagenet-sketch", "images", (1000, 50889)),
-    "imagenet_a": Shift("imagenet-adversarial", "imagenet-a", (200, 7500)),
-    "imagenet_r": Shift("imagenet-rendition", "imagenet-r", (200, 30000)),
-}
+SHIFTS = read_facts("imagenet_shifts", Shift)
 
 
 @dataclass(frozen=True)
@@ -48,22 +46,19 @@ class DomainSet:
     """A data set of DomainBed.
 
     Args:
+        name: as DomainBed spells it.
         folder: below the data root.
         domains: its environments, as they are called in results, in alphabetical order of their folders.
         classes: number of classes.
     """
 
+    name: str
     folder: str
     domains: tuple[str, ...]
     classes: int
 
 
-DOMAINBED = {
-    "PACS": DomainSet("PACS", ("A", "C", "P", "S"), 7),
-    "VLCS": DomainSet("VLCS", ("C", "L", "S", "V"), 5),
-    "OfficeHome": DomainSet("office_home", ("A", "C", "P", "R"), 65),
-    "TerraIncognita": DomainSet("terra_incognita", ("L100", "L38", "L43", "L46"), 10),
-}
+DOMAINBED = read_facts("domainbed", DomainSet)
 
 
 def read_folder(folder: str | Path, name: str = "") -> Splits:

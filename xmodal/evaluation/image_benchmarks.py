@@ -4,11 +4,12 @@ VTAB-1k (arXiv 1910.04867) and the few-shot lists in the layout of NOAH's releas
 VPT's (arXiv 2203.12119).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xmodal.evaluation.facts import read_facts
 from xmodal.registry import did_you_mean
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -36,53 +37,7 @@ class Task:
     images: tuple[str, ...] = ("images", ".")
 
 
-def _tasks(rows: Iterable[tuple]) -> dict[str, Task]:
-    return {row[0]: Task(*row) for row in rows}
-
-
-NAT, SPEC, STRUCT = "Natural", "Specialized", "Structured"
-VTAB = _tasks(
-    [
-        ("cifar", NAT, 100, 10000, ("cifar", "cifar100")),
-        ("caltech101", NAT, 102, 6084, ("caltech101",)),
-        ("dtd", NAT, 47, 1880, ("dtd",)),
-        ("flowers", NAT, 102, 6149, ("oxford_flowers102", "flowers")),
-        ("pets", NAT, 37, 3669, ("oxford_iiit_pet", "pets")),
-        ("svhn", NAT, 10, 26032, ("svhn",)),
-        ("sun397", NAT, 397, 21750, ("sun397",)),
-        ("camelyon", SPEC, 2, 32768, ("patch_camelyon", "camelyon")),
-        ("eurosat", SPEC, 10, 5400, ("eurosat",)),
-        ("resisc45", SPEC, 45, 6300, ("resisc45",)),
-        ("retinopathy", SPEC, 5, 42670, ("diabetic_retinopathy", "retinopathy")),
-        ("clevr_count", STRUCT, 8, 15000, ("clevr_count",)),
-        ("clevr_dist", STRUCT, 6, 15000, ("clevr_dist",)),
-        ("dmlab", STRUCT, 6, 22735, ("dmlab",)),
-        ("kitti", STRUCT, 4, 711, ("kitti",)),
-        ("dsprites_loc", STRUCT, 16, 73728, ("dsprites_loc",)),
-        ("dsprites_ori", STRUCT, 16, 73728, ("dsprites_ori",)),
-        ("smallnorb_azi", STRUCT, 18, 12150, ("smallnorb_azi",)),
-        ("smallnorb_ele", STRUCT, 9, 12150, ("smallnorb_ele",)),
-    ]
-)
-FGVC = _tasks(
-    [
-        ("cub", "FGVC", 200, 5794, ("CUB_200_2011", "cub"), ("images", ".")),
-        ("nabirds", "FGVC", 555, 24633, ("nabirds",), ("images", ".")),
-        ("flowers", "FGVC", 102, 6149, ("OxfordFlower", "oxford_flowers", "flowers"), (".", "images")),
-        ("dogs", "FGVC", 120, 8580, ("Stanford-dogs", "stanford_dogs", "dogs"), ("Images", ".")),
-        ("cars", "FGVC", 196, 8041, ("Stanford-cars", "stanford_cars", "cars"), (".", "images")),
-    ]
-)
-FEWSHOT = _tasks(
-    [
-        ("aircraft", "Few-shot", 100, 3333, ("fgvc_aircraft", "fgvc-aircraft", "aircraft")),
-        ("food101", "Few-shot", 101, 30300, ("food-101", "food101")),
-        ("flowers", "Few-shot", 102, 2463, ("oxford_flowers", "oxford-flowers102", "flowers")),
-        ("pets", "Few-shot", 37, 3669, ("oxford_pets", "pets")),
-        ("cars", "Few-shot", 196, 8041, ("stanford_cars", "cars")),
-    ]
-)
-BENCHMARKS: dict[str, dict[str, Task]] = {"vtab": VTAB, "fgvc": FGVC, "fewshot": FEWSHOT}
+BENCHMARKS: dict[str, dict[str, Task]] = {name: read_facts(name, Task) for name in ("vtab", "fgvc", "fewshot")}
 ROOTS = {"vtab": "data/vtab-1k", "fgvc": "data/fgvc", "fewshot": "data/few-shot"}
 _VTAB_FILES = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
 

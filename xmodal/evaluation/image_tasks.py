@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xmodal.engine.config import load_config
+from xmodal.engine.config import experiment_name, load_config
 from xmodal.engine.launch import prepare, train
 from xmodal.evaluation.image_benchmarks import BENCHMARKS, SHOTS, Task, files_of, group_means, task_of
-from xmodal.evaluation.results import once, read_result, write_result
+from xmodal.evaluation.results import aligned, once, read_result, write_result
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ImageTasks:
         fewshot = self.benchmark == "fewshot"
         if fewshot and set(self.shots) - set(SHOTS):
             raise ValueError(f"--shots {list(self.shots)}: the lists have {SHOTS}")
-        self.out = self.out or Path("work_dirs") / f"{Path(self.config).stem}_{self.benchmark}"
+        self.out = self.out or Path("work_dirs") / f"{experiment_name(cfg, self.config)}_{self.benchmark}"
         names = [task_of(self.benchmark, name) for name in (self.tasks or BENCHMARKS[self.benchmark])]
         self.cells = list(itertools.product(names, self.shots if fewshot else [0], self.seeds))
 
@@ -216,9 +216,7 @@ def table(results: Iterable[dict[str, Any]], benchmark: str) -> str:
                 rows.append((task, *shown, mine[0]["settings"]["from"] + (" (!)" if "note" in mine[0] else "")))
         both = [group_means(means[key], benchmark) for key in ("last", "best")]
         rows += [(name, f"{both[0][name]:.2f}", f"{both[1][name]:.2f}", "", "") for name in both[0]]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines += [f"{shots} shots"] if shots else []
-        lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines += [f"{shots} shots"] * bool(shots) + [aligned(rows)]
     return "\n".join([*lines, *footnotes(results)])
 
 

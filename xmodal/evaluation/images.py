@@ -59,13 +59,17 @@ class FewShotImages(Dataset):
         try:
             picture = self.read(index)
         except DAMAGE as error:
-            return {"skipped": self.ids[index], "reason": str(error)}
+            return {"skipped": self.ids[index], "reason": f"{type(error).__name__}: {error}"}
         if self.augment:
             rng = np.random.default_rng([self.seed, epoch, index])
             view = random_crop(picture, self.size, rng, self.scale, self.flip)
         else:
-            view = center_crop(picture, self.size)
+            view = self.view(picture)
         return {"image": torch.from_numpy(to_array(view)), "label": self.labels[index], "sample_id": self.ids[index]}
+
+    def view(self, picture: Image.Image) -> Image.Image:
+        """Make the test view of a picture."""
+        return center_crop(picture, self.size)
 
 
 @DATASETS.register_module(name="listed_images")

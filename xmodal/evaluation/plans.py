@@ -37,14 +37,14 @@ class Part:
         source: name of the data set.
         split: `train`, `val` or `test`.
         indices: of the samples.
-        labels: of the samples, counted in `classes`.
+        labels: of the samples, counted in `classes`; lists where an image has several (ELEVATER).
         classes: names by label.
     """
 
     source: str
     split: str
     indices: list[int]
-    labels: list[int]
+    labels: list
     classes: list[str]
 
 
@@ -73,7 +73,7 @@ def whole(data: Labeled, split: str, rows: Sequence[int] | None = None) -> Part:
     """All samples of a split, or those in `rows`."""
     labels = getattr(data, split)
     rows = list(range(len(labels))) if rows is None else list(rows)
-    return Part(data.name, split, rows, [int(labels[i]) for i in rows], list(data.classes))
+    return Part(data.name, split, rows, [labels[i] for i in rows], list(data.classes))
 
 
 def only(part: Part, keep: Sequence[int]) -> Part:
@@ -99,6 +99,10 @@ class Protocol:
     def plan(self, data: Labeled, shots: int, seed: int, targets: Sequence[Labeled] = ()) -> Plan:
         """Choose the parts that train, validate and test for K shots and a seed."""
         raise NotImplementedError
+
+    def draws(self, shots: int) -> bool:
+        """Whether the samples depend on the seed."""
+        return True
 
     def summary(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Figures that follow from the accuracies of the test parts."""
@@ -305,6 +309,7 @@ class Outcome:
         trained: weights that trained.
         details: what the method found (alpha, beta, C, traces).
         head: the trained head, where there is one.
+        arrays: what is kept beside the result, such as probabilities.
     """
 
     scores: dict[str, float]
@@ -312,6 +317,7 @@ class Outcome:
     trained: int = 0
     details: dict[str, Any] = field(default_factory=dict)
     head: Any = None
+    arrays: dict[str, Any] = field(default_factory=dict)
 
 
 def only_part(plan: Plan, parts: Sequence[Part], what: str) -> Part:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.encoders.clip import fill
+from xmodal.evaluation.bench import TEMPLATES
 from xmodal.evaluation.elevater_catalog import plain
 from xmodal.evaluation.elevater_data import DataSet
-
-DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 def read_prompts(path: str | Path) -> dict[str, dict[str, list[str]]]:
@@ -43,17 +42,17 @@ def literals(tree: ast.Module) -> dict[str, Any]:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target = node.targets[0]
             try:
-                value = evaluate(node.value, known)
+                value = literal_value(node.value, known)
             except ValueError:
                 continue
             if isinstance(target, ast.Name):
                 known[target.id] = value
             elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-                known.setdefault(target.value.id, {})[evaluate(target.slice, known)] = value
+                known.setdefault(target.value.id, {})[literal_value(target.slice, known)] = value
     return known
 
 
-def evaluate(node: ast.expr, known: dict[str, Any]) -> Any:
+def literal_value(node: ast.expr, known: dict[str, Any]) -> Any:
     """The value of a literal in which earlier names may stand.
 
     Raises:
@@ -63,7 +62,7 @@ def evaluate(node: ast.expr, known: dict[str, Any]) -> Any:
         return known[node.id]
     if isinstance(node, ast.Dict) and all(k is not None for k in node.keys):
         pairs = zip(node.keys, node.values, strict=True)
-        return {evaluate(k, known): evaluate(v, known) for k, v in pairs if k is not None}
+        return {literal_value(k, known): literal_value(v, known) for k, v in pairs if k is not None}
     return ast.literal_eval(node)
 
 
@@ -73,7 +72,7 @@ def of_dataset(maps: dict[str, dict[str, list[str]]] | None, data: DataSet) -> t
     Raises:
         ValueError: the file names another number of classes than the data set has.
     """
-    names, templates = data.class_names, data.templates or list(DEFAULT_TEMPLATES)
+    names, templates = data.class_names, data.templates or list(TEMPLATES)
     for kind, values in (maps or {}).items():
         own = next((v for k, v in values.items() if plain(k) == plain(data.card.name)), None)
         if own is None:

@@ -59,6 +59,12 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
 @contextlib.contextmanager
 def plot(path: str | Path, panels: int = 1, size: tuple[float, float] = (5.2, 4)) -> Iterator[Any]:
     """Give the axes of a figure with some panels side by side, and write it as a picture afterwards."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 
 from xmodal.evaluation.bench import Bench
@@ -55,8 +56,8 @@ class RunGrid:
         self.about = bench.about()
 
     def cells(self, shots: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
-        """Every (method, shots, seed); a method that needs no shots has one cell."""
-        grid = [(k, s) for k in shots for s in seeds]
+        """Every (method, shots, seed); a method that needs no shots has one cell, as have shots without a draw."""
+        grid = list(dict.fromkeys((k, s if self.protocol.draws(k) else seeds[0]) for k in shots for s in seeds))
         return [
             (name, *cell)
             for name, recipe in self.methods.items()
@@ -98,6 +99,8 @@ class RunGrid:
         seconds = round(time.perf_counter() - start, 2)
         folder.mkdir(parents=True, exist_ok=True)
         self.save_head(outcome, plan, folder)
+        if outcome.arrays:
+            np.savez_compressed(folder / "arrays.npz", **outcome.arrays)
         scores = {k: round(v, 4) for k, v in outcome.scores.items()}
         scores |= self.protocol.summary(scores)
         figures = ", ".join(f"{k} {v:.2f}" for k, v in scores.items())

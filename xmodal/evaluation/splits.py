@@ -78,12 +78,6 @@ def read_split_file(path: str | Path, dataset: str = "", image_dir: str | Path =
     return Splits(dataset or path.stem, parts[0], parts[1], parts[2], Path(image_dir))
 
 
-def write_split_file(splits: Splits, path: str | Path) -> None:
-    """Write splits in the layout of `read_split_file`."""
-    content = {s: [[i.path, i.label, i.name] for i in getattr(splits, s)] for s in SPLITS}
-    Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
 def split_hash(parts: Mapping[str, Iterable[tuple[str, int]]]) -> str:
     """sha256 over {split: (sample, label) in order}, first 16 digits: equal splits, equal hash."""
     digest = hashlib.sha256()

@@ -59,7 +59,7 @@ def search_grid(scale: Sequence[float], steps: Sequence[int]) -> tuple[list[floa
 
 
 @dataclass
-class SearchResult:
+class CacheSearch:
     """Result of a search for alpha and beta.
 
     Args:
@@ -94,7 +94,7 @@ def search(
     label: Tensor,
     scale: Sequence[float],
     steps: Sequence[int] = (200, 20),
-) -> SearchResult:
+) -> CacheSearch:
     """Try all pairs of beta and alpha on `base + alpha * extra(beta)`.
 
     Ties go as in the released loops (beta outside, alpha inside, strictly greater wins): the first winner stays.
@@ -121,7 +121,7 @@ def search(
     return found
 
 
-def winner(grid: Tensor, betas: list[float], alphas: list[float]) -> SearchResult:
+def winner(grid: Tensor, betas: list[float], alphas: list[float]) -> CacheSearch:
     """The first strictly greatest accuracy of a grid, read row by row, and the bests on the way to it."""
     flat, trace, best = grid.flatten().tolist(), [], 0.0
     beta, alpha = betas[0], alphas[0]
@@ -130,4 +130,4 @@ def winner(grid: Tensor, betas: list[float], alphas: list[float]) -> SearchResul
             best = accuracy
             beta, alpha = betas[i // len(alphas)], alphas[i % len(alphas)]
             trace.append((beta, alpha, accuracy))
-    return SearchResult(beta, alpha, best, grid, betas, alphas, trace)
+    return CacheSearch(beta, alpha, best, grid, betas, alphas, trace)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.heads.base import ScoringHead, unit
-from xmodal.heads.cache import SearchResult, cache_logits, search
+from xmodal.heads.cache import CacheSearch, cache_logits, search
 from xmodal.registry import HEADS, did_you_mean, method
 
 MODES = ("mean", "softmax", "linear")
@@ -139,7 +139,7 @@ class CaFoHead(ScoringHead):
         label: Tensor,
         scale: Sequence[float],
         steps: Sequence[int] = (200, 20),
-    ) -> SearchResult:
+    ) -> CacheSearch:
         """Set alpha and beta to the best pair on labeled features of both encoders, and say what was tried."""
         base, affinities = self.zero_shot(features[0]), self.affinities(features)
         room = torch.empty_like(affinities[0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.heads.base import ScoringHead, unit
-from xmodal.heads.cache import SearchResult, build_cache, cache_logits, search
+from xmodal.heads.cache import CacheSearch, build_cache, cache_logits, search
 from xmodal.registry import HEADS, method
 
 
@@ -95,7 +95,7 @@ class TipAdapterHead(ScoringHead):
     @torch.no_grad()
     def search(
         self, feature: Tensor, label: Tensor, scale: Sequence[float], steps: Sequence[int] = (200, 20)
-    ) -> SearchResult:
+    ) -> CacheSearch:
         """Set alpha and beta to the best pair on labeled features (N, D), and say what was tried.
 
         Args:
