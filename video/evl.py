@@ -229,7 +229,7 @@ class EVLDecoder(Reader):
         grid = need_grid(grid, "evl")
         if grid.t != self.num_frames:
             raise ValueError(f"evl was built for num_frames={self.num_frames}, this clip has {grid.t}")
-        x = self.query.expand(len(kept[f"post.{self.layers[0]}"]) // grid.t, 1, -1)  # (B, 1, D)
+        x = self.query.expand(kept[f"post.{self.layers[0]}"].shape[0] // grid.t, 1, -1)  # (B, 1, D)
         for layer, i in zip(self.decoder, self.layers, strict=True):
             frames = kept[f"post.{i}"].unflatten(0, (-1, grid.t))  # (B, T, N, D)
             maps = (kept[f"past.{i}"], kept[f"future.{i}"]) if f"past.{i}" in kept else None

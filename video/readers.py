@@ -80,7 +80,7 @@ class AttentionProbe(Reader):
             raise ValueError(f"AttentionProbe was built for num_frames={len(self.time)}, this clip has {grid.t}")
         frames = encoder.norm(frame_stream(tokens, grid)).unflatten(0, (-1, grid.t))  # (B, T, D)
         frames = self.norm(frames + self.time)
-        q = self.heads(self.q(self.query.expand(len(frames), -1, -1)))
+        q = self.heads(self.q(self.query.expand(frames.shape[0], -1, -1)))
         y = F.scaled_dot_product_attention(q, self.heads(self.k(frames)), self.heads(self.v(frames)))
         return self.proj(y.transpose(1, 2).flatten(1))  # (B, D)
 

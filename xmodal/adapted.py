@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from xmodal import adapters
-from xmodal.encoders.sites import Edits, Stream
+from xmodal.atomic import replacing, write_text
 from xmodal.frozen_tower import FrozenTower
+from xmodal.handback import filled
 from xmodal.merge import merge_adapters
 from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
+from xmodal.slots import Slot, place
 from xmodal.structures import Encoder
 from xmodal.torch_files import read_safetensors
 
@@ -30,151 +32,259 @@ WEIGHTS, NOTES = "adapter.safetensors", "adapter.json"
 class Adapted(FrozenTower):
     """A frozen tower, named adapters of which one is in use, and a head.
 
+    Each adapter has its own head, arguments, trained tower weights (BitFit, norms) and BatchNorm statistics. Those that
+    are not in use are parked: they have no gradient and no part in the outputs.
+
     Args:
         encoder: an `Encoder`; it is frozen.
-        head: from features to outputs; it trains.
+        head: from features to outputs; each adapter starts from a copy of it.
+        given: the model that the tower was made of, for `merged`.
     """
 
-    def __init__(self, encoder: Encoder, head: nn.Module | None = None):
+    def __init__(self, encoder: Encoder, head: nn.Module | None = None, given: Any = None):
         super().__init__()
         self.encoder = self.hold(encoder)
         self.head = nn.Identity() if head is None else head
+        self.given = Given(given)
         self.methods: dict[str, dict[str, Any]] = {}
+        self.keys: dict[str, str] = {}  # the names of adapters at the sites
         self.active: str | None = None
+        self.in_use: Slot | None = None
         self.parked = nn.ModuleDict()
-        self._sites: dict[str, list[Stream | Edits]] = {}
 
-    def add(self, method: str, name: str | None = None, **arguments: Any) -> "Adapted":
+    def add(self, method: str, name: str | None = None, num_classes: int | None = None, **arguments: Any) -> "Adapted":
         """Place a further adapter and use it.
 
         Args:
             method: a registered adapter, such as `lora`.
             name: what to call it; default: the method's name.
+            num_classes: a new linear head of so many classes; None: a copy of the head that the model was made with.
             **arguments: of the method.
 
         Raises:
-            ValueError: an unknown method or argument, a name that is taken, or a method that changes weights of the
-                tower itself (BitFit, trained norms) beside others.
+            ValueError: an unknown method or argument, a name that is taken, or a tower that the method cannot work on.
         """
-        place, name = method_called(method), name or method
+        put, name = method_called(method), name or method
         if name in self.methods:
             raise ValueError(f"an adapter called {name!r} is there already; give this one another name")
-        check_arguments(place, arguments)
+        check_arguments(put, arguments)
+        before, key = self.active, self.key_for(name)
+        named = {"name": key} if "name" in inspect.signature(put).parameters else {}
         self.use(None)
-        base = [p for p in self.encoder.parameters() if not p.requires_grad]
-        named = {"name": name} if "name" in inspect.signature(place).parameters else {}
-        place(self.encoder, **arguments, **named)
-        if self.methods and any(p.requires_grad for p in base):
-            raise ValueError(f"{method} trains weights of the tower itself: it cannot live beside {list(self.methods)}")
+        try:
+            head = copy.deepcopy(self.head) if num_classes is None else new_head(self.encoder, num_classes)
+            slot = place(self.encoder, lambda: put(self.encoder, **arguments, **named), head)
+        except (AttributeError, TypeError, NotImplementedError, RuntimeError) as error:
+            tower = f"{self.encoder.name} ({self.encoder.family})"
+            raise ValueError(f"{method} does not work on {tower}: {error}") from error
+        finally:
+            self.use(before)
         self.methods[name] = {"method": method, "arguments": arguments}
-        self._sites[name] = [m for m in self.encoder.modules() if isinstance(m, Stream | Edits) and name in m]
-        self.active = name
-        return self
+        self.keys[name] = key
+        self.parked[key] = slot
+        return self.use(name)
+
+    def key_for(self, name: str) -> str:
+        """Return a name's key at the sites: the name, where that can be a key of a `ModuleDict`."""
+        if name and "." not in name and not hasattr(nn.ModuleDict(), name):
+            return name
+        return f"adapter_{sum(key.startswith('adapter_') for key in self.keys.values())}"
 
     def use(self, name: str | None) -> "Adapted":
-        """Switch to an adapter, or to none.
+        """Switch to an adapter, or to none: the tower as it was given. The others rest, without gradients.
 
         Raises:
             ValueError: no adapter of that name.
         """
+        self.switch(name)
+        for slot in self.parked.values():
+            slot.rest()  # type: ignore[operator]
+        return self.train(self.training)
+
+    def switch(self, name: str | None) -> None:
+        """Put an adapter in place; those that leave keep their gradients."""
         if name is not None and name not in self.methods:
             raise ValueError(f"no adapter is called {name!r}; {did_you_mean(name, self.methods)}")
         if name == self.active:
-            return self
-        if self.active is not None:
-            self.parked[self.active] = nn.ModuleList(site.pop(self.active) for site in self._sites[self.active])
+            return
+        if self.in_use is not None and self.active is not None:
+            self.in_use.leave(self)
+            self.parked[self.keys[self.active]] = self.in_use
+        self.in_use, self.active = None, name
         if name is not None:
-            parked = self.parked.pop(name)
-            assert isinstance(parked, nn.ModuleList)
-            for site, module in zip(self._sites[name], parked, strict=True):
-                site[name] = module
-        self.active = name
-        return self
+            slot = self.parked.pop(self.keys[name])
+            assert isinstance(slot, Slot)
+            slot.enter(self)
+            self.in_use = slot
+
+    def delete(self, name: str) -> "Adapted":
+        """Remove an adapter; if it was in use, none is afterwards.
+
+        Raises:
+            ValueError: no adapter of that name.
+        """
+        before = self.active
+        self.use(name).use(None)
+        self.methods.pop(name)
+        self.parked.pop(self.keys.pop(name))
+        return self.use(None if before == name else before)
 
     def forward(self, images: Tensor, adapter: Sequence[str] | None = None) -> Tensor:
         """Run normalized images (B, 3, H, W).
 
         Args:
             images: as the model wants them.
-            adapter: the adapter's name for each sample, to mix them in one batch; None for the one in use.
+            adapter: the adapter's name for each sample, to mix them in one batch; None for the one in use. All heads
+                must have equally many outputs.
 
         Raises:
-            ValueError: not one name a sample.
+            ValueError: not one name a sample, or heads with other numbers of outputs.
         """
         if adapter is None:
             return self.head(self.encoder(images))
         if len(adapter) != len(images):
             raise ValueError(f"{len(adapter)} adapter names for {len(images)} images: give one for each")
-        before, out = self.active, None
+        before, parts, order = self.active, [], []
         for name in dict.fromkeys(adapter):
-            rows = torch.tensor([i for i, n in enumerate(adapter) if n == name], device=images.device)
-            part = self.use(name).head(self.encoder(images[rows]))
-            out = part.new_empty(len(images), *part.shape[1:]) if out is None else out
-            out = out.index_copy(0, rows, part)
-        self.use(before)
-        assert out is not None
-        return out
+            rows = [i for i, n in enumerate(adapter) if n == name]
+            self.switch(name)
+            self.train(self.training)
+            order += rows
+            parts.append(self.head(self.encoder(images[torch.tensor(rows, device=images.device)])))
+        self.switch(before)
+        self.train(self.training)
+        if len({part.shape[1:] for part in parts}) > 1:
+            sizes = {name: tuple(part.shape[1:]) for name, part in zip(dict.fromkeys(adapter), parts, strict=True)}
+            raise ValueError(f"heads of one batch must have equally many outputs, got {sizes}")
+        back = torch.tensor(order, device=images.device).argsort()
+        return torch.cat(parts)[back]
 
     def saved_keys(self) -> set[str]:
-        """Return the keys of the adapter in use, of what else trains in the tower with its buffers, and of the head."""
-        return {key for key in super().saved_keys() if not key.startswith("parked.")}
+        """Return the keys of the adapter in use: its modules and head, the tower's weights and statistics it moves."""
+        keys = {key for key in super().saved_keys() if not key.startswith(("parked.", "in_use."))}
+        if self.in_use is None:
+            return keys
+        names = {id(module): name for name, module in self.encoder.named_modules()}
+        return keys | {f"encoder.{names[id(owner)]}.{name}" for owner, name in self.in_use.owners}
 
     def trained(self) -> dict[str, Tensor]:
-        """Return the trained weights of the adapter in use and of the head."""
+        """Return the trained weights of the adapter in use and of its head."""
         keys = self.saved_keys()
         return {k: p for k, p in self.named_parameters(remove_duplicate=False) if p.requires_grad and k in keys}
 
-    def saved(self) -> dict[str, Tensor]:
-        """Return the tensors of a file: the trained weights and the buffers that move with them."""
-        keys = self.saved_keys()
-        return {key: value for key, value in self.state_dict().items() if key in keys}
+    def saved(self, name: str | None = None) -> dict[str, Tensor]:
+        """Return the tensors of a file.
+
+        Args:
+            name: the adapter's name in the keys; default: its own.
+
+        Raises:
+            ValueError: no adapter is in use.
+        """
+        if self.active is None or self.in_use is None:
+            raise ValueError("no adapter is in use: call use(name) first")
+        name, key = name or self.active, self.keys[self.active]
+        sites = {id(site): f"encoder.{path}" for path, site in self.encoder.named_modules()}
+        own = {f"{sites[id(site)]}.": at for site, at in self.in_use.sites if at == key}
+        state, saved = self.state_dict(keep_vars=True), {}
+        for full in sorted(self.saved_keys()):
+            site = next((s for s in own if full.startswith(f"{s}{key}.")), None)
+            saved[full if site is None else f"{site}{name}.{full.removeprefix(f'{site}{key}.')}"] = state[full]
+        return saved
 
     def save(self, folder: str | Path) -> Path:
-        """Write the adapter in use and the head: `adapter.safetensors` and `adapter.json`.
+        """Write the adapter in use and its head: `adapter.safetensors` and `adapter.json`.
 
         Raises:
             ValueError: none is in use.
         """
-        if self.active is None:
-            raise ValueError("no adapter is in use: call use(name) first")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: p.detach().cpu().contiguous() for k, p in self.saved().items()}
-        safetensors.torch.save_file(tensors, folder / WEIGHTS)
-        notes = {"name": self.active, **self.methods[self.active], **self.frozen_fingerprint()}
-        (folder / NOTES).write_text(json.dumps(notes, indent=1) + "\n")
-        return folder
+        assert self.active is not None
+        entry = self.methods[self.active]
+        notes = {"name": self.active, "method": entry["method"], "arguments": entry["arguments"]}
+        with replacing(Path(folder) / WEIGHTS) as file:
+            file.write(safetensors.torch.save(tensors))
+        write_text(Path(folder) / NOTES, json.dumps(notes | self.frozen_fingerprint(), indent=1) + "\n")
+        return Path(folder)
 
     def load(self, folder: str | Path, name: str | None = None) -> "Adapted":
-        """Add an adapter that `save` wrote, and use it; the head becomes that file's.
+        """Add an adapter that `save` wrote, with its head, and use it. A load that fails changes nothing.
 
         Raises:
             FileNotFoundError: nothing there.
             ValueError: it was trained on another tower, or its tensors do not fit.
         """
-        folder = Path(folder)
-        notes = json.loads((folder / NOTES).read_text())
+        notes = read_notes(Path(folder))
         if notes["sha256"] != self.frozen_fingerprint()["sha256"]:
             raise ValueError(f"{folder} was trained on {notes['encoder']} ({notes['sha256'][:12]}), not on this tower")
-        name = name or notes["name"]
-        self.add(notes["method"], name, **notes["arguments"])
-        tensors = read_safetensors(folder / WEIGHTS)
-        tensors = {k.replace(f".{notes['name']}.", f".{name}."): v for k, v in tensors.items()}
-        live = self.saved()
+        tensors = read_safetensors(Path(folder) / WEIGHTS)
+        before, name = self.active, name or notes["name"]
+        width = len(tensors["head.weight"]) if "head.weight" in tensors else None
+        plain = isinstance(self.base_head, nn.Linear | nn.Identity)
+        self.add(notes["method"], name, width if plain else None, **notes["arguments"])
+        live = self.saved(notes["name"])
         wrong = sorted(set(live) ^ set(tensors)) or [k for k in live if live[k].shape != tensors[k].shape]
         if wrong:
+            self.delete(name).use(before)
             raise ValueError(f"{folder} does not fit: {', '.join(wrong[:4])}")
         for key, value in tensors.items():
             live[key].data.copy_(value)
         return self
 
+    @property
+    def base_head(self) -> nn.Module:
+        """The head that the model was made with; it is in use when no adapter is."""
+        return self.head if self.in_use is None else self.in_use.head
+
     def merged(self) -> nn.Module:
-        """A plain tower with the adapter in use folded into its weights.
+        """Fold the adapter in use into the weights: a model of the kind that was given, with the trained head.
+
+        Returns:
+            A timm or open_clip model as given to `adapt`; where an `Encoder` was given, a plain tower without a head.
 
         Raises:
-            ValueError: it cannot be folded.
+            ValueError: the adapter cannot be folded.
         """
-        return merge_adapters(self.encoder)
+        tower: Any = merge_adapters(self.encoder)
+        if self.given.model is None:
+            return tower
+        return filled(self.given.model, tower, self.head)
+
+
+class Given:
+    """A reference to the model that was given; copies of an adapted model share it."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __deepcopy__(self, memo: dict) -> "Given":
+        return self
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """Read `adapter.json`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that `save` did not write.
+    """
+    path = folder / NOTES
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter in {folder}: it needs {NOTES} and {WEIGHTS}")
+    try:
+        notes = json.loads(path.read_text())
+        return {key: notes[key] for key in ("name", "method", "arguments", "encoder", "sha256")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} was not written by save ({type(error).__name__}: {error})") from error
+
+
+def new_head(encoder: Encoder, num_classes: int) -> nn.Linear:
+    """Build a linear head with small weights around zero, in the tower's precision."""
+    like = next(encoder.parameters())
+    head = nn.Linear(encoder.out_dim, num_classes, device=like.device, dtype=like.dtype)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def method_called(name: str) -> Any:
@@ -203,10 +313,8 @@ def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None
     """
     encoder, head = tower_and_head(model)
     if num_classes is not None:
-        head = nn.Linear(encoder.out_dim, num_classes)
-        nn.init.trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-    return Adapted(encoder, head).add(method, **arguments)
+        head = new_head(encoder, num_classes)
+    return Adapted(encoder, head, None if isinstance(model, Encoder) else model).add(method, **arguments)
 
 
 LIBRARIES = {"timm": "xmodal.encoders.timm_weights", "open_clip": "xmodal.encoders.openclip_weights"}
@@ -220,7 +328,18 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     """
     if isinstance(model, Encoder):
         return copy.deepcopy(model), None
+    encoder, head = importlib.import_module(library_of(model)).tower_and_head(model)
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return encoder.to(kind), None if head is None else head.to(kind)
+
+
+def library_of(model: Any) -> str:
+    """Return the module that knows the library of a model.
+
+    Raises:
+        ValueError: none does.
+    """
     library = type(model).__module__.split(".")[0]
     if library not in LIBRARIES:
         raise ValueError(f"{type(model).__name__} is no timm or open_clip model: build an xmodal encoder first")
-    return importlib.import_module(LIBRARIES[library]).tower_and_head(model)
+    return LIBRARIES[library]

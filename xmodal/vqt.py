@@ -97,7 +97,7 @@ class VisualQueries(Reader):
     def run_block(self, block: Any, i: int, k: Tensor, v: Tensor, grid: Grid | None) -> Tensor:
         """Pass the queries of block i through it: (B, T, D)."""
         grid = None if grid is None else grid.prefix_only()
-        x = self.dropout(self.queries[i].to(k.dtype)).expand(len(k), -1, -1)
+        x = self.dropout(self.queries[i].to(k.dtype)).expand(k.shape[0], -1, -1)
         x = x + block.ls1(block.attn.query(block.norm1(x, grid), k, v), grid)
         return x + block.ls2(block.mlp(block.norm2(x, grid), grid), grid)
 

@@ -35,7 +35,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "video, 2 processes": {
         "config": "configs/video/st-adapter_tiny-clip_8u_actions8.py", "options": VIDEO, "processes": 2,
     },
-    "image": {"config": "configs/image/lora_tiny-clip_48_digits.py", "options": ["train_cfg.max_epochs=2"]},
+    "image": {
+        "config": "configs/image/lora_tiny-clip_48_digits.py",
+        "options": ["train_cfg.max_epochs=2", "param_scheduler.warmup_epochs=0"],
+    },
     "cloud": {
         "config": "configs/pointcloud/epcl_tiny-clip_512_objects.py",
         "options": ["train_cfg.max_epochs=2", "train_cfg.val_interval=1", "train_dataloader.batch_size=4"],

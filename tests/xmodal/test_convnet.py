@@ -168,3 +168,25 @@ def test_the_statistics_of_a_trained_tower_are_saved_and_those_of_a_frozen_one_a
     for frozen in (False, True):
         model = TransferModel(dict(type="convnet", name="resnet18"), head, freeze_encoder=frozen)
         assert ("encoder.body.bn1.running_mean" in model.saved_keys()) != frozen
+
+
+def test_recompute_runs_blocks_again_and_gives_the_same_gradients():
+    torch.manual_seed(0)
+    images, grads, runs = torch.randn(2, 3, 64, 64), [], []
+    for recompute in (False, True, 3):
+        torch.manual_seed(1)
+        model = TransferModel(
+            dict(type="convnet", name="resnet18"), dict(type="classification", num_classes=3),
+            adapters=[dict(type="conv_adapter")], recompute=recompute,
+        ).train()  # fmt: skip
+        stirred(model)
+        counts = [0] * len(model.encoder.blocks)
+        for i, block in enumerate(model.encoder.blocks):
+            block.register_forward_pre_hook(lambda *_, i=i, counts=counts: counts.__setitem__(i, counts[i] + 1))
+        model(mode="loss", image=images, label=torch.tensor([0, 1]))["loss"].backward()
+        grads.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
+        runs.append(counts)
+    assert runs == [[1] * 8, [2] * 8, [2] * 3 + [1] * 5]
+    for other in grads[1:]:
+        for key, value in grads[0].items():
+            torch.testing.assert_close(other[key], value, atol=1e-5, rtol=1e-4)

@@ -267,3 +267,19 @@ def test_the_strength_by_halvings_written_out():
     assert len(set(accuracy)) > 1
     assert np.log10(probe.strength) == pytest.approx(high if left < right else low)
     assert probe.accuracy(*val) == max(left, right)
+
+
+def test_what_a_search_found_is_part_of_the_state():
+    """And state dicts of before, which hold no alpha and beta, still load."""
+    torch.manual_seed(0)
+    text, label = torch.nn.functional.normalize(torch.randn(3, 8), dim=1), torch.arange(12) % 3
+    shots, feature = torch.randn(12, 8), torch.randn(5, 8)
+    head = TipAdapterHead.from_shots(shots, label, text, ["a", "b", "c"], alpha=0.37, beta=5.25)
+    other = TipAdapterHead.from_shots(torch.randn(12, 8), label, text, ["a", "b", "c"])
+    other.load_state_dict(head.state_dict())
+    assert (other.alpha, other.beta) == (0.37, 5.25)
+    assert torch.equal(other(feature), head(feature))
+    older = {key: value for key, value in head.state_dict().items() if "extra" not in key}
+    kept = TipAdapterHead.from_shots(torch.randn(12, 8), label, text, ["a", "b", "c"], alpha=2.0)
+    kept.load_state_dict(older)
+    assert kept.alpha == 2.0

@@ -39,7 +39,7 @@ class Prompts(nn.Module):
         """Map x (B, N, D) to (B, N - dropped + active, D)."""
         if not self.active:
             return x
-        own = self.dropout(self.tokens[:, : self.active].to(x.dtype).expand(len(x), -1, -1))
+        own = self.dropout(self.tokens[:, : self.active].to(x.dtype).expand(x.shape[0], -1, -1))
         return torch.cat([x[:, : x.shape[1] - self.dropped], own], dim=1)
 
 

@@ -52,7 +52,7 @@ class AppendPrompts(nn.Module):
 
     def rows(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Stored prompts (1, P, width) for each row of x (B, N, D): (B, P, D)."""
-        return self.dropout(self.projection(tokens).to(x.dtype).expand(len(x), -1, -1))
+        return self.dropout(self.projection(tokens).to(x.dtype).expand(x.shape[0], -1, -1))
 
     @property
     def num_tokens(self) -> int:

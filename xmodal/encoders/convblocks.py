@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import timm.layers
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from open_clip import modified_resnet as clip_resnet
 from timm.models import _efficientnet_blocks as efficientnet
 from timm.models import convnext, resnet, resnetv2, swin_transformer
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from xmodal.encoders.block import DropPath
 from xmodal.encoders.sites import Edits, LayerNorm, Linear, Pointwise, Stream
 from xmodal.structures import Grid
+
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class Sizes(NamedTuple):
@@ -74,13 +77,24 @@ class Sited:
         family: of the tower.
         act: activation of an adapter beside the convolution.
         convs: names of the block's first, its adapted, and its last convolution.
+        recompute: recompute activations in the backward pass; the tower sets it.
         aa: timm's anti-aliasing, in the blocks that have it.
     """
 
     family = "resnet"
     act = "relu"
     convs = ("conv1", "conv2", "conv3")
+    recompute = False
     aa: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the block, recomputing its activations in the backward pass where the tower asks for it."""
+        run: Any = super().__call__  # type: ignore[misc]
+        moving = any(isinstance(m, BATCH_NORMS) and m.training for m in self.modules())  # type: ignore[attr-defined]
+        needed = self.recompute and torch.is_grad_enabled() and not moving  # statistics would move twice
+        if needed and (x.requires_grad or any(p.requires_grad for p in self.parameters())):  # type: ignore[attr-defined]
+            return torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False)
+        return run(x)
 
     def add_sites(self) -> None:
         """Create the sites."""

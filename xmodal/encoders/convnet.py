@@ -11,7 +11,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from xmodal.encoders.convblocks import ClipAttentionPool, Conv2d, blocks_of, sited
+from xmodal.encoders.convblocks import BATCH_NORMS, ClipAttentionPool, Conv2d, blocks_of, sited
 from xmodal.encoders.keys import base_state
 from xmodal.encoders.sites import Pointwise
 from xmodal.registry import ENCODERS
@@ -19,7 +19,6 @@ from xmodal.structures import Encoder, Grid
 from xmodal.torch_files import read_torch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class ConvNet(Encoder):
@@ -108,6 +107,8 @@ class ConvNet(Encoder):
         if taps is not None:
             raise ValueError(f"{self.name} has no taps: methods that read attention inside need a vision transformer")
         tokens = channels_last(tokens)
+        for i, block in enumerate(self.blocks):
+            block.recompute = self.recompute is True or i < int(self.recompute)
         if not self.clip:
             return self.body.forward_features(tokens)
         for part in (self.body.stem, self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4):

@@ -6,6 +6,7 @@ part is an error that names it.
 
 import copy
 import fnmatch
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,28 +73,89 @@ def timm_encoder(
 
 
 def from_timm(model: Any, image_size: int | None = None, drop_path: float = 0.0) -> VisionTransformer:
-    """The same tower as a live timm model, at its own resolution or another."""
+    """The same tower as a live timm model, at its own resolution or another; its own stochastic depth where 0."""
     spec = describe(model, getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
     spec.update(drop_path=drop_path, image_size=image_size or spec["image_size"])
-    return load_exactly(VisionTransformer(**spec), from_timm_state(model.state_dict()), str(spec["name"]))
+    tower = load_exactly(VisionTransformer(**spec), from_timm_state(model.state_dict()), str(spec["name"]))
+    for mine, theirs in zip(tower.blocks, model.blocks, strict=True) if not drop_path else ():
+        mine.drop_path1.drop_prob = float(getattr(theirs.drop_path1, "drop_prob", 0.0))
+        mine.drop_path2.drop_prob = float(getattr(theirs.drop_path2, "drop_prob", 0.0))
+    return tower
 
 
 def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     """Return a copy of the tower of a timm model, and of its classifier.
 
+    Dropout of the tower is not taken over, which is said: frozen parts run in evaluation mode. Stochastic depth and the
+    dropout in front of the classifier are.
+
     Raises:
         ValueError: a model with parts that are not supported.
     """
+    name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
+    if not hasattr(model, "get_classifier"):
+        refuse(name, f"a {type(model).__name__} (features_only=True) has no pooled feature: give the whole model")
     if type(model).__module__.startswith("timm.models.vision_transformer"):
-        return from_timm(model), copy.deepcopy(model.head)
+        tower, drop = from_timm(model), model.head_drop
+        warn_of_dropout(model, name)
+        return tower, with_dropout(model.head, drop.p)
     from xmodal.encoders.convnet import ConvNet
 
     body = copy.deepcopy(model)
-    head = copy.deepcopy(body.get_classifier())
-    body.reset_classifier(0)
+    head, rate = linear_head(body.get_classifier(), name), float(getattr(model, "drop_rate", 0.0) or 0.0)
     cfg = body.pretrained_cfg
     size = cfg.get("input_size", (3, 224, 224))[-1]
-    return ConvNet(body, size, cfg["mean"], cfg["std"], cfg.get("architecture") or type(model).__name__), head
+    try:
+        body.reset_classifier(0)
+        return ConvNet(body, size, cfg["mean"], cfg["std"], name), with_dropout(head, rate)
+    except (AttributeError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name!r} is not supported: {type(model).__name__} has a part unknown here ({error})"
+        ) from error
+
+
+def warn_of_dropout(model: Any, name: str) -> None:
+    """Say which dropout of a timm model a frozen tower leaves out."""
+    rates = {
+        path: m.p for path, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p and path != "head_drop"
+    }
+    if rates:
+        first = ", ".join(f"{path}={p:g}" for path, p in list(rates.items())[:3])
+        warnings.warn(f"{name}: the frozen tower runs without its dropout ({first}, ...)", stacklevel=3)
+
+
+def with_dropout(head: nn.Module, rate: float) -> nn.Module:
+    """Copy a classifier; in training it drops inputs as the model's own did."""
+    head = copy.deepcopy(head)
+    if rate:
+        head.register_forward_pre_hook(Dropped(rate))
+    return head
+
+
+class Dropped:
+    """A hook that drops the inputs of a module in training; the module's keys stay as they are."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(self, module: nn.Module, args: tuple) -> tuple:
+        """Drop the first input."""
+        return (nn.functional.dropout(args[0], self.rate, module.training), *args[1:])
+
+
+def linear_head(classifier: nn.Module, name: str) -> nn.Module:
+    """Return a classifier on pooled features (B, D): a 1x1 convolution (BiT) becomes the linear layer that it is.
+
+    Raises:
+        ValueError: a classifier of another kind.
+    """
+    if isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1):
+        head = nn.Linear(classifier.in_channels, classifier.out_channels, classifier.bias is not None)
+        head.load_state_dict({k: v.flatten(1) if k == "weight" else v for k, v in classifier.state_dict().items()})
+        return head.to(classifier.weight.device, classifier.weight.dtype)
+    if not isinstance(classifier, nn.Linear | nn.Identity):
+        refuse(name, f"its classifier is a {type(classifier).__name__}")
+    return copy.deepcopy(classifier)
 
 
 def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
@@ -192,7 +254,7 @@ def describe(model: Any, name: str) -> dict:
 
     if type(model) is not TimmViT:
         refuse(name, f"it is a {type(model).__name__}")
-    block, config = model.blocks[0], model.pretrained_cfg
+    block, config = model.blocks[0], getattr(model, "pretrained_cfg", {})
     check_parts(model, name)
     grid, patch = model.patch_embed.grid_size, model.patch_embed.patch_size
     if grid[0] != grid[1] or patch[0] != patch[1]:
@@ -214,11 +276,13 @@ def describe(model: Any, name: str) -> dict:
         embed_prefix=not model.no_embed_class,
         pre_norm=isinstance(model.norm_pre, nn.LayerNorm),
         pool="map" if model.attn_pool is not None else model.global_pool,
+        pool_prefix=bool(getattr(model, "pool_include_prefix", False)),
+        pad_images=bool(getattr(model.patch_embed, "dynamic_img_pad", False)),
         fc_norm=isinstance(model.fc_norm, nn.LayerNorm),
         norm_eps=block.norm1.eps,
         patch_bias=model.patch_embed.proj.bias is not None,
-        pixel_mean=config["mean"],
-        pixel_std=config["std"],
+        pixel_mean=config.get("mean", (0.5, 0.5, 0.5)),
+        pixel_std=config.get("std", (0.5, 0.5, 0.5)),
         name=name,
     )
 
@@ -249,6 +313,8 @@ def check_parts(model: Any, name: str) -> None:
             refuse(name, f"its {part} is {found}; supported: {', '.join(k for k in known if k != 'NoneType')}")
     if isinstance(model.norm, nn.Identity) and isinstance(model.fc_norm, nn.Identity):
         refuse(name, "it has no final norm")
+    if model.patch_embed.proj.in_channels != 3:
+        refuse(name, f"it takes images of {model.patch_embed.proj.in_channels} channels; supported: 3")
     if model.pos_embed is None:
         refuse(name, "it has no learned positions")
     if getattr(block.mlp, "gate_last", False):

@@ -121,6 +121,17 @@ class HubTokenizer(Tokenizer):
     def __init__(self, model: str, context_length: int):
         self.model, self.context_length = model, context_length
 
+    def encode(self, text: str) -> list[int]:
+        """Not there: learned prompts (CoOp and others) cut and join the tokens of CLIP's own tokenizer.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{self.model} has the tokenizer of its hub, which does not say where a class name stands in a prompt: "
+            "methods that learn prompts need a CLIP model with CLIP's own tokenizer"
+        )
+
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None, truncate: bool = False) -> Tensor:
         """Token ids (K, L); such tokenizers cut what is too long by themselves."""
         return _hub_tokenizer(self.model)([texts] if isinstance(texts, str) else list(texts), self.context_length)

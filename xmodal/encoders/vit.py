@@ -4,6 +4,7 @@ Papers: ViT (arXiv 2010.11929), CLIP (2103.00020), DINOv2 with registers (2309.1
 Names follow timm; weights come from timm, open_clip and OpenAI files.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -26,13 +27,20 @@ CLIP_TOWER = dict(pre_norm=True, norm_eps=1e-5, patch_bias=False, pixel_mean=CLI
 class PatchEmbed(nn.Module):
     """Cut images into patches and project each. Site: `patch_embed`."""
 
-    def __init__(self, patch_size: int, dim: int, bias: bool = True):
+    def __init__(self, patch_size: int, dim: int, bias: bool = True, pad: bool = False):
         super().__init__()
+        self.patch_size, self.pad = patch_size, pad
         self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size, bias=bias)
         self.edits = Edits()
 
     def forward(self, images: Tensor) -> tuple[Tensor, int, int]:
-        """Map images (B, 3, H, W) to patches (B, h*w, D), h and w."""
+        """Map images (B, 3, H, W) to patches (B, h*w, D), h and w; zeros complete the last patches."""
+        down, right = (-images.shape[2]) % self.patch_size, (-images.shape[3]) % self.patch_size
+        if down or right:
+            if not self.pad:
+                size = f"{images.shape[2]} x {images.shape[3]}"
+                warnings.warn(f"images of {size} pixels are padded to whole patches of {self.patch_size}", stacklevel=2)
+            images = F.pad(images, (0, right, 0, down))
         patches = self.proj(images)  # (B, D, h, w)
         h, w = patches.shape[-2:]
         return self.edits(patches.flatten(2).transpose(1, 2), images), h, w
@@ -59,6 +67,9 @@ class VisionTransformer(Encoder):
         embed_prefix: whether positions are also added to the prefix tokens (not so in DINOv2 with registers).
         pre_norm: a norm before the first block (CLIP).
         pool: `token`, `avg` (patches only) or `map` (attention pooling, SigLIP).
+        pool_prefix: `avg` and `map` pool the prefix tokens too (timm's `pool_include_prefix`).
+        pad_images: say nothing when images are padded to whole patches, with zeros at the right and below (timm's
+            `dynamic_img_pad`).
         fc_norm: norm after pooling instead of before it.
         norm_eps: of every LayerNorm.
         patch_bias: bias of the patch projection.
@@ -92,6 +103,8 @@ class VisionTransformer(Encoder):
         embed_prefix: bool = True,
         pre_norm: bool = False,
         pool: str = "token",
+        pool_prefix: bool = False,
+        pad_images: bool = False,
         fc_norm: bool = False,
         norm_eps: float = 1e-6,
         patch_bias: bool = True,
@@ -110,10 +123,10 @@ class VisionTransformer(Encoder):
             patch_size=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std, pool_type=pool,
             num_prefix=int(class_token) + num_registers,
         )  # fmt: skip
-        self.embed_prefix = embed_prefix
+        self.embed_prefix, self.pool_start = embed_prefix, 0 if pool_prefix else self.num_prefix
         h = image_size // patch_size
 
-        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias)
+        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias, pad_images)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, h * h + (self.num_prefix if embed_prefix else 0), dim))
@@ -154,7 +167,7 @@ class VisionTransformer(Encoder):
         """
         tokens, h, w = self.patch_embed(images)
         grid = Grid(num_frames, h, w, self.num_prefix)
-        prefix = [t.expand(len(tokens), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+        prefix = [t.expand(tokens.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         if self.embed_prefix:
             tokens = torch.cat([*prefix, tokens], dim=1) + self.positions(h, w)
         else:
@@ -217,9 +230,9 @@ class VisionTransformer(Encoder):
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
         if self.attn_pool is not None:
-            pooled = self.attn_pool(patches_of(tokens, grid, self.num_prefix))
+            pooled = self.attn_pool(patches_of(tokens, grid, self.pool_start))
         elif self.pool_type == "avg":
-            pooled = patches_of(tokens, grid, self.num_prefix).mean(1)
+            pooled = patches_of(tokens, grid, self.pool_start).mean(1)
         else:
             pooled = tokens[:, 0]
         return self.proj(self.fc_norm(pooled))

@@ -172,8 +172,10 @@ class FrozenCache:
         about: list[dict[str, Any]] = []
         grid, waiting, row = None, [], 0
         keys = [(view, i) for i in range(number * self.shard, min((number + 1) * self.shard, len(self.dataset)))]
-        options = dict(batch_size=None, num_workers=self.workers, collate_fn=same)
-        items = DataLoader(self.dataset, sampler=keys, generator=torch.Generator(), **options)  # leaves torch's alone
+        items = DataLoader(
+            self.dataset, batch_size=None, sampler=keys, num_workers=self.workers, collate_fn=same,
+            generator=torch.Generator(),  # torch's own stays as it is
+        )  # fmt: skip
         for item in items:
             if "skipped" in item:
                 about.append({"skipped": item["skipped"], "reason": item.get("reason", "")})

@@ -53,7 +53,7 @@ class ClassAwarePrompts(nn.Module):
             Prompts (B, n, V) and their class logits (B, n, K).
         """
         query = self.meta_net(asked)  # (B, n, V)
-        seen = torch.cat([x.detach(), self.tokens.expand(len(x), -1, -1).to(x.dtype)], dim=1)  # (B, N+10, V)
+        seen = torch.cat([x.detach(), self.tokens.expand(x.shape[0], -1, -1).to(x.dtype)], dim=1)  # (B, N+10, V)
         q, k = self.q(query), self.k(seen)
         attended = self.out((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ seen)  # (B, n, V)
         return self.prompt_norm(attended + query), self.classifier(self.norm(attended))

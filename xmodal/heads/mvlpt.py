@@ -197,7 +197,7 @@ class MVLPTHead(PromptHead):
         def prompt_of(i: int, x: Tensor) -> Tensor | None:
             if visual is None or i >= len(visual):
                 return None
-            return self.dropout(visual[i : i + 1].expand(len(x), -1, -1))
+            return self.dropout(visual[i : i + 1].expand(x.shape[0], -1, -1))
 
         return pooled(encoder, run_prompted(encoder, tokens, grid, prompt_of), grid)
 

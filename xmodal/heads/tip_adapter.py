@@ -71,6 +71,15 @@ class TipAdapterHead(ScoringHead):
         self.keys = nn.Parameter(keys.detach().clone(), requires_grad=train_keys)
         self.register_buffer("values", values.detach().clone())
         self.register_buffer("text_features", text_features.detach().clone())
+        self.register_load_state_dict_pre_hook(_older_state)
+
+    def get_extra_state(self) -> Tensor:
+        """Alpha and beta, which a search may have set."""
+        return torch.tensor([self.alpha, self.beta], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore alpha and beta."""
+        self.alpha, self.beta = state.tolist()
 
     @classmethod
     def from_shots(
@@ -110,3 +119,8 @@ class TipAdapterHead(ScoringHead):
         found = search(self.zero_shot(feature), added, label, scale, steps)
         self.alpha, self.beta = found.alpha, found.beta
         return found
+
+
+def _older_state(head: TipAdapterHead, state: dict, prefix: str, *_: Any) -> None:
+    """State dicts of earlier versions hold no alpha and beta: those of the head stay."""
+    state.setdefault(f"{prefix}_extra_state", head.get_extra_state())

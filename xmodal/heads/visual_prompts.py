@@ -34,7 +34,7 @@ def run_prompted(encoder: Any, tokens: Tensor, grid: Grid | None, prompt_of: Pro
     for i, block in enumerate(encoder.blocks):
         fresh = prompt_of(i, tokens[:, :own])
         if fresh is not None:
-            tokens = torch.cat([tokens[:, :own], fresh.to(tokens.dtype).expand(len(tokens), -1, -1)], dim=1)
+            tokens = torch.cat([tokens[:, :own], fresh.to(tokens.dtype).expand(tokens.shape[0], -1, -1)], dim=1)
         last = i == len(encoder.blocks) - 1 and encoder.pool_type == "token"
         tokens = run_block(block, tokens, grid, encoder.num_prefix if last else None, None, encoder.recompute)
     return tokens
