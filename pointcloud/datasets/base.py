@@ -5,10 +5,8 @@ intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P
 (K, 7) float32 and `box_label` (K,) int64. Readers make clouds, transforms map cloud and generator to cloud.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,9 +15,7 @@ from xmodal.data.broken import FileDataset
 from xmodal.registry import TRANSFORMS, build
 
 Cloud = dict[str, Any]
-PER_POINT = ("coord", "feat", "segment", "instance")
-# What the readers of numpy, plyfile and their kin raise on files that are not whole.
-DAMAGE = (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error)
+PER_POINT = ("coord", "feat", "normal", "intensity", "segment", "instance")
 
 
 class CloudError(RuntimeError):
@@ -30,20 +26,26 @@ def check_cloud(cloud: Cloud, num_classes: int | None = None) -> Cloud:
     """Refuse a cloud that would spoil a run.
 
     Raises:
-        CloudError: no points, coordinates that are no numbers, columns of different lengths, labels out of range, boxes
-            without extent.
+        CloudError: no points, coordinates or features that are not finite, columns of different lengths, labels out of
+            range, boxes without extent.
     """
     coord = cloud["coord"]
     if coord.ndim != 2 or coord.shape[1] != 3:
         raise CloudError(f"coordinates have shape {coord.shape}, expected (P, 3)")
     if not len(coord):
         raise CloudError("no points")
-    bad = ~np.isfinite(coord).all(1)
-    if bad.any():
-        raise CloudError(f"{int(bad.sum())} of {len(coord)} points have coordinates that are not finite")
     for key in PER_POINT:
         if key in cloud and len(cloud[key]) != len(coord):
             raise CloudError(f"{len(cloud[key])} rows of {key} for {len(coord)} points")
+    for key, what in (
+        ("coord", "coordinates"),
+        ("feat", "features"),
+        ("normal", "normals"),
+        ("intensity", "intensity"),
+    ):
+        fine = np.isfinite(cloud.get(key, 0)).reshape(len(coord) if key in cloud else 1, -1).all(1)
+        if not fine.all():
+            raise CloudError(f"{int((~fine).sum())} of {len(coord)} points have {what} that are not finite")
     if num_classes is not None:
         check_labels(cloud, num_classes)
     boxes = cloud.get("boxes", np.ones((0, 7)))
@@ -136,7 +138,7 @@ class CloudDataset(FileDataset):
             return check_cloud(self.load(index), self.num_classes)
         except CloudError:
             raise
-        except DAMAGE as error:
+        except Exception as error:  # every library has errors of its own for files that are not whole
             raise CloudError(f"{type(error).__name__}: {error}") from error
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -161,8 +163,8 @@ def finish(cloud: Cloud, sample_id: str, pad_to: int | None, max_boxes: int | No
         "coord_min": torch.from_numpy(cloud["coord"].min(0)),
         "coord_max": torch.from_numpy(cloud["coord"].max(0)),
     }
-    for key in PER_POINT:
-        if key in cloud and key != "instance":
+    for key in ("coord", "feat", "segment"):
+        if key in cloud:
             array = np.ascontiguousarray(cloud[key])
             if pad_to is not None:
                 fill = -1 if key == "segment" else 0

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from pointcloud.datasets.base import CloudDataset, CloudError
-from pointcloud.datasets.files import read_cloud, unit_colors
+from pointcloud.datasets.files import read_cloud
 from pointcloud.datasets.objects import FewShotClouds, ModelNet40, ModelNet40H5, ScanObjectNN
 from pointcloud.datasets.s3dis import S3DIS
 from pointcloud.datasets.safe_files import cached, load_pickle
 from pointcloud.datasets.scannet import MMDet3DIndoor, ScanNetDetection, ScanNetSegmentation, with_features
 from pointcloud.datasets.semantickitti import SemanticKITTI
 from pointcloud.datasets.sunrgbd import SUNRGBD
+from pointcloud.formats.scan import unit_colors
 from xmodal.data.broken import TooManyBrokenFilesError
 
 
@@ -452,9 +453,9 @@ class TestFiles:
         self.check(tmp_path / "b.pcd", colors=False)
 
     def test_what_cannot_be_read_says_so(self, tmp_path):
-        (tmp_path / "a.obj").write_text("")
-        with pytest.raises(CloudError, match=r"no reader for '\.obj'"):
-            read_cloud(tmp_path / "a.obj")
+        (tmp_path / "a.docx").write_text("")
+        with pytest.raises(CloudError, match=r"no reader for '\.docx'"):
+            read_cloud(tmp_path / "a.docx")
         np.save(tmp_path / "a.npy", np.zeros((4, 2)))
         with pytest.raises(CloudError, match=r"shape \(4, 2\)"):
             read_cloud(tmp_path / "a.npy")
