@@ -5,7 +5,7 @@ intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P
 (K, 7) float32 and `box_label` (K,) int64. Readers make clouds, transforms map cloud and generator to cloud.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,15 @@ class CloudDataset(FileDataset):
         self.sample_ids, self.classes = list(sample_ids), list(classes) if classes is not None else None
         self.transforms: list[Callable] = [build(t, TRANSFORMS) for t in transforms]
         self.pad_to, self.max_boxes = pad_to, max_boxes
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what `feat` of a cloud holds, in order, for a file to be given the same: color, normal, ...
+
+        Args:
+            options: of the data set in a config.
+        """
+        return ("color",)
 
     def load(self, index: int) -> Cloud:
         """Read one cloud.

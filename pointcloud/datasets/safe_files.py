@@ -133,7 +133,9 @@ def cached(
     return made
 
 
-def convert_all(convert: Callable[[Any], str | None], jobs: list, workers: int, unit: str, there: int) -> int:
+def convert_all(
+    convert: Callable[[Any], str | None], jobs: list, workers: int, unit: str, there: int, skipped: str | None = None
+) -> int:
     """Convert the files of a release in several processes, and say what became of them.
 
     Args:
@@ -142,12 +144,17 @@ def convert_all(convert: Callable[[Any], str | None], jobs: list, workers: int, 
         workers: processes.
         unit: such as `rooms`.
         there: how many had been written before.
+        skipped: ending of what `convert` returns for a file that is left out on purpose: counted, not listed.
 
     Returns:
         The exit status: 1 when some could not be read.
     """
     with ProcessPoolExecutor(workers) as pool:
         problems = [p for p in tqdm(pool.map(convert, jobs, chunksize=4), total=len(jobs), desc=unit) if p]
-    print(f"{len(jobs) - len(problems)} {unit} written, {there} were there, {len(problems)} failed")
+    left_out = [p for p in problems if skipped and p.endswith(skipped)]
+    written, problems = len(jobs) - len(problems), [p for p in problems if p not in left_out]
+    print(f"{written} {unit} written, {there} were there, {len(problems)} failed")
+    if left_out:
+        print(f"{len(left_out)} {unit} left out: {skipped}")
     print("\n".join(problems))
     return int(bool(problems))

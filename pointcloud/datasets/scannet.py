@@ -1,5 +1,6 @@
 """ScanNet v2: segmentation (`.pth` per scene) and detection (VoteNet's export, or mmdet3d's info files)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ class ScanNetDetection(CloudDataset):
             raise ValueError(f"none of the {len(scenes)} scenes of {split_file} has a <scene>_vert.npy below {root}")
         super().__init__(there, DETECTION_CLASSES, **options)
 
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return color and height as they are asked for."""
+        return asked_features(options)
+
     def load(self, index: int) -> Cloud:
         """Read one scene."""
         name = self.root / self.sample_ids[index]
@@ -98,12 +104,22 @@ class ScanNetDetection(CloudDataset):
         return with_features(cloud, points[:, 3:6] / 255 if self.color else None, self.height)
 
 
+def asked_features(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return those of color and height that the options of a data set ask for."""
+    return tuple(name for name in ("color", "height") if options.get(name))
+
+
+def height_above_floor(coord: np.ndarray) -> np.ndarray:
+    """Heights (P, 1) above the (nearly) lowest point."""
+    z = coord[:, 2:]
+    return z - np.percentile(z, 0.99).astype(np.float32)
+
+
 def with_features(cloud: Cloud, color: np.ndarray | None, height: bool) -> Cloud:
     """Add colors and the height above the (nearly) lowest point as features."""
     parts = [] if color is None else [color.astype(np.float32)]
     if height:
-        z = cloud["coord"][:, 2:]
-        parts.append(z - np.percentile(z, 0.99).astype(np.float32))
+        parts.append(height_above_floor(cloud["coord"]))
     return {**cloud, "feat": np.concatenate(parts, axis=1)} if parts else cloud
 
 
@@ -138,6 +154,11 @@ class MMDet3DIndoor(CloudDataset):
         self.infos = infos
         names = [str(i["point_cloud"].get("lidar_idx", n)) for n, i in enumerate(infos)]
         super().__init__(names, classes or DETECTION_CLASSES, **options)
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return color and height as they are asked for."""
+        return asked_features({"color": True, **options})
 
     def load(self, index: int) -> Cloud:
         """Read one scene."""

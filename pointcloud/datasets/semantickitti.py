@@ -1,5 +1,6 @@
 """SemanticKITTI: `sequences/NN/velodyne/*.bin` and `labels/*.label`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ class SemanticKITTI(CloudDataset):
         self.table = np.full(max(LEARNING_MAP) + 1, -1, np.int64)
         self.table[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
         super().__init__([f"{p.parent.parent.name}/{p.stem}" for p in self.files], KITTI_CLASSES, **options)
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return intensity."""
+        return ("intensity",)
 
     def load(self, index: int) -> Cloud:
         """Read one scan."""

@@ -80,9 +80,13 @@ def guess(rest: np.ndarray, layout: Sequence[str] | None, notes: list[str]) -> l
 
 
 def agrees(rows: np.ndarray, layout: Sequence[str]) -> bool:
-    """Return whether the columns that a layout calls colors can be colors."""
-    at = [layout.index(c) for c in GROUPS["colors"] if c in layout]
-    return not at or kind_of(rows[:, at]) == "colors" or not rows[:, at].any()
+    """Return whether the columns that a layout calls colors can be colors of 0..255, and its classes whole numbers."""
+    colors = rows[:, [layout.index(c) for c in GROUPS["colors"] if c in layout]]
+    if "classification" in layout:
+        classes = rows[:, layout.index("classification")]
+        if (classes != np.rint(classes)).any():
+            return False
+    return not colors.size or bool(colors.min() >= 0 and colors.max() <= 255)
 
 
 def kind_of(rows: np.ndarray) -> str | None:
