@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudError, check_cloud
+from pointcloud.formats.columns import check_columns
 from pointcloud.formats.frame import Frame, offset_of
 from pointcloud.formats.scan import READERS, Scan
 
@@ -26,7 +27,10 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
 
     Raises:
         CloudError: a format that is not known, or a file that cannot be read, naming it.
+        ValueError: `columns` without x, y or z.
     """
+    if columns is not None:
+        check_columns(columns)
     path = Path(path)
     numbered = re.fullmatch(r"(.*\.(?:h5|hdf5))#(\d+)", path.name, re.IGNORECASE)
     number = {"cloud": int(numbered[2])} if numbered else {}
@@ -65,7 +69,7 @@ def read_cloud(path: str | Path, columns: Sequence[str] | None = None, unit: str
 
     Raises:
         CloudError: see `read_scan`.
-        ValueError: an unknown unit or axis.
+        ValueError: an unknown unit or axis, `columns` without x, y or z.
     """
     Frame(unit, up or "z")  # before a long read
     scan = read_scan(path, columns)

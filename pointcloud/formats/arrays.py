@@ -130,15 +130,21 @@ def width_of(raw: np.ndarray, path: Path) -> int:
     likely = [w for w in fits if plausible(raw.reshape(-1, w), w)]
     if len(likely) == 1:
         return likely[0]
-    if fits == [4] and len(raw) % 3:
+    if fits == [4] and len(raw) % 3 and near(raw.reshape(-1, 4)):
         return 4
     raise CloudError(f"the number of columns is not clear ({len(raw)} numbers): name them with --columns; {BIN_SETS}")
+
+
+def near(table: np.ndarray) -> bool:
+    """Return whether the coordinates are those of a scan: bytes of something else are rarely below 10,000 km."""
+    xyz = table[:, :3]
+    return not bool((np.abs(xyz[np.isfinite(xyz)]) > 1e7).any())
 
 
 def plausible(table: np.ndarray, width: int) -> bool:
     """Return whether the columns behind the coordinates hold what the data sets of this width have there."""
     rest = table[:, 3:]
-    if not np.isfinite(rest).all() or rest.min() < 0:
+    if not np.isfinite(rest).all() or rest.min() < 0 or not near(table):
         return False
     if width == 4:
         return bool(rest.max() <= 1 and np.abs(table[:, :3]).max() > 1)

@@ -1,5 +1,6 @@
 """LAS, LAZ and COPC through laspy: points read and copied piece by piece."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def copy_labeled(source: Path, target: Path, segment: np.ndarray, names: Sequenc
     import laspy
 
     with open_las(source) as file:
-        header = file.header
+        header = copy.deepcopy(file.header)
+        if (header.version.major, header.version.minor) < (1, 2):  # those that can be written
+            header.version = laspy.header.Version(1, 2)
         fits = segment.max(initial=0) <= (31 if header.point_format.id < 6 else 255)
         taken = set(header.point_format.dimension_names)
         extra = [laspy.ExtraBytesParams("prediction", np.int16, ",".join(names)[:31])]

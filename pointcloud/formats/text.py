@@ -48,6 +48,14 @@ def is_number(word: str) -> bool:
     return True
 
 
+def is_row(words: list[str], names: list[str] | None) -> bool:
+    """Return whether the words are numbers; below a header only the columns that are known must be."""
+    if names is None:
+        return all(is_number(w) for w in words)
+    numbers = [w for w, name in zip(words, names, strict=False) if name in KNOWN.values() and name != "classification"]
+    return bool(numbers) and all(is_number(w) for w in numbers)
+
+
 def split(line: str, delimiter: str | None) -> list[str]:
     """Return the words of a line."""
     words = [w.strip() for w in line.strip().split(delimiter)]
@@ -75,7 +83,7 @@ def read_head(lines: list[str]) -> Head:
         delimiter = delimiter_of(text)
         words = split(text, delimiter)
         comma = bool(delimiter == ";" and all(DECIMAL_COMMA.fullmatch(w) or is_number(w) for w in words))
-        if not comment and (comma or all(is_number(w) for w in words)):
+        if not comment and (comma or is_row(words, names)):
             if len(words) == 1 and words[0].isdigit() and count is None:
                 count = int(words[0])
                 continue
@@ -115,7 +123,11 @@ def read_text(path: Path, columns: Columns = None) -> Scan:
         head = read_head(list(itertools.islice(file, HEAD)))
     if columns is None and head.names is not None:
         use = [i for i, name in enumerate(head.names) if name in KNOWN and head.names.index(name) == i]
-        table = rows_of(path, head, use)
+        try:
+            table = rows_of(path, head, use)
+        except ValueError:  # classes may be words
+            use = [i for i in use if head.names[i] != "classification"]
+            table = rows_of(path, head, use)
         fields = {head.names[i]: table[:, n] for n, i in enumerate(use)}
         scan = from_fields(fields, typed=False, notes=head.notes)
     else:
