@@ -48,6 +48,8 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
         return READERS[ending](path, columns, **number)
     except CloudError as error:
         raise CloudError(f"{path.name}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise CloudError(f"{path.name}: reading it needs {error.name}: pip install {error.name}") from error
     except Exception as error:  # every library has errors of its own for files that are not whole
         raise CloudError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -117,11 +119,10 @@ def to_cloud(scan: Scan, unit: str = "m", up: str | None = None) -> Cloud:
     rows = slice(None) if kept is None else kept
     frame = Frame(unit, up or scan.up)
     points = frame.meters(scan.xyz[rows])
-    low, high = points.min(0), points.max(0)
-    reach = float(max(abs(low).max(), abs(high).max()))
+    reach = float(max(abs(points.min()), abs(points.max())))
     if reach > 1e30:
         raise CloudError(f"coordinates reach {reach:.3g}, which cannot be meters")
-    offset = offset_of(low, high)
+    offset = offset_of(points)
     cloud: Cloud = {"coord": (points - offset if offset.any() else points).astype(np.float32)}
     for key, values in features.items():
         cloud["feat" if key == "color" else key] = values[rows]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+LOOK = 100_000  # points that tell strays from the rest
 UNITS = {
     "m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "km": 1e3, "in": 0.0254, "ft": 0.3048, "us-ft": 1200 / 3937,
 }  # fmt: skip
@@ -70,9 +71,16 @@ class Frame:
         return said
 
 
-def offset_of(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the lowest corner where float32 could not hold the coordinates to a 100,000th of the extent, else 0."""
-    reach = float(np.maximum(np.abs(low), np.abs(high)).max())
-    extent = float((high - low).max()) or 1.0
-    step = float(np.spacing(np.float32(min(reach, 1e38))))
-    return low.astype(np.float64) if step > 1e-5 * extent else np.zeros(3)
+def offset_of(points: np.ndarray) -> np.ndarray:
+    """Return what to subtract from points (P, 3) so that float32 holds them to a 100,000th of their extent.
+
+    0 where it holds them as they are; otherwise the lowest corner, or, where a few strays lie 100 times as far out as
+    the rest, the lowest corner of the rest.
+    """
+    low, high = points.min(0), points.max(0)
+    rest = np.percentile(points[:: max(1, len(points) // LOOK)], [5, 95], axis=0)
+    extent = float((high - low).max())
+    if 0 < 100 * (rest[1] - rest[0]).max() < extent:
+        low, extent = rest[0], float((rest[1] - rest[0]).max())
+    step = float(np.spacing(np.float32(min(np.abs([low, high]).max(), 1e38))))
+    return low.astype(np.float64) if step > 1e-5 * (extent or 1.0) else np.zeros(3)

@@ -63,6 +63,14 @@ class TestCoordinates:
         assert cloud["coord"].tolist() == XYZ.tolist()
         assert not cloud["offset"].any()
 
+    def test_one_stray_point_does_not_blur_the_others(self, tmp_path):
+        """A scan on the map with a point at 0, as programs that append leave it."""
+        np.savetxt(tmp_path / "a.xyz", np.r_[self.points, np.zeros((1, 3))], fmt="%.3f")
+        cloud = read_cloud(tmp_path / "a.xyz")
+        back = cloud["frame"].to_file(cloud["coord"])
+        assert np.abs(back[:-1] - self.points).max() < 6e-4
+        assert np.abs(back[-1]).max() < 1
+
     def test_a_small_object_far_away_is_shifted_too(self, tmp_path):
         x = np.array([1000, 2000, 10.0]) + np.random.default_rng(0).random((1_000, 3)) * 0.01
         np.save(tmp_path / "a.npy", x)
