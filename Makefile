@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
+.PHONY: help golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ mutants: install  ## put the faults of tests/mutants.toml in, one at a time: whi
 
 parity: install  ## agreement with the official implementations
 	$(BIN)/python -m tests.parity
+
+test-raw: install  ## releases in their own layout: raw to prepared, a step with the published config, test, page
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/pointcloud/test_raw.py
 
 test-pytorch3d:  ## the point tests on both backends, in a separate environment where pytorch3d works
 	test -x $(P3D)/bin/python || $(PYTHON) -m venv $(P3D)

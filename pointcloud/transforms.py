@@ -242,11 +242,16 @@ def voxel_groups(coord: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray
     Returns:
         Indices of the points (P,), voxel after voxel, and counts (V,).
     """
-    cells = np.floor((coord - coord.min(0)) / size).astype(np.int64)
-    shape = cells.max(0) + 1
-    keys = (cells[:, 0] * shape[1] + cells[:, 1]) * shape[2] + cells[:, 2]
-    _, counts = np.unique(keys, return_counts=True)
-    return np.argsort(keys, kind="stable"), counts
+    keys = np.zeros(len(coord), np.int64)
+    for axis in range(3):  # one at a time: three columns of int64 would be most of the memory of a large scan
+        values = coord[:, axis]
+        cells = np.floor((values - values.min()) / size).astype(np.int64)
+        keys *= cells.max() + 1
+        keys += cells
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return order, np.diff(first, append=len(keys))
 
 
 @TRANSFORMS.register_module(name="voxel_points")

@@ -15,6 +15,7 @@ from pointcloud.formats.scan import READERS, Scan
 for _family in ("arrays", "e57", "las", "meshes", "pcd", "ply", "text"):
     importlib.import_module(f"pointcloud.formats.{_family}")
 ENDINGS = tuple(READERS)
+PIECE = 1_000_000
 FEATURES = ("color", "normal", "intensity")
 
 
@@ -123,7 +124,10 @@ def to_cloud(scan: Scan, unit: str = "m", up: str | None = None) -> Cloud:
     if reach > 1e30:
         raise CloudError(f"coordinates reach {reach:.3g}, which cannot be meters")
     offset = offset_of(points)
-    cloud: Cloud = {"coord": (points - offset if offset.any() else points).astype(np.float32)}
+    coord = np.empty(points.shape, np.float32)
+    for start in range(0, len(points), PIECE):  # a difference of all points would be another copy in float64
+        coord[start : start + PIECE] = points[start : start + PIECE] - offset
+    cloud: Cloud = {"coord": coord}
     for key, values in features.items():
         cloud["feat" if key == "color" else key] = values[rows]
     if "normal" in cloud and frame.up != "z":
