@@ -86,7 +86,9 @@ def agrees(rows: np.ndarray, layout: Sequence[str]) -> bool:
         classes = rows[:, layout.index("classification")]
         if (classes != np.rint(classes)).any():
             return False
-    return not colors.size or bool(colors.min() >= 0 and colors.max() <= 255)
+    if not colors.size:
+        return True
+    return bool(colors.min() >= 0 and colors.max() <= 255) and kind_of(colors) != "normals"
 
 
 def kind_of(rows: np.ndarray) -> str | None:

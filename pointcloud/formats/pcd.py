@@ -78,7 +78,9 @@ def from_ascii(text: bytes, layout: np.dtype, names: list[str], count: int) -> d
         packed = name in ("rgb", "rgba") and layout[name].kind == "f"
         numbers = packed and bool((np.isfinite(column) & ((column == 0) | (column >= 1)) & (column < 2**32)).all())
         # a float below 1 has the packed bits of a color without alpha; whole numbers are the packed color itself
-        data[name] = column.astype(np.uint32) if numbers else column.astype(layout[name].base)
+        kind = np.dtype(np.uint32) if numbers else layout[name].base
+        # text may have more digits than the type that the header gives it
+        data[name] = column if kind.kind == "f" and not packed else column.astype(kind)
         at += span
     return data
 

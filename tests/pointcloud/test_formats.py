@@ -1,12 +1,13 @@
 """Readers of cloud files against files written by other libraries or byte by byte."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pointcloud.datasets.base import CloudError
-from pointcloud.datasets.files import in_place, read_cloud, read_scan
+from pointcloud.datasets.files import ENDINGS, in_place, read_cloud, read_scan
 
 MAP = np.array([665187.52, 5648349.89, 241.76])  # a place in UTM
 RGB = np.array([[255, 0, 0], [0, 255, 0], [12, 34, 56]], np.uint8)
@@ -56,6 +57,16 @@ class TestCoordinates:
             tolerance = 0.3 if name == "b.ply" else 6e-4  # trimesh writes float32
             assert np.abs(cloud["frame"].to_file(cloud["coord"]) - self.points).max() < tolerance, name
             assert np.abs(cloud["coord"]).max() < 1000, name
+
+    def test_text_has_more_digits_than_the_type_of_its_header(self, tmp_path):
+        rows = "\n".join(" ".join(f"{v:.3f}" for v in row) for row in self.points) + "\n"
+        head = "ply\nformat ascii 1.0\nelement vertex 50\n" + "".join(f"property float {k}\n" for k in "xyz")
+        (tmp_path / "a.ply").write_text(f"{head}end_header\n{rows}")
+        head = "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 50\nHEIGHT 1\nPOINTS 50\nDATA ascii\n"
+        (tmp_path / "a.pcd").write_text(head + rows)
+        for name in ("a.ply", "a.pcd"):
+            cloud = read_cloud(tmp_path / name)
+            assert np.abs(cloud["frame"].to_file(cloud["coord"]) - self.points).max() < 6e-4, name
 
     def test_small_coordinates_stay_as_they_are(self, tmp_path):
         np.save(tmp_path / "a.npy", XYZ)
@@ -336,6 +347,7 @@ class TestText:
         cloud = self.read(tmp_path, "2\n0 0 0.5 -1500 255 0 0\n1 2 3 20 0 255 0\n", "a.pts")
         assert colors_of(cloud) == RGB[:2].tolist()
         assert cloud["intensity"].tolist() == [-1500, 20]
+        assert "feat" not in self.read(tmp_path, "0 0 0.5 0 0.6 0.8\n1 2 3 1 0 0\n", "a.pts")  # normals
         with pytest.raises(CloudError, match=r"a\.pts: the first line promises 3 points, 2 are there"):
             self.read(tmp_path, "3\n0 0 0.5\n1 2 3\n", "a.pts")
 
@@ -468,3 +480,8 @@ def test_errors_of_every_library_are_ours_and_name_the_file(tmp_path, ending, co
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(CloudError, match="no file at"):
         read_scan(tmp_path / "a.ply")
+
+
+def test_the_page_has_every_format():
+    page = (Path(__file__).parents[2] / "docs" / "pointclouds.md").read_text()
+    assert not [ending for ending in ENDINGS if f"`{ending}`" not in page]
