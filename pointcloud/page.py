@@ -168,7 +168,8 @@ def write_page(
         raise ValueError("pages need plotly: pip install 'xmodal[points]'") from error
     frame = Frame() if frame is None else frame
     rows, notes = thin(len(coord)), list(notes)
-    traces, scenes = views_of(coord[rows], *(None if v is None else v[rows] for v in (segment, feat)), names, frame)
+    classes = None if segment is None else segment[rows]
+    traces, scenes = views_of(coord[rows], classes, None if feat is None else feat[rows], names, frame)
     if found is not None:
         hidden = len(found["boxes"]) - MOST_BOXES
         notes = [f"the {MOST_BOXES} best of {len(found['boxes'])} boxes are shown", *notes] if hidden > 0 else notes

@@ -127,7 +127,7 @@ def size_notes(coord: np.ndarray, transforms: Sequence[Any]) -> list[str]:
     scaled = any(type(t).__name__ == "UnitBall" for t in transforms)
     if scaled or 0.3 < extent < 2000:
         return []
-    return [f"the cloud is {extent:.3g} m across, if its unit was read right: see --unit"]
+    return [f"the cloud is {extent:.4g} m across, if its unit was read right: see --unit"]
 
 
 def stem_of(out: Path, name: str, path: str) -> Path:

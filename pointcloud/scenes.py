@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointcloud.transforms import voxel_groups
+from pointcloud.voxels import voxel_groups
 
 PIECE = 1_000_000  # points at a time where all at once would need another copy
 Network = Callable[[Tensor, Tensor | None, list[int]], Tensor]

@@ -17,7 +17,7 @@ from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbors_
 from pointcloud.packed import pack
 from pointcloud.scenes import vote
 from pointcloud.task_token import Tower, unit_ball
-from pointcloud.transforms import voxel_groups
+from pointcloud.voxels import voxel_groups
 from xmodal.registry import method
 
 Level = tuple[Tensor, Tensor, list[int]]

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def read_head(lines: list[str]) -> Head:
     Raises:
         CloudError: no row of numbers among the first lines.
     """
-    names, count, notes = None, None, []
+    names, count = None, None
+    notes: list[str] = []
     for at, raw in enumerate(lines):
         line = raw.strip()
         comment = line.startswith(COMMENT)
@@ -106,8 +108,9 @@ def rows_of(path: Path, head: Head, use: list[int] | None) -> np.ndarray:
 
     def load(**options: Any) -> np.ndarray:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            rows = itertools.islice(file, head.skip, None)
-            rows = (line.replace(",", ".") for line in rows) if head.decimal_comma else rows
+            rows: Iterable[str] = itertools.islice(file, head.skip, None)
+            if head.decimal_comma:
+                rows = (line.replace(",", ".") for line in rows)
             return np.loadtxt(rows, delimiter=head.delimiter, ndmin=2, usecols=use, **options)
 
     try:
