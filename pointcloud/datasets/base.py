@@ -22,6 +22,13 @@ class CloudError(RuntimeError):
     """A cloud that cannot be used, and why."""
 
 
+def reason_of(error: Exception) -> str:
+    """Say in a library's words why a file cannot be read."""
+    if isinstance(error, KeyError):
+        return f"there is no {error}"
+    return str(error) or f"{type(error).__name__} while it was read"
+
+
 def check_cloud(cloud: Cloud, num_classes: int | None = None) -> Cloud:
     """Refuse a cloud that would spoil a run.
 
@@ -148,7 +155,7 @@ class CloudDataset(FileDataset):
         except CloudError:
             raise
         except Exception as error:  # every library has errors of its own for files that are not whole
-            raise CloudError(f"{type(error).__name__}: {error}") from error
+            raise CloudError(reason_of(error)) from error
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One finished sample."""

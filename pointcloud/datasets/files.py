@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pointcloud.datasets.base import Cloud, CloudError, check_cloud
+from pointcloud.datasets.base import Cloud, CloudError, check_cloud, reason_of
 from pointcloud.formats.columns import check_columns
 from pointcloud.formats.frame import Frame, offset_of
 from pointcloud.formats.scan import READERS, Scan
@@ -52,7 +52,7 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
     except ModuleNotFoundError as error:
         raise CloudError(f"{path.name}: reading it needs {error.name}: pip install {error.name}") from error
     except Exception as error:  # every library has errors of its own for files that are not whole
-        raise CloudError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
+        raise CloudError(f"{path.name} cannot be read: {reason_of(error)}") from error
 
 
 def read_cloud(path: str | Path, columns: Sequence[str] | None = None, unit: str = "m", up: str | None = None) -> Cloud:

@@ -10,6 +10,7 @@ import pytest
 
 from pointcloud.datasets.base import CloudError
 from pointcloud.datasets.files import ENDINGS, read_cloud
+from pointcloud.formats.las import copy_labeled
 from tests.pointcloud.test_predict import MeanDetector, config, model_of
 
 pytestmark = pytest.mark.slow
@@ -81,6 +82,20 @@ def test_las_as_laspy_reads_it(folder):
         assert np.percentile(gap, 90) <= 1e-4 * max(np.ptp(true, axis=0).max(), 1), path.name
         assert np.array_equal(cloud["intensity"], np.asarray(las.intensity)), path.name
         assert np.array_equal(cloud["classification"], np.asarray(las.classification)), path.name
+
+
+def test_labeled_copies_keep_all_that_laspy_finds(folder, tmp_path):
+    laspy = pytest.importorskip("laspy")
+    for path in (p for p in clouds(folder) if p.suffix.lower() in (".las", ".laz")):
+        before, target = laspy.read(path), tmp_path / path.name
+        label = np.arange(len(before.points)) % 5
+        copy_labeled(path, target, label, ["a", "b"])
+        after = laspy.read(target)
+        assert np.array_equal(after.classification, label), path.name
+        assert np.array_equal(after["prediction"], label), path.name
+        for name in set(before.point_format.dimension_names) - {"classification"}:
+            assert np.array_equal(before[name], after[name]), (path.name, name)
+        assert np.array_equal(before.header.offsets, after.header.offsets)
 
 
 def test_pcd_as_another_reader_has_it(folder):
