@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from pointcloud.datasets.base import Cloud, CloudError
+from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.files import ENDINGS, read_cloud
 from pointcloud.datasets.scannet import height_above_floor
 from pointcloud.page import write_page
@@ -31,12 +31,18 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[Any, list[str]]:
     return model, list(names)
 
 
+def test_set(cfg: Config) -> tuple[Any, dict[str, Any]]:
+    """Return the class of the config's test data and its options."""
+    options = dict(cfg.test_dataloader.dataset)
+    kind = options.pop("type", None)
+    return (resolve(kind, DATASETS) if kind is not None else CloudDataset), options
+
+
 def feature_names(cfg: Config) -> tuple[str, ...]:
     """Return what the config's test data give as features of a point."""
-    options = dict(cfg.test_dataloader.dataset)
-    kind = resolve(options.pop("type", None), DATASETS) if "type" in options else None
-    ask = getattr(kind, "feature_names", None)
-    return ask(options) if ask else ("color",)
+    kind, options = test_set(cfg)
+    ask = getattr(kind, "feature_names", CloudDataset.feature_names)
+    return ask(options)
 
 
 def fit_features(cloud: Cloud, wanted: int, names: Sequence[str] = ("color",)) -> Cloud:
@@ -100,6 +106,8 @@ def predict_file(
         CloudError: the file cannot be read, or is too small for this network.
         ValueError: the file does not have the features that the network was trained with.
     """
+    if Path(path).suffix.lower() == ".bin":
+        reading.setdefault("columns", getattr(test_set(cfg)[0], "bin_columns", None))
     raw = {**read_cloud(path, **reading), "path": str(path)}
     stem = stem_of(Path(out), name or Path(path).stem, str(path))
     cloud = fit_features(raw, model.network.feat_dim, feature_names(cfg))

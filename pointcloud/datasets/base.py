@@ -103,6 +103,7 @@ class CloudDataset(FileDataset):
 
     noun = "cloud"
     damage = CloudError
+    bin_columns: tuple[str, ...] | None = None  # of the set's `.bin` files, for single ones to be read alike
 
     def __init__(
         self,

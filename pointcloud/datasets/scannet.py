@@ -139,6 +139,8 @@ class MMDet3DIndoor(CloudDataset):
         **options: see `CloudDataset`.
     """
 
+    bin_columns = ("x", "y", "z", "red", "green", "blue")
+
     def __init__(
         self,
         root: str,

@@ -34,6 +34,8 @@ class SemanticKITTI(CloudDataset):
         **options: see `CloudDataset`.
     """
 
+    bin_columns = ("x", "y", "z", "intensity")
+
     def __init__(self, root: str, split: str, **options: Any):
         sequences = SEQUENCES[choose("split", split, tuple(SEQUENCES))]
         folders = [Path(root) / "sequences" / f"{s:02d}" / "velodyne" for s in sequences]

@@ -192,6 +192,25 @@ class TestSegments:
             predict.predict_file(model_of(HeightSegmenter()), NAMES, config(), str(tmp_path / "mug.xyz"), tmp_path)
 
 
+def test_bin_and_features_are_those_of_the_data_set(tmp_path):
+    """Numbers that fit 4, 5 and 6 columns: with a config of SemanticKITTI they are 4, intensity a feature."""
+    table = RNG.normal(size=(600, 4)).astype("<f4")
+    table.tofile(tmp_path / "a.bin")
+    with pytest.raises(CloudError, match="number of columns is not clear"):
+        predict.predict_file(model_of(MeanDetector()), NAMES, config(), str(tmp_path / "a.bin"), tmp_path)
+    cfg = Config({"test_dataloader": {"dataset": {"type": "semantickitti"}}})
+    row = predict.predict_file(model_of(MeanDetector()), NAMES, cfg, str(tmp_path / "a.bin"), tmp_path)
+    assert row["points"] == 600
+    assert row["boxes"][0]["box"][:3] == pytest.approx(table[:, :3].mean(0), abs=1e-4)
+    cloud = read_cloud(tmp_path / "a.bin", columns=["x", "y", "z", "intensity"])
+    fitted = predict.fit_features(cloud, 1, predict.feature_names(cfg))
+    assert np.array_equal(fitted["feat"][:, 0], table[:, 3])
+    normals = {"type": "modelnet40", "normals": True}
+    assert predict.feature_names(Config({"test_dataloader": {"dataset": normals}})) == ("normal",)
+    both = {"type": "sunrgbd", "color": True, "height": True}
+    assert predict.feature_names(Config({"test_dataloader": {"dataset": both}})) == ("color", "height")
+
+
 class TestManyFiles:
     @pytest.fixture
     def tool(self, monkeypatch, tmp_path):
@@ -270,3 +289,28 @@ class TestPage:
         assert "minus 665187.5" in text
         assert "were guessed" in text
         assert "<b> were" not in text
+
+
+def test_json_of_the_tool(monkeypatch, capsys):
+    """Lines about files go to standard error, so that standard output is JSON."""
+    from tools import predict as tool
+
+    seen = {}
+
+    def predict_files(cfg, checkpoint, files, out, **options):
+        seen.update(options, files=files)
+        print("a line about a file")
+        return [{"file": files[0], "page": "p.html", "boxes": []}]
+
+    monkeypatch.setattr(predict, "predict_files", predict_files)
+    words = ["configs/pointcloud/epcl_tiny-clip_2k_rooms-det.py", "x.pth", "a.ply", "--json", "--columns", "x,y,z,i"]
+    assert tool.main([*words, "--min-score", "0.1", "--unit", "mm", "--up", "y", "--amp", "bf16", "--top", "3"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"file": "a.ply", "page": "p.html", "boxes": []}]
+    assert seen == {
+        "files": ["a.ply"], "columns": ["x", "y", "z", "i"], "min_score": 0.1, "unit": "mm", "up": "y", "amp": "bf16",
+        "top": 3,
+    }  # fmt: skip
+    assert tool.main([*words[:3], "--unit", "yard"]) == 2
+    assert "unit 'yard'" in capsys.readouterr().err
+    assert tool.main([*words[:3], "--columns", "x,y"]) == 2
+    assert "z must be named once" in capsys.readouterr().err

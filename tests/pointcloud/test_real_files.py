@@ -140,3 +140,27 @@ def test_they_are_predicted_in_their_own_coordinates(folder, tmp_path, monkeypat
         center = cloud["coord"].mean(0, dtype=np.float64) + cloud["offset"]
         extent = np.ptp(cloud["coord"], axis=0).max()
         assert np.abs(np.array(row["boxes"][0]["box"][:3]) - center).max() < 1e-3 * max(extent, 1), row["file"]
+
+
+def test_the_tool_classifies_whole_folders(folder, tmp_path, capsys):
+    """The tool as a user calls it, on folders, with the built-in network, untrained: pages and JSON."""
+    import json
+
+    from tools import predict
+    from xmodal.engine.checkpoint import FORMAT, own_state, write
+    from xmodal.engine.config import load_config
+    from xmodal.registry import MODELS, build
+
+    path = "configs/pointcloud/epcl_tiny-clip_512_objects.py"
+    model = build(load_config(path).model, MODELS).eval()
+    meta = {"format": FORMAT, "encoder": model.frozen_fingerprint(), "classes": [f"class {i}" for i in range(10)]}
+    write(tmp_path / "last.pth", {"state_dict": own_state(model), "meta": meta})
+    folders = [str(p) for p in (folder / "sdist", folder / "deb" / "geomview") if p.is_dir()]
+    words = [path, str(tmp_path / "last.pth"), *folders, "--out", str(tmp_path / "found"), "--json"]
+    assert predict.main(words) == 0
+    rows = json.loads(capsys.readouterr().out)
+    good = [row for row in rows if "error" not in row]
+    assert len(good) >= (30 if len(folders) > 1 else 28)
+    for row in good:
+        assert row["name"].startswith("class ")
+        assert (tmp_path / "found").joinpath(row["page"]).stat().st_size < 10e6
