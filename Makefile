@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
+.PHONY: help test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ install: $(STAMP)  ## create .venv and install everything the demo and the tests
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch torchvision
-	$(BIN)/pip install -q -c constraints.txt -e '.[test,points]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57]'
 	touch $(STAMP)
 
 demo: install  ## the main job on data made here: train, test, table, page (under 10 minutes)
@@ -53,6 +53,9 @@ mutants: install  ## put the faults of tests/mutants.toml in, one at a time: whi
 
 parity: install  ## agreement with the official implementations
 	$(BIN)/python -m tests.parity
+
+test-raw: install  ## releases in their own layout: raw to prepared, a step with the published config, test, page
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/pointcloud/test_raw.py
 
 test-pytorch3d:  ## the point tests on both backends, in a separate environment where pytorch3d works
 	test -x $(P3D)/bin/python || $(PYTHON) -m venv $(P3D)

@@ -13,6 +13,7 @@ from pointcloud import task
 from pointcloud.epcl import EPCL
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
+from xmodal.engine.predict import described
 from xmodal.registry import method
 
 
@@ -163,10 +164,9 @@ class EPCLClassifier(task.TaskNetwork):
         return {"label": int(batch["label"][index])} if batch.get("label") is not None else {}
 
     def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return `label`, `name` and `score` of the likeliest class, and a title of the page."""
-        score, label = found["scores"].max(0)
-        name = task.named(names, int(label))
-        return {"label": int(label), "name": name, "score": float(score)}, {"title": f"{name} ({100 * score:.0f} %)"}
+        """Return `label`, `name` and `score` of the likeliest class, all `scores`, and a title of the page."""
+        row = described(found["scores"], names, len(found["scores"]))
+        return row, {"title": f"{row['name']} ({100 * row['score']:.0f} %)"}
 
 
 def redrawn(

@@ -8,15 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pointcloud import boxes as box_ops
 from pointcloud import task
 from pointcloud.box_decoder import BoxDecoder
 from pointcloud.criterion import Criterion
+from pointcloud.datasets.base import Cloud
 from pointcloud.detection_ap import detections_of, select_boxes
 from pointcloud.detr_encoder import DETREncoder
 from pointcloud.epcl import EPCL
+from pointcloud.formats.frame import Frame
+from pointcloud.formats.write import class_color, write_boxes_ply
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
 from pointcloud.votes import QueryPoints, VoteHead
@@ -78,6 +83,7 @@ class Detector(task.TaskNetwork):
         decoder: further arguments of `BoxDecoder`.
         criterion: further arguments of `Criterion`.
         min_score: predictions with less objectness are dropped.
+        show_score: boxes of single files with a lower score are not reported; None for 0.3, or 0 where `min_score` is.
         min_points: predictions with fewer points inside are dropped.
         nms_iou: see `detection_ap.select_boxes`; None for no suppression.
         votes: place queries where encoded points vote for centers (see `VoteHead`), instead of on far points.
@@ -98,6 +104,7 @@ class Detector(task.TaskNetwork):
         decoder: dict[str, Any] | None = None,
         criterion: dict[str, Any] | None = None,
         min_score: float = 0.05,
+        show_score: float | None = None,
         min_points: int = 5,
         nms_iou: float | None = 0.25,
         votes: bool = False,
@@ -113,6 +120,7 @@ class Detector(task.TaskNetwork):
         self.look = None if query_points is None else QueryPoints(self.decoder.dim, **query_points)
         self.criterion = Criterion(num_classes, num_angle_bins, **(criterion or {}))
         self.min_score, self.min_points, self.nms_iou = min_score, min_points, nms_iou
+        self.show_score = (0.3 if min_score else 0.0) if show_score is None else show_score
 
     @staticmethod
     def extent(coord: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -194,19 +202,31 @@ class Detector(task.TaskNetwork):
         boxes, label = (batch[key][index][real].cpu().numpy() for key in ("boxes", "box_label"))
         return {"target_boxes": boxes, "target_label": label}
 
+    def place(self, found: dict[str, Any], cloud: Cloud, scale: float, shift: np.ndarray) -> dict[str, Any]:
+        """Move boxes back to the cloud, offset included (float64), and add `corners` in the file's own coordinates."""
+        boxes = np.asarray(found["boxes"], np.float64).reshape(-1, 7).copy()
+        boxes[:, :6] *= scale
+        boxes[:, :3] += shift
+        frame = cloud.get("frame", Frame())
+        corners = frame.to_file(box_ops.corners(torch.from_numpy(boxes)).numpy())
+        boxes[:, :3] += frame.offset
+        return {**found, "boxes": boxes, "corners": corners}
+
     def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the likely `boxes`, best first, and what the page draws."""
-        kept = best_class(found)
-        boxes = zip(kept["boxes"], kept["box_label"], kept["scores"], strict=True)
-        rows = [
-            {
-                "name": task.named(names, int(label)),
-                "score": round(float(score), 4),
-                "box": [round(float(v), 4) for v in box],
-            }
-            for box, label, score in boxes
-        ]
-        return {"boxes": rows}, {"found": kept}
+        """Return the likely `boxes`, best first, and what the page draws; writes them to `<stem>_boxes.ply`."""
+        kept = best_class(found, self.show_score)
+        rows = []
+        for i, (box, label, score) in enumerate(zip(kept["boxes"], kept["box_label"], kept["scores"], strict=True)):
+            row = {"name": task.named(names, int(label)), "score": round(float(score), 4)}
+            row["box"] = [round(float(v), 6) for v in box]
+            if "corners" in kept:
+                row["corners"] = kept["corners"][i].round(6).tolist()
+            rows.append(row)
+        report: dict[str, Any] = {"boxes": rows, "min_score": self.show_score}
+        if "corners" in kept:
+            colors = [class_color(int(label)) for label in kept["box_label"]]
+            report["mesh"] = str(write_boxes_ply(f"{stem}_boxes.ply", kept["corners"], colors))
+        return report, {"found": kept}
 
 
 def best_class(found: dict[str, Any], min_score: float = 0.3) -> dict[str, Any]:
@@ -227,7 +247,7 @@ def best_class(found: dict[str, Any], min_score: float = 0.3) -> dict[str, Any]:
         if found["scores"][i] >= min_score and key not in seen:
             seen.add(key)
             kept.append(int(i))
-    return {k: found[k][kept] for k in ("boxes", "box_label", "scores")}
+    return {k: found[k][kept] for k in ("boxes", "box_label", "scores", "corners") if k in found}
 
 
 def with_options(kind: type, options: dict[str, Any], **given: Any) -> Any:

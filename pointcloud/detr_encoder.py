@@ -12,6 +12,21 @@ from torch import Tensor, nn
 
 from pointcloud import ops
 from pointcloud.mixer import linear_norm
+from xmodal.registry import ENCODERS
+
+
+@ENCODERS.register_module(name="no_encoder")
+def no_encoder(weights: str = "random") -> None:
+    """Stand where other configs have a frozen encoder: 3DETR has none, and everything in it begins random.
+
+    Args:
+        weights: `random`, the only ones there are.
+
+    Raises:
+        ValueError: other weights are asked for.
+    """
+    if weights != "random":
+        raise ValueError(f"weights={weights!r}: 3DETR has no encoder that could be pretrained, only random")
 
 
 class SetAbstraction(nn.Module):

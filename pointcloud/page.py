@@ -1,5 +1,6 @@
 """A self-contained HTML page with an interactive 3D view of a cloud, its classes and its boxes."""
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,32 @@ import numpy as np
 import torch
 
 from pointcloud import boxes as box_ops
+from pointcloud.formats.frame import Frame
+from pointcloud.formats.write import class_color
 
-COLORS = (
-    "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac",
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
-)  # fmt: skip
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 MOST_POINTS = 60_000  # shown; more makes browsers slow
+MOST_BOXES = 300
+# Turn one view and the other follows.
+TOGETHER = """
+var page = document.getElementById('{plot_id}'), busy = false;
+page.on('plotly_relayout', function(change) {
+  if (busy) return;
+  ['scene', 'scene2'].forEach(function(one, i) {
+    var camera = change[one + '.camera'];
+    if (!camera) return;
+    busy = true;
+    var other = {};
+    other[['scene2', 'scene'][i] + '.camera'] = camera;
+    Plotly.relayout(page, other).then(function() { busy = false; });
+  });
+});
+"""
 
 
 def color_of(label: int) -> str:
     """A color per class."""
-    return COLORS[label % len(COLORS)]
+    return "#{:02x}{:02x}{:02x}".format(*class_color(label))
 
 
 def thin(count: int, most: int = MOST_POINTS) -> np.ndarray:
@@ -32,22 +47,27 @@ def marker_size(count: int) -> float:
     return 3.5 if count < 3000 else 2.5 if count < 20_000 else 1.6
 
 
-def point_traces(coord: np.ndarray, segment: np.ndarray | None, feat: np.ndarray | None, names: Sequence[str]) -> list:
-    """One trace per class, or one in the cloud's own colors."""
+def trace(coord: np.ndarray, color: Any, name: str, **more: Any) -> Any:
+    """Points (P, 3) in one color, or in one each."""
     import plotly.graph_objects as go
 
-    def trace(rows: np.ndarray, color: Any, name: str) -> Any:
-        x, y, z = coord[rows].T.round(3)
-        marker = dict(size=marker_size(len(coord)), color=color)
-        return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hoverinfo="name")
+    x, y, z = coord.T.astype(np.float32)
+    marker = dict(size=marker_size(more.pop("of", len(coord))), color=color)
+    return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hoverinfo="name", **more)
 
-    if segment is None:
-        own = "#7f7f7f"
-        if feat is not None and feat.shape[1] >= 3:
-            own = ["rgb({},{},{})".format(*c) for c in (feat[:, :3] * 255).clip(0, 255).astype(int)]  # type: ignore
-        return [trace(np.arange(len(coord)), own, "points")]
-    found = [int(c) for c in np.unique(segment) if c >= 0]
-    return [trace(np.flatnonzero(segment == c), color_of(c), name_of(c, names)) for c in found]
+
+def class_traces(coord: np.ndarray, segment: np.ndarray, names: Sequence[str], **more: Any) -> list:
+    """One trace per class."""
+    rows = [(int(c), segment == c) for c in np.unique(segment) if c >= 0]
+    return [trace(coord[mine], color_of(c), name_of(c, names), of=len(coord), **more) for c, mine in rows]
+
+
+def own_traces(coord: np.ndarray, feat: np.ndarray | None, **more: Any) -> list:
+    """One trace in the cloud's own colors, gray where it has none."""
+    if feat is None or feat.shape[1] < 3:
+        return [trace(coord, "#7f7f7f", "points", **more)]
+    levels = (feat[:, :3] * 255).round().clip(0, 255).astype(int)
+    return [trace(coord, ["#{:02x}{:02x}{:02x}".format(*c) for c in levels.tolist()], "points", **more)]
 
 
 def name_of(label: int, names: Sequence[str]) -> str:
@@ -76,6 +96,45 @@ def box_traces(boxes: np.ndarray, label: np.ndarray, scores: np.ndarray | None, 
     return traces
 
 
+def axes_of(frame: Frame) -> dict[str, Any]:
+    """Return the layout of a view: axes with their names, units and offsets."""
+    look = dict(backgroundcolor="white", gridcolor="#dddddd")
+    titles = [f"{name} (m)" for name in ("x", "y", "z, up")]
+    titles = [t if not o else f"{t} minus {o:.10g}" for t, o in zip(titles, frame.offset, strict=True)]
+    axes = {f"{k}axis": dict(look, title=t) for k, t in zip("xyz", titles, strict=True)}
+    camera = dict(eye=dict(x=0.9, y=-1.5, z=1.2), center=dict(x=0, y=0, z=-0.15))
+    return dict(aspectmode="data", camera=camera, **axes)
+
+
+def views_of(
+    coord: np.ndarray, segment: np.ndarray | None, feat: np.ndarray | None, names: Sequence[str], frame: Frame
+) -> tuple[list, dict[str, Any]]:
+    """Traces and layout of one view, or of two when there are both colors and classes."""
+    two = segment is not None and feat is not None and feat.shape[1] >= 3
+    scenes: dict[str, Any] = {"scene": axes_of(frame)}
+    traces = own_traces(coord, feat, showlegend=False) if segment is None or two else []
+    if segment is not None:
+        traces += class_traces(coord, segment, names, scene="scene2" if two else "scene")
+    if two:
+        scenes["scene"]["domain"] = dict(x=[0, 0.49])
+        scenes["scene2"] = {**axes_of(frame), "domain": dict(x=[0.51, 1])}
+    return traces, scenes
+
+
+def about(shown: int, total: int, frame: Frame, notes: Sequence[str]) -> str:
+    """Return the lines below the title: what is shown, where zero is, what was assumed."""
+    lines = ["meters, z up"]
+    if (frame.unit, frame.up) != ("m", "z"):
+        lines[0] += f" (the file has {frame.unit}, {frame.up} up)"
+    if frame.offset.any():
+        lines.append(
+            "axes are counted from the offset that they name; boxes and labels of the files have the full values"
+        )
+    if shown < total:
+        lines.append(f"{shown:,} of {total:,} points are shown")
+    return "<br>".join(html.escape(line) for line in [*lines, *list(notes)[:4]])
+
+
 def write_page(
     path: str | Path,
     coord: np.ndarray,
@@ -84,6 +143,8 @@ def write_page(
     feat: np.ndarray | None = None,
     found: dict[str, Any] | None = None,
     title: str = "point cloud",
+    frame: Frame | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the page.
 
@@ -91,10 +152,12 @@ def write_page(
         path: of the HTML file; it needs no network to open.
         coord: points (P, 3); at most `MOST_POINTS` are shown.
         names: of the classes.
-        segment: class of each point (P,), for colors and a legend.
-        feat: colors (P, 3) in 0..1, shown when there is no segment.
-        found: `boxes` (N, 7), `box_label` (N,), `scores` (N,).
+        segment: class of each point (P,): a view of its own beside the cloud's colors, with a legend.
+        feat: colors (P, 3) in 0..1.
+        found: `boxes` (N, 7) with the offset, `box_label` (N,), `scores` (N,).
         title: shown above.
+        frame: of the cloud: its offset is named on the axes.
+        notes: what was assumed, shown below the title.
 
     Raises:
         ValueError: plotly is not installed.
@@ -103,22 +166,25 @@ def write_page(
         import plotly.graph_objects as go
     except ImportError as error:
         raise ValueError("pages need plotly: pip install 'xmodal[points]'") from error
-    rows = thin(len(coord))
-    traces = point_traces(
-        coord[rows], None if segment is None else segment[rows], None if feat is None else feat[rows], names
-    )
+    frame = Frame() if frame is None else frame
+    rows, notes = thin(len(coord)), list(notes)
+    classes = None if segment is None else segment[rows]
+    traces, scenes = views_of(coord[rows], classes, None if feat is None else feat[rows], names, frame)
     if found is not None:
-        traces += box_traces(found["boxes"], found["box_label"], found.get("scores"), names)
+        hidden = len(found["boxes"]) - MOST_BOXES
+        notes = [f"the {MOST_BOXES} best of {len(found['boxes'])} boxes are shown", *notes] if hidden > 0 else notes
+        boxes = np.asarray(found["boxes"], np.float64).reshape(-1, 7)[:MOST_BOXES].copy()
+        boxes[:, :3] -= frame.offset
+        traces += box_traces(boxes, found["box_label"], found.get("scores"), names)
     figure = go.Figure(traces)
-    note = "" if len(rows) == len(coord) else f" ({len(rows):,} of {len(coord):,} points shown)"
-    axis = dict(backgroundcolor="white", gridcolor="#dddddd", title="")
-    camera = dict(eye=dict(x=0.9, y=-1.5, z=1.2), center=dict(x=0, y=0, z=-0.15))
+    head = f"{html.escape(title)}<br><sup>{about(len(rows), len(coord), frame, notes)}</sup>"
     figure.update_layout(
-        title=title + note,
-        scene=dict(aspectmode="data", xaxis=axis, yaxis=axis, zaxis=axis, camera=camera),
-        margin=dict(l=0, r=0, b=0, t=40),
+        title=dict(text=head, y=0.98, yanchor="top"),
+        margin=dict(l=0, r=0, b=0, t=110),
         legend=dict(itemsizing="constant"),
+        **scenes,
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(str(path), include_plotlyjs=True, full_html=True, default_height="96vh")
+    script = [TOGETHER] if len(scenes) > 1 else None
+    figure.write_html(str(path), include_plotlyjs=True, full_html=True, default_height="96vh", post_script=script)
     return Path(path)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointcloud.transforms import voxel_groups
+from pointcloud.voxels import voxel_groups
 
+PIECE = 1_000_000  # points at a time where all at once would need another copy
 Network = Callable[[Tensor, Tensor | None, list[int]], Tensor]
 
 
@@ -85,12 +86,17 @@ def vote(
 
 
 def fill_voxels(total: Tensor, points: np.ndarray, voxel: float) -> Tensor:
-    """Give points without a vote (P, K) the mean of those of their voxel that have one."""
+    """Give points without a vote (P, K) the mean of those of their voxel that have one; `total` is changed in place."""
     order, counts = voxel_groups(points, voxel)
     cell = torch.empty(len(order), dtype=torch.int64)
     cell[torch.from_numpy(order)] = torch.arange(len(counts)).repeat_interleave(torch.from_numpy(counts))
-    voted = (total != 0).any(1)
-    sums = total.new_zeros(len(counts), total.shape[1]).index_add_(0, cell, total)
-    voters = total.new_zeros(len(counts)).index_add_(0, cell, voted.float())
+    sums, voters = total.new_zeros(len(counts), total.shape[1]), total.new_zeros(len(counts))
+    pieces = [slice(i, i + PIECE) for i in range(0, len(total), PIECE)]
+    voted = torch.cat([(total[piece] != 0).any(1) for piece in pieces])
+    rows = voted.nonzero().flatten()
+    sums.index_add_(0, cell[rows], total[rows])
+    voters.index_add_(0, cell[rows], torch.ones(len(rows)))
     mean = sums / voters.clamp(min=1)[:, None]
-    return torch.where(voted[:, None], total, mean[cell])
+    for piece in pieces:
+        total[piece] = torch.where(voted[piece, None], total[piece], mean[cell[piece]])
+    return total

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcloud import task
-from pointcloud.datasets.base import Cloud
+from pointcloud.datasets.base import Cloud, CloudError
 from pointcloud.epcl import EPCL
+from pointcloud.formats.write import write_labeled
 from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbors_of
 from pointcloud.packed import pack
 from pointcloud.scenes import vote
 from pointcloud.task_token import Tower, unit_ball
+from pointcloud.voxels import voxel_groups
 from xmodal.registry import method
 
 Level = tuple[Tensor, Tensor, list[int]]
@@ -92,7 +94,7 @@ class EPCLSegmenter(task.TaskNetwork):
         weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("class_weight", weight, persistent=False)
         self.num_classes, self.in_dim, self.ignore_label = num_classes, in_dim, ignore_label
-        self.neighbors = tuple(num_neighbors)
+        self.neighbors, self.strides = tuple(num_neighbors), tuple(strides)
         last = len(planes) - 1
         dims = [in_dim, *planes]
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()  # stages "1" (fine) to "5" (coarse)
@@ -171,8 +173,10 @@ class EPCLSegmenter(task.TaskNetwork):
         logits = self(*self.flat(coord, feat, lengths)).float()
         sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
         target = pack(segment, sizes)
-        loss = F.cross_entropy(logits, target, self.class_weight, ignore_index=self.ignore_label)
         keep = target != self.ignore_label
+        if not keep.any():  # the mean of nothing would be NaN
+            return {"loss_segment": logits.sum() * 0, "oa": logits.new_zeros(())}
+        loss = F.cross_entropy(logits, target, self.class_weight, ignore_index=self.ignore_label)
         right = (logits.argmax(1) == target)[keep].float().mean() * 100
         return {"loss_segment": loss, "oa": right}
 
@@ -204,17 +208,33 @@ class EPCLSegmenter(task.TaskNetwork):
 
     def predict_cloud(
         self, cloud: Cloud, transforms: Sequence[Callable], progress: task.Progress | None = None
-    ) -> tuple[Cloud, dict[str, Any]]:
+    ) -> dict[str, Any]:
         """Find the class of every raw point, in parts; the transforms are left out, since they would drop points."""
-        coord, feat = (task.on_device(self, cloud.get(key)) for key in ("coord", "feat"))
         voxel = self.eval_voxel or 0.04
+        self.check_size(cloud["coord"], voxel)
+        coord, feat = (task.on_device(self, cloud.get(key)) for key in ("coord", "feat"))
         scene = self, coord, feat, self.num_classes, voxel, self.eval_points, self.eval_parts
-        return cloud, {"segment": vote(*scene, progress).argmax(1)}  # type: ignore[arg-type]
+        return {"segment": vote(*scene, progress).argmax(1), "cloud": cloud}  # type: ignore[arg-type]
+
+    def check_size(self, coord: np.ndarray, voxel: float) -> None:
+        """Refuse a cloud that has too few voxels for the strides.
+
+        Raises:
+            CloudError: naming the scale that was assumed.
+        """
+        wanted, have = int(np.prod(self.strides)), len(voxel_groups(coord, voxel)[1])
+        if have < wanted:
+            size = " x ".join(f"{v:.3g}" for v in coord.max(0) - coord.min(0))
+            raise CloudError(
+                f"the cloud is {size} m, if its unit was read right, and fills {have} voxels of {voxel:g} m; the "
+                f"network "
+                f"needs {wanted}: give the file's unit (--unit), or a smaller model.network.eval_voxel"
+            )
 
     def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Write the classes to `<stem>_segment.npy`; returns that path and the `counts` of points per class."""
+        """Write the classes as `.npy` and with the points (`write_labeled`); returns both paths and the `counts`."""
         segment = found["segment"].numpy()
-        np.save(f"{stem}_segment.npy", segment.astype(np.int16))
         values, counts = np.unique(segment, return_counts=True)
         per_class = {task.named(names, int(v)): int(c) for v, c in zip(values, counts, strict=True)}
-        return {"segment": f"{stem}_segment.npy", "counts": per_class}, {"segment": segment}
+        files = write_labeled(stem, found["cloud"], segment, names)
+        return {**files, "counts": per_class}, {"segment": segment}

@@ -32,6 +32,7 @@ class TaskNetwork(nn.Module):
         targets: keys of the batch that `loss` takes beside the points.
         feat_dim: features of a point, beside its coordinates, that the network was built for.
         official: name of the layout of released checkpoints (see `pointcloud.checkpoints`), empty where there is none.
+        show_score: lowest score that a report of one file shows, where scores decide.
     """
 
     loss: Callable[..., dict[str, Tensor]]
@@ -39,6 +40,7 @@ class TaskNetwork(nn.Module):
     targets: tuple[str, ...] = ()
     feat_dim = 0
     official = ""
+    show_score = 0.0
 
     def truth(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
         """Return what is known of one sample of a batch, as the metric reads it; by default its targets."""
@@ -46,7 +48,7 @@ class TaskNetwork(nn.Module):
 
     def predict_cloud(
         self, cloud: Cloud, transforms: Sequence[Callable], progress: Progress | None = None
-    ) -> tuple[Cloud, dict[str, Any]]:
+    ) -> dict[str, Any]:
         """Predict one raw cloud.
 
         Args:
@@ -55,12 +57,29 @@ class TaskNetwork(nn.Module):
             progress: called with parts done and parts in all, where a scene is cut into parts.
 
         Returns:
-            The cloud as it is to be shown, and one entry of `predict`.
+            One entry of `predict`, after `place`.
+
+        Raises:
+            CloudError: the cloud is too small for the network.
         """
+        raw = cloud
+        cloud = {k: cloud[k] for k in ("coord", "feat") if k in cloud}
         for transform in transforms:
             cloud = transform(cloud, np.random.default_rng(0))
         item, device = finish(cloud, "", None, None), next(self.parameters()).device
-        return cloud, self.predict(**{k: item[k][None].to(device) for k in ("coord", "feat") if k in item})[0]
+        found = self.predict(**{k: item[k][None].to(device) for k in ("coord", "feat") if k in item})[0]
+        return self.place(found, raw, cloud.get("scale", 1.0), cloud.get("shift", np.zeros(3)))
+
+    def place(self, found: dict[str, Any], cloud: Cloud, scale: float, shift: np.ndarray) -> dict[str, Any]:
+        """Bring what was found back to where the cloud was read; by default nothing has a place.
+
+        Args:
+            found: one entry of `predict`, in the coordinates x of the network.
+            cloud: from `read_cloud`; its coordinates are x * scale + shift.
+            scale: see `cloud`.
+            shift: see `cloud` (3,).
+        """
+        return found
 
     def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Turn what `predict_cloud` found into a report.

@@ -10,6 +10,7 @@ import torch
 
 from pointcloud import ops
 from pointcloud.datasets.base import Cloud, CloudError, select
+from pointcloud.voxels import voxel_groups
 from xmodal.registry import TRANSFORMS
 
 
@@ -19,14 +20,25 @@ def rotate_up(coord: np.ndarray, angle: float) -> np.ndarray:
     return (coord @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])).astype(np.float32)
 
 
+def moved(cloud: Cloud, shift: np.ndarray, scale: float = 1.0) -> Cloud:
+    """The cloud with coordinates (x - shift) / scale.
+
+    What has been done to the coordinates adds up in `scale` and `shift`, by which results find their way back:
+    x * scale + shift.
+    """
+    coord = ((cloud["coord"] - shift) / scale).astype(np.float32)
+    before = cloud.get("scale", 1.0), cloud.get("shift", np.zeros(3))
+    return {**cloud, "coord": coord, "scale": before[0] * scale, "shift": before[0] * np.asarray(shift) + before[1]}
+
+
 @TRANSFORMS.register_module(name="unit_ball")
 class UnitBall:
     """Center on the mean and scale to unit radius."""
 
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
         """Normalize."""
-        coord = cloud["coord"] - cloud["coord"].mean(0)
-        return {**cloud, "coord": (coord / max(np.linalg.norm(coord, axis=1).max(), 1e-9)).astype(np.float32)}
+        mean = cloud["coord"].mean(0, dtype=np.float64)  # float32 sums drift with a million points
+        return moved(cloud, mean, max(float(np.linalg.norm(cloud["coord"] - mean, axis=1).max()), 1e-9))
 
 
 @TRANSFORMS.register_module(name="farthest_points")
@@ -221,23 +233,6 @@ class CuboidCrop:
         return cloud
 
 
-def voxel_groups(coord: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points sorted by voxel and the number of points in each voxel.
-
-    Args:
-        coord: (P, 3).
-        size: edge of a voxel.
-
-    Returns:
-        Indices of the points (P,), voxel after voxel, and counts (V,).
-    """
-    cells = np.floor((coord - coord.min(0)) / size).astype(np.int64)
-    shape = cells.max(0) + 1
-    keys = (cells[:, 0] * shape[1] + cells[:, 1]) * shape[2] + cells[:, 2]
-    _, counts = np.unique(keys, return_counts=True)
-    return np.argsort(keys, kind="stable"), counts
-
-
 @TRANSFORMS.register_module(name="voxel_points")
 class VoxelPoints:
     """Keep one random point of every occupied voxel."""
@@ -282,7 +277,7 @@ class ToOrigin:
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
         """Shift."""
         shift = self.origin(cloud["coord"])
-        out = {**cloud, "coord": cloud["coord"] - shift}
+        out = moved(cloud, shift)
         if "boxes" in cloud:
             out["boxes"] = np.concatenate([cloud["boxes"][:, :3] - shift, cloud["boxes"][:, 3:]], axis=1)
         return out

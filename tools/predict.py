@@ -1,6 +1,7 @@
-"""Classify files, label clouds: python tools/predict.py CONFIG work_dirs/NAME/best.pth clip.mp4 other.webm."""
+"""Classify, label or search files: python tools/predict.py CONFIG work_dirs/NAME/best.pth clip.mp4 scans/."""
 
 import argparse
+import contextlib
 import sys
 from typing import Any
 
@@ -8,16 +9,21 @@ from typing import Any
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        description="Classify files with a trained checkpoint, read as the config's test data are; point clouds (.ply, "
-        ".npy, .npz, .las, .pcd, .txt, .bin) are classified, segmented or searched for boxes, with a 3D page each."
+        description="Predict files with a trained checkpoint, as the config's test data are read: videos and images "
+        "are classified; point clouds are classified, segmented or searched for boxes, with a 3D page each. Results of "
+        "clouds are in meters, z up, in the file's own place and point order; boxes are center, full sizes, yaw.",
     )
     p.add_argument("config", help="a config file")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
-    p.add_argument("files", nargs="+", metavar="FILE", help="such as a video")
+    p.add_argument("files", nargs="+", metavar="FILE", help="files, folders, patterns, lists (@list, .txt of paths)")
     p.add_argument("--out", default="predictions", help="folder of labels, boxes and pages of point clouds")
     p.add_argument("--json", action="store_true", help="print JSON: all scores, or why a file could not be read")
-    p.add_argument("--top", type=int, default=5, help="classes to show (5)")
+    p.add_argument("--top", type=int, help="classes to show (5)")
+    p.add_argument("--min-score", type=float, help="leave out classes and boxes below this score (boxes: 0.3)")
     p.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision (fp16 needs a GPU)")
+    p.add_argument("--columns", type=lambda text: text.split(","), help="of tables of points: x,y,z,intensity,r,g,b")
+    p.add_argument("--unit", help="of point clouds: m (default), cm, mm, um, km, in, ft, us-ft")
+    p.add_argument("--up", help="the axis of point clouds that points up: z (default; glTF: y), y, x, -y, -z, -x")
     p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     return p
 
@@ -34,7 +40,7 @@ def show(rows: list[dict]) -> None:
 
 
 def reads_clouds(cfg: Any) -> bool:
-    """Whether the model of a config is one of point clouds."""
+    """Return whether the model of a config is one of point clouds."""
     from pointcloud.model import CloudModel
     from xmodal.registry import MODELS
 
@@ -42,11 +48,29 @@ def reads_clouds(cfg: Any) -> bool:
     return issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, CloudModel)
 
 
+def predict_clouds(cfg: Any, args: argparse.Namespace) -> list[dict]:
+    """Predict point clouds; prints a line each as they come, with --json to standard error."""
+    from pointcloud.formats.columns import check_columns
+    from pointcloud.formats.frame import Frame
+    from pointcloud.predict import predict_files
+
+    if args.columns:
+        check_columns(args.columns)
+    Frame(args.unit or "m", args.up or "z")
+    known = ("top", "min_score", "amp", "columns", "unit", "up")
+    options = {k: getattr(args, k) for k in known if getattr(args, k) is not None}
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        return predict_files(cfg, args.checkpoint, args.files, args.out, **options)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Predict; returns the exit status, 1 when no file could be read."""
     args = parser().parse_intermixed_args(argv)
     import json
 
+    from video.annotations import VIDEOS
+    from xmodal.data.annotations import IMAGES
+    from xmodal.engine.inputs import expand
     from xmodal.engine.launch import prepare, run
     from xmodal.engine.predict import predict
 
@@ -54,15 +78,15 @@ def main(argv: list[str] | None = None) -> int:
 
     def job() -> None:
         cfg = prepare(args.config, options=args.cfg_options, amp=args.amp)
-        if reads_clouds(cfg):
-            from pointcloud.predict import predict_files
-
-            rows.extend(predict_files(cfg, args.checkpoint, args.files, args.out))
-            return
-        rows.extend(predict(cfg, args.checkpoint, args.files, args.amp, args.top))
+        clouds = reads_clouds(cfg)
+        if clouds:
+            rows.extend(predict_clouds(cfg, args))
+        else:
+            files = [entry.path for entry in expand(args.files, VIDEOS.endings + IMAGES.endings)]
+            rows.extend(predict(cfg, args.checkpoint, files, args.amp, args.top or 5, args.min_score))
         if args.json:
             print(json.dumps(rows, indent=1))
-        else:
+        elif not clouds:
             show(rows)
 
     return run(job) or int(all("error" in row for row in rows))

@@ -9,10 +9,11 @@ Measured here: nothing.
 from mmengine.config import read_base
 
 from pointcloud.detection import detr3d
+from pointcloud.detr_encoder import no_encoder
 
 with read_base():
     from .._base_.sunrgbd_detection import *
 
-model.encoder = None
+model.encoder = dict(type=no_encoder)
 model.network.type = detr3d
 model.network.backbone = dict(masked=True)

@@ -15,7 +15,7 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.epcl_segmentation import *
 
-_scenes = dict(type=ScanNetSegmentation, root="data/scannet_segmentation")
+_scenes = dict(type=ScanNetSegmentation, root="data/scannet/scannet_segmentation")
 model.network.update(num_classes=20)
 train_dataloader = dict(
     batch_size=2,

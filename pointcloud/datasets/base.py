@@ -5,10 +5,8 @@ intensity); `segment` (P,) int64, -1 for points that do not count; `instance` (P
 (K, 7) float32 and `box_label` (K,) int64. Readers make clouds, transforms map cloud and generator to cloud.
 """
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,33 +15,44 @@ from xmodal.data.broken import FileDataset
 from xmodal.registry import TRANSFORMS, build
 
 Cloud = dict[str, Any]
-PER_POINT = ("coord", "feat", "segment", "instance")
-# What the readers of numpy, plyfile and their kin raise on files that are not whole.
-DAMAGE = (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error)
+PER_POINT = ("coord", "feat", "normal", "intensity", "segment", "instance")
 
 
 class CloudError(RuntimeError):
     """A cloud that cannot be used, and why."""
 
 
+def reason_of(error: Exception) -> str:
+    """Say in a library's words why a file cannot be read."""
+    if isinstance(error, KeyError):
+        return f"there is no {error}"
+    return str(error) or f"{type(error).__name__} while it was read"
+
+
 def check_cloud(cloud: Cloud, num_classes: int | None = None) -> Cloud:
     """Refuse a cloud that would spoil a run.
 
     Raises:
-        CloudError: no points, coordinates that are no numbers, columns of different lengths, labels out of range, boxes
-            without extent.
+        CloudError: no points, coordinates or features that are not finite, columns of different lengths, labels out of
+            range, boxes without extent.
     """
     coord = cloud["coord"]
     if coord.ndim != 2 or coord.shape[1] != 3:
         raise CloudError(f"coordinates have shape {coord.shape}, expected (P, 3)")
     if not len(coord):
         raise CloudError("no points")
-    bad = ~np.isfinite(coord).all(1)
-    if bad.any():
-        raise CloudError(f"{int(bad.sum())} of {len(coord)} points have coordinates that are not finite")
     for key in PER_POINT:
         if key in cloud and len(cloud[key]) != len(coord):
             raise CloudError(f"{len(cloud[key])} rows of {key} for {len(coord)} points")
+    for key, what in (
+        ("coord", "coordinates"),
+        ("feat", "features"),
+        ("normal", "normals"),
+        ("intensity", "intensity"),
+    ):
+        fine = np.isfinite(cloud.get(key, 0)).reshape(len(coord) if key in cloud else 1, -1).all(1)
+        if not fine.all():
+            raise CloudError(f"{int((~fine).sum())} of {len(coord)} points have {what} that are not finite")
     if num_classes is not None:
         check_labels(cloud, num_classes)
     boxes = cloud.get("boxes", np.ones((0, 7)))
@@ -94,6 +103,7 @@ class CloudDataset(FileDataset):
 
     noun = "cloud"
     damage = CloudError
+    bin_columns: tuple[str, ...] | None = None  # of the set's `.bin` files, for single ones to be read alike
 
     def __init__(
         self,
@@ -112,6 +122,15 @@ class CloudDataset(FileDataset):
         self.sample_ids, self.classes = list(sample_ids), list(classes) if classes is not None else None
         self.transforms: list[Callable] = [build(t, TRANSFORMS) for t in transforms]
         self.pad_to, self.max_boxes = pad_to, max_boxes
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what `feat` of a cloud holds, in order, for a file to be given the same: color, normal, ...
+
+        Args:
+            options: of the data set in a config.
+        """
+        return ("color",)
 
     def load(self, index: int) -> Cloud:
         """Read one cloud.
@@ -136,8 +155,8 @@ class CloudDataset(FileDataset):
             return check_cloud(self.load(index), self.num_classes)
         except CloudError:
             raise
-        except DAMAGE as error:
-            raise CloudError(f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # every library has errors of its own for files that are not whole
+            raise CloudError(reason_of(error)) from error
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One finished sample."""
@@ -161,8 +180,8 @@ def finish(cloud: Cloud, sample_id: str, pad_to: int | None, max_boxes: int | No
         "coord_min": torch.from_numpy(cloud["coord"].min(0)),
         "coord_max": torch.from_numpy(cloud["coord"].max(0)),
     }
-    for key in PER_POINT:
-        if key in cloud and key != "instance":
+    for key in ("coord", "feat", "segment"):
+        if key in cloud:
             array = np.ascontiguousarray(cloud[key])
             if pad_to is not None:
                 fill = -1 if key == "segment" else 0

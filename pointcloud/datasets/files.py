@@ -1,153 +1,148 @@
-"""Any cloud file, for prediction: `.ply`, `.npy`, `.npz`, `.las`, `.laz`, `.pcd`, `.txt`, `.bin`."""
+"""Any cloud file as a cloud in meters, z up, near the origin; the readers are in `pointcloud.formats`."""
 
-from collections.abc import Callable
+import importlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pointcloud.datasets.base import DAMAGE, Cloud, CloudError, check_cloud
+from pointcloud.datasets.base import Cloud, CloudError, check_cloud, reason_of
+from pointcloud.formats.columns import check_columns
+from pointcloud.formats.frame import Frame, offset_of
+from pointcloud.formats.scan import READERS, Scan
 
-COLORS = ("red", "green", "blue")
-
-
-def from_table(table: np.ndarray) -> Cloud:
-    """Columns x, y, z and, if there are six or more, colors in 0..1 or 0..255."""
-    table = np.asarray(table)
-    if table.ndim != 2 or table.shape[1] < 3:
-        raise CloudError(f"an array of shape {table.shape}, expected (P, 3) or more columns")
-    cloud: Cloud = {"coord": table[:, :3].astype(np.float32)}
-    if table.shape[1] >= 6:
-        cloud["feat"] = unit_colors(table[:, 3:6])
-    return cloud
+for _family in ("arrays", "e57", "las", "meshes", "pcd", "ply", "text"):
+    importlib.import_module(f"pointcloud.formats.{_family}")
+ENDINGS = tuple(READERS)
+PIECE = 1_000_000
+FEATURES = ("color", "normal", "intensity")
 
 
-def unit_colors(colors: np.ndarray) -> np.ndarray:
-    """Colors in 0..1, whether they came as such, as bytes or as 16 bits."""
-    colors = np.asarray(colors, np.float32)
-    top = float(colors.max(initial=0))
-    return colors / (1 if top <= 1 else 255 if top <= 255 else 65535)
+def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
+    """Read a file as it is, in its own coordinates.
 
+    Args:
+        path: of the file; its ending tells the format. `FILE.h5#3` is the fourth cloud of a file that holds many.
+        columns: names of the columns of a table without names, such as ("x", "y", "z", "intensity").
 
-def from_fields(fields: dict[str, np.ndarray]) -> Cloud:
-    """A cloud from named columns."""
-    if not {"x", "y", "z"} <= fields.keys():
-        raise CloudError(f"columns {sorted(fields)}, expected x, y and z")
-    table = np.stack([fields[k] for k in "xyz"], axis=1)
-    if set(COLORS) <= fields.keys():
-        table = np.concatenate([table, unit_colors(np.stack([fields[k] for k in COLORS], axis=1))], axis=1)
-    return from_table(table)
-
-
-def read_ply(path: Path) -> Cloud:
-    """Read the vertices of a `.ply`."""
+    Raises:
+        CloudError: a format that is not known, or a file that cannot be read, naming it.
+        ValueError: `columns` without x, y or z.
+    """
+    if columns is not None:
+        check_columns(columns)
+    path = Path(path)
+    numbered = re.fullmatch(r"(.*\.(?:h5|hdf5))#(\d+)", path.name, re.IGNORECASE)
+    number = {"cloud": int(numbered[2])} if numbered else {}
+    path = path.with_name(numbered[1]) if numbered else path
+    ending = path.suffix.lower()
+    if ending not in READERS:
+        raise CloudError(f"{path.name}: no reader for {path.suffix!r}; there are {', '.join(ENDINGS)}")
+    if not path.exists():
+        raise CloudError(f"no file at {path}")
+    if not path.is_file():
+        raise CloudError(f"{path} is no file")
+    if not path.stat().st_size:
+        raise CloudError(f"{path.name} is empty")
     try:
-        from plyfile import PlyData, PlyParseError
-    except ImportError as error:
-        raise CloudError(".ply files need plyfile: pip install 'xmodal[points]'") from error
-    try:
-        data = PlyData.read(str(path))["vertex"].data
-    except PlyParseError as error:
-        raise CloudError(str(error)) from error
-    return from_fields({name: np.asarray(data[name]) for name in data.dtype.names})
+        return READERS[ending](path, columns, **number)
+    except CloudError as error:
+        raise CloudError(f"{path.name}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise CloudError(f"{path.name}: reading it needs {error.name}: pip install {error.name}") from error
+    except Exception as error:  # every library has errors of its own for files that are not whole
+        raise CloudError(f"{path.name} cannot be read: {reason_of(error)}") from error
 
 
-def read_npz(path: Path) -> Cloud:
-    """Read `coord` (and `color` or `feat`), or the only or the `pc` array, of an `.npz`."""
-    with np.load(path, allow_pickle=False) as file:
-        if "coord" in file:
-            color = next((file[k] for k in ("color", "color", "feat") if k in file), None)
-            coord = file["coord"]
-            return from_table(coord if color is None else np.concatenate([coord, unit_colors(color)[:, :3]], axis=1))
-        names = file.files
-        name = "pc" if "pc" in names else "points" if "points" in names else names[0] if len(names) == 1 else None
-        if name is None:
-            raise CloudError(f"arrays {names}: which one holds points? expected coord, pc or points")
-        return from_table(file[name])
-
-
-def read_las(path: Path) -> Cloud:
-    """Read a `.las` or `.laz`."""
-    try:
-        import laspy
-    except ImportError as error:
-        raise CloudError(".las files need laspy: pip install laspy") from error
-    las = laspy.read(str(path))
-    coord = np.stack([las.x, las.y, las.z], axis=1)
-    coord = coord - coord.min(0)  # survey coordinates do not fit float32
-    names = set(las.point_format.dimension_names)
-    if set(COLORS) <= names:
-        coord = np.concatenate([coord, unit_colors(np.stack([las[k] for k in COLORS], axis=1))], axis=1)
-    return from_table(coord)
-
-
-def read_pcd(path: Path) -> Cloud:
-    """Read a `.pcd`, ascii or binary (not compressed)."""
-    raw = path.read_bytes()
-    head: dict[str, list[str]] = {}
-    at = 0
-    while "DATA" not in head:
-        end = raw.find(b"\n", at)
-        if end < 0:
-            raise CloudError("no DATA line in the header")
-        words = raw[at:end].decode("ascii", "replace").split()
-        at = end + 1
-        if words and not words[0].startswith("#"):
-            head[words[0]] = words[1:]
-    kinds = [
-        f"{'f' if t == 'F' else 'i' if t == 'I' else 'u'}{s}" for t, s in zip(head["TYPE"], head["SIZE"], strict=True)
-    ]
-    counts = [int(c) for c in head.get("COUNT", ["1"] * len(kinds))]
-    layout = np.dtype([(f, k, (c,) if c > 1 else ()) for f, k, c in zip(head["FIELDS"], kinds, counts, strict=True)])
-    data: dict[str, np.ndarray]
-    if head["DATA"] == ["ascii"]:
-        rows = np.loadtxt(raw[at:].decode().splitlines(), ndmin=2)
-        data = {f: rows[:, sum(counts[:i])] for i, f in enumerate(head["FIELDS"])}
-    elif head["DATA"] == ["binary"]:
-        table = np.frombuffer(raw, layout, count=int(head["POINTS"][0]), offset=at)
-        data = {f: np.asarray(table[f]) for f in head["FIELDS"]}
-    else:
-        raise CloudError(f"DATA {' '.join(head['DATA'])}: only ascii and binary are read; convert the file")
-    if "rgb" in data:
-        packed = np.ascontiguousarray(data.pop("rgb"), np.float32).view(np.uint32)
-        data |= {k: (packed >> s) & 255 for k, s in zip(COLORS, (16, 8, 0), strict=True)}
-    return from_fields(data)
-
-
-def read_text(path: Path) -> Cloud:
-    """Read rows of numbers, by commas or spaces."""
-    first = path.open().readline()
-    return from_table(np.loadtxt(path, delimiter="," if "," in first else None, ndmin=2))
-
-
-READERS: dict[str, Callable[[Path], Cloud]] = {
-    ".ply": read_ply,
-    ".npy": lambda path: from_table(np.load(path, allow_pickle=False)),
-    ".npz": read_npz,
-    ".las": read_las,
-    ".laz": read_las,
-    ".pcd": read_pcd,
-    ".txt": read_text,
-    ".xyz": read_text,
-    ".bin": lambda path: from_table(np.fromfile(path, np.float32).reshape(-1, 4)[:, :3]),
-}
-
-
-def read_cloud(path: str | Path) -> Cloud:
+def read_cloud(path: str | Path, columns: Sequence[str] | None = None, unit: str = "m", up: str | None = None) -> Cloud:
     """Read any cloud file.
 
     Args:
-        path: of the file; its suffix tells the format.
+        path: see `read_scan`.
+        columns: see `read_scan`.
+        unit: of the file's coordinates: m, cm, mm, um, km, in, ft, us-ft.
+        up: the file's axis that points up: z, y, x, -y, -z, -x; None for z, or what the format defines (glTF: y).
 
     Returns:
-        `coord` (P, 3) and, where the file has colors, `feat` (P, 3) in 0..1.
+        `coord` (P, 3) float32, meters, z up; where the file has them `feat` (P, 3), colors in 0..1, `normal` (P, 3),
+        `intensity` (P,) in the file's range, `classification` (P,); `frame`, which has the offset and takes points back
+        to the file's coordinates; `kept` (N,), which of the file's points are here, None for all; `notes`. Points with
+        a coordinate or feature that is not finite are dropped and counted in `notes`.
 
     Raises:
-        CloudError: a format that is not known, or a file that cannot be read.
+        CloudError: see `read_scan`.
+        ValueError: an unknown unit or axis, `columns` without x, y or z.
     """
-    path = Path(path)
-    if path.suffix.lower() not in READERS:
-        raise CloudError(f"{path.name}: no reader for {path.suffix!r}; there are {', '.join(READERS)}")
+    Frame(unit, up or "z")  # before a long read
+    scan = read_scan(path, columns)
     try:
-        return check_cloud(READERS[path.suffix.lower()](path))
-    except DAMAGE as error:
-        raise CloudError(f"{path.name}: {error}") from error
+        return to_cloud(scan, unit, up)
+    except CloudError as error:
+        raise CloudError(f"{Path(path).name}: {error}") from error
+
+
+def finite_rows(scan: Scan, features: dict[str, np.ndarray], notes: list[str]) -> np.ndarray | None:
+    """Return which points (P,) have finite coordinates and features, None for all; counts the others in `notes`.
+
+    A feature that no point has is taken out of `features` instead.
+
+    Raises:
+        CloudError: there is no such point.
+    """
+    kept = np.isfinite(scan.xyz).all(1)
+    if not kept.any():
+        raise CloudError(f"none of {len(kept)} points has coordinates that are finite")
+    lost = len(kept) - int(kept.sum())
+    if lost:
+        notes.append(f"{lost} of {len(kept)} points have coordinates that are not finite: dropped")
+    for key in list(features):
+        fine = np.isfinite(features[key]).reshape(len(kept), -1).all(1)
+        count = int((kept & ~fine).sum())
+        if count == kept.sum():
+            notes.append(f"no {key} is finite: not used")
+            del features[key]
+        elif count:
+            notes.append(f"{count} of {len(kept)} points have a {key} that is not finite: dropped")
+            kept &= fine
+    return None if kept.all() else kept
+
+
+def to_cloud(scan: Scan, unit: str = "m", up: str | None = None) -> Cloud:
+    """Turn the content of a file into a cloud; see `read_cloud`."""
+    if not len(scan.xyz):
+        raise CloudError("no points")
+    notes = list(scan.notes)
+    features = {key: getattr(scan, key) for key in FEATURES if getattr(scan, key) is not None}
+    kept = finite_rows(scan, features, notes)
+    if scan.classification is not None:
+        features["classification"] = scan.classification
+    rows = slice(None) if kept is None else kept
+    frame = Frame(unit, up or scan.up)
+    points = frame.meters(scan.xyz[rows])
+    reach = float(max(abs(points.min()), abs(points.max())))
+    if reach > 1e30:
+        raise CloudError(f"coordinates reach {reach:.3g}, which cannot be meters")
+    offset = offset_of(points)
+    coord = np.empty(points.shape, np.float32)
+    for start in range(0, len(points), PIECE):  # a difference of all points would be another copy in float64
+        coord[start : start + PIECE] = points[start : start + PIECE] - offset
+    cloud: Cloud = {"coord": coord}
+    for key, values in features.items():
+        cloud["feat" if key == "color" else key] = values[rows]
+    if "normal" in cloud and frame.up != "z":
+        cloud["normal"] = (cloud["normal"] @ frame.turn.T).astype(np.float32)
+    if frame.up != "z" and up is None:
+        notes.append(f"{frame.up} is the up axis of this format")
+    cloud |= {"frame": Frame(unit, frame.up, offset), "offset": offset, "kept": kept, "notes": notes}
+    return check_cloud(cloud)
+
+
+def in_place(cloud: Cloud, values: np.ndarray, fill: float) -> np.ndarray:
+    """Values of a cloud's points (P, ...) at all points of its file (N, ...); points that were dropped get `fill`."""
+    kept = cloud.get("kept")
+    if kept is None:
+        return values
+    out = np.full((len(kept), *values.shape[1:]), fill, values.dtype)
+    out[kept] = values
+    return out

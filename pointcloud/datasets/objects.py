@@ -1,7 +1,7 @@
 """Object clouds with one label each: ModelNet40 (two layouts), ScanObjectNN, few-shot episodes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,11 @@ class ModelNet40(CloudDataset):
                 f"{prefix}_{split}.txt names the class {unknown[0]!r}; {did_you_mean(unknown[0], classes)}"
             )
         super().__init__(ids, classes, **options)
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return normals if they are asked for, else nothing."""
+        return ("normal",) if options.get("normals") else ()
 
     def load(self, index: int) -> Cloud:
         """Read one text file."""
@@ -215,6 +220,11 @@ class FewShotClouds(CloudDataset):
             raise ValueError(f"{path} holds {len(self.rows)} training clouds, expected {way} x {shot}")
         ids = [f"{way}way_{shot}shot/{fold}/{split}/{i}" for i in range(len(self.rows))]
         super().__init__(ids, [f"class {i}" for i in range(way)], **options)
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return normals if they are asked for, else nothing."""
+        return ("normal",) if options.get("normals") else ()
 
     def load(self, index: int) -> Cloud:
         """One cloud of the episode."""

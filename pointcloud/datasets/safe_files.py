@@ -5,7 +5,7 @@ import importlib
 import io
 import os
 import pickle
-import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -81,13 +81,13 @@ def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], None
     """Write a file so that it is there whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             write(file)
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
@@ -133,7 +133,9 @@ def cached(
     return made
 
 
-def convert_all(convert: Callable[[Any], str | None], jobs: list, workers: int, unit: str, there: int) -> int:
+def convert_all(
+    convert: Callable[[Any], str | None], jobs: list, workers: int, unit: str, there: int, skipped: str | None = None
+) -> int:
     """Convert the files of a release in several processes, and say what became of them.
 
     Args:
@@ -142,12 +144,17 @@ def convert_all(convert: Callable[[Any], str | None], jobs: list, workers: int, 
         workers: processes.
         unit: such as `rooms`.
         there: how many had been written before.
+        skipped: ending of what `convert` returns for a file that is left out on purpose: counted, not listed.
 
     Returns:
         The exit status: 1 when some could not be read.
     """
     with ProcessPoolExecutor(workers) as pool:
         problems = [p for p in tqdm(pool.map(convert, jobs, chunksize=4), total=len(jobs), desc=unit) if p]
-    print(f"{len(jobs) - len(problems)} {unit} written, {there} were there, {len(problems)} failed")
+    left_out = [p for p in problems if skipped and p.endswith(skipped)]
+    written, problems = len(jobs) - len(problems), [p for p in problems if p not in left_out]
+    print(f"{written} {unit} written, {there} were there, {len(problems)} failed")
+    if left_out:
+        print(f"{len(left_out)} {unit} left out: {skipped}")
     print("\n".join(problems))
     return int(bool(problems))

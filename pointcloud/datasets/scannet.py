@@ -1,13 +1,15 @@
 """ScanNet v2: segmentation (`.pth` per scene) and detection (VoteNet's export, or mmdet3d's info files)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
+from pointcloud.datasets.mmdet3d_infos import read_infos
 from pointcloud.datasets.objects import read_lines
-from pointcloud.datasets.safe_files import load_pickle, load_pth
+from pointcloud.datasets.safe_files import load_pth
 from xmodal.registry import DATASETS
 
 SCANNET_CLASSES = (
@@ -84,6 +86,11 @@ class ScanNetDetection(CloudDataset):
             raise ValueError(f"none of the {len(scenes)} scenes of {split_file} has a <scene>_vert.npy below {root}")
         super().__init__(there, DETECTION_CLASSES, **options)
 
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return color and height as they are asked for."""
+        return asked_features(options)
+
     def load(self, index: int) -> Cloud:
         """Read one scene."""
         name = self.root / self.sample_ids[index]
@@ -98,18 +105,28 @@ class ScanNetDetection(CloudDataset):
         return with_features(cloud, points[:, 3:6] / 255 if self.color else None, self.height)
 
 
+def asked_features(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return those of color and height that the options of a data set ask for."""
+    return tuple(name for name in ("color", "height") if options.get(name))
+
+
+def height_above_floor(coord: np.ndarray) -> np.ndarray:
+    """Heights (P, 1) above the (nearly) lowest point."""
+    z = coord[:, 2:]
+    return z - np.percentile(z, 0.99).astype(np.float32)
+
+
 def with_features(cloud: Cloud, color: np.ndarray | None, height: bool) -> Cloud:
     """Add colors and the height above the (nearly) lowest point as features."""
     parts = [] if color is None else [color.astype(np.float32)]
     if height:
-        z = cloud["coord"][:, 2:]
-        parts.append(z - np.percentile(z, 0.99).astype(np.float32))
+        parts.append(height_above_floor(cloud["coord"]))
     return {**cloud, "feat": np.concatenate(parts, axis=1)} if parts else cloud
 
 
 @DATASETS.register_module(name="mmdet3d_indoor")
 class MMDet3DIndoor(CloudDataset):
-    """Scenes listed in an mmdet3d info file: `points/*.bin` float32, `gt_boxes_upright_depth` with or without yaw.
+    """Scenes listed in an mmdet3d info file, old or new: `points/*.bin` float32, boxes with or without yaw.
 
     Args:
         root: folder of the data set.
@@ -118,8 +135,11 @@ class MMDet3DIndoor(CloudDataset):
         align: turn points by the scene's `axis_align_matrix`.
         color: give colors (0..1) as features.
         height: give the height above the floor as a feature.
+        clockwise: which way the yaw in the file turns; None for what its generation has (see `read_infos`).
         **options: see `CloudDataset`.
     """
+
+    bin_columns = ("x", "y", "z", "red", "green", "blue")
 
     def __init__(
         self,
@@ -129,34 +149,34 @@ class MMDet3DIndoor(CloudDataset):
         align: bool = True,
         color: bool = True,
         height: bool = False,
+        clockwise: bool | None = None,
         **options: Any,
     ):
         self.root, self.align, self.color, self.height = Path(root), align, color, height
-        infos = load_pickle(self.root / info_file)
-        if not isinstance(infos, list) or not all("annos" in i and "point_cloud" in i for i in infos):
-            raise ValueError(f"{info_file} is no list of scenes with point_cloud and annos")
-        self.infos = infos
-        names = [str(i["point_cloud"].get("lidar_idx", n)) for n, i in enumerate(infos)]
-        super().__init__(names, classes or DETECTION_CLASSES, **options)
+        names = classes or DETECTION_CLASSES
+        self.infos = read_infos(self.root / info_file, names, clockwise)
+        super().__init__([scene["name"] for scene in self.infos], names, **options)
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return color and height as they are asked for."""
+        return asked_features({"color": True, **options})
 
     def load(self, index: int) -> Cloud:
         """Read one scene."""
         info = self.infos[index]
-        columns = int(info["point_cloud"].get("num_features", 6))
-        raw = np.fromfile(self.root / info["pts_path"], dtype=np.float32)
+        columns = info["columns"]
+        path = next(
+            (p for p in (self.root / info["points"], self.root / "points" / info["points"]) if p.exists()), None
+        )
+        raw = np.fromfile(path or self.root / info["points"], dtype=np.float32)
         if len(raw) % columns:
-            raise CloudError(f"{info['pts_path']} holds {len(raw)} numbers, no multiple of {columns} columns")
-        points, annos = raw.reshape(-1, columns), info["annos"]
+            raise CloudError(f"{info['points']} holds {len(raw)} numbers, no multiple of {columns} columns")
+        points = raw.reshape(-1, columns)
         coord = points[:, :3].copy()
-        if self.align and annos.get("axis_align_matrix") is not None:
-            coord = axis_align(coord, annos["axis_align_matrix"])
-        count = int(annos["gt_num"])
-        boxes = np.zeros((count, 7), np.float32)
-        if count:
-            given = np.asarray(annos["gt_boxes_upright_depth"], np.float32)
-            boxes[:, : given.shape[1]] = given
-        label = np.asarray(annos["class"], np.int64) if count else np.zeros(0, np.int64)
-        cloud: Cloud = {"coord": coord, "boxes": boxes, "box_label": label}
+        if self.align and info["align"] is not None:
+            coord = axis_align(coord, info["align"])
+        cloud: Cloud = {"coord": coord, "boxes": info["boxes"].copy(), "box_label": info["label"].copy()}
         color = points[:, 3:6] / 255 if self.color and columns >= 6 else None
         return with_features(cloud, color, self.height)
 

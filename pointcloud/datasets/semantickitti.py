@@ -1,5 +1,6 @@
 """SemanticKITTI: `sequences/NN/velodyne/*.bin` and `labels/*.label`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class SemanticKITTI(CloudDataset):
         **options: see `CloudDataset`.
     """
 
+    bin_columns = ("x", "y", "z", "intensity")
+
     def __init__(self, root: str, split: str, **options: Any):
         sequences = SEQUENCES[choose("split", split, tuple(SEQUENCES))]
         folders = [Path(root) / "sequences" / f"{s:02d}" / "velodyne" for s in sequences]
@@ -43,6 +46,11 @@ class SemanticKITTI(CloudDataset):
         self.table = np.full(max(LEARNING_MAP) + 1, -1, np.int64)
         self.table[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
         super().__init__([f"{p.parent.parent.name}/{p.stem}" for p in self.files], KITTI_CLASSES, **options)
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return intensity."""
+        return ("intensity",)
 
     def load(self, index: int) -> Cloud:
         """Read one scan."""

@@ -1,6 +1,6 @@
 """SUN RGB-D detection in VoteNet's layout: `<root>_{train,val}/000123_{pc.npz,bbox.npy}`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.objects import choose, read_lines
-from pointcloud.datasets.scannet import with_features
+from pointcloud.datasets.scannet import asked_features, with_features
 from xmodal.registry import DATASETS
 
 SUNRGBD_CLASSES = (
@@ -45,6 +45,11 @@ class SUNRGBD(CloudDataset):
         self.color, self.height = color, height
         names = read_lines(classes) if isinstance(classes, str) else classes or SUNRGBD_CLASSES
         super().__init__(scans, names, **options)
+
+    @classmethod
+    def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return color and height as they are asked for."""
+        return asked_features(options)
 
     def load(self, index: int) -> Cloud:
         """Read one view."""

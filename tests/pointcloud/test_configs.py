@@ -8,6 +8,7 @@ import torch
 from pointcloud.schedule import StepSchedule
 from tests.test_configs import random_weights
 from xmodal.engine.config import load_config
+from xmodal.engine.launch import prepare
 from xmodal.registry import METRICS, MODELS, TRANSFORMS, build, check_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,19 @@ def test_config_builds(path):
             build(transform, TRANSFORMS)
     if isinstance(cfg.val_evaluator, dict):
         build(cfg.val_evaluator, METRICS)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_one_key_asks_every_config_for_random_weights(path):
+    with torch.device("meta"):
+        model = build(load_config(path, ["model.encoder.weights=random"]).model, MODELS)
+    assert model.network is not None
+
+
+def test_amp_without_validation():
+    off = ["val_dataloader=none", "val_cfg=none", "val_evaluator=none"]
+    cfg = prepare(str(ROOT / "configs/pointcloud/epcl_tiny-clip_2k_rooms-det.py"), options=off, amp="bf16")
+    assert cfg.optim_wrapper.amp == "bf16"
 
 
 def test_steps():

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from pointcloud.datasets.base import CloudDataset, CloudError
-from pointcloud.datasets.files import read_cloud, unit_colors
+from pointcloud.datasets.files import read_cloud
 from pointcloud.datasets.objects import FewShotClouds, ModelNet40, ModelNet40H5, ScanObjectNN
 from pointcloud.datasets.s3dis import S3DIS
 from pointcloud.datasets.safe_files import cached, load_pickle
 from pointcloud.datasets.scannet import MMDet3DIndoor, ScanNetDetection, ScanNetSegmentation, with_features
 from pointcloud.datasets.semantickitti import SemanticKITTI
-from pointcloud.datasets.sunrgbd import SUNRGBD
+from pointcloud.datasets.sunrgbd import SUNRGBD, SUNRGBD_CLASSES
+from pointcloud.formats.scan import unit_colors
 from xmodal.data.broken import TooManyBrokenFilesError
 
 
@@ -254,6 +255,48 @@ class TestBoxes:
         info["annos"]["gt_boxes_upright_depth"] = np.array([[1, 2, 3, 1, 2, 3, 0.5]])
         (tmp_path / "turned.pkl").write_bytes(pickle.dumps([info]))
         assert MMDet3DIndoor(str(tmp_path), "turned.pkl")[0]["boxes"].tolist() == [[1, 2, 3, 1, 2, 3, 0.5]]
+        turned = MMDet3DIndoor(str(tmp_path), "turned.pkl", clockwise=False)
+        assert turned[0]["boxes"][0, 6] == -0.5
+
+    def test_newer_mmdet3d(self, tmp_path):
+        """A dict with `metainfo` and `data_list`: labels by name, yaw counter-clockwise, points below `points/`."""
+        (tmp_path / "points").mkdir()
+        points = rng().random((10, 6)).astype(np.float32)
+        points.tofile(tmp_path / "points" / "000017.bin")
+        instances = [
+            {"bbox_3d": [1, 2, 3, 1, 2, 3, 0.5], "bbox_label_3d": 0},
+            {"bbox_3d": [4, 5, 6, 1, 1, 1, 0], "bbox_label_3d": 1},
+            {"bbox_3d": [4, 5, 6, 1, 1, 1, 0], "bbox_label_3d": 2},  # not one of the classes
+        ]
+        place = {"num_pts_feats": 6, "lidar_path": "000017.bin"}
+        content = {
+            "metainfo": {"categories": {"desk": 0, "bed": 1, "lamp": 2}, "dataset": "sunrgbd", "info_version": "1.1"},
+            "data_list": [
+                {"lidar_points": place, "instances": instances},
+                {"lidar_points": place, "instances": [], "axis_align_matrix": np.eye(4).tolist()},
+            ],
+        }
+        path = tmp_path / "sunrgbd_infos_train.pkl"
+        path.write_bytes(pickle.dumps(content))
+        data = MMDet3DIndoor(str(tmp_path), path.name, classes=SUNRGBD_CLASSES)
+        assert data.sample_ids == ["000017", "000017"]
+        assert data[0]["boxes"].tolist() == [[1, 2, 3, 1, 2, 3, -0.5], [4, 5, 6, 1, 1, 1, 0]]
+        assert data[0]["box_label"].tolist() == [5, 0]  # desk and bed of SUN RGB-D here
+        assert np.allclose(data[0]["coord"], points[:, :3])
+        assert data[1]["boxes"].shape == (0, 7)
+        content["metainfo"] = {"categories": {"bedd": 0}}
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=r"none of its classes is known here.*bedd.*bed"):
+            MMDet3DIndoor(str(tmp_path), path.name, classes=SUNRGBD_CLASSES)
+
+    def test_infos_that_would_run_code_are_refused(self, tmp_path):
+        class Run:
+            def __reduce__(self):
+                return print, ("ran",)
+
+        (tmp_path / "infos.pkl").write_bytes(pickle.dumps({"metainfo": {}, "data_list": [Run()]}))
+        with pytest.raises(ValueError, match=r"asks for builtins\.print"):
+            MMDet3DIndoor(str(tmp_path), "infos.pkl")
 
     def test_sunrgbd(self, tmp_path):
         folder = tmp_path / "sun_val"
@@ -452,9 +495,9 @@ class TestFiles:
         self.check(tmp_path / "b.pcd", colors=False)
 
     def test_what_cannot_be_read_says_so(self, tmp_path):
-        (tmp_path / "a.obj").write_text("")
-        with pytest.raises(CloudError, match=r"no reader for '\.obj'"):
-            read_cloud(tmp_path / "a.obj")
+        (tmp_path / "a.docx").write_text("")
+        with pytest.raises(CloudError, match=r"no reader for '\.docx'"):
+            read_cloud(tmp_path / "a.docx")
         np.save(tmp_path / "a.npy", np.zeros((4, 2)))
         with pytest.raises(CloudError, match=r"shape \(4, 2\)"):
             read_cloud(tmp_path / "a.npy")

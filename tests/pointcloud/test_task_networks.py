@@ -92,6 +92,16 @@ def test_votes_draw_points_scales_and_shifts_as_in_training():
 # ---------------------------------------------------------------- segmentation
 
 
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5]])
+def test_a_batch_in_which_no_point_counts_has_loss_0(weight):
+    """The mean of nothing would be NaN, and so would be every weight after the step."""
+    model = refill(EPCLSegmenter(freeze(small_tower()), 3, in_dim=3, class_weight=weight, **SEGMENTER))
+    found = model.loss(torch.full((2, 64), -1), torch.rand(2, 64, 3), lengths=torch.tensor([64, 40]))
+    assert {k: v.item() for k, v in found.items()} == {"loss_segment": 0, "oa": 0}
+    found["loss_segment"].backward()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("ignore", [None, 0, 255])
 def test_loss_of_segmentation_leaves_out_ignored_and_padded_points(ignore):
     weight = [1.0, 2.0, 0.5]

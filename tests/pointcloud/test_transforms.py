@@ -384,3 +384,12 @@ def test_made_rooms_are_scanned_from_inside():
         for number, box in enumerate(cloud["boxes"], start=1):
             mine = cloud["coord"][cloud["instance"] == number]
             assert (mine[:, 2] < 1e-6).mean() < 0.02, box
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 1_000), (100, 1_000_000), (1000, 200_000)])
+def test_the_unit_ball_of_many_points_far_from_zero_is_centered(offset, count):
+    coord = (np.random.default_rng(0).uniform(0, 1, (count, 3)) + offset).astype(np.float32)
+    cloud = UnitBall()({"coord": coord}, np.random.default_rng(0))
+    assert np.abs(cloud["coord"].mean(0, dtype=np.float64)).max() < 1e-4
+    back = cloud["coord"].astype(np.float64) * cloud["scale"] + cloud["shift"]
+    assert np.abs(back - coord).max() < 1e-4

@@ -1,7 +1,8 @@
 """S3DIS from its text release: python tools/data/prepare_s3dis.py Stanford3dDataset_v1.2_Aligned_Version data/s3dis.
 
 Writes `trainval_fullarea/Area_N_<room>.npy` (P, 7) = xyz, rgb, label and `list/s3dis_names.txt`. Rooms that are there
-already are left alone, so an interrupted run goes on; rooms that cannot be read are listed at the end.
+already are left alone, so an interrupted run goes on; lines that were mended are printed with file and line, rooms that
+cannot be read are listed at the end.
 """
 
 import argparse
@@ -18,25 +19,66 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def read_objects(room: Path) -> list:
-    """Points (P, 7) of every annotated object of a room; stairs and other unknown names are clutter."""
+def read_rows(path: Path) -> tuple:
+    """Points (P, 6) of one object and remarks on lines that were mended or left out.
+
+    The release holds stray control characters in numbers; they are taken out.
+
+    Raises:
+        ValueError: lines of another width than six, naming file and line.
+    """
+    import numpy as np
+
+    try:
+        table = np.loadtxt(path, np.float32, comments=None, ndmin=2)
+        if table.shape[1] == 6:
+            return table, []
+    except ValueError:
+        pass
+    rows, remarks = [], []
+    for number, line in enumerate(path.read_text(errors="replace").split("\n"), start=1):
+        where = f"{path.parent.parent.name}/Annotations/{path.name}, line {number}"
+        clean = "".join(c for c in line if c.isprintable() or c == "\t").replace("\ufffd", "")
+        words = clean.split()
+        if not words:
+            continue
+        if len(words) != 6 and clean == line.rstrip("\r"):
+            raise ValueError(f"{where}: {len(words)} columns, expected 6 (x y z r g b)")
+        try:
+            numbers = [float(w) for w in words]
+        except ValueError:
+            numbers = []
+        if len(numbers) != 6:
+            remarks.append(f"{where}: {line!r} cannot be mended, left out")
+            continue
+        if clean != line.rstrip("\r"):
+            remarks.append(f"{where}: {line!r} mended to {clean!r}")
+        rows.append(numbers)
+    return np.asarray(rows, np.float32).reshape(-1, 6), remarks
+
+
+def read_objects(room: Path) -> tuple:
+    """Points (P, 7) of every annotated object of a room, remarks, and which objects were left out.
+
+    Stairs and other unknown names are clutter.
+    """
     import numpy as np
 
     from pointcloud.datasets.s3dis import S3DIS_CLASSES
 
-    parts = []
+    parts, remarks, left_out = [], [], []
     for path in sorted((room / "Annotations").glob("*.txt")):
         name = path.stem.split("_")[0]
         label = S3DIS_CLASSES.index(name if name in S3DIS_CLASSES else "clutter")
-        rows = []
-        for line in path.read_text(errors="replace").splitlines():
-            words = line.replace("\x10", "").split()  # the release holds a stray control character
-            if len(words) == 6:
-                rows.append([float(w) for w in words])
-        if rows:
-            table = np.asarray(rows, np.float32)
+        try:
+            table, more = read_rows(path)
+        except ValueError as error:
+            left_out.append(f"{error}: this object is left out")
+            continue
+        remarks += more
+        if len(table):
             parts.append(np.concatenate([table, np.full((len(table), 1), label, np.float32)], axis=1))
-    return parts
+    return parts, remarks, left_out
 
 
 def convert(job: tuple[Path, Path]) -> str | None:
@@ -47,15 +89,17 @@ def convert(job: tuple[Path, Path]) -> str | None:
 
     room, target = job
     try:
-        parts = read_objects(room)
+        parts, remarks, left_out = read_objects(room)
         if not parts:
-            return f"{room}: no Annotations/*.txt with six columns"
+            return "; ".join([f"{room}: no Annotations/*.txt with six columns", *left_out])
         table = np.concatenate(parts)
         table[:, :3] -= table[:, :3].min(0)
         write_atomically(target, lambda file: np.save(file, table))
+        for remark in remarks:
+            print(remark, flush=True)
     except (OSError, ValueError) as error:
         return f"{room}: {error}"
-    return None
+    return "; ".join([f"{room} is written without some objects", *left_out]) if left_out else None
 
 
 def main(argv: list[str] | None = None) -> int:

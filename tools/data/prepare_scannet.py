@@ -1,8 +1,9 @@
 """ScanNet v2 from its release: python tools/data/prepare_scannet.py SCANS scannetv2-labels.combined.tsv data/scannet.
 
-For every scene: axis-aligned points and boxes in VoteNet's layout (`scannet_train_detection_data/<scene>_vert.npy` and
-so on) and `scannet_segmentation/{train,val}/<scene>_inst_nostuff.pth`. Scenes that are there already are left alone;
-scenes that cannot be read are listed at the end.
+Writes all that the configs read: axis-aligned points and boxes in VoteNet's layout
+(`scannet_train_detection_data/<scene>_vert.npy` and so on), `scannet_segmentation/{train,val}/<scene>_inst_nostuff.pth`
+and the lists `meta_data/scannetv2_{train,val}.txt`. Scenes that are there already are left alone; scenes that cannot be
+read are listed at the end.
 """
 
 import argparse
@@ -18,7 +19,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("scans", type=Path, help="folder with scene0000_00, ...")
     p.add_argument("labels", type=Path, help="scannetv2-labels.combined.tsv")
     p.add_argument("out", type=Path)
-    p.add_argument("--val", type=Path, help="list of validation scenes (scannetv2_val.txt); others are training scenes")
+    p.add_argument(
+        "--val",
+        type=Path,
+        help="list of validation scenes, others are training scenes; default: a scannetv2_val.txt beside the labels",
+    )
     p.add_argument("--workers", type=int, default=4)
     return p
 
@@ -106,6 +111,26 @@ def convert(job: tuple) -> str | None:
     return None
 
 
+def validation_scenes(given: Path | None, labels: Path) -> set[str]:
+    """Return the scenes of the list given, or of the published list beside the labels; says so when there is none."""
+    places = [given] if given else [d / "scannetv2_val.txt" for d in (labels.parent, labels.parent / "meta_data")]
+    path = next((p for p in places if p.is_file()), None)
+    if path is None and given:
+        raise SystemExit(f"error: no list at {given}")
+    if path is None:
+        print("no scannetv2_val.txt beside the labels and no --val: all scenes are training scenes", file=sys.stderr)
+        return set()
+    return set(path.read_text().split())
+
+
+def write_lists(folder: Path, scenes: list[str], val: set[str]) -> None:
+    """Write the scenes of each split, as the detection configs read them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, mine in (("train", [s for s in scenes if s not in val]), ("val", [s for s in scenes if s in val])):
+        if mine:
+            (folder / f"scannetv2_{split}.txt").write_text("\n".join(mine) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Convert all scenes; returns 1 when some could not be read."""
     args = parser().parse_args(argv)
@@ -116,7 +141,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: no scene* folders below {args.scans}, or no {args.labels}", file=sys.stderr)
         return 2
     ids = read_ids(args.labels)
-    val = set(args.val.read_text().split()) if args.val else set()
+    val = validation_scenes(args.val, args.labels)
+    write_lists(args.out / "meta_data", [p.name for p in scenes], val)
     boxes_out = args.out / "scannet_train_detection_data"
     jobs = []
     for folder in scenes:

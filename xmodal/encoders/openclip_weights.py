@@ -44,6 +44,7 @@ def open_clip_encoder(
     seed: int = 0,
     quick_gelu: bool | None = None,
     arch: dict | None = None,
+    weights: str | None = None,
 ) -> VisionTransformer:
     """Load the image tower of an open_clip model as a `VisionTransformer`.
 
@@ -55,6 +56,8 @@ def open_clip_encoder(
         seed: of random weights.
         quick_gelu: state the activation of a file's weights; by default that of `name`.
         arch: keys of open_clip's config that differ from the name's, as `dict(vision_cfg=dict(layers=2))`.
+        weights: takes the place of `pretrained` where it is given: `model.encoder.weights=random` is the baseline of
+            every point-cloud config, whatever its encoder.
 
     Returns:
         The tower in evaluation mode; statistics are those of the tag.
@@ -64,7 +67,7 @@ def open_clip_encoder(
             weights that do not fit.
         FileNotFoundError: weights that are neither cached nor reachable.
     """
-    return open_clip_clip(name, pretrained, image_size, drop_path, seed, quick_gelu, arch).visual
+    return open_clip_clip(name, weights or pretrained, image_size, drop_path, seed, quick_gelu, arch).visual
 
 
 @ENCODERS.register_module(name="open_clip_clip")

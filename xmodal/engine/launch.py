@@ -44,10 +44,10 @@ def prepare(
         cfg.randomness.seed = seed
     if amp is not None:
         check_amp(amp, get_device())
-        if "optim_wrapper" in cfg:
+        if cfg.get("optim_wrapper") is not None:
             cfg.optim_wrapper.amp = amp
         for stage in ("val_cfg", "test_cfg"):
-            if stage in cfg:
+            if cfg.get(stage) is not None:
                 cfg[stage].amp = amp
     return cfg
 

@@ -27,11 +27,8 @@ def dataset_of_files(cfg: dict[str, Any], files: Sequence[str], folder: Path) ->
         folder: where the list is written.
 
     Raises:
-        ValueError: a file that is not there, or a data set that does not read lists.
+        ValueError: a data set that does not read lists.
     """
-    for file in files:
-        if not Path(file).is_file():
-            raise ValueError(f"no file at {file}")
     kind = resolve(cfg["type"], DATASETS)
     takes = inspect.signature(kind).parameters
     if "annotation" not in takes:
@@ -43,23 +40,34 @@ def dataset_of_files(cfg: dict[str, Any], files: Sequence[str], folder: Path) ->
 
 
 @torch.no_grad()
-def predict(cfg: Config, checkpoint: str, files: Sequence[str], amp: str | None = None, top: int = 5) -> list[dict]:
+def predict(
+    cfg: Config,
+    checkpoint: str,
+    files: Sequence[str],
+    amp: str | None = None,
+    top: int = 5,
+    min_score: float | None = None,
+) -> list[dict]:
     """Classify files.
 
     Args:
         cfg: from `prepare`.
         checkpoint: `last.pth` or `best.pth` of a run of this config.
-        files: paths.
+        files: paths; those that are not there get an `error`.
         amp: precision.
         top: how many classes to name.
+        min_score: leave classes with less out of `top`.
 
     Returns:
         A dict a file, in order: `file` and either `label`, `name`, `score`, `top` (a list of label, name, score) and
         `scores` (all K), or `error`.
 
     Raises:
-        ValueError: a checkpoint that does not fit, a file that is not there.
+        ValueError: a checkpoint that does not fit, or none of the files is there.
     """
+    given, files = list(files), [file for file in files if Path(file).is_file()]
+    if not files:
+        raise ValueError(f"no file at {given[0]}")
     loader_cfg = dict(cfg.test_dataloader)
     with tempfile.TemporaryDirectory() as folder:
         dataset = dataset_of_files(loader_cfg.pop("dataset"), files, Path(folder))
@@ -74,7 +82,10 @@ def predict(cfg: Config, checkpoint: str, files: Sequence[str], amp: str | None 
                 with autocast(next(model.parameters()).device, amp):
                     for prediction in model.test_step(batch):
                         found[prediction["sample_id"]] = described(prediction["scores"], names, top)
-    return [{"file": file, **found[str(Path(file).absolute())]} for file in files]
+    rows = [{"file": file, **found.get(str(Path(file).absolute()), {"error": f"no file at {file}"})} for file in given]
+    if min_score is not None:
+        rows = [{**r, "top": [t for t in r["top"] if t["score"] >= min_score]} if "top" in r else r for r in rows]
+    return rows
 
 
 def described(scores: torch.Tensor, names: Sequence[str], top: int) -> dict[str, Any]:

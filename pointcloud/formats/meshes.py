@@ -1,0 +1,58 @@
+"""Meshes through trimesh: points drawn on their surface, evenly by area."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointcloud.datasets.base import CloudError
+from pointcloud.formats.scan import Columns, Scan, need, reader
+
+SAMPLES = 100_000
+UP = {".gltf": "y", ".glb": "y"}  # as the format defines it
+
+
+@reader(".off", ".obj", ".stl", ".gltf", ".glb")
+def read_mesh(path: Path, columns: Columns = None) -> Scan:
+    """Draw points on a mesh's surface, with their normals and colors; a file without faces gives its vertices."""
+    trimesh = need("trimesh", path.suffix, "meshes")
+    found = load(trimesh, path)
+    mesh = found.to_geometry() if hasattr(found, "to_geometry") else found
+    up = UP.get(path.suffix.lower(), "z")
+    faces = getattr(mesh, "faces", None)
+    if faces is None or not len(faces):
+        points = np.asarray(getattr(mesh, "vertices", ()), np.float64).reshape(-1, 3)
+        return Scan(points, up=up, notes=["the file has no faces: its vertices are the points"])
+    if not np.isfinite(mesh.area) or mesh.area <= 0:
+        raise CloudError(f"{len(faces)} faces without area: nothing to draw points on")
+    points, index, color = sample(trimesh, mesh)
+    note = f"{SAMPLES} points drawn on {len(faces)} faces, evenly by area"
+    normal = np.asarray(mesh.face_normals[index], np.float32)
+    return Scan(np.asarray(points, np.float64), color=color, normal=normal, up=up, notes=[note])
+
+
+def load(trimesh: Any, path: Path) -> Any:
+    """Open a file; in ModelNet's `.off` files the counts are glued to the first word."""
+    if path.suffix.lower() != ".off":
+        return trimesh.load(str(path))
+    text = path.read_text(errors="replace").lstrip()
+    glued = re.match(r"((?:ST)?C?N?4?OFF)[ \t]*(?=[\d-])", text)
+    if glued:
+        text = f"{glued[1]}\n{text[glued.end() :]}"
+    return trimesh.load(io.BytesIO(text.encode()), file_type="off")
+
+
+def sample(trimesh: Any, mesh: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Points, their faces and, where the mesh has any, their colors in 0..1; the same at every call."""
+    visual = mesh.visual
+    if getattr(visual, "kind", None) is None:
+        points, index = trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)
+        return points, index, None
+    try:
+        points, index, color = trimesh.sample.sample_surface(mesh, SAMPLES, seed=0, sample_color=True)
+    except (AttributeError, TypeError, ValueError, IndexError):  # a texture whose image is not there
+        points, index = trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)
+        return points, index, None
+    return points, index, np.asarray(color, np.float32)[:, :3] / 255

@@ -1,0 +1,63 @@
+"""The vertices of a `.ply`, ascii or binary; faces are left alone."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointcloud.datasets.base import CloudError
+from pointcloud.formats.scan import Columns, Scan, from_fields, need, reader
+
+SINGLE = re.compile(rb"^(\s*property\s+)float(?:32)?(\s+[xyz]\s*)$")
+
+
+def check_size(lines: list[bytes], path: Path) -> None:
+    """Refuse a header that promises more elements than the file can hold, before memory is taken for them.
+
+    Raises:
+        CloudError: naming the element.
+    """
+    size = path.stat().st_size
+    for word in (line.decode("ascii", "replace").split() for line in lines):
+        if word[:1] == ["element"] and len(word) == 3 and (not word[2].isdigit() or int(word[2]) > size):
+            raise CloudError(f"the header says {word[2]} of {word[1]}, the file has {size} bytes")
+
+
+def header_lines(file: Any) -> list[bytes]:
+    """Return the lines of the header.
+
+    Raises:
+        CloudError: there is none.
+    """
+    lines: list[bytes] = []
+    while not lines or lines[-1].strip() != b"end_header":
+        line = file.readline(4096)
+        if not line or len(lines) > 10_000 or (not lines and not line.startswith(b"ply")):
+            raise CloudError("no header that begins with `ply` and ends with `end_header`: not a .ply file")
+        lines.append(line)
+    return lines
+
+
+@reader(".ply")
+def read_ply(path: Path, columns: Columns = None) -> Scan:
+    """Read the vertices: coordinates, colors by any usual name, normals, intensity."""
+    plyfile = need("plyfile", ".ply")
+    with path.open("rb") as file:
+        lines = header_lines(file)
+        check_size(lines, path)
+        if any(line.split()[:2] == [b"format", b"ascii"] for line in lines):
+            # text may have more digits than the type that the header gives it
+            wide = [SINGLE.sub(rb"\1double\2", line) for line in lines]
+            data = plyfile.PlyData.read(io.BytesIO(b"".join(wide) + file.read()))
+        else:
+            data = plyfile.PlyData.read(str(path), mmap="c")
+    element = next((e for e in data.elements if e.name.lower() in ("vertex", "vertices", "point")), None)
+    if element is None:
+        raise CloudError(f"elements {[e.name for e in data.elements]}, expected one called vertex")
+    names = [n for n in element.data.dtype.names if element.data.dtype[n].kind in "fiu"]  # lists are objects
+    scan = from_fields({name: np.asarray(element.data[name]) for name in names})
+    if any(e.name == "face" and len(e.data) for e in data.elements):
+        scan.notes.append("the file has faces: its vertices are the points")
+    return scan

@@ -1,0 +1,142 @@
+"""Rows of numbers as text: `.xyz`, `.txt`, `.pts`, `.csv` and their kin, with or without a header."""
+
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointcloud.datasets.base import CloudError
+from pointcloud.formats.columns import HELP, XYZ, from_table
+from pointcloud.formats.scan import KNOWN, Columns, Scan, canonical, from_fields, reader
+
+COMMENT = ("#", "//", "%")
+HEAD = 200  # lines that may come before the first row
+PTS = {4: ("intensity",), 6: ("red", "green", "blue"), 7: ("intensity", "red", "green", "blue")}
+DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+
+
+@dataclass
+class Head:
+    """What the first lines of a file say.
+
+    Args:
+        skip: lines before the first row.
+        names: of the columns, or None.
+        delimiter: None for spaces.
+        decimal_comma: numbers are written as 1,5.
+        count: rows that a leading line promises, or None.
+        notes: of lines that were left out.
+    """
+
+    skip: int
+    names: list[str] | None
+    delimiter: str | None
+    decimal_comma: bool
+    count: int | None
+    notes: list[str]
+
+
+def is_number(word: str) -> bool:
+    """Return whether a word is a number, infinite and missing ones included."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def is_row(words: list[str], names: list[str] | None) -> bool:
+    """Return whether the words are numbers; below a header only the columns that are known must be."""
+    if names is None:
+        return all(is_number(w) for w in words)
+    numbers = [w for w, name in zip(words, names, strict=False) if name in KNOWN.values() and name != "classification"]
+    return bool(numbers) and all(is_number(w) for w in numbers)
+
+
+def split(line: str, delimiter: str | None) -> list[str]:
+    """Return the words of a line."""
+    words = [w.strip() for w in line.strip().split(delimiter)]
+    return words[:-1] if delimiter and words and not words[-1] else words
+
+
+def delimiter_of(line: str) -> str | None:
+    """Return `;`, a comma or a tab where a line has them, None for spaces."""
+    return next((d for d in (";", ",", "\t") if d in line), None)
+
+
+def read_head(lines: list[str]) -> Head:
+    """Read what comes before the rows: comments, a header, a count.
+
+    Raises:
+        CloudError: no row of numbers among the first lines.
+    """
+    names, count = None, None
+    notes: list[str] = []
+    for at, raw in enumerate(lines):
+        line = raw.strip()
+        comment = line.startswith(COMMENT)
+        text = line.lstrip("/#%").strip() if comment else line
+        if not text:
+            continue
+        delimiter = delimiter_of(text)
+        words = split(text, delimiter)
+        comma = bool(delimiter == ";" and all(DECIMAL_COMMA.fullmatch(w) or is_number(w) for w in words))
+        if not comment and (comma or is_row(words, names)):
+            if len(words) == 1 and words[0].isdigit() and count is None:
+                count = int(words[0])
+                continue
+            return Head(at, names, delimiter, comma and "," in text, count, notes)
+        found = [canonical(w) for w in words]
+        if set(XYZ) <= set(found):
+            names = found
+        elif not comment:
+            some = [w for w in words if KNOWN.get(canonical(w))]
+            if some or names is not None or at > 3:
+                raise CloudError(
+                    f"line {at + 1}, {line[:60]!r}, is neither numbers nor a header with x, y and z: {HELP}"
+                )
+            notes.append(f"line {at + 1}, {line[:60]!r}, is no row of numbers: left out")
+    raise CloudError("no rows of numbers")
+
+
+def rows_of(path: Path, head: Head, use: list[int] | None) -> np.ndarray:
+    """Return the rows as a table."""
+
+    def load(**options: Any) -> np.ndarray:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            rows: Iterable[str] = itertools.islice(file, head.skip, None)
+            if head.decimal_comma:
+                rows = (line.replace(",", ".") for line in rows)
+            return np.loadtxt(rows, delimiter=head.delimiter, ndmin=2, usecols=use, **options)
+
+    try:
+        return load(comments="#")
+    except ValueError:
+        return load(comments=COMMENT)  # slower
+
+
+@reader(".xyz", ".txt", ".pts", ".csv", ".asc", ".xyzrgb", ".xyzn")
+def read_text(path: Path, columns: Columns = None) -> Scan:
+    """Read rows of numbers: columns by `columns`, by a header, or as far as their values tell."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        head = read_head(list(itertools.islice(file, HEAD)))
+    if columns is None and head.names is not None:
+        use = [i for i, name in enumerate(head.names) if name in KNOWN and head.names.index(name) == i]
+        try:
+            table = rows_of(path, head, use)
+        except ValueError:  # classes may be words
+            use = [i for i in use if head.names[i] != "classification"]
+            table = rows_of(path, head, use)
+        fields = {head.names[i]: table[:, n] for n, i in enumerate(use)}
+        scan = from_fields(fields, typed=False, notes=head.notes)
+    else:
+        table = rows_of(path, head, None)
+        scan = from_table(table, columns, PTS.get(table.shape[1]) if path.suffix.lower() == ".pts" else None)
+        scan.notes = head.notes + scan.notes
+    if head.count is not None and head.count != len(table):
+        raise CloudError(f"the first line promises {head.count} points, {len(table)} are there")
+    return scan
