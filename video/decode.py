@@ -72,8 +72,9 @@ class VideoFile:
         """Turn what goes wrong into a `VideoError` that names the reader, or the file itself."""
 
         def blame(error: Exception) -> VideoError:
-            of_file = isinstance(error, NotAFileError | FileNotFoundError | PermissionError)
-            return VideoError(self.path, words_of(error), "file" if of_file else reader)
+            if isinstance(error, NotAFileError | FileNotFoundError | PermissionError):
+                return VideoError(self.path, words_of(error).lower(), "file")
+            return VideoError(self.path, words_of(error), reader)
 
         return reading(self.path, VideoError, blame)
 

@@ -199,9 +199,10 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
     error. Closes the packets when the reader stops early, or PyAV never frees the last.
     """
     failed: Exception | None = None
-    begun = False
+    begun, codec = False, stream.codec_context.codec.canonical_name
     with closing(container.demux(stream)) as packets:
-        for packet in packets:
+        for number, packet in enumerate(packets):
+            refuse_ambiguous(codec, number, packet)
             try:
                 frames = packet.decode()
             except ValueError as error:  # FFmpeg's InvalidDataError is one
@@ -211,6 +212,18 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
                 raise failed
             begun |= bool(frames)
             yield from frames
+
+
+def refuse_ambiguous(codec: str, number: int, packet: Any) -> None:
+    """Refuse what versions of FFmpeg show differently: then nobody can say which frame is the first.
+
+    Raises:
+        ValueError: HEVC that does not begin with a key frame, and Motion JPEG with frames that an edit list hides.
+    """
+    if codec == "hevc" and number == 0 and packet.size and not packet.is_keyframe:
+        raise ValueError("HEVC that does not begin with a key frame; decoders differ in what they show: cut it anew")
+    if codec == "mjpeg" and packet.is_discard:
+        raise ValueError("an edit list hides frames of Motion JPEG, and decoders differ in that: cut it anew")
 
 
 def size_of(frame: Any) -> tuple[int, int]:

@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xmodal.data.pictures import DAMAGE, Folder, center_crop, read_picture, to_array
+from xmodal.data.pictures import Folder, ImageError, center_crop, read_picture, to_array
+from xmodal.data.trouble import retried
 from xmodal.evaluation.elevater_catalog import CARDS, REFERENCE, Card, plain
 from xmodal.registry import did_you_mean
 
@@ -202,9 +203,10 @@ class ImageSet:
             return self._kept[i]
         path = self.entries[i].path
         try:
-            pixels = to_array(fit(read_picture(self.files.read(path)), self.size, self.center_crop))
-        except DAMAGE as error:
-            self.broken[path] = f"{type(error).__name__}: {error}"
+            picture = retried(lambda: read_picture(self.files.read(path)))
+            pixels = to_array(fit(picture, self.size, self.center_crop))
+        except ImageError as error:
+            self.broken[path] = str(error)
             if len(self.broken) > self.limit:
                 raise ValueError(
                     f"{self.folder}: {len(self.broken)} images cannot be read, the last {path}: {error}"
