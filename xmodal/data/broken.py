@@ -2,14 +2,17 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from xmodal.data.annotations import Sample, index_of, look_up
 from xmodal.data.trouble import TroubleError, out_of_memory, retried, trouble_of, words_of
 from xmodal.data.walk import printable
 
@@ -76,6 +79,17 @@ class FileDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.file_names)
+
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does; here, only make sure that they are numbered so.
+
+        Raises:
+            ValueError: other names, or another order.
+        """
+        own = getattr(self, "classes", None)
+        if own and list(map(str, own)) != list(names):
+            odd = next((a, b) for a, b in zip_longest(map(str, own), names) if a != b)
+            raise ValueError(f"{self.source} has the class {odd[0]!r} where training has {odd[1]!r}: use its class list")
 
     @property
     def broken(self) -> list[str]:
@@ -163,14 +177,44 @@ def has_entries(folder: str) -> bool:
         return False
 
 
+def renumbered(own: Sequence[str], names: Sequence[str], source: str) -> list[int]:
+    """Find for each class its index among the names of training.
+
+    Raises:
+        ValueError: a class that training does not have, naming it, or names that cannot be told apart.
+    """
+    own, names = list(map(str, own)), list(map(str, names))
+    if own == names:
+        return list(range(len(own)))
+    if len(set(names)) < len(names):
+        raise ValueError(f"{source} has other classes than training, where several have one name: give both one list")
+    index = index_of(names)
+    found = [look_up(name, index, f"{source}: training has other classes") for name in own]
+    if sorted(found) == list(range(len(names))):
+        log.warning("%s: the classes differ in their order from training's; labels are translated by name", source)
+    return found
+
+
 class LabeledFiles(FileDataset):
     """Files with one class each: `samples` have `path`, `label` and `sample_id`; `classes` are names or None."""
 
     def __init__(
-        self, samples: list[Any], classes: list[str] | None, source: str, test_mode: bool, seed: int, max_broken: float
+        self, samples: list[Sample], classes: list[str] | None, source: str, test_mode: bool, seed: int, max_broken: float
     ) -> None:
         super().__init__([s.path for s in samples], source, test_mode, seed, max_broken)
         self.samples, self.classes = samples, classes
+
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does, by their names; a set without names keeps its numbers.
+
+        Raises:
+            ValueError: a class that is not among the names.
+        """
+        if self.classes is None:
+            return
+        new = renumbered(self.classes, names, self.source)
+        self.samples = [replace(s, label=new[s.label] if s.label >= 0 else s.label) for s in self.samples]
+        self.classes = list(names)
 
     def sample_id(self, index: int) -> str:
         """Return the annotation's name of a file."""
