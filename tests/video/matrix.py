@@ -139,8 +139,11 @@ class Films:
         """The film of a cell, or None where the container cannot carry it."""
         path = self.folder / f"film_{abs(hash(cell))}.{cell.container}"
         before = ["-ss", "1.3"] if cell.start == "trimmed by copy" else []
+        filters = list(FILTERS.get(cell.start, ()))
+        if (cell.container, cell.codec) == ("ts", "mpeg4"):  # its header travels with the pictures
+            filters = ["-bsf:v", ",".join(["dump_extra=all", *filters[1:2]]), *filters[2:]]
         muxer = ["-f", MUXERS[cell.container]] if cell.container in MUXERS else []
-        done = ffmpeg(*before, "-i", self.encoded(cell), "-c", "copy", *FILTERS.get(cell.start, ()), *muxer, path)
+        done = ffmpeg(*before, "-i", self.encoded(cell), "-c", "copy", *filters, *muxer, path)
         if done.returncode or not path.exists() or path.stat().st_size < 200:
             path.unlink(missing_ok=True)
             return None
@@ -157,6 +160,8 @@ def shown(path: Path) -> list[int]:
 def verdict(path: Path) -> tuple[str, str]:
     """(`exact`, `refused` or `WRONG`, reader or reason)."""
     truth = shown(path)
+    if not truth:
+        return "not carried", "ffmpeg shows nothing"
     try:
         with VideoFile(path) as video:
             count, reader = video.num_frames, video.backend
