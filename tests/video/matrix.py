@@ -67,6 +67,7 @@ CONTAINERS = {
     "vob": ["mpeg2", "mpeg1"],
 }
 MUXERS = {"ts": "mpegts", "m2ts": "mpegts", "mpg": "mpeg", "wmv": "asf", "mkv": "matroska", "ogv": "ogg"}
+HEADERS = (("ts", "mpeg4"), ("mpg", "h264"))  # where the stream carries its header itself
 NO_B_FRAMES = ("vp8", "vp8-alt-ref", "vp9", "av1", "wmv2", "msmpeg4", "flv1", "theora", "h263", "mjpeg", "prores", "gif")
 NO_GROUPS = ("mjpeg", "prores", "gif")
 GOPS, B_FRAMES, RATES = (1, 12, 250), (0, 3), ("constant", "variable")
@@ -114,7 +115,8 @@ class Films:
     def __init__(self, folder: Path):
         self.folder = folder
         self.raw = folder / "numbers.rgb"
-        self.raw.write_bytes(b"".join(picture(n, HEIGHT, WIDTH).tobytes() for n in range(FRAMES)))
+        grain = np.random.default_rng(0).integers(0, 24, (FRAMES, HEIGHT, WIDTH, 1), np.uint8)  # packets of some size
+        self.raw.write_bytes(b"".join((picture(n, HEIGHT, WIDTH) + grain[n]).tobytes() for n in range(FRAMES)))
 
     def encoded(self, cell: Cell) -> Path:
         """The packets of a codec, in NUT, which carries all of them."""
@@ -140,8 +142,8 @@ class Films:
         path = self.folder / f"film_{abs(hash(cell))}.{cell.container}"
         before = ["-ss", "1.3"] if cell.start == "trimmed by copy" else []
         filters = list(FILTERS.get(cell.start, ()))
-        if (cell.container, cell.codec) == ("ts", "mpeg4"):  # its header travels with the pictures
-            filters = ["-bsf:v", ",".join(["dump_extra=all", *filters[1:2]]), *filters[2:]]
+        if (cell.container, cell.codec) in HEADERS:
+            filters = ["-bsf:v", ",".join(["dump_extra", *filters[1:2]]), *filters[2:]]
         muxer = ["-f", MUXERS[cell.container]] if cell.container in MUXERS else []
         done = ffmpeg(*before, "-i", self.encoded(cell), "-c", "copy", *filters, *muxer, path)
         if done.returncode or not path.exists() or path.stat().st_size < 200:
