@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from video.sequential import Scan, open_video, upright
+from video.sequential import Scan, open_video, refuse_ambiguous, upright
 
 
 class KeyFrames:
@@ -57,15 +57,32 @@ class KeyFrames:
         """The target frames between one key frame and the next."""
         container.seek(self._found.keys[start], stream=stream)
         decoder, waiting, begun = stream.codec_context, set(targets), False
-        skips = self._found.codec == "h264"
+        skips, last = self._found.codec == "h264", start
         with closing(container.demux(stream)) as packets:  # one that is left half-read and open never frees its packet
             for packet in packets:
                 begun |= packet.is_keyframe and packet.pts == start
                 if not packet.size or not begun:
                     continue
                 decoder.skip_frame = "NONREF" if skips and packet.pts not in targets else "DEFAULT"
-                yield from (frame for frame in decoder.decode(packet) if frame.pts in targets)
                 waiting.discard(packet.pts)
+                frames = decoder.decode(packet)
+                last = self._in_order(frames, last)
+                yield from (frame for frame in frames if frame.pts in targets)
                 if not waiting:
                     break
-        yield from (frame for frame in decoder.decode(None) if frame.pts in targets)
+        frames = decoder.decode(None)
+        self._in_order(frames, last)
+        yield from (frame for frame in frames if frame.pts in targets)
+
+    def _in_order(self, frames: list[Any], last: int) -> int:
+        """Return the time of the last frame.
+
+        Raises:
+            ValueError: frames come in another order than their time stamps, or refer to frames that are not there.
+        """
+        for frame in frames:
+            if frame.pts is None or frame.pts < last:
+                raise ValueError("time stamps that do not follow the order of the frames")
+            refuse_ambiguous(self._found.codec, frame=frame)
+            last = frame.pts
+        return last

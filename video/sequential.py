@@ -17,6 +17,7 @@ MAX_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_FRAMES = 2**22  # of a video: 38 hours at 30 frames a second
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # one packet is one frame, and seeking is exact
 _OPTIONS = {"max_pixels": str(MAX_PIXELS + MAX_PIXELS // 8), "protocol_whitelist": "file"}  # coded sizes are rounded up
+_OUTPUT_CORRUPT = 1 << 3  # FFmpeg's AV_CODEC_FLAG_OUTPUT_CORRUPT
 _REMEMBERED = 4096  # videos whose frames have been counted
 _counts: dict[tuple, tuple[int, tuple[int, int]]] = {}
 
@@ -40,6 +41,7 @@ class Scan:
         key_places: for each of `keys`, the number of its packet in the file.
         first_is_key: decoding can begin with the first packet.
         interlaced: frames may be stored as two fields.
+        delayed: the decoder gives frames in another order than it gets them.
         size: height and width by the header.
     """
 
@@ -56,6 +58,7 @@ class Scan:
     key_places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     first_is_key: bool = True
     interlaced: bool = False
+    delayed: bool = False
     size: tuple[int, int] = (0, 0)
 
     @property
@@ -70,12 +73,16 @@ class Scan:
             "frames that share a time stamp": len(np.unique(self.times)) != len(self.times),
             "interlaced": self.interlaced,
             "open groups of pictures": self.leading and self.codec != "hevc",
+            "time stamps in the order of decoding": self.delayed and self._never_reordered(),
             "key frames out of order": bool((np.diff(self.key_places) <= 0).any()),
         }
         found = [reason for reason, holds in reasons.items() if holds]
         if not found and min(self.keys) != self.times[0]:
             found = ["frames before the first key frame"]
         return "; ".join(found[:1])
+
+    def _never_reordered(self) -> bool:
+        return len(self.places) > 2 and bool((np.diff(self.places) > 0).all())
 
 
 def scan(source: str | bytes) -> Scan:
@@ -85,7 +92,9 @@ def scan(source: str | bytes) -> Scan:
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         codec, form = context.codec.canonical_name, container.format.name
         interlaced = int(context.field_order) > 1  # 0: not known, 1: progressive
-        facts = Scan(0, fps, codec, container=form, interlaced=interlaced, size=(context.height, context.width))
+        size = (context.height, context.width)
+        delayed = bool(context.has_b_frames)
+        facts = Scan(0, fps, codec, container=form, interlaced=interlaced, delayed=delayed, size=size)
         if form not in CONTAINERS or codec not in CODECS:
             return facts
         table = _Table(codec, context.extradata)
@@ -162,6 +171,8 @@ def open_video(source: str | bytes) -> Iterator[tuple[Any, Any]]:
             raise ValueError(f"frames of {context.width} x {context.height} pixels; {MAX_PIXELS} pixels are the most")
         context.options = {"max_pixels": _OPTIONS["max_pixels"]}
         context.thread_count = 1
+        if context.codec.canonical_name == "hevc":
+            context.flags |= _OUTPUT_CORRUPT  # versions of FFmpeg differ in the default: see `decoded`
         yield container, stream
 
 
@@ -201,8 +212,7 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
     failed: Exception | None = None
     begun, codec = False, stream.codec_context.codec.canonical_name
     with closing(container.demux(stream)) as packets:
-        for number, packet in enumerate(packets):
-            refuse_ambiguous(codec, number, packet)
+        for packet in packets:
             try:
                 frames = packet.decode()
             except ValueError as error:  # FFmpeg's InvalidDataError is one
@@ -210,20 +220,24 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
                 continue
             if failed is not None and packet.size:
                 raise failed
-            begun |= bool(frames)
-            yield from frames
+            refuse_ambiguous(codec, packet=packet)
+            for frame in frames:
+                refuse_ambiguous(codec, frame)
+                begun = True
+                yield frame
 
 
-def refuse_ambiguous(codec: str, number: int, packet: Any) -> None:
-    """Refuse what versions of FFmpeg show differently: then nobody can say which frame is the first.
+def refuse_ambiguous(codec: str, frame: Any = None, packet: Any = None) -> None:
+    """Refuse what versions of FFmpeg show differently: then nobody can say which frame is which.
 
     Raises:
-        ValueError: HEVC that does not begin with a key frame, and Motion JPEG with frames that an edit list hides.
+        ValueError: HEVC pictures that refer to lost ones (behind a cut without a key frame), and AV1 or Motion JPEG with
+            frames that an edit list hides.
     """
-    if codec == "hevc" and number == 0 and packet.size and not packet.is_keyframe:
-        raise ValueError("HEVC that does not begin with a key frame; decoders differ in what they show: cut it anew")
-    if codec == "mjpeg" and packet.is_discard:
-        raise ValueError("an edit list hides frames of Motion JPEG, and decoders differ in that: cut it anew")
+    if codec == "hevc" and frame is not None and frame.is_corrupt:
+        raise ValueError("HEVC frames refer to others that are not there, and decoders differ in showing them")
+    if codec in ("av1", "mjpeg") and packet is not None and packet.is_discard:
+        raise ValueError(f"an edit list hides frames of {codec}, and decoders differ in that: cut the video anew")
 
 
 def size_of(frame: Any) -> tuple[int, int]:
