@@ -34,7 +34,6 @@ ENCODERS = {
     "hevc": ["-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-x265-params",
              "log-level=none:scenecut=0:pools=1:frame-threads=1"],
     "vp8": ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "1M", "-auto-alt-ref", "0"],
-    "vp8-alt-ref": ["-c:v", "libvpx", "-b:v", "1M", "-cpu-used", "4", "-auto-alt-ref", "1", "-lag-in-frames", "16"],
     "vp9": ["-c:v", "libvpx-vp9", "-cpu-used", "8", "-b:v", "1M", "-lag-in-frames", "16"],
     "av1": ["-c:v", "libsvtav1", "-preset", "12", "-pix_fmt", "yuv420p"],
     "mpeg4": ["-c:v", "mpeg4", "-q:v", "4"],
@@ -53,7 +52,7 @@ CONTAINERS = {
     "mp4": ["h264", "h264-open-gop", "h264-intra-refresh", "h264-interlaced", "hevc", "vp9", "av1", "mpeg4", "mpeg2"],
     "mov": ["h264", "hevc", "mpeg4", "mjpeg", "prores"],
     "mkv": ["h264", "h264-open-gop", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2", "theora"],
-    "webm": ["vp8", "vp8-alt-ref", "vp9", "av1"],
+    "webm": ["vp8", "vp9", "av1"],
     "avi": ["h264", "mpeg4", "msmpeg4", "mjpeg"],
     "ts": ["h264", "hevc", "mpeg2", "mpeg4"],
     "m2ts": ["h264", "mpeg2"],
@@ -68,7 +67,7 @@ CONTAINERS = {
 }
 MUXERS = {"ts": "mpegts", "m2ts": "mpegts", "mpg": "mpeg", "wmv": "asf", "mkv": "matroska", "ogv": "ogg"}
 HEADERS = (("ts", "mpeg4"), ("mpg", "h264"))  # where the stream carries its header itself
-NO_B_FRAMES = ("vp8", "vp8-alt-ref", "vp9", "av1", "wmv2", "msmpeg4", "flv1", "theora", "h263", "mjpeg", "prores", "gif")
+NO_B_FRAMES = ("vp8", "vp9", "av1", "wmv2", "msmpeg4", "flv1", "theora", "h263", "mjpeg", "prores", "gif")
 NO_GROUPS = ("mjpeg", "prores", "gif")
 GOPS, B_FRAMES, RATES = (1, 12, 250), (0, 3), ("constant", "variable")
 STARTS = ("key frame", "mid-GOP", "trimmed by copy", "negative times", "missing times")
@@ -129,10 +128,9 @@ class Films:
             encoder = list(ENCODERS[cell.codec])
             if cell.codec == "hevc":
                 encoder[-1] += f":keyint={cell.gop}:min-keyint={cell.gop}:bframes={cell.b_frames}"
-            done = ffmpeg(
-                *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", 25, "-i", self.raw),
-                *(*speed, "-vsync", "passthrough", "-threads", 1, *encoder, "-g", cell.gop, *b, path),
-            )
+            raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", 25, "-i", self.raw)
+            command = (*raw, *speed, "-vsync", "passthrough", "-threads", 1, *encoder, "-g", cell.gop, *b)
+            done = ffmpeg(*command, path)
             if done.returncode or not path.exists():
                 raise RuntimeError(f"{cell}: {done.stderr.decode()[-300:]}")
         return path
