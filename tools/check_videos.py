@@ -149,7 +149,9 @@ def main(argv: list[str] | None = None) -> int:
         stopped = "stopped"
     except TroubleError as error:
         stopped = str(error)
-    entries = [{"path": s.path, "id": s.sample_id, "label": s.label, **found[s.path]} for s in samples if s.path in found]
+    entries = [
+        {"path": s.path, "id": s.sample_id, "label": s.label, **found[s.path]} for s in samples if s.path in found
+    ]
     report = {"list": options.list, "missing": missing, **summary(entries), "entries": entries}
     if options.report:
         write_whole(options.report, json.dumps({**report, "unchecked": len(paths) - len(found)}, indent=1))

@@ -9,8 +9,9 @@ from xmodal.data.annotations import NO_LABEL, Annotations, Listing, Sample, inde
 EXTENSIONS = (
     ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".3gpp", ".f4v", ".mj2", ".webm", ".mkv", ".mk3d", ".avi", ".divx",
     ".ts", ".m2ts", ".m2t", ".mts", ".tod", ".trp", ".mod", ".mpg", ".mpeg", ".mpe", ".mpv", ".m1v", ".m2v", ".m2p",
-    ".vob", ".evo", ".vro", ".wmv", ".asf", ".wtv", ".flv", ".ogv", ".ogg", ".ogm", ".mxf", ".gif", ".rm", ".rmvb", ".dv",
-    ".dif", ".amv", ".nut", ".nsv", ".ivf", ".y4m", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpg", ".mjpeg",
+    ".vob", ".evo", ".vro", ".wmv", ".asf", ".wtv", ".flv", ".ogv", ".ogg", ".ogm", ".mxf", ".gif", ".rm", ".rmvb",
+    ".dv", ".dif", ".amv", ".nut", ".nsv", ".ivf", ".y4m", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpg",
+    ".mjpeg",
 )  # fmt: skip
 SSV2_LABELS = "something-something-v2-labels.json"
 VIDEOS = Annotations("video", EXTENSIONS, json="ssv2")

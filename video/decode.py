@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from video.keyframes import KeyFrames
-from video.sequential import Scan, Sequential, scan
+from video.sequential import Sequential, scan
 from xmodal.data.trouble import NotAFileError, reading, words_of
 
 MAX_CLIP = 2**30  # bytes that one read may return
@@ -82,7 +82,6 @@ class VideoFile:
         """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
         suits = not self._scan.why_in_sequence
         return KeyFrames(self.source, self._scan) if suits else Sequential(self.source, self._scan)
-
 
     @property
     def num_frames(self) -> int:
@@ -172,8 +171,11 @@ class VideoFile:
             if isinstance(error.__cause__, _TooLargeError):
                 raise
             reason = error.reason
-        make = lambda error: VideoError(self.path, f"{reason}; {words_of(error)}", f"{self.backend}, pyav")
-        with reading(self.path, VideoError, make):
+
+        def blame(error: Exception) -> VideoError:
+            return VideoError(self.path, f"{reason}; {words_of(error)}", f"{self.backend}, pyav")
+
+        with reading(self.path, VideoError, blame):
             other = Sequential(self.source, self._scan)
             if other.num_frames != self.num_frames:
                 raise ValueError(f"{other.num_frames} frames can be decoded, the packets say {self.num_frames}")

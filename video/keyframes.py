@@ -1,8 +1,8 @@
 """Random access: decode from the preceding key frame only the pictures that a frame needs.
 
 Frames are found by their time stamps, so that a seek that misses yields nothing instead of another frame. Pictures of
-H.264 that no other refers to, about half of all, are skipped unless they are asked for; the pixels are those of decoding
-everything.
+H.264 that no other refers to, about half of all, are skipped unless they are asked for; the pixels are those of
+decoding everything.
 """
 
 from collections.abc import Callable, Iterator

@@ -37,7 +37,10 @@ def reencode(source: str, target: str | os.PathLike, short_side: int = 256, gop:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with VideoFile(source) as video:
         expected = video.num_frames
-    blame = lambda error: VideoError(source, f"cannot be decoded and encoded to its end: {words_of(error)}", "pyav")
+
+    def blame(error: Exception) -> VideoError:
+        return VideoError(source, f"cannot be decoded and encoded to its end: {words_of(error)}", "pyav")
+
     try:
         with reading(source, VideoError, blame):
             written = _write(source, part, short_side, gop, crf)

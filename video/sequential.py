@@ -231,8 +231,8 @@ def refuse_ambiguous(codec: str, frame: Any = None, packet: Any = None) -> None:
     """Refuse what versions of FFmpeg show differently: then nobody can say which frame is which.
 
     Raises:
-        ValueError: HEVC pictures that refer to lost ones (behind a cut without a key frame), and AV1 or Motion JPEG with
-            frames that an edit list hides.
+        ValueError: HEVC pictures that refer to lost ones (behind a cut without a key frame), and AV1 or Motion JPEG
+            with frames that an edit list hides.
     """
     if codec == "hevc" and frame is not None and frame.is_corrupt:
         raise ValueError("HEVC frames refer to others that are not there, and decoders differ in showing them")

@@ -205,15 +205,15 @@ def write_predictions(
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if Path(path).suffix == ".npz":
-        named = {"classes": np.asarray(classes)} if classes else {}
+        named: dict[str, Any] = {"classes": np.asarray(classes)} if classes else {}
         np.savez(path, sample_id=np.asarray(names), scores=scores, label=np.asarray(labels), **named)
         return
-    name = lambda y: classes[y] if classes and 0 <= y < len(classes) else None
+    called = dict(enumerate(classes or ()))
     rows = [
         {
             "sample_id": n,
             "label": None if y < 0 else y,
-            **({"name": name(y), "predicted": name(int(np.argmax(s)))} if classes else {}),
+            **({"name": called.get(y), "predicted": called.get(int(np.argmax(s)))} if classes else {}),
             "scores": [round(float(v), 6) for v in s],
         }
         for n, y, s in zip(names, labels, scores, strict=True)

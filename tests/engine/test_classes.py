@@ -40,9 +40,11 @@ from xmodal.metrics import Accuracy
 from xmodal.model import TransferModel
 
 _crop = [dict(type="image_resize", size=48), dict(type="center_crop", size=48)]
-model = dict(type=TransferModel, encoder=dict(type=tiny_clip_encoder), head=dict(type=ClassificationHead, num_classes={count}))
-train_dataloader = dict(batch_size=6, dataset=dict(type=ImageDataset, annotation="{root}/train", transforms=_crop))
-val_dataloader = dict(batch_size=6, dataset=dict(type=ImageDataset, annotation="{root}/val", transforms=_crop, test_mode=True))
+_head = dict(type=ClassificationHead, num_classes={count})
+model = dict(type=TransferModel, encoder=dict(type=tiny_clip_encoder), head=_head)
+_images = dict(type=ImageDataset, transforms=_crop)
+train_dataloader = dict(batch_size=6, dataset=dict(_images, annotation="{root}/train"))
+val_dataloader = dict(batch_size=6, dataset=dict(_images, annotation="{root}/val", test_mode=True))
 test_dataloader = val_dataloader
 val_evaluator = dict(type=Accuracy)
 test_evaluator = dict(type=Accuracy)

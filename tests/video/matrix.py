@@ -1,21 +1,21 @@
 """The truth matrix: in every kind of video file, the frame asked must be the frame that the `ffmpeg` command shows.
 
-    python -m tests.video.matrix [--only KIND...] [--table docs/video-files.md] [--workers N]
+    python -m tests.video.matrix [--only KIND...] [--keep FILE] [--table docs/video-files.md]
 
 Each film carries its frame numbers in black and white cells. A cell is a container x codec x distance of key frames x
-B-frames x start x rate; all of its frames, the frames of uniform and of dense sampling, and single frames are read with a
-fresh `VideoFile` each, and must be the frames of the same places in what `ffmpeg -i FILE -vsync passthrough` shows.
+B-frames x start x rate; all of its frames, the frames of uniform and of dense sampling, and single frames are read with
+a fresh `VideoFile` each, and must be the frames of the same places in what `ffmpeg -i FILE -vsync passthrough` shows.
 """
 
 import argparse
 import itertools
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from video.decode import VideoError, VideoFile
 from video.sampling import dense_test, uniform_test
 
 FRAMES, HEIGHT, WIDTH = 260, 96, 128
+MARKS = ("<!-- truth matrix -->", "<!-- end of the truth matrix -->")
 H264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 ENCODERS = {
     "h264": [*H264, "-x264-params", "scenecut=0:threads=1"],
@@ -96,7 +97,7 @@ def cells() -> list[Cell]:
     found = []
     for container, codecs in CONTAINERS.items():
         for codec, gop, b, start, rate in itertools.product(codecs, GOPS, B_FRAMES, STARTS, RATES):
-            plain = (b == 0 or codec not in NO_B_FRAMES and gop > 1) and (gop == 1 or codec not in NO_GROUPS)
+            plain = (b == 0 or (codec not in NO_B_FRAMES and gop > 1)) and (gop == 1 or codec not in NO_GROUPS)
             if plain:
                 found.append(Cell(container, codec, gop, b, start, rate))
     return found
@@ -137,7 +138,7 @@ class Films:
 
     def film(self, cell: Cell) -> Path | None:
         """The film of a cell, or None where the container cannot carry it."""
-        path = self.folder / f"film_{abs(hash(cell))}.{cell.container}"
+        path = self.folder / f"film.{cell.container}"
         before = ["-ss", "1.3"] if cell.start == "trimmed by copy" else []
         filters = list(FILTERS.get(cell.start, ()))
         if (cell.container, cell.codec) in HEADERS:
@@ -181,24 +182,30 @@ def verdict(path: Path) -> tuple[str, str]:
     return "exact", reader
 
 
-def run(chosen: list[Cell], workers: int) -> dict[Cell, tuple[str, str]]:
-    """The verdicts of cells."""
+def run(chosen: list[Cell], keep: Path | None = None) -> dict[Cell, tuple[str, str]]:
+    """The verdicts of cells; those that `keep` (a file of JSON lines) has are not judged again."""
+    known = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
+    before = {Cell(*line[:6]): (line[6], line[7]) for line in known}
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         films = Films(Path(folder))
-        for cell in {(c.codec, c.gop, c.b_frames, c.rate): c for c in chosen}.values():
-            films.encoded(cell)
+        for cell in chosen:
+            found[cell] = before.get(cell) or judge(films, cell)
+            if keep and cell not in before:
+                with keep.open("a") as file:
+                    file.write(json.dumps([*astuple(cell), *found[cell]]) + "\n")
+    return found
 
-        def judge(cell: Cell) -> tuple[str, str]:
-            path = films.film(cell)
-            if path is None:
-                return "not carried", ""
-            try:
-                return verdict(path)
-            finally:
-                path.unlink()
 
-        with ThreadPoolExecutor(workers) as pool:
-            return dict(zip(chosen, pool.map(judge, chosen), strict=True))
+def judge(films: Films, cell: Cell) -> tuple[str, str]:
+    """The verdict of one cell."""
+    path = films.film(cell)
+    if path is None:
+        return "not carried", ""
+    try:
+        return verdict(path)
+    finally:
+        path.unlink()
 
 
 def table(found: dict[Cell, tuple[str, str]]) -> str:
@@ -208,29 +215,42 @@ def table(found: dict[Cell, tuple[str, str]]) -> str:
         counts = rows[cell.container, cell.codec]
         counts[state] += 1
         counts[how] += state == "exact"
-    lines = ["| container | codec | cells | exact | read at random | in sequence | refused | wrong |", "|---|---|---|---|---|---|---|---|"]
-    for (container, codec), n in rows.items():
+    lines = [
+        "| container | codec | cells | exact | of these at random | in sequence | refused | wrong |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (container, codec), n in [*rows.items(), (("all", ""), sum(rows.values(), Counter()))]:
         carried = n["exact"] + n["refused"] + n["WRONG"]
         values = (carried, n["exact"], n["keyframes"], n["pyav"], n["refused"], n["WRONG"])
         lines.append(f"| {container} | {codec} | " + " | ".join(map(str, values)) + " |")
     return "\n".join(lines) + "\n"
 
 
+def write_table(page: Path, text: str) -> None:
+    """Put a table into a page, between its two marks."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    page.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Judge the cells and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="containers or codecs")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--table", help="write the table into this page, between its marks")
+    parser.add_argument("--keep", type=Path, help="write verdicts into this file, and go on from those in it")
+    parser.add_argument("--table", type=Path, help="write the table into this page, between its marks")
     options = parser.parse_args(argv)
     if shutil.which("ffmpeg") is None:
         raise SystemExit("matrix: the ffmpeg command is needed")
     chosen = [c for c in cells() if not options.only or {c.container, c.codec} & set(options.only)]
-    found = run(chosen, options.workers)
+    found = run(chosen, options.keep)
     for cell, (state, how) in found.items():
         if state in ("WRONG", "refused"):
-            print(state, cell, how)
-    print(table(found))
+            print(state, *astuple(cell), how, sep=", ")
+    text = table(found)
+    print(text)
+    if options.table:
+        write_table(options.table, text)
     states = Counter(state for state, _ in found.values())
     print(dict(states))
     return 1 if states["WRONG"] else 0

@@ -102,7 +102,9 @@ def test_times_of_frames_begin_at_zero(tmp_path):
 @pytest.mark.parametrize("name", ["gop12", "vp9"])
 def test_a_read_at_random_that_fails_is_made_in_sequence(video, monkeypatch, name):
     source = VideoFile(video(name))
-    monkeypatch.setattr(source._backend, "_found", dataclasses.replace(source._scan, keys={0: 0}, key_places=np.array([0])))
+    monkeypatch.setattr(
+        source._backend, "_found", dataclasses.replace(source._scan, keys={0: 0}, key_places=np.array([0]))
+    )
     monkeypatch.setattr(source._backend, "_group", lambda *_: iter(()))  # a seek that finds nothing
     assert videos.numbers_of(source.read([3, 17, 40])) == [3, 17, 40]
     assert (source.backend, source.why_in_sequence) == ("pyav", "reading at random failed")  # and is not tried again
@@ -169,7 +171,9 @@ def test_which_films_are_read_from_their_key_frames(change, why):
     assert bool(why) == bool(said)
 
 
-@pytest.mark.parametrize("name", ["gop12", "b_frames", "varying_rate", "matroska", "ten_bit", "one_frame", "vp9", "av1", "open_gop_hevc"])
+@pytest.mark.parametrize(
+    "name", ["gop12", "b_frames", "varying_rate", "matroska", "ten_bit", "one_frame", "vp9", "av1", "open_gop_hevc"]
+)
 def test_skipping_pictures_changes_no_pixel(video, name):
     source = VideoFile(video(name))
     assert source.backend == "keyframes"

@@ -1,5 +1,6 @@
 """What is no film, too large, or changes in its middle; and trouble of the disk while a film is read."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -127,8 +128,11 @@ def test_views_of_huge_frames_need_little_memory(tmp_path):
     huge(tmp_path / "huge.mp4", 8192)
     script = f"""
 import resource
-from video.datasets import read_views; from video.sampling import UniformSampling; from video.transforms import TestCrops
-assert read_views({str(tmp_path / "huge.mp4")!r}, UniformSampling(num_frames=8), TestCrops(size=48)).shape == (1, 8, 3, 48, 48)
+from video.datasets import read_views
+from video.sampling import UniformSampling
+from video.transforms import TestCrops
+views = read_views({str(tmp_path / "huge.mp4")!r}, UniformSampling(num_frames=8), TestCrops(size=48))
+assert views.shape == (1, 8, 3, 48, 48)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -146,7 +150,7 @@ def test_clips_above_the_limit_ask_for_short_side(film, monkeypatch):
     monkeypatch.setattr(decode, "MAX_CLIP", 5 * frame)
     with VideoFile(film) as video:
         assert video.read(range(5)).shape == (5, 96, 128, 3)
-        with pytest.raises(VideoError, match="6 frames of 96 x 128 x 3 need more than .* use short_side"):
+        with pytest.raises(VideoError, match=r"6 frames of 96 x 128 x 3 need more than .* use short_side"):
             video.read(range(6))
         assert video.read(range(20), short_side=48).shape == (20, 48, 64, 3)
         assert video.backend == "keyframes"  # it is no reason to read in sequence
@@ -205,12 +209,8 @@ def test_the_end_of_a_torn_film_is_left_out_and_a_torn_middle_refused(tmp_path):
     middle = bytearray(whole)
     middle[places[20] + 8 : places[20] + 40] = bytes(32)
     (tmp_path / "middle.avi").write_bytes(middle)
-    try:
-        with VideoFile(tmp_path / "middle.avi") as video:
-            numbers = videos.numbers_of(video.read(range(video.num_frames)))
-        assert numbers[:20] == list(range(20))
-    except VideoError as error:
-        assert "invalid" in error.reason.lower()
+    with pytest.raises(VideoError, match="Invalid data"):
+        VideoFile(tmp_path / "middle.avi")
 
 
 # ---------------------------------------------------------------- trouble
@@ -220,7 +220,8 @@ class Failing:
     """A file whose reads fail at some place."""
 
     def __init__(self, path, error, after):
-        self.file, self.error, self.after, self.name = open(path, "rb", buffering=0), error, after, str(path)
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed in __exit__
+        self.error, self.after, self.name = error, after, str(path)
 
     def read(self, size=-1):
         if self.file.tell() >= self.after:
@@ -247,7 +248,9 @@ class Failing:
 @pytest.mark.parametrize("share", [0, 0.5, 0.9])
 def test_an_error_of_the_disk_is_neither_the_end_of_a_film_nor_its_fault(tmp_path, monkeypatch, ending, share):
     codec = {"mpg": "mpeg2video", "wmv": "wmv2"}.get(ending, "libx264")
-    path = videos.write_video(tmp_path / f"film.{ending}", codec=codec, grain=60, options={"bf": "0"} if codec == "libx264" else {})
+    path = videos.write_video(
+        tmp_path / f"film.{ending}", codec=codec, grain=60, options={"bf": "0"} if codec == "libx264" else {}
+    )
     after = int(share * path.stat().st_size)
     error = OSError(errno.EIO, os.strerror(errno.EIO))
     monkeypatch.setattr(sequential, "_bytes_of", lambda source: Failing(source, error, after))
@@ -288,9 +291,9 @@ def test_no_file_descriptors_left(film, tmp_path, monkeypatch):
     resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, hard))
     held = []
     try:
-        with pytest.raises(OSError, match="Too many open files"):
+        with contextlib.suppress(OSError):
             while True:
-                held.append(open(film, "rb"))
+                held.append(film.open("rb"))
         with pytest.raises(TroubleError, match="EMFILE"):
             VideoFile(film)
     finally:

@@ -68,7 +68,9 @@ def test_pictures_of_vp8_that_are_not_shown_do_not_count(tmp_path):
         done = ffmpeg(*command, "-pass", number, "-passlogfile", tmp_path / "log", *target)
         if done.returncode:
             pytest.skip("this ffmpeg cannot encode VP8")
-    raw = ffmpeg("-i", tmp_path / "film.webm", "-vsync", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-").stdout
+    raw = ffmpeg(
+        "-i", tmp_path / "film.webm", "-vsync", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"
+    ).stdout
     truth = np.frombuffer(raw, np.uint8).reshape(-1, 96, 128, 3)
     with VideoFile(tmp_path / "film.webm") as video:
         assert (video.num_frames, video.why_in_sequence) == (len(truth), "hidden frames")

@@ -149,7 +149,9 @@ def test_a_few_wrong_time_stamps_are_noticed_while_reading(tmp_path):
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])
 def test_films_that_begin_within_a_group(tmp_path, codec, ending):
     """What cannot be decoded before the first key frame is no frame."""
-    whole = videos.write_video(tmp_path / f"whole.{ending}", codec=codec, gop=20, options={"bf": "0"} if codec == "libx264" else {})
+    whole = videos.write_video(
+        tmp_path / f"whole.{ending}", codec=codec, gop=20, options={"bf": "0"} if codec == "libx264" else {}
+    )
     cut = remux(whole, tmp_path / f"cut.{ending}", lambda number, packet: number >= 5)
     backend, numbers = everything(cut)
     assert backend == "pyav"

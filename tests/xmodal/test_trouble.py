@@ -40,11 +40,11 @@ def os_error(number):
     return OSError(number, os.strerror(number))
 
 
-class FFmpegs(OSError):
+class FFmpegsError(OSError):
     """As PyAV names a torn file."""
 
 
-FFmpegs.__module__ = "av.error"
+FFmpegsError.__module__ = "av.error"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ FFmpegs.__module__ = "av.error"
         (os_error(errno.ESTALE), True),
         (os_error(errno.ENOENT), False),
         (os_error(errno.EACCES), False),
-        (FFmpegs(errno.EIO, "Input/output error"), False),
+        (FFmpegsError(errno.EIO, "Input/output error"), False),
         (OSError("image file is truncated"), False),
         (ValueError("no frames"), False),
         (MemoryError(), False),  # this process has room: the file asked for too much
@@ -183,7 +183,7 @@ def test_image_readers_refuse_what_is_no_file(tmp_path):
         read_image(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="FIFO"):
         Folder(tmp_path).read("pipe.png")
-    with pytest.raises(ImageError, match="KeyError|no item"):
+    with pytest.raises(ImageError, match=r"KeyError|no item"):
         Folder(tmp_path).read(str(zip_of(tmp_path)) + "@lost.png")
 
 
@@ -195,7 +195,9 @@ def zip_of(folder):
     return "some.zip"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Failed to decode image"), MemoryError(), IndexError("x"), struct.error()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to decode image"), MemoryError(), IndexError("x"), struct.error()]
+)
 def test_any_error_of_an_image_library_is_the_files(tmp_path, monkeypatch, error):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")

@@ -94,8 +94,8 @@ def test_many_endings_are_summed_up():
 
 NAMES = [
     "a\u2028b.mp4", "a\x85b.mp4", "a\x0cb.mp4", "a\x1cb.mp4", "a\nb.mp4", "a\rb.mp4", "tab\t3.mp4", " lead.mp4",
-    'quo"te.mp4', '"quoted".mp4', "back\\slash.mp4", "a 7.mp4", "comma, 5.mp4", os.fsdecode(b"caf\xe9.mp4"), "täglich.mp4",
-    "trail.mp4 ", "\u3000wide.mp4", "a:b.mp4", "100%d.mp4",
+    'quo"te.mp4', '"quoted".mp4', "back\\slash.mp4", "a 7.mp4", "comma, 5.mp4", os.fsdecode(b"caf\xe9.mp4"),
+    "täglich.mp4",     "trail.mp4 ", "\u3000wide.mp4", "a:b.mp4", "100%d.mp4",
 ]  # fmt: skip
 
 

@@ -89,7 +89,9 @@ class FileDataset(Dataset):
         own = getattr(self, "classes", None)
         if own and list(map(str, own)) != list(names):
             odd = next((a, b) for a, b in zip_longest(map(str, own), names) if a != b)
-            raise ValueError(f"{self.source} has the class {odd[0]!r} where training has {odd[1]!r}: use its class list")
+            raise ValueError(
+                f"{self.source} has the class {odd[0]!r} where training has {odd[1]!r}: use its class list"
+            )
 
     @property
     def broken(self) -> list[str]:
@@ -110,7 +112,7 @@ class FileDataset(Dataset):
             return {"skipped": self.sample_id(index), "reason": str(error)}
 
     def _sound(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Read an item, waiting while the machine is in trouble; raises `_UnreadableError` when the file is at fault."""
+        """Read an item, waiting while the machine is in trouble; `_UnreadableError`: the file is at fault."""
 
         def once() -> dict[str, Any]:
             try:
@@ -199,7 +201,13 @@ class LabeledFiles(FileDataset):
     """Files with one class each: `samples` have `path`, `label` and `sample_id`; `classes` are names or None."""
 
     def __init__(
-        self, samples: list[Sample], classes: list[str] | None, source: str, test_mode: bool, seed: int, max_broken: float
+        self,
+        samples: list[Sample],
+        classes: list[str] | None,
+        source: str,
+        test_mode: bool,
+        seed: int,
+        max_broken: float,
     ) -> None:
         super().__init__([s.path for s in samples], source, test_mode, seed, max_broken)
         self.samples, self.classes = samples, classes

@@ -73,7 +73,7 @@ def trouble_of(error: BaseException) -> str:
     for found in chain_of(error):
         if isinstance(found, TroubleError):
             return str(found)
-        number = getattr(found, "errno", None)
+        number = getattr(found, "errno", None) or 0
         if number in MACHINE and not type(found).__module__.startswith("av."):  # FFmpeg calls torn files EIO
             return f"{os.strerror(number)} ({errno.errorcode[number]})"
         if out_of_memory(found) and not _room():

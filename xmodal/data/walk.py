@@ -19,9 +19,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         most = sorted(self.counts, key=lambda ending: (-self.counts[ending], ending))
-        parts = [
-            f"{self.counts[e]} {e or 'without an ending'} (e.g. {printable(self.examples[e])})" for e in most[:5]
-        ]
+        parts = [f"{self.counts[e]} {e or 'without an ending'} (e.g. {printable(self.examples[e])})" for e in most[:5]]
         return ", ".join(parts) + (f" and {len(most) - 5} further endings" if len(most) > 5 else "")
 
 
@@ -48,7 +46,7 @@ def files_below(root: str | os.PathLike, endings: tuple[str, ...], left_out: Lef
         left_out: takes note of the other files.
     """
     walked: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(os.fspath(root), followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in walked:
             folders.clear()

@@ -131,13 +131,17 @@ def say_unseen(train: Any, dataset: Any, stage: str, names: Sequence[str] | None
     seen, asked = set(labels_of(train).tolist()), set(labels_of(dataset).tolist())
     if not seen or not asked:
         return
-    name = lambda label: names[label] if names and label < len(names) else str(label)
     if lost := sorted(asked - seen):
-        listed = some([name(label) for label in lost])
+        listed = some([name_of(label, names) for label in lost])
         say(f"{stage}: {len(lost)} classes differ: they have samples here and none in training: {listed}")
     if lost := sorted(seen - asked):
-        listed = some([name(label) for label in lost])
+        listed = some([name_of(label, names) for label in lost])
         say(f"{stage}: no sample of {len(lost)} of the {len(seen)} classes of training: {listed}")
+
+
+def name_of(label: int, names: Sequence[str] | None) -> str:
+    """Return the name of a class, its number when it has none."""
+    return names[label] if names and label < len(names) else str(label)
 
 
 def say_shared(train: Any, dataset: Any, stage: str) -> None:

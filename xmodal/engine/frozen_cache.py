@@ -200,7 +200,10 @@ class CachedDataset(Dataset):
         self.folder, self.shard, self.views = cache.folder, cache.shard, cache.views
         self.length = len(cache.dataset)
         self.classes = getattr(cache.dataset, "classes", None)
-        self.samples, self.source = getattr(cache.dataset, "samples", ()), str(getattr(cache.dataset, "source", "cache"))
+        self.samples, self.source = (
+            getattr(cache.dataset, "samples", ()),
+            str(getattr(cache.dataset, "source", "cache")),
+        )
         self.labels = getattr(cache.dataset, "labels", None)
         self._numbers: list[int] | None = None  # of the classes, where training has others
         self._marks: dict[tuple[int, int], dict] = {}
