@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
+.PHONY: help test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-pytorch3d lint types style bench wheel clean install methods pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-slow: install  ## the long tests
 
 test-gpu: install  ## the checks that wait for a CUDA device; says so when there is none
 	$(BIN)/python -m pytest -m gpu -rs
+
+test-faults: install  ## campaigns of faults: damaged files (minutes); the table of docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.damage --table docs/reliability.md
 
 golden: install  ## eleven short seeded runs whose losses and metrics must not move (python -m tests.golden --regenerate)
 	$(BIN)/python -m tests.golden
