@@ -120,3 +120,24 @@ def test_printable_names():
     assert printable("täglich ok.mp4") == "täglich ok.mp4"
     assert printable("a\nb\u2028\udce9") == "a\\nb\\u2028\\udce9"
     printable("".join(NAMES)).encode("utf-8")
+
+
+def test_files_of_any_name_can_be_predicted(tmp_path):
+    from PIL import Image
+
+    from xmodal.data.images import ImageDataset
+    from xmodal.engine.predict import dataset_of_files
+
+    files = [str(tmp_path / os.fsdecode(b"caf\xe9\n.png")), str(tmp_path / "sub" / ".." / "b.png")]
+    (tmp_path / "sub").mkdir()
+    for file in files:
+        Image.new("RGB", (8, 8)).save(file, "png")
+    data = dataset_of_files({"type": ImageDataset}, files, tmp_path)
+    assert [data[i]["sample_id"] for i in range(2)] == files
+
+
+@pytest.mark.parametrize("text", ["label,youtube_id,time_start,time_end\nx," + "a" * 200_000 + "\n", "a,b\n1\n"])
+def test_tables_that_are_none(tmp_path, text):
+    (tmp_path / "val.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"val\.csv"):
+        VIDEOS.read(tmp_path / "val.csv", format="kinetics")

@@ -1,5 +1,6 @@
 """Readers of annotations: list files, folders of classes, JSON files, and the class names beside them."""
 
+import csv
 import json
 import logging
 import os
@@ -183,6 +184,20 @@ def lines_of(path: str | os.PathLike) -> list[str]:
         return [line.rstrip("\n") for line in lines]
 
 
+def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, str]]:
+    """Read the rows of a table with a head line.
+
+    Raises:
+        ValueError: not such a table, naming the file and line.
+    """
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        rows = csv.DictReader(lines, delimiter=delimiter)
+        try:
+            return list(rows)
+        except csv.Error as error:
+            raise ValueError(f"{path}:{rows.line_num}: not a table of values: {error}") from None
+
+
 def unquoted(name: str) -> str:
     """Return a path of a list without the quotes around it; in quotes, `write_list` escapes what would end a line."""
     if len(name) > 1 and name[0] == name[-1] == '"':
@@ -280,11 +295,15 @@ def load_json(path: Path, kind: type = object, form: str = "") -> Any:
 
 
 def write_list(path: str | os.PathLike, samples: Iterable[Sample]) -> None:
-    """Write a list file of absolute paths, tab before the label, so that any path survives."""
+    """Write a list file of absolute paths, so that any path survives."""
+    write_lines(path, ((os.path.abspath(sample.path), sample.label) for sample in samples))
+
+
+def write_lines(path: str | os.PathLike, labeled: Iterable[tuple[str, int]]) -> None:
+    """Write a list file of paths and labels, a tab between, paths that would not survive in quotes as JSON."""
     with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        for sample in samples:
-            name = os.path.abspath(sample.path)
-            file.write(f"{json.dumps(name) if _UNSAFE.search(name) else name}\t{sample.label}\n")
+        for name, label in labeled:
+            file.write(f"{json.dumps(name) if _UNSAFE.search(name) else name}\t{label}\n")
 
 
 IMAGE_ENDINGS = (

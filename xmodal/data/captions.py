@@ -4,7 +4,6 @@ Every sample is `image` (3, S, S) u8, `caption`, `label` (0 for a caption of its
 and `sample_id`. A sample's crop and template depend on (seed, epoch, index) alone.
 """
 
-import csv
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES
+from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES, lines_of, read_csv
 from xmodal.data.pictures import ImageError, bytes_of, center_crop, random_crop, read_picture, to_array
 from xmodal.data.trouble import reading, retried
 from xmodal.registry import DATASETS, build, check_arguments
@@ -167,17 +166,16 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: a file of another kind, or a broken line.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        if path.suffix in (".csv", ".tsv"):
-            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        elif path.suffix in (".jsonl", ".json"):
-            for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}:{number}: not a JSON object a line ({error})") from error
-        else:
-            raise ValueError(f"{path}: lists are .csv, .tsv or .jsonl")
+    if path.suffix in (".csv", ".tsv"):
+        yield from read_csv(path, "\t" if path.suffix == ".tsv" else ",")
+    elif path.suffix in (".jsonl", ".json"):
+        for number, line in enumerate(lines_of(path), 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a JSON object a line ({error})") from error
+    else:
+        raise ValueError(f"{path}: lists are .csv, .tsv or .jsonl")
 
 
 @DATASETS.register_module(name="labeled_folder")
