@@ -2,8 +2,8 @@
 
     python -m tests.faults.damage [--tries N] [--seed S] [--kinds video image ...] [--table docs/reliability.md]
 
-A file survives when its reader returns something or raises the error that the data sets take for a broken file. Any other
-error, a crash, more memory or more time than allowed is a failure. The same seed damages the same files.
+A file survives when its reader returns something or raises the error that the data sets take for a broken file. Any
+other error, a crash, more memory or more time than allowed is a failure. The same seed damages the same files.
 """
 
 import argparse
