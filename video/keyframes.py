@@ -30,7 +30,8 @@ class KeyFrames:
 
     def frames(self, indices: np.ndarray, convert: Callable[[np.ndarray], Any] = np.asarray) -> list[Any]:
         """Decode frames at distinct indices; each is converted before the next is decoded."""
-        wanted, starts = self._found.times[indices], self._starts(indices)
+        wanted, keys = self._found.times[indices], np.array(list(self._found.keys))
+        starts = keys[np.searchsorted(keys, wanted, side="right") - 1]
         images: dict[int, Any] = {}
         with open_video(self._source) as (container, stream):
             for start in np.unique(starts):
@@ -45,13 +46,6 @@ class KeyFrames:
         if missing:
             raise ValueError(f"frames {missing} cannot be decoded")
         return [images[time] for time in wanted.tolist()]
-
-    def _starts(self, indices: np.ndarray) -> np.ndarray:
-        """Time of the key frame to begin at: the last one that comes before the frame in the file and when shown."""
-        keys = np.array(list(self._found.keys))
-        shown = np.searchsorted(keys, self._found.times[indices], side="right")
-        stored = np.searchsorted(self._found.key_places, self._found.places[indices], side="right")
-        return keys[np.minimum(shown, stored) - 1]
 
     def _group(self, container: Any, stream: Any, start: int, targets: set[int]) -> Iterator[Any]:
         """The target frames between one key frame and the next."""

@@ -36,9 +36,8 @@ class Scan:
         broken_start: the first key frame has such frames, which nobody can decode.
         container: FFmpeg's name of the format.
         times: presentation times of the frames in order, in the stream's own unit; empty where some are unknown.
-        keys: presentation time of each key frame and the decoding time to seek to.
+        keys: presentation time of each key frame and the decoding time to seek to, in the order of the file.
         places: for each of `times`, the number of its packet in the file.
-        key_places: for each of `keys`, the number of its packet in the file.
         first_is_key: decoding can begin with the first packet.
         interlaced: frames may be stored as two fields.
         delayed: the decoder gives frames in another order than it gets them.
@@ -55,7 +54,6 @@ class Scan:
     times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     keys: dict[int, int] = field(default_factory=dict, repr=False)
     places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
-    key_places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     first_is_key: bool = True
     interlaced: bool = False
     delayed: bool = False
@@ -74,7 +72,7 @@ class Scan:
             "interlaced": self.interlaced,
             "open groups of pictures": self.leading and self.codec != "hevc",
             "time stamps in the order of decoding": self.delayed and self._never_reordered(),
-            "key frames out of order": bool((np.diff(self.key_places) <= 0).any()),
+            "key frames out of order": sorted(self.keys) != list(self.keys),
         }
         found = [reason for reason, holds in reasons.items() if holds]
         if not found and min(self.keys) != self.times[0]:
@@ -116,7 +114,6 @@ class _Table:
         self.times: list[int] = []
         self.places: list[int] = []
         self.keys: dict[int, int] = {}
-        self.key_places: dict[int, int] = {}
 
     def add(self, packet: Any) -> None:
         """Note a packet."""
@@ -134,7 +131,6 @@ class _Table:
             self.first_key = self.key if self.first_key is None else self.first_key
             if self.key is not None:
                 self.keys[self.key] = self.key if packet.dts is None else packet.dts
-                self.key_places[self.key] = self.count
         elif self.key is not None and packet.pts is not None and packet.pts < self.key:
             self.leading = True
             self.broken_start |= self.key == self.first_key
@@ -143,7 +139,6 @@ class _Table:
     def added_to(self, facts: Scan) -> Scan:
         """Return the facts with those of the packets."""
         order = np.argsort(self.times, kind="stable")
-        keys = dict(sorted(self.keys.items()))
         return replace(
             facts,
             num_frames=self.shown,
@@ -152,8 +147,7 @@ class _Table:
             broken_start=self.broken_start,
             times=np.array(self.times, np.int64)[order],
             places=np.array(self.places, np.int64)[order],
-            keys=keys,
-            key_places=np.array([self.key_places[key] for key in keys], np.int64),
+            keys=self.keys,
             first_is_key=self.first_is_key,
         )
 

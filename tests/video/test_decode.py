@@ -102,9 +102,7 @@ def test_times_of_frames_begin_at_zero(tmp_path):
 @pytest.mark.parametrize("name", ["gop12", "vp9"])
 def test_a_read_at_random_that_fails_is_made_in_sequence(video, monkeypatch, name):
     source = VideoFile(video(name))
-    monkeypatch.setattr(
-        source._backend, "_found", dataclasses.replace(source._scan, keys={0: 0}, key_places=np.array([0]))
-    )
+    monkeypatch.setattr(source._backend, "_found", dataclasses.replace(source._scan, keys={0: 0}))
     monkeypatch.setattr(source._backend, "_group", lambda *_: iter(()))  # a seek that finds nothing
     assert videos.numbers_of(source.read([3, 17, 40])) == [3, 17, 40]
     assert (source.backend, source.why_in_sequence) == ("pyav", "reading at random failed")  # and is not tried again
@@ -160,7 +158,7 @@ def test_what_the_packets_say(video, tmp_path):
         ({"times": np.array([-1, 1, 2, 3])}, "before the first key frame"),
         ({"times": np.zeros(0, np.int64)}, "missing time stamps"),
         ({"keys": {}}, "does not begin"),
-        ({"key_places": np.array([2, 0])}, "out of order"),
+        ({"keys": {2: 2, 0: 0}}, "out of order"),
         ({"interlaced": True}, "interlaced"),
     ],
 )

@@ -158,3 +158,17 @@ def test_films_that_begin_within_a_group(tmp_path, codec, ending):
     assert numbers == list(range(numbers[0], 60))
     assert numbers[0] % 20 == 0
     assert VideoFile(cut).why_in_sequence == "does not begin with a key frame"
+
+
+def test_hevc_that_begins_within_an_open_group(tmp_path):
+    """Cut at a key frame whose leading pictures refer to what is gone: they are no frames."""
+    options = {"preset": "ultrafast", "x265-params": "log-level=none:open-gop=1:keyint=12:min-keyint=12:bframes=3"}
+    whole = videos.write_video(tmp_path / "whole.mp4", codec="libx265", options=options)
+    assert everything(whole) == ("keyframes", list(range(60)))
+    with av.open(str(whole)) as video:
+        packets = [(p.is_keyframe, p.pts) for p in video.demux(video=0) if p.size]
+    key = [i for i, (is_key, _) in enumerate(packets) if is_key][1]
+    assert any(pts < packets[key][1] for _, pts in packets[key + 1 :])
+    cut = remux(whole, tmp_path / "cut.mkv", lambda number, packet: number >= key)
+    assert scan(str(cut)).broken_start
+    assert everything(cut) == ("pyav", list(range(12, 60)))
