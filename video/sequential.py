@@ -106,7 +106,7 @@ class _Table:
     """What the packets of a stream say, one after the other."""
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
-        self.codec, self.extradata = codec, extradata
+        self.codec, self.extradata, self.may_hide = codec, extradata, codec in ("vp8", "vp9")
         self.shown = self.hidden = self.count = 0
         self.key: int | None = None
         self.first_key: int | None = None
@@ -119,7 +119,7 @@ class _Table:
         """Note a packet."""
         if self.count >= MAX_FRAMES:
             raise ValueError(f"more than {MAX_FRAMES} packets; cut the video into parts")
-        hidden = packet.is_discard or is_hidden(self.codec, packet)
+        hidden = packet.is_discard or (self.may_hide and is_hidden(self.codec, packet))
         self.hidden += hidden
         self.shown += not hidden
         if packet.pts is not None and not hidden:
