@@ -67,7 +67,7 @@ CONTAINERS = {
     "vob": ["mpeg2", "mpeg1"],
 }
 MUXERS = {"ts": "mpegts", "m2ts": "mpegts", "mpg": "mpeg", "wmv": "asf", "mkv": "matroska", "ogv": "ogg"}
-HEADERS = (("ts", "mpeg4"), ("mpg", "h264"))  # where the stream carries its header itself
+HEADERS = (("ts", "mpeg4"), ("mpg", "h264"), ("mxf", "h264"))  # where the stream carries its header itself
 NO_B_FRAMES = ("vp8", "vp9", "av1", "wmv2", "msmpeg4", "flv1", "theora", "h263", "mjpeg", "prores", "gif")
 NO_GROUPS = ("mjpeg", "prores", "gif")
 GOPS, B_FRAMES, RATES = (1, 12, 250), (0, 3), ("constant", "variable")
