@@ -39,11 +39,12 @@ test: install  ## the fast tests with coverage
 test-slow: install  ## the long tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu'
 
-test-faults: install  ## kills, damaged files: 100 resumed runs, 1,000 files (hours; not in CI)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --kills 100
-
 test-gpu: install  ## the checks that wait for a CUDA device; says so when there is none
 	$(BIN)/python -m pytest -m gpu -rs
+
+test-faults: install  ## campaigns of faults: 1,000 damaged files, 100 killed and resumed runs (an hour; not in CI)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.damage --table docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --kills 100 --table docs/reliability.md
 
 golden: install  ## eleven short seeded runs whose losses and metrics must not move (python -m tests.golden --regenerate)
 	$(BIN)/python -m tests.golden

@@ -29,7 +29,6 @@ CEILINGS = {
 DOORS = {
     "timm": ("xmodal/encoders/", "xmodal/preprocessor.py", "video/transforms.py", "video/augment.py"),
     "open_clip": ("xmodal/encoders/",),
-    "decord": ("video/decode.py",),
     "av": ("video/sequential.py", "video/reencode.py", "video/toys/actions.py"),
     "pytorch3d": ("pointcloud/ops.py",),
 }

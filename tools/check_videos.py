@@ -1,8 +1,10 @@
 """Scan the videos of a list: what can be read, what cannot and why.
 
 LIST is anything the configs take as `annotation` (list file, Kinetics CSV, Something-Something JSON, folder of
-classes), or a folder of videos without classes, or one video. The report holds one entry a video; the clean list
-holds the readable videos with absolute paths. Exit status 1 when a video is broken or missing.
+classes), or a folder of videos without classes, or one video. The report holds one entry a video, with the way it is
+read: `keyframes` (only what a frame needs) or `pyav` (in sequence, and why); the clean list holds the readable videos
+with absolute paths. Ctrl-C keeps what was found; with the same report, the next run goes on from there. Exit status 1
+when a video is broken or missing, 130 when stopped.
 """
 
 import argparse
@@ -22,36 +24,68 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", default="auto", help="auto, list, kinetics, ssv2 or folders")
     parser.add_argument("--classes", help="class file, where the annotation needs one")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (0: none)")
-    parser.add_argument("--report", help="write a JSON report here")
+    parser.add_argument("--report", help="write a JSON report here; good entries of unchanged files in it are kept")
     parser.add_argument("--clean", help="write a list of the readable videos here")
     parser.add_argument("--full", action="store_true", help="decode every frame, not the first, middle and last only")
     return parser.parse_args(argv)
 
 
 def check(job: tuple[str, bool]) -> dict[str, Any]:
-    """Read one video and describe it."""
-    from video.decode import VideoError, VideoFile
+    """Read one video and describe it, waiting while the machine is in trouble."""
+    from video.decode import VideoError
+    from xmodal.data.trouble import retried
 
-    path, full = job
     try:
-        with VideoFile(path) as video:
-            last = video.num_frames - 1
-            for first in range(0, last + 1, 64) if full else ():
-                video.read(range(first, min(first + 64, last + 1)))
-            video.read([0, last // 2, last])
-            height, width = video.size
-            seconds = round(video.num_frames / video.fps, 2) if video.fps else None
-            return {
-                "frames": video.num_frames,
-                "fps": round(video.fps, 3),
-                "seconds": seconds,
-                "height": height,
-                "width": width,
-                "codec": video.codec,
-                "reader": video.backend,
-            }
+        return retried(lambda: describe(*job))
     except VideoError as error:
         return {"broken": error.reason, "found_by": error.backend}
+
+
+def describe(path: str, full: bool) -> dict[str, Any]:
+    """Read the first, middle and last frame of a video, or all."""
+    from video.decode import VideoFile
+
+    stamp = stamp_of(path)
+    with VideoFile(path) as video:
+        last = video.num_frames - 1
+        for frame in range(0, last + 1, 64) if full else ():
+            video.read(range(frame, min(frame + 64, last + 1)), shrink=lambda image: image[:1, :1])
+        for frame in (0, last // 2, last):
+            video.read([frame])
+        height, width = video.size
+        return {
+            "frames": video.num_frames,
+            "fps": round(video.fps, 3),
+            "seconds": round(video.num_frames / video.fps, 2) if video.fps else None,
+            "height": height,
+            "width": width,
+            "codec": video.codec,
+            "reader": video.backend,
+            "why": video.why_in_sequence,
+            "stamp": [*(stamp or ()), full],
+        }
+
+
+def stamp_of(path: str) -> list[int] | None:
+    """Size and modification time, by which a file is known to be unchanged; None when there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def known(report: str | None, full: bool) -> dict[str, dict[str, Any]]:
+    """What an earlier report says of files that have not changed since."""
+    if not report or not os.path.exists(report):
+        return {}
+    try:
+        entries = json.loads(Path(report).read_text())["entries"]
+        stamped = {e["path"]: e for e in entries if e.get("stamp")}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise SystemExit(f"check_videos: {report} is no report of check_videos; name another file") from None
+    same = {p: e for p, e in stamped.items() if e["stamp"][:2] == stamp_of(p) and (e["stamp"][2] or not full)}
+    return {p: {k: v for k, v in e.items() if k not in ("path", "id", "label")} for p, e in same.items()}
 
 
 def videos_of(options: argparse.Namespace) -> tuple[list, list[str]]:
@@ -80,6 +114,7 @@ def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
         "broken": len(entries) - len(good),
         "codecs": Counter(entry["codec"] for entry in good),
         "readers": Counter(entry["reader"] for entry in good),
+        "in_sequence": Counter(entry["why"] for entry in good if entry["why"]),
         "sizes": Counter(f"{entry['width']}x{entry['height']}" for entry in good).most_common(10),
         "frames": dict(zip(("least", "median", "most"), _spread(lengths), strict=False)),
     }
@@ -93,26 +128,58 @@ def scan(options: argparse.Namespace) -> int:
     """Check the videos of a list; 1 when one is broken or missing."""
     from video.batch import CRASHED, over_video
     from xmodal.data.annotations import write_list
+    from xmodal.data.trouble import TroubleError
+    from xmodal.data.walk import printable
 
     samples, missing = videos_of(options)
     if options.clean and any(sample.label < 0 for sample in samples):
         raise ValueError("--clean needs classes, and these videos have none")
-    found: dict[str, dict[str, Any]] = {}
-    jobs = [(path, options.full) for path in dict.fromkeys(sample.path for sample in samples)]
-    for (path, _), result in over_video(check, jobs, options.workers, "checking"):
-        found[path] = result if result is not None else {"broken": CRASHED, "found_by": "process"}
-    entries = [{"path": s.path, "id": s.sample_id, "label": s.label, **found[s.path]} for s in samples]
+    found = known(options.report, options.full)
+    paths = dict.fromkeys(sample.path for sample in samples)
+    jobs = [(path, options.full) for path in paths if path not in found]
+    stopped = ""
+    try:
+        for (path, _), result in over_video(check, jobs, options.workers, "checking"):
+            found[path] = result if result is not None else {"broken": CRASHED, "found_by": "process"}
+    except KeyboardInterrupt:
+        stopped = "stopped"
+    except TroubleError as error:
+        stopped = str(error)
+    entries = [
+        {"path": s.path, "id": s.sample_id, "label": s.label, **found[s.path]} for s in samples if s.path in found
+    ]
     report = {"list": options.list, "missing": missing, **summary(entries), "entries": entries}
     if options.report:
-        Path(options.report).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        write_whole(options.report, json.dumps({**report, "unchecked": len(paths) - len(found)}, indent=1))
+    if stopped:
+        print(f"check_videos: {printable(stopped)}; {len(found)} of {len(paths)} videos were checked", end="")
+        print(f", the same command goes on from {options.report}" if options.report else "")
+        return 130 if stopped == "stopped" else 2
     if options.clean:
         write_list(options.clean, [sample for sample in samples if "broken" not in found[sample.path]])
+    show(entries, report, missing)
+    return 1 if report["broken"] or missing else 0
+
+
+def show(entries: list[dict[str, Any]], report: dict[str, Any], missing: list[str]) -> None:
+    """Print the broken videos and the counts."""
+    from xmodal.data.walk import printable
+
     for entry in entries:
         if "broken" in entry:
-            print(f"broken: {entry['path']}: {entry['broken']} [{entry['found_by']}]")
+            print(f"broken: {printable(entry['path'])}: {printable(entry['broken'])} [{entry['found_by']}]")
     print(f"{report['readable']} of {report['videos']} videos can be read, {report['broken']} broken", end="")
     print(f", {len(missing)} missing; codecs {dict(report['codecs'])}; frames {report['frames']}")
-    return 1 if report["broken"] or missing else 0
+    if report["in_sequence"]:
+        ways = ", ".join(f"{count} ({why})" for why, count in report["in_sequence"].items())
+        print(f"read in sequence: {ways}; tools/reencode_videos.py makes copies that are read at random")
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a text file so that it is there whole or as it was."""
+    part = f"{path}.part"
+    Path(part).write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,11 +30,13 @@ def parser() -> argparse.ArgumentParser:
 
 def show(rows: list[dict]) -> None:
     """Print a few lines a file."""
+    from xmodal.data.walk import printable
+
     for row in rows:
         if "error" in row:
-            print(f"{row['file']}\n    cannot be read: {row['error']}")
+            print(f"{printable(row['file'])}\n    cannot be read: {row['error']}")
             continue
-        print(row["file"])
+        print(printable(row["file"]))
         for entry in row["top"]:
             print(f"    {100 * entry['score']:6.2f} %  {entry['name']}")
 

@@ -1,7 +1,7 @@
 """Make copies of the videos of a list that are quick to read at random: short side 256, a key frame every 12 frames.
 
 Copies go to OUT under the same names, ending in .mp4, together with `list.txt` of what succeeded and `broken.json` of
-what did not. Run it again to go on: complete copies are kept. Exit status 1 when a video is broken.
+what did not. Run it again to go on, after Ctrl-C too: complete copies are kept. Exit status 1 when a video is broken.
 """
 
 import argparse
@@ -31,12 +31,13 @@ def copy(job: tuple[str, str], short_side: int, gop: int, crf: int) -> str:
     """Copy one video unless it has been copied; returns what went wrong, or nothing."""
     from video.decode import VideoError
     from video.reencode import reencode
+    from xmodal.data.trouble import retried
 
     source, target = job
     if os.path.exists(target):
         return ""
     try:
-        reencode(source, target, short_side, gop, crf)
+        retried(lambda: reencode(source, target, short_side, gop, crf))
     except VideoError as error:
         return f"{error.reason} [{error.backend}]"
     return ""
@@ -57,6 +58,8 @@ def copy_all(options: argparse.Namespace) -> int:
     from video.batch import CRASHED, over_video
     from video.reencode import copy_names
     from xmodal.data.annotations import Sample, write_list
+    from xmodal.data.trouble import TroubleError
+    from xmodal.data.walk import printable
 
     settings = {"short_side": options.short_side, "gop": options.gop, "crf": options.crf}
     listing = VIDEOS.read(options.list, options.root, options.format, options.classes)
@@ -68,10 +71,18 @@ def copy_all(options: argparse.Namespace) -> int:
     target = {source: str(out / name) for source, name in zip(sources, names, strict=True)}
     kept = sum(os.path.exists(path) for path in target.values())
     broken: dict[str, str] = {}
-    for (source, _), problem in over_video(partial(copy, **settings), target.items(), options.workers, "re-encoding"):
-        if problem is None or problem:
-            broken[source] = problem or CRASHED
-            print(f"broken: {source}: {broken[source]}")
+    try:
+        for (source, _), problem in over_video(
+            partial(copy, **settings), target.items(), options.workers, "re-encoding"
+        ):
+            if problem is None or problem:
+                broken[source] = problem or CRASHED
+                print(f"broken: {printable(source)}: {broken[source]}")
+    except (KeyboardInterrupt, TroubleError) as stop:
+        for part in out.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+        print(f"reencode_videos: {printable(str(stop)) or 'stopped'}; the same command goes on from here")
+        return 2 if isinstance(stop, TroubleError) else 130
     good = [sample for sample in listing.samples if sample.path not in broken]
     write_list(out / "list.txt", [Sample(target[s.path], s.label, s.sample_id) for s in good])
     (out / "broken.json").write_text(json.dumps({**broken, **dict.fromkeys(listing.missing, "missing")}, indent=1))

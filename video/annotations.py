@@ -1,12 +1,27 @@
 """Readers of video annotations: Kinetics CSV and Something-Something v2 JSON beside plain lists and folders."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from xmodal.data.annotations import NO_LABEL, Annotations, Listing, Sample, index_of, load_json, look_up, read_classes
+from xmodal.data.annotations import (
+    NO_LABEL,
+    Annotations,
+    Listing,
+    Sample,
+    index_of,
+    load_json,
+    look_up,
+    read_classes,
+    read_csv,
+)
 
-EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".gif")
+EXTENSIONS = (
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".3gpp", ".f4v", ".mj2", ".webm", ".mkv", ".mk3d", ".avi", ".divx",
+    ".ts", ".m2ts", ".m2t", ".mts", ".tod", ".trp", ".mod", ".mpg", ".mpeg", ".mpe", ".mpv", ".m1v", ".m2v", ".m2p",
+    ".vob", ".evo", ".vro", ".wmv", ".asf", ".wtv", ".flv", ".ogv", ".ogg", ".ogm", ".mxf", ".gif", ".rm", ".rmvb",
+    ".dv", ".dif", ".amv", ".nut", ".nsv", ".ivf", ".y4m", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpg",
+    ".mjpeg",
+)  # fmt: skip
 SSV2_LABELS = "something-something-v2-labels.json"
 VIDEOS = Annotations("video", EXTENSIONS, json="ssv2")
 
@@ -17,14 +32,13 @@ def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
 
     Classes are the labels in alphabetical order unless given; underscores may stand for spaces.
     """
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = read_csv(path)
     for key in ("youtube_id", "time_start", "time_end"):
         if not rows or rows[0].get(key) is None:
             official = "label,youtube_id,time_start,time_end,split"
             raise ValueError(f"{path}: no column {key!r}; official files have {official}")
     if classes is None and rows[0].get("label") is not None:
-        classes = sorted({row["label"] for row in rows})
+        classes = sorted({row["label"] for row in rows if row.get("label")})
     index = index_of(classes or ())
     videos = VIDEOS.below(root)
     samples, missing = [], []

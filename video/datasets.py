@@ -42,13 +42,18 @@ def read_views(
     with VideoFile(path) as video:
         views = sampling.test(video.num_frames, temporal_views)  # (V, T)
         unique, rows = np.unique(views, return_inverse=True)
-        frames = _frames(video, unique, short_side)  # (N, 3, H, W)
+        frames = _channels_first(video.read(unique, short_side, lambda image: _smaller(image, crops)))
     return crops(frames, rows.reshape(views.shape))
 
 
-def _frames(video: VideoFile, indices: np.ndarray, short_side: int | None) -> Tensor:
-    frames = torch.from_numpy(video.read(indices, short_side))  # (T, H, W, 3)
-    return frames.permute(0, 3, 1, 2)  # (T, 3, H, W)
+def _smaller(image: np.ndarray, crops: TestCrops) -> np.ndarray:
+    """Resize one frame (H, W, 3) as the crops do, so that no more than one is held at full size."""
+    images = crops.resized(_channels_first(image[None]))  # (1, 3, h, w)
+    return images[0].permute(1, 2, 0).numpy()
+
+
+def _channels_first(frames: np.ndarray) -> Tensor:
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
 
 
 @DATASETS.register_module(name="video")
@@ -134,7 +139,8 @@ class VideoDataset(LabeledFiles):
         """Read one clip of a video and transform it."""
         sample = self.samples[index]
         with VideoFile(sample.path) as video:
-            clip = _frames(video, self.sampling.train(video.num_frames, rng), self.short_side)  # (T, 3, H, W)
+            indices = self.sampling.train(video.num_frames, rng)
+            clip = _channels_first(video.read(indices, self.short_side))  # (T, 3, H, W)
         label = sample.label
         for transform in self.transforms:
             clip, label = transform(clip, label, rng)

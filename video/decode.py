@@ -1,29 +1,23 @@
 """Read frames of video files by index.
 
-H.264 is read from its key frames (`keyframes.py`), other codecs by decord (only the frames asked, one thread, so that
-damaged files decode the same everywhere). PyAV takes over, sequentially, where that fails or would return other frames
-than asked: trims copied without re-encoding keep hidden frames that decord counts, and open groups of pictures shift
-its frames after a seek. A scan of the packets, which decodes nothing, tells beforehand. Whatever goes wrong with a file
-arrives as `VideoError`.
+MP4 and Matroska are read from their key frames (`keyframes.py`) where their packets allow it; everything else, and what
+fails there, is decoded in sequence (`sequential.py`). The choice is made once per file, by a scan of the packets that
+decodes nothing. Whatever is wrong with a file arrives as `VideoError`; trouble of the machine as `TroubleError`.
 """
 
-import importlib.metadata
-import importlib.util
-import io
 import os
-import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from video.keyframes import KeyFrames
-from video.sequential import Scan, Sequential, scan
+from video.sequential import Sequential, scan
+from xmodal.data.trouble import NotAFileError, reading, words_of
 
-_WHERE = re.compile(r"\[[\d:]+\] /\S+:\d+: ")  # when and in which C++ line decord noticed
-_NO_GUESSES = 1e-9  # share of frames that decord may fill with a neighbor before it must say so
+MAX_CLIP = 2**30  # bytes that one read may return
 
 
 class VideoError(Exception):
@@ -32,7 +26,7 @@ class VideoError(Exception):
     Args:
         path: the file.
         reason: what is wrong with it, in words.
-        backend: who found out: `file`, `decord` or `pyav`.
+        backend: who found out: `file`, `keyframes` or `pyav`.
     """
 
     def __init__(self, path: str, reason: str, backend: str) -> None:
@@ -48,7 +42,7 @@ class _Backend(Protocol):
     num_frames: int
     fps: float
 
-    def frames(self, indices: np.ndarray) -> np.ndarray: ...
+    def frames(self, indices: np.ndarray, convert: Callable[[np.ndarray], Any]) -> list[Any]: ...
 
 
 class VideoFile:
@@ -61,16 +55,33 @@ class VideoFile:
         name: what errors call it; the path when not given.
 
     Raises:
-        VideoError: missing, empty, without a video stream or unreadable.
+        VideoError: missing, empty, no regular file, without a film, too large or unreadable.
+        TroubleError: the machine or its storage fails.
     """
 
     def __init__(self, source: str | os.PathLike | bytes, name: str | None = None) -> None:
         is_bytes = isinstance(source, bytes)
         self.source: str | bytes = source if isinstance(source, bytes) else os.fspath(source)
         self.path = name or ("<bytes>" if is_bytes else str(self.source))
-        _check_file(self.source, self.path)
         self._size: tuple[int, int] | None = None
-        self._scan, self._backend = _open(self.source, self.path)
+        with self._reading("pyav"):
+            self._scan = scan(self.source)
+            self._backend: _Backend = self._choose()
+
+    def _reading(self, reader: str) -> AbstractContextManager[None]:
+        """Turn what goes wrong into a `VideoError` that names the reader, or the file itself."""
+
+        def blame(error: Exception) -> VideoError:
+            if isinstance(error, NotAFileError | FileNotFoundError | PermissionError):
+                return VideoError(self.path, words_of(error).lower(), "file")
+            return VideoError(self.path, words_of(error), reader)
+
+        return reading(self.path, VideoError, blame)
+
+    def _choose(self) -> _Backend:
+        """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
+        suits = not self._scan.why_in_sequence
+        return KeyFrames(self.source, self._scan) if suits else Sequential(self.source, self._scan)
 
     @property
     def num_frames(self) -> int:
@@ -84,8 +95,13 @@ class VideoFile:
 
     @property
     def backend(self) -> str:
-        """Return the reader of this file: `keyframes`, `decord` or `pyav`."""
+        """Return the reader of this file: `keyframes` or `pyav` (in sequence)."""
         return self._backend.name
+
+    @property
+    def why_in_sequence(self) -> str:
+        """Say why the file is read in sequence; empty when it is not."""
+        return "" if self.backend == "keyframes" else self._scan.why_in_sequence or "reading at random failed"
 
     @property
     def codec(self) -> str:
@@ -100,19 +116,26 @@ class VideoFile:
         assert self._size is not None
         return self._size
 
-    def read(self, indices: Sequence[int] | np.ndarray, short_side: int | None = None) -> np.ndarray:
-        """Decode frames.
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        short_side: int | None = None,
+        shrink: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Decode frames; each is made smaller before the next is decoded, so that large ones do not add up.
 
         Args:
             indices: frame numbers in any order, repeats allowed, from 0 to `num_frames` - 1.
             short_side: shrink or enlarge to this short side (bilinear with antialiasing, same for every backend).
+            shrink: called on each frame (H, W, 3), behind `short_side`.
 
         Returns:
-            (T, H, W, 3) uint8 RGB.
+            (T, H, W, 3) uint8 RGB, or what `shrink` made of the frames, stacked.
 
         Raises:
             IndexError: an index outside the video; clamping is the sampler's business.
-            VideoError: a frame that cannot be decoded.
+            VideoError: a frame that cannot be decoded, or more than `MAX_CLIP` bytes.
+            TroubleError: the machine or its storage fails.
         """
         wanted = np.asarray(indices, np.int64).reshape(-1)
         if isinstance(self._backend, _Closed):
@@ -122,28 +145,42 @@ class VideoFile:
         if wanted.min() < 0 or wanted.max() >= self.num_frames:
             raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
         unique, inverse = np.unique(wanted, return_inverse=True)
-        frames = self._frames(unique)
-        self._size = frames.shape[1:3]
-        if short_side is not None:
-            frames = resize_short_side(frames, short_side)
-        return frames[inverse]  # (T, H, W, 3)
 
-    def _frames(self, unique: np.ndarray) -> np.ndarray:
+        def convert(image: np.ndarray) -> np.ndarray:
+            self._size = image.shape[:2]
+            if short_side is not None:
+                image = resize_short_side(image[None], short_side)[0]
+            image = shrink(image) if shrink is not None else image
+            if image.nbytes * len(wanted) > MAX_CLIP:
+                shape = " x ".join(map(str, image.shape))
+                raise _TooLargeError(f"{len(wanted)} frames of {shape} need more than {MAX_CLIP} bytes; use short_side")
+            return image
+
+        frames = self._frames(unique, convert)
+        return np.stack([frames[i] for i in inverse]) if len(wanted) > 1 else frames[0][None]  # (T, H, W, 3)
+
+    def _frames(self, unique: np.ndarray, convert: Callable[[np.ndarray], Any]) -> list[Any]:
+        """Frames at distinct indices; what cannot be read at random is decoded in sequence."""
+        if self._backend.name == "pyav":
+            with self._reading("pyav"):
+                return self._backend.frames(unique, convert)
         try:
-            frames = self._backend.frames(unique)
-            if frames.shape[0] == len(unique) and frames.shape[-1] == 3:
-                return frames
-            reason: object = f"decoded to shape {frames.shape}"
-        except Exception as error:  # decord raises RuntimeError, IndexError, its own Exception and AssertionError
-            if self._backend.name == "pyav":
-                raise _as_video_error(error, self.path, "pyav") from None
-            reason = error
-        try:
+            with self._reading(self._backend.name):
+                return self._backend.frames(unique, convert)
+        except VideoError as error:
+            if isinstance(error.__cause__, _TooLargeError):
+                raise
+            reason = error.reason
+
+        def blame(error: Exception) -> VideoError:
+            return VideoError(self.path, f"{reason}; {words_of(error)}", f"{self.backend}, pyav")
+
+        with reading(self.path, VideoError, blame):
             other = Sequential(self.source, self._scan)
-            frames = other.frames(unique)
-        except Exception as error:  # PyAV raises FFmpegError (several kinds), ValueError and IndexError
-            raise VideoError(self.path, f"{_words(reason)}; {_words(error)}", f"{self.backend}, pyav") from None
-        self._backend = other if other.num_frames >= self._backend.num_frames else self._backend
+            if other.num_frames != self.num_frames:
+                raise ValueError(f"{other.num_frames} frames can be decoded, the packets say {self.num_frames}")
+            frames = other.frames(unique, convert)
+        self._backend = other
         return frames
 
     def close(self) -> None:
@@ -169,56 +206,8 @@ def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
     return images.permute(0, 2, 3, 1).contiguous().numpy()  # (T, h, w, 3)
 
 
-def _check_file(source: str | bytes, path: str) -> None:
-    if isinstance(source, str):
-        if os.path.isdir(source):
-            raise VideoError(path, "is a folder", "file")
-        try:
-            size = os.path.getsize(source)
-            with open(source, "rb"):
-                pass
-        except OSError as error:
-            raise VideoError(path, (error.strerror or str(error)).lower(), "file") from None
-    else:
-        size = len(source)
-    if size == 0:
-        raise VideoError(path, "is empty (0 bytes)", "file")
-
-
-def _open(source: str | bytes, path: str) -> tuple[Scan, _Backend]:
-    """Choose the reader: random access where it is exact, sequential decoding otherwise."""
-    try:
-        found = scan(source)
-        if KeyFrames.suits(found):
-            return found, KeyFrames(source, found)
-        if found.random_access:
-            reader = _decord_if_sound(source, found)
-            if reader is not None:
-                return found, reader
-        return found, Sequential(source, found)
-    except ImportError:
-        raise
-    except Exception as error:  # PyAV raises FFmpegError (several kinds, some are OSError), ValueError and IndexError
-        raise _as_video_error(error, path, "pyav") from None
-
-
-def _decord_if_sound(source: str | bytes, found: Scan) -> "_Decord | None":
-    try:
-        reader = _Decord(source)
-    except ImportError:
-        raise
-    except Exception:  # decord raises RuntimeError, AssertionError and its own; PyAV has the last word
-        return None
-    return reader if reader.num_frames == found.num_frames else None
-
-
-def _as_video_error(error: Exception, path: str, backend: str) -> VideoError:
-    return error if isinstance(error, VideoError) else VideoError(path, _words(error), backend)
-
-
-def _words(error: object) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return _WHERE.sub("", text).strip().splitlines()[-1][:200]
+class _TooLargeError(ValueError):
+    """Frames that are too large to be kept."""
 
 
 class _Closed:
@@ -227,44 +216,5 @@ class _Closed:
     def __init__(self, num_frames: int, fps: float) -> None:
         self.num_frames, self.fps = num_frames, fps
 
-    def frames(self, indices: np.ndarray) -> np.ndarray:
+    def frames(self, indices: np.ndarray, convert: Callable[[np.ndarray], Any]) -> list[Any]:
         raise NotImplementedError
-
-
-class _Decord:
-    """Random-access reader built on decord."""
-
-    name = "decord"
-
-    def __init__(self, source: str | bytes) -> None:
-        handle = io.BytesIO(source) if isinstance(source, bytes) else source
-        self._reader = _decord().VideoReader(handle, num_threads=1, fault_tol=_NO_GUESSES)
-        self.num_frames = len(self._reader)
-        self.fps = float(self._reader.get_avg_fps())
-
-    def frames(self, indices: np.ndarray) -> np.ndarray:
-        return self._reader.get_batch(indices).asnumpy()
-
-
-@cache
-def _decord() -> Any:
-    """Import decord once, after torch, without the 400 MB of CUDA libraries that decord2 would load."""
-    both = [name for name in ("decord", "decord2") if importlib.util.find_spec("decord") and _installed(name)]
-    if len(both) == 2:
-        raise ImportError("decord and decord2 are both installed and overwrite each other; pip uninstall decord")
-    find_spec = importlib.util.find_spec
-    importlib.util.find_spec = lambda name, *a, **k: None if name == "nvidia" else find_spec(name, *a, **k)
-    try:
-        import decord
-    finally:
-        importlib.util.find_spec = find_spec
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -1,18 +1,17 @@
-"""Random access to H.264: decode from the preceding key frame only the pictures that a frame needs.
+"""Random access: decode from the preceding key frame only the pictures that a frame needs.
 
-Pictures that no other refers to, about half of all, are skipped unless they are asked for; the pixels are those of
+Frames are found by their time stamps, so that a seek that misses yields nothing instead of another frame. Pictures of
+H.264 that no other refers to, about half of all, are skipped unless they are asked for; the pixels are those of
 decoding everything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from video.sequential import Scan, open_video, upright
-
-CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # one packet is one frame, and seeking is exact
+from video.sequential import Scan, open_video, refuse_ambiguous, upright
 
 
 class KeyFrames:
@@ -20,7 +19,7 @@ class KeyFrames:
 
     Args:
         source: a path, or the bytes of a file.
-        found: what its packets say.
+        found: what its packets say; `why_in_sequence` must be empty.
     """
 
     name = "keyframes"
@@ -29,40 +28,55 @@ class KeyFrames:
         self._source, self._found = source, found
         self.num_frames, self.fps = found.num_frames, found.fps
 
-    @staticmethod
-    def suits(found: Scan) -> bool:
-        """Return whether a file can be read this way."""
-        exact = found.random_access and len(np.unique(found.times)) == found.num_frames and bool(found.keys)
-        return exact and found.codec == "h264" and found.container in CONTAINERS and min(found.keys) == found.times[0]
-
-    def frames(self, indices: np.ndarray) -> np.ndarray:
-        """Decode frames (T, H, W, 3) at distinct indices."""
-        wanted = self._found.times[indices]
-        keys = np.array(sorted(self._found.keys))
+    def frames(self, indices: np.ndarray, convert: Callable[[np.ndarray], Any] = np.asarray) -> list[Any]:
+        """Decode frames at distinct indices; each is converted before the next is decoded."""
+        wanted, keys = self._found.times[indices], np.array(list(self._found.keys))
         starts = keys[np.searchsorted(keys, wanted, side="right") - 1]
-        images: dict[int, np.ndarray] = {}
+        images: dict[int, Any] = {}
         with open_video(self._source) as (container, stream):
             for start in np.unique(starts):
                 targets = set(wanted[starts == start].tolist())
                 for frame in self._group(container, stream, int(start), targets):
-                    images[frame.pts] = upright(frame)
+                    if (frame.height, frame.width) != self._found.size:
+                        raise ValueError(f"a frame of {frame.width} x {frame.height} in a video of another size")
+                    if frame.interlaced_frame:
+                        raise ValueError("frames are interlaced")
+                    images[frame.pts] = convert(upright(frame))
         missing = [int(i) for i, time in zip(indices, wanted, strict=True) if time not in images]
         if missing:
             raise ValueError(f"frames {missing} cannot be decoded")
-        return np.stack([images[time] for time in wanted.tolist()])
+        return [images[time] for time in wanted.tolist()]
 
     def _group(self, container: Any, stream: Any, start: int, targets: set[int]) -> Iterator[Any]:
         """The target frames between one key frame and the next."""
         container.seek(self._found.keys[start], stream=stream)
         decoder, waiting, begun = stream.codec_context, set(targets), False
+        skips, last = self._found.codec == "h264", start
         with closing(container.demux(stream)) as packets:  # one that is left half-read and open never frees its packet
             for packet in packets:
                 begun |= packet.is_keyframe and packet.pts == start
                 if not packet.size or not begun:
                     continue
-                decoder.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
-                yield from (frame for frame in decoder.decode(packet) if frame.pts in targets)
+                decoder.skip_frame = "NONREF" if skips and packet.pts not in targets else "DEFAULT"
                 waiting.discard(packet.pts)
+                frames = decoder.decode(packet)
+                last = self._in_order(frames, last)
+                yield from (frame for frame in frames if frame.pts in targets)
                 if not waiting:
                     break
-        yield from (frame for frame in decoder.decode(None) if frame.pts in targets)
+        frames = decoder.decode(None)
+        self._in_order(frames, last)
+        yield from (frame for frame in frames if frame.pts in targets)
+
+    def _in_order(self, frames: list[Any], last: int) -> int:
+        """Return the time of the last frame.
+
+        Raises:
+            ValueError: frames come in another order than their time stamps, or refer to frames that are not there.
+        """
+        for frame in frames:
+            if frame.pts is None or frame.pts < last:
+                raise ValueError("time stamps that do not follow the order of the frames")
+            refuse_ambiguous(self._found.codec, frame=frame)
+            last = frame.pts
+        return last

@@ -10,6 +10,7 @@ import numpy as np
 
 from video.decode import VideoError, VideoFile
 from video.sequential import shown_frames
+from xmodal.data.trouble import reading, words_of
 
 
 def reencode(source: str, target: str | os.PathLike, short_side: int = 256, gop: int = 12, crf: int = 20) -> int:
@@ -36,13 +37,16 @@ def reencode(source: str, target: str | os.PathLike, short_side: int = 256, gop:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with VideoFile(source) as video:
         expected = video.num_frames
+
+    def blame(error: Exception) -> VideoError:
+        return VideoError(source, f"cannot be decoded and encoded to its end: {words_of(error)}", "pyav")
+
     try:
-        written = _write(source, part, short_side, gop, crf)
-        if written != expected:
-            raise VideoError(source, f"only {written} of {expected} frames can be decoded", "pyav")
+        with reading(source, VideoError, blame):
+            written = _write(source, part, short_side, gop, crf)
+            if written != expected:
+                raise VideoError(source, f"only {written} of {expected} frames can be decoded", "pyav")
         os.replace(part, target)
-    except (ValueError, ArithmeticError, OSError, LookupError) as error:  # FFmpegError is one of them
-        raise VideoError(source, f"cannot be decoded and encoded to its end: {error}", "pyav") from None
     finally:
         part.unlink(missing_ok=True)
     return written

@@ -1,13 +1,25 @@
-"""Scan a video's packets without decoding, and decode videos in sequence from the start, with PyAV."""
+"""Open videos with PyAV, scan their packets without decoding, and decode them in sequence from the start."""
 
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
+from video.packets import CODECS, begins, is_hidden
+from xmodal.data.trouble import NotAFileError, regular_file
+
+MAX_PIXELS = 2**26  # of a frame: 8192 x 8192
+MAX_FRAMES = 2**22  # of a video: 38 hours at 30 frames a second
+CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # one packet is one frame, and seeking is exact
+_OPTIONS = {"max_pixels": str(MAX_PIXELS + MAX_PIXELS // 8), "protocol_whitelist": "file"}  # coded sizes are rounded up
+_OUTPUT_CORRUPT = 1 << 3  # FFmpeg's AV_CODEC_FLAG_OUTPUT_CORRUPT
+_REMEMBERED = 4096  # videos whose frames have been counted
+_counts: dict[tuple, tuple[int, tuple[int, int]]] = {}
 
 
 @dataclass(frozen=True)
@@ -15,88 +27,224 @@ class Scan:
     """Facts of a video from its packets, without decoding.
 
     Args:
-        num_frames: frames shown.
+        num_frames: packets that hold a frame to show; 0 where they were not read.
         fps: average rate.
         codec: FFmpeg's name of it.
-        hidden: frames that an edit list hides; decord counts and returns them.
+        hidden: packets that an edit list hides, or that hold no picture to show.
         leading: frames shown before the key frame that they follow in the file (open groups of pictures, common in
-            HEVC); a decoder that seeks to that key frame drops them, and decord then returns shifted frames.
+            HEVC).
         broken_start: the first key frame has such frames, which nobody can decode.
         container: FFmpeg's name of the format.
         times: presentation times of the frames in order, in the stream's own unit; empty where some are unknown.
-        keys: presentation time of each key frame and the decoding time to seek to.
+        keys: presentation time of each key frame and the decoding time to seek to, in the order of the file.
+        places: for each of `times`, the number of its packet in the file.
+        first_is_key: decoding can begin with the first packet.
+        interlaced: frames may be stored as two fields.
+        delayed: the decoder gives frames in another order than it gets them.
+        size: height and width by the header.
     """
 
     num_frames: int
     fps: float
     codec: str
-    hidden: int
-    leading: bool
-    broken_start: bool
+    hidden: int = 0
+    leading: bool = False
+    broken_start: bool = False
     container: str = ""
     times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     keys: dict[int, int] = field(default_factory=dict, repr=False)
+    places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    first_is_key: bool = True
+    interlaced: bool = False
+    delayed: bool = False
+    size: tuple[int, int] = (0, 0)
 
     @property
-    def random_access(self) -> bool:
-        """Return whether seeking to key frames and counting from there finds the right frames."""
-        return not (self.hidden or self.leading)
+    def why_in_sequence(self) -> str:
+        """Say why frames cannot be found by seeking to key frames; empty when they can."""
+        reasons = {
+            f"seeking is not exact in {self.container}": self.container not in CONTAINERS,
+            f"packets of {self.codec} are not understood": self.codec not in CODECS,
+            "hidden frames": bool(self.hidden),
+            "does not begin with a key frame": not self.first_is_key or self.broken_start or not self.keys,
+            "missing time stamps": len(self.times) != self.num_frames,
+            "frames that share a time stamp": len(np.unique(self.times)) != len(self.times),
+            "interlaced": self.interlaced,
+            "open groups of pictures": self.leading and self.codec != "hevc",
+            "time stamps in the order of decoding": self.delayed and self._never_reordered(),
+            "key frames out of order": sorted(self.keys) != list(self.keys),
+        }
+        found = [reason for reason, holds in reasons.items() if holds]
+        if not found and min(self.keys) != self.times[0]:
+            found = ["frames before the first key frame"]
+        return "; ".join(found[:1])
+
+    def _never_reordered(self) -> bool:
+        return len(self.places) > 2 and bool((np.diff(self.places) > 0).all())
 
 
 def scan(source: str | bytes) -> Scan:
-    """Read all packets of the first video stream and decode none."""
-    shown = hidden = 0
-    key = first_key = None
-    leading = broken_start = False
-    times: list[int | None] = []
-    keys: dict[int, int] = {}
+    """Read all packets of the film and decode none; what is read in sequence anyway is not scanned."""
     with open_video(source) as (container, stream):
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            hidden += packet.is_discard
-            shown += not packet.is_discard
-            times.append(packet.pts)
-            if packet.is_keyframe:
-                key = packet.pts
-                first_key = key if first_key is None else first_key
-                if key is not None:
-                    keys[key] = key if packet.dts is None else packet.dts
-            elif key is not None and packet.pts is not None and packet.pts < key:
-                leading = True
-                broken_start |= key == first_key
+        context = stream.codec_context
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        codec, form = stream.codec_context.codec.canonical_name, container.format.name
-    if shown == 0:
-        raise ValueError("no frames")
-    known = sorted(time for time in times if time is not None)
-    whole = np.array(known if len(known) == len(times) else [], np.int64)
-    return Scan(shown, fps, codec, hidden, leading, broken_start, form, whole, keys)
+        codec, form = context.codec.canonical_name, container.format.name
+        interlaced = int(context.field_order) > 1  # 0: not known, 1: progressive
+        size = (context.height, context.width)
+        delayed = bool(context.has_b_frames)
+        facts = Scan(0, fps, codec, container=form, interlaced=interlaced, delayed=delayed, size=size)
+        if form not in CONTAINERS or codec not in CODECS:
+            return facts
+        table = _Table(codec, context.extradata)
+        for packet in container.demux(stream):
+            if packet.size:
+                table.add(packet)
+        return table.added_to(facts)
+
+
+class _Table:
+    """What the packets of a stream say, one after the other."""
+
+    def __init__(self, codec: str, extradata: bytes | None) -> None:
+        self.codec, self.extradata, self.may_hide = codec, extradata, codec in ("vp8", "vp9")
+        self.shown = self.hidden = self.count = 0
+        self.key: int | None = None
+        self.first_key: int | None = None
+        self.leading = self.broken_start = self.first_is_key = False
+        self.times: list[int] = []
+        self.places: list[int] = []
+        self.keys: dict[int, int] = {}
+
+    def add(self, packet: Any) -> None:
+        """Note a packet."""
+        if self.count >= MAX_FRAMES:
+            raise ValueError(f"more than {MAX_FRAMES} packets; cut the video into parts")
+        hidden = packet.is_discard or (self.may_hide and is_hidden(self.codec, packet))
+        self.hidden += hidden
+        self.shown += not hidden
+        if packet.pts is not None and not hidden:
+            self.times.append(packet.pts)
+            self.places.append(self.count)
+        if packet.is_keyframe and begins(self.codec, packet, self.extradata):
+            self.key = packet.pts
+            self.first_is_key |= self.count == 0
+            self.first_key = self.key if self.first_key is None else self.first_key
+            if self.key is not None:
+                self.keys[self.key] = self.key if packet.dts is None else packet.dts
+        elif self.key is not None and packet.pts is not None and packet.pts < self.key:
+            self.leading = True
+            self.broken_start |= self.key == self.first_key
+        self.count += 1
+
+    def added_to(self, facts: Scan) -> Scan:
+        """Return the facts with those of the packets."""
+        order = np.argsort(self.times, kind="stable")
+        return replace(
+            facts,
+            num_frames=self.shown,
+            hidden=self.hidden,
+            leading=self.leading,
+            broken_start=self.broken_start,
+            times=np.array(self.times, np.int64)[order],
+            places=np.array(self.places, np.int64)[order],
+            keys=self.keys,
+            first_is_key=self.first_is_key,
+        )
 
 
 @contextmanager
 def open_video(source: str | bytes) -> Iterator[tuple[Any, Any]]:
-    """Open with PyAV: the container and its first video stream, decoded by one thread."""
+    """Open with PyAV: the container and the stream of its film, decoded by one thread."""
     import av
 
     av.logging.set_level(None)
-    with av.open(io.BytesIO(source) if isinstance(source, bytes) else source) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
+    with _bytes_of(source) as file, av.open(file, options=_OPTIONS) as container:
+        stream = film_of(container)
+        context = stream.codec_context
+        if context.height * context.width > MAX_PIXELS:
+            raise ValueError(f"frames of {context.width} x {context.height} pixels; {MAX_PIXELS} pixels are the most")
+        context.options = {"max_pixels": _OPTIONS["max_pixels"]}
+        context.thread_count = 1
+        if context.codec.canonical_name == "hevc":
+            context.flags |= _OUTPUT_CORRUPT  # versions of FFmpeg differ in the default: see `decoded`
         yield container, stream
 
 
+def _bytes_of(source: str | bytes) -> Any:
+    """Open a source ourselves: FFmpeg would take an error of the disk for the end of the file."""
+    size = len(source) if isinstance(source, bytes) else regular_file(source).st_size
+    if size == 0:
+        raise NotAFileError("is empty (0 bytes)")
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open(os.path.abspath(source), "rb", buffering=0)
+
+
+def film_of(container: Any) -> Any:
+    """Choose the stream that the `ffmpeg` command shows: the default one, else the largest; cover pictures are none."""
+    streams = list(container.streams.video)
+    if not streams:
+        raise ValueError("no video stream")
+    films = [s for s in streams if not s.disposition & type(s.disposition).attached_pic]
+    if not films:
+        raise ValueError("no video stream, only a cover picture")
+    moving = [s for s in films if s.frames != 1] or films
+
+    def rank(stream: Any) -> int:
+        area = stream.codec_context.width * stream.codec_context.height
+        return area + 5_000_000 * bool(stream.disposition & type(stream.disposition).default)
+
+    return max(moving, key=rank)  # the first of equals
+
+
 def decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Yield all frames; closes the packets when the reader stops early, or PyAV never frees the last."""
+    """Yield all frames as the `ffmpeg` command shows them.
+
+    What cannot be decoded before the first frame or behind the last is left out, as FFmpeg does; between them it is an
+    error. Closes the packets when the reader stops early, or PyAV never frees the last.
+    """
+    failed: Exception | None = None
+    begun, codec = False, stream.codec_context.codec.canonical_name
     with closing(container.demux(stream)) as packets:
         for packet in packets:
-            yield from packet.decode()
+            try:
+                frames = packet.decode()
+            except ValueError as error:  # FFmpeg's InvalidDataError is one
+                failed = error if begun and failed is None else failed
+                continue
+            if failed is not None and packet.size:
+                raise failed
+            refuse_ambiguous(codec, packet=packet)
+            for frame in frames:
+                refuse_ambiguous(codec, frame)
+                begun = True
+                yield frame
+
+
+def refuse_ambiguous(codec: str, frame: Any = None, packet: Any = None) -> None:
+    """Refuse what versions of FFmpeg show differently: then nobody can say which frame is which.
+
+    Raises:
+        ValueError: HEVC pictures that refer to lost ones (behind a cut without a key frame), and AV1 or Motion JPEG
+            with frames that an edit list hides.
+    """
+    if codec == "hevc" and frame is not None and frame.is_corrupt:
+        raise ValueError("HEVC frames refer to others that are not there, and decoders differ in showing them")
+    if codec in ("av1", "mjpeg") and packet is not None and packet.is_discard:
+        raise ValueError(f"an edit list hides frames of {codec}, and decoders differ in that: cut the video anew")
+
+
+def size_of(frame: Any) -> tuple[int, int]:
+    """Height and width of a decoded frame as shown."""
+    return (frame.width, frame.height) if round(frame.rotation / 90) % 2 else (frame.height, frame.width)
 
 
 class Sequential:
-    """Sequential reader built on PyAV: slower, correct on every file; no file stays open between calls."""
+    """Sequential reader built on PyAV: slower, correct on every file; no file stays open between calls.
+
+    Frames are those that the `ffmpeg` command shows, in its order. Where the picture size changes in mid-film, later
+    frames are scaled to the size of the first, as it does.
+    """
 
     name = "pyav"
 
@@ -104,34 +252,57 @@ class Sequential:
         self._source = source
         found = found or scan(source)
         self.fps = found.fps
-        self.num_frames = self._count() if found.broken_start else found.num_frames
+        self.num_frames, self.size = self._counted()
 
-    def _count(self) -> int:
+    def _counted(self) -> tuple[int, tuple[int, int]]:
+        """Frames and size of the first; a file is decoded for this once, and again only when it has changed."""
+        if isinstance(self._source, bytes):
+            return self._count()
+        status = os.stat(self._source)
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if key not in _counts:
+            counted = self._count()
+            while len(_counts) >= _REMEMBERED:
+                _counts.pop(next(iter(_counts)), None)
+            _counts[key] = counted
+        return _counts[key]
+
+    def _count(self) -> tuple[int, tuple[int, int]]:
+        count, size = 0, (0, 0)
         with open_video(self._source) as (container, stream):
-            return sum(1 for _ in decoded(container, stream))
+            for frame in decoded(container, stream):
+                size = size if count else size_of(frame)
+                count += 1
+                if count > MAX_FRAMES:
+                    raise ValueError(f"more than {MAX_FRAMES} frames; cut the video into parts")
+        if not count:
+            raise ValueError("no frame can be decoded")
+        return count, size
 
-    def frames(self, indices: np.ndarray) -> np.ndarray:
-        """Decode frames (T, H, W, 3) at distinct indices."""
+    def frames(self, indices: np.ndarray, convert: Callable[[np.ndarray], Any] = np.asarray) -> list[Any]:
+        """Decode frames at distinct indices; each is converted before the next is decoded."""
         wanted = {int(i): row for row, i in enumerate(indices)}
-        out: np.ndarray | None = None
+        out: list[Any] = [None] * len(wanted)
         last, number = max(wanted), -1
         with open_video(self._source) as (container, stream):
             for number, frame in enumerate(decoded(container, stream)):
                 if number in wanted:
-                    image = upright(frame)
-                    out = np.empty((len(wanted), *image.shape), np.uint8) if out is None else out
-                    out[wanted[number]] = image
+                    out[wanted[number]] = convert(upright(frame, self.size))
                 if number == last:
                     break
-        if out is None or number < last:
+        if number < last:
             raise ValueError(f"frame {last} of {self.num_frames} cannot be decoded, only {number + 1} can")
         return out
 
 
-def upright(frame: Any) -> np.ndarray:
-    """A decoded frame as (H, W, 3) uint8 RGB, turned as its display matrix says."""
+def upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
+    """A decoded frame as (H, W, 3) uint8 RGB, turned as its display matrix says, scaled to `size` where it differs."""
+    turns = round(frame.rotation / 90)
+    if size is not None and size_of(frame) != size:
+        height, width = size[::-1] if turns % 2 else size
+        frame = frame.reformat(width, height, interpolation="BICUBIC")
     image = frame.to_ndarray(format="rgb24")  # (H, W, 3)
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:
@@ -145,8 +316,8 @@ def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:
     """
     with open_video(source) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        start: float | None = None
+        start, size = None, None
         for number, frame in enumerate(decoded(container, stream)):
             time = float(number / rate) if frame.time is None else frame.time
-            start = time if start is None else start
-            yield upright(frame), time - start, rate
+            start, size = (time if start is None else start), size or size_of(frame)
+            yield upright(frame, size), time - start, rate

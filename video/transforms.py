@@ -64,18 +64,22 @@ class TestCrops:
             raise ValueError(f"interpolation must be one of {INTERPOLATIONS}, got {interpolation!r}")
         self.size, self.crops, self.interpolation = size, crops, interpolation
 
+    def resized(self, frames: Tensor) -> Tensor:
+        """Resize the short side of frames (N, 3, H, W); float32, neither rounded nor clamped."""
+        height, width = frames.shape[-2:]
+        return resize(frames, short_side_size(height, width, self.size), self.interpolation)  # (N, 3, h, w)
+
     def __call__(self, frames: Tensor, views: np.ndarray | Tensor) -> Tensor:
         """Cut the views of a video.
 
         Args:
-            frames: (N, 3, H, W) uint8 frames of the video.
+            frames: (N, 3, H, W) uint8 frames of the video, or what `resized` made of them.
             views: (V, T) for each temporal view the rows of `frames` it shows.
 
         Returns:
             (crops * V, T, 3, size, size) float32 of 0 to 255, spatial crops outermost.
         """
-        height, width = frames.shape[-2:]
-        images = resize(frames, short_side_size(height, width, self.size), self.interpolation)  # (N, 3, h, w)
+        images = self.resized(frames)
         height, width = images.shape[-2:]
         tops = crop_offsets(height, self.size, self.crops if height > width else 1)
         lefts = crop_offsets(width, self.size, self.crops if width >= height else 1)

@@ -129,7 +129,7 @@ class Accuracy(CountingMetric):
     """Top-1, top-5 and mean class accuracy over the readable samples, and their number.
 
     Args:
-        dump: write the predictions there: `.npz` (arrays sample_id, scores, label) or `.json`.
+        dump: write the predictions there: `.npz` (arrays sample_id, scores, label, and classes, the names) or `.json`.
         confusion_up_to: report the confusion matrix (true class x predicted class) up to this many classes.
     """
 
@@ -139,6 +139,11 @@ class Accuracy(CountingMetric):
             raise ValueError(f"predictions are written as .npz or .json, got {dump!r}")
         self.dump, self.confusion_up_to = dump, confusion_up_to
         self.reset()
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Return the names of the classes by index, where the data or the checkpoint have them."""
+        return (self.dataset_meta or {}).get("classes")
 
     def reset(self) -> None:
         """Reset the counts."""
@@ -177,14 +182,21 @@ class Accuracy(CountingMetric):
             metrics["unlabeled"] = unlabeled
         if total.confusion is not None and len(total.confusion) <= self.confusion_up_to:
             metrics["confusion"] = total.confusion.tolist()
+        if "per_class" in metrics and self.class_names:
+            metrics["classes"] = self.class_names
         if self.dump and (not dist.is_initialized() or dist.get_rank() == 0):
-            write_predictions(self.dump, [p for part in everyone for p in part[3]])
+            write_predictions(self.dump, [p for part in everyone for p in part[3]], self.class_names)
         self.reset()
         return metrics
 
 
-def write_predictions(path: str | Path, predictions: list[dict[str, Any]]) -> None:
-    """Write predictions by sample: `.npz` with sample_id (N,), scores (N, K), label (N,; -1 = none), or `.json`."""
+def write_predictions(
+    path: str | Path, predictions: list[dict[str, Any]], classes: Sequence[str] | None = None
+) -> None:
+    """Write predictions by sample: `.npz` with sample_id (N,), scores (N, K), label (N,; -1 = none), or `.json`.
+
+    With `classes`, the `.npz` has them too, and rows of the `.json` name the true and the predicted class.
+    """
     predictions = sorted(predictions, key=lambda p: str(p["sample_id"]))
     names = [str(p["sample_id"]) for p in predictions]
     labels = [-1 if p.get("label") is None else int(p["label"]) for p in predictions]
@@ -193,10 +205,17 @@ def write_predictions(path: str | Path, predictions: list[dict[str, Any]]) -> No
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if Path(path).suffix == ".npz":
-        np.savez(path, sample_id=np.asarray(names), scores=scores, label=np.asarray(labels))
+        named: dict[str, Any] = {"classes": np.asarray(classes)} if classes else {}
+        np.savez(path, sample_id=np.asarray(names), scores=scores, label=np.asarray(labels), **named)
         return
+    called = dict(enumerate(classes or ()))
     rows = [
-        {"sample_id": n, "label": None if y < 0 else y, "scores": [round(float(v), 6) for v in s]}
+        {
+            "sample_id": n,
+            "label": None if y < 0 else y,
+            **({"name": called.get(y), "predicted": called.get(int(np.argmax(s)))} if classes else {}),
+            "scores": [round(float(v), 6) for v in s],
+        }
         for n, y, s in zip(names, labels, scores, strict=True)
     ]
     Path(path).write_text(json.dumps(rows, indent=1))

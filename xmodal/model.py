@@ -57,6 +57,8 @@ class EncoderModel(FrozenTower, BaseModel):
         self.encoder = self.hold(encoder, adapters, freeze_encoder)
         self.reader: Reader = build(reader, READERS, encoder=encoder) if reader else PooledReader(encoder)
         self.head = build(head, HEADS, in_dim=self.reader.out_dim)
+        assert isinstance(self.data_preprocessor, Preprocessor)
+        self.data_preprocessor.check_labels = getattr(self.head, "check_labels", None)
         encoder.recompute = recompute
         self.trunk_dtype = trunk_dtype
         if trunk_dtype is not None:

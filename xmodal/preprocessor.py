@@ -1,6 +1,6 @@
 """Preprocess batches on the device: move them, normalize with the encoder's statistics, mix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class Preprocessor(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.check_labels: Callable[[Tensor], None] | None = None  # of the model's head
         self.mixer = None
         if mixup or cutmix:
             if not num_classes:
@@ -65,6 +66,8 @@ class Preprocessor(nn.Module):
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return the batch on the device, pixels as normalized float32, mixed when training asks for it."""
+        if training and self.check_labels is not None and isinstance(data.get("label"), Tensor):
+            self.check_labels(data["label"])  # before a GPU sees them, which would end the process
         device = self.mean.device
         batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in data.items()}
         for key in PIXELS:

@@ -1,0 +1,1 @@
+"""Campaigns of faults: slow, seeded, and repeated by `make test-faults`."""

@@ -2,10 +2,13 @@
 
 import itertools
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from video.annotations import VIDEOS
 from video.batch import over_video
 from video.decode import VideoError, VideoFile
 from video.reencode import copy_names, even_size, reencode
+from xmodal.data.trouble import TroubleError
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,12 +52,16 @@ def test_check_videos(shelf, capsys, workers):
     assert by_id["sub/odd.webm"]["frames"] == 30
     assert (by_id["sub/odd.webm"]["height"], by_id["sub/odd.webm"]["width"]) == (97, 131)
     assert (by_id["trim.mp4"]["frames"], by_id["trim.mp4"]["reader"]) == (40, "pyav")
+    assert (by_id["trim.mp4"]["why"], by_id["sub/odd.webm"]["why"]) == ("hidden frames", "")
+    assert report["readers"] == {"keyframes": 2, "pyav": 1}
+    assert report["in_sequence"] == {"hidden frames": 1}
     assert "no such file" in by_id["lost.mp4"]["broken"]
     clean = VIDEOS.read(shelf / "clean.txt")
     assert [s.label for s in clean.samples] == [0, 1, 2]
     printed = capsys.readouterr().out
     assert "3 of 5 videos can be read, 2 broken" in printed
     assert "torn.mp4" in printed
+    assert "read in sequence: 1 (hidden frames)" in printed
     assert check_videos.main([str(shelf / "clean.txt"), "--workers", "0"]) == 0
 
 
@@ -68,6 +76,116 @@ def test_check_a_folder_without_classes_and_a_single_video(shelf, capsys):
     assert "error: --clean needs classes" in capsys.readouterr().err
     assert check_videos.main([str(shelf / "nothing.txt")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_check_goes_on_from_its_report(shelf, capsys, monkeypatch):
+    seen = []
+    check = check_videos.check
+    monkeypatch.setattr(check_videos, "check", lambda job: seen.append(Path(job[0]).name) or check(job))
+    report = shelf / "report.json"
+    argv = [str(shelf / "list.txt"), "--root", str(shelf / "videos"), "--workers", "0", "--report", str(report)]
+
+    def stop(job):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return seen.append(Path(job[0]).name) or check(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check_videos, "check", stop)
+        assert check_videos.main(argv) == 130
+    assert f"stopped; 2 of 5 videos were checked, the same command goes on from {report}" in capsys.readouterr().out
+    found = json.loads(report.read_text())
+    assert (len(found["entries"]), found["unchecked"], found["readable"]) == (2, 3, 2)
+    assert check_videos.main(argv) == 1
+    assert seen == ["long gop.mp4", "odd.webm", "trim.mp4", "torn.mp4", "lost.mp4"]
+    whole = json.loads(report.read_text())
+    assert (whole["unchecked"], whole["readable"], whole["broken"]) == (0, 3, 2)
+    seen.clear()
+    videos.write_video(shelf / "videos" / "sub" / "odd.webm", frames=20, codec="libvpx-vp9", size=(97, 131))
+    assert check_videos.main(argv) == 1
+    assert seen == ["odd.webm", "torn.mp4", "lost.mp4"]  # what has changed, and what was broken
+    seen.clear()
+    check_videos.main([*argv, "--full"])
+    assert len(seen) == 5
+    report.write_text("<html>")
+    with pytest.raises(SystemExit, match=r"report\.json is no report of check_videos"):
+        check_videos.main(argv)
+
+
+def test_trouble_of_the_machine_stops_a_check_by_its_name(shelf, capsys, monkeypatch):
+    def fail(job):
+        raise TroubleError("disk: Input/output error (EIO)")
+
+    monkeypatch.setattr(check_videos, "check", fail)
+    assert check_videos.main([str(shelf / "list.txt"), "--root", str(shelf / "videos"), "--workers", "0"]) == 2
+    printed = capsys.readouterr().out
+    assert "EIO" in printed
+    assert "broken" not in printed
+
+
+def slowly(number):
+    time.sleep(0.05 if number == 0 else 30)
+    return number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stopping_does_not_wait_for_the_others(workers):
+    start = time.monotonic()
+    results = over_video(slowly, range(8), workers, "x")
+    assert next(results) == (0, 0)
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt())
+    assert time.monotonic() - start < 10
+    for process in multiprocessing.active_children():
+        process.join(5)
+        assert not process.is_alive()
+
+
+def test_ctrl_c_ends_a_check_within_seconds(tmp_path):
+    (tmp_path / "set").mkdir()
+    source = videos.write_video(tmp_path / "film.ts", frames=250, size=(240, 320), grain=40)
+    for i in range(300):
+        shutil.copy(source, tmp_path / "set" / f"{i}.ts")
+    argv = [sys.executable, "tools/check_videos.py", str(tmp_path / "set"), "--workers", "2", "--full"]
+    tool = subprocess.Popen(
+        [*argv, "--report", str(tmp_path / "report.json")],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True, text=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    time.sleep(12)
+    os.killpg(tool.pid, signal.SIGINT)
+    out, _ = tool.communicate(timeout=10)
+    assert tool.returncode == 130, out
+    assert "stopped" in out
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["unchecked"] == 300 - len(found["entries"]) > 0
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9\n.mp4")
+
+
+def test_names_of_any_bytes_go_through_the_tools(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        videos.write_video(tmp_path / "film.mp4", frames=8)
+        os.replace(tmp_path / "film.mp4", tmp_path / "set" / name / NOT_UTF8)
+    (tmp_path / "set" / "a" / os.fsdecode(b"torn\xff.mp4")).write_bytes(b"torn")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"}
+
+    def tool(*argv):
+        done = subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, env=env, capture_output=True, check=False)
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return done
+
+    clean, report = tmp_path / "clean.txt", tmp_path / "report.json"
+    checked = tool("tools/check_videos.py", tmp_path / "set", "--workers", 0, "--clean", clean, "--report", report)
+    assert checked.returncode == 1
+    assert b"torn\\udcff.mp4" in checked.stdout
+    assert [os.path.basename(s.path) for s in VIDEOS.read(clean).samples] == [NOT_UTF8] * 2
+    assert len(json.loads(report.read_text())["entries"]) == 3
+    assert tool("tools/reencode_videos.py", clean, tmp_path / "out", "--root", tmp_path / "set").returncode == 0
+    assert len(VIDEOS.read(tmp_path / "out" / "list.txt").samples) == 2
+    assert tool("tools/check_videos.py", clean, "--workers", 1).returncode == 0
 
 
 def test_reencode_videos(shelf, capsys):
@@ -173,7 +291,7 @@ try:
     runpy.run_path("tools/{tool}.py", run_name="__main__")
 except SystemExit:
     pass
-heavy = {{"torch", "mmengine", "av", "decord"}} & set(sys.modules)
+heavy = {{"torch", "mmengine", "av"}} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """Readers of annotations: list files, folders of classes, JSON files, and the class names beside them."""
 
+import csv
 import json
 import logging
 import os
@@ -7,13 +8,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from xmodal.data.walk import LeftOut, files_below, is_loop, printable
 from xmodal.registry import Registry, did_you_mean, resolve
 
 log = logging.getLogger("xmodal.data")
 NO_LABEL = -1
 _LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<label>-?\d+)\s*")
+_UNSAFE = re.compile(r"[\n\r\t\"]|^\s|\s$")  # in a path: would end its line or its column, or be stripped
 _NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
@@ -103,7 +106,7 @@ class Annotations:
             return "folders"
         if path.suffix.lower() == ".json":
             return self.json
-        with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        with open_text(path) as lines:
             header = next(lines, "")
         return "kinetics" if "kinetics" in self.formats and "youtube_id" in header.split(",") else "list"
 
@@ -114,7 +117,7 @@ class Annotations:
         """
         known = {name: index for index, name in enumerate(classes or ())}
         samples = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(lines_of(path), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
@@ -128,28 +131,37 @@ class Annotations:
 
     def read_folders(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read a folder that has one folder of files per class; classes in alphabetical order unless given."""
-        folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        real = os.path.realpath(path)
+        inner = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        folders = [name for name in inner if not is_loop(path / name, real)]
         if not folders:
             raise ValueError(f"{path} has no folders; with format 'folders' each class is a folder of {self.noun}s")
         classes = classes if classes is not None else folders
         index = index_of(classes)
-        samples = []
+        samples, left_out = [], LeftOut()
         for folder in folders:
             label = look_up(folder, index, str(path / folder))
-            files = sorted(p for paths in self.below(path / folder).values() for p in paths)
-            samples += [Sample(p, label, os.path.relpath(p, path)) for p in files]
+            files = files_below(path / folder, self.endings, left_out)
+            samples += [Sample(p, label, os.path.relpath(p, path)) for p in sorted(files)]
+        for entry in sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")):
+            left_out.add(str(entry), entry.suffix.lower())  # in no class
+        self.say_left_out(path, left_out)
         return Listing(samples, classes)
 
     def below(self, root: Path) -> dict[str, list[str]]:
-        """Find the paths of all files below a folder, by name without ending."""
+        """Find the paths of all files below a folder, by name without ending; others are counted and named."""
         found: dict[str, list[str]] = {}
-        for folder, folders, names in os.walk(root, followlinks=True):
-            folders.sort()
-            for name in sorted(names):
-                stem, ending = os.path.splitext(name)
-                if ending.lower() in self.endings and not name.startswith("."):
-                    found.setdefault(stem, []).append(os.path.join(folder, name))
+        left_out = LeftOut()
+        for path in files_below(root, self.endings, left_out):
+            found.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
+        self.say_left_out(root, left_out)
         return found
+
+    def say_left_out(self, root: Path, left_out: LeftOut) -> None:
+        """Warn of files whose ending is none of ours."""
+        if left_out.counts:
+            where = printable(str(root))
+            log.warning("%s: left out, as no %ss by their ending or place: %s", where, self.noun, left_out)
 
     def check_root(self, samples: Sequence[Sample], path: Path, root: Path) -> None:
         """Refuse a root under which none of the first files exists: then the root is wrong, not the files."""
@@ -161,15 +173,52 @@ class Annotations:
             )
 
 
+def open_text(path: str | os.PathLike) -> TextIO:
+    """Open a text file so that names of any bytes come through."""
+    return open(path, encoding="utf-8-sig", errors="surrogateescape")
+
+
+def lines_of(path: str | os.PathLike) -> list[str]:
+    """Read the lines of a text file; only line feeds and carriage returns end one (names may hold other separators)."""
+    with open_text(path) as lines:
+        return [line.rstrip("\n") for line in lines]
+
+
+def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, str]]:
+    """Read the rows of a table with a head line.
+
+    Raises:
+        ValueError: not such a table, naming the file and line.
+    """
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        rows = csv.DictReader(lines, delimiter=delimiter)
+        try:
+            return list(rows)
+        except csv.Error as error:
+            raise ValueError(f"{path}:{rows.line_num}: not a table of values: {error}") from None
+
+
+def unquoted(name: str) -> str:
+    """Return a path of a list without the quotes around it; in quotes, `write_list` escapes what would end a line."""
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        try:
+            escaped = str(json.loads(name))
+        except ValueError:
+            escaped = ""
+        if _UNSAFE.search(escaped):
+            return escaped
+    return name.strip('"')
+
+
 def _split(line: str, where: str, known: Mapping[str, int]) -> tuple[str, int]:
     found = _LINE.fullmatch(line)
     if found:
         if int(found["label"]) < 0:
             raise ValueError(f"{where}: expected a class counted from 0, got the negative label {found['label']}")
-        return found["path"].strip('"'), int(found["label"])
+        return unquoted(found["path"]), int(found["label"])
     named = _NAMED_LINE.fullmatch(line)
     if named and named["label"] in known:
-        return named["path"].strip('"'), known[named["label"]]
+        return unquoted(named["path"]), known[named["label"]]
     if named and known:
         raise ValueError(f"{where}: no class is called {named['label']!r}; {did_you_mean(named['label'], known)}")
     raise ValueError(
@@ -202,7 +251,7 @@ def _classes_of_file(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"class file {path} does not exist")
     if path.suffix.lower() != ".json":
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in lines_of(path) if line.strip()]
     content = load_json(path)
     if isinstance(content, list):
         return [str(name) for name in content]
@@ -246,12 +295,21 @@ def load_json(path: Path, kind: type = object, form: str = "") -> Any:
 
 
 def write_list(path: str | os.PathLike, samples: Iterable[Sample]) -> None:
-    """Write a list file of absolute paths, tab before the label, so that any path survives."""
-    lines = [f"{os.path.abspath(sample.path)}\t{sample.label}\n" for sample in samples]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    """Write a list file of absolute paths, so that any path survives."""
+    write_lines(path, ((os.path.abspath(sample.path), sample.label) for sample in samples))
 
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+def write_lines(path: str | os.PathLike, labeled: Iterable[tuple[str, int]]) -> None:
+    """Write a list file of paths and labels, a tab between, paths that would not survive in quotes as JSON."""
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        for name, label in labeled:
+            file.write(f"{json.dumps(name) if _UNSAFE.search(name) else name}\t{label}\n")
+
+
+IMAGE_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".tif", ".tiff", ".gif", ".tga", ".jp2", ".j2k", ".jpx", ".ico", ".pcx", ".sgi", ".dds",
+)  # fmt: skip
 IMAGES = Annotations("image", IMAGE_ENDINGS, json="json", unique=False)
 
 

@@ -1,11 +1,20 @@
 """Base class of data sets of files: unreadable files are logged, replaced in training or skipped in testing."""
 
 import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+
+from xmodal.data.annotations import Sample, index_of, look_up
+from xmodal.data.trouble import TroubleError, out_of_memory, retried, trouble_of, words_of
+from xmodal.data.walk import printable
 
 log = logging.getLogger("xmodal.data")
 ALWAYS_ALLOWED = 5  # broken files, however small the set
@@ -16,11 +25,17 @@ class TooManyBrokenFilesError(RuntimeError):
     """Raised when more files of a set are unreadable than its `max_broken` allows."""
 
 
+class _UnreadableError(Exception):
+    """Raised when a file is at fault; its message is the reason."""
+
+
 class FileDataset(Dataset):
     """Data set of files of which a share up to `max_broken` may be unreadable; subclasses read one file.
 
     A file that cannot be read is logged once with its reason. In training another one, drawn from (seed, epoch, index),
-    takes its place; in testing the item is `skipped` and `reason`. Past `max_broken` the run stops.
+    takes its place; in testing the item is `skipped` and `reason`. Past `max_broken` the run stops. Trouble of the
+    machine or its storage (`xmodal.data.trouble`), the files' folder being away included, is waited for and then stops
+    the run; it never counts against a file.
 
     Attributes:
         noun: what one of them is, in messages.
@@ -42,6 +57,7 @@ class FileDataset(Dataset):
     def __init__(self, names: list[str], source: str, test_mode: bool, seed: int, max_broken: float) -> None:
         self.file_names, self.source, self.test_mode = names, source, test_mode
         self.seed, self.max_broken = seed, max_broken
+        self._home = home_of(names)
         # One flag per file, seen by all workers of all epochs: idempotent, so no lock is needed.
         self._broken = torch.zeros(len(names), dtype=torch.bool).share_memory_()
 
@@ -64,6 +80,19 @@ class FileDataset(Dataset):
     def __len__(self) -> int:
         return len(self.file_names)
 
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does; here, only make sure that they are numbered so.
+
+        Raises:
+            ValueError: other names, or another order.
+        """
+        own = getattr(self, "classes", None)
+        if own and list(map(str, own)) != list(names):
+            odd = next((a, b) for a, b in zip_longest(map(str, own), names) if a != b)
+            raise ValueError(
+                f"{self.source} has the class {odd[0]!r} where training has {odd[1]!r}: use its class list"
+            )
+
     @property
     def broken(self) -> list[str]:
         """Return the files found unreadable so far, by any worker."""
@@ -77,26 +106,50 @@ class FileDataset(Dataset):
         if not self.test_mode:
             return self._replaced(epoch, index)
         try:
-            return self.test_item(index)
-        except self.damage as error:
-            self._note(index, error)
-            return {"skipped": self.sample_id(index), "reason": self.reason(error)}
+            return self._sound(lambda: self.test_item(index))
+        except _UnreadableError as error:
+            self._note(index, str(error))
+            return {"skipped": self.sample_id(index), "reason": str(error)}
+
+    def _sound(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Read an item, waiting while the machine is in trouble; `_UnreadableError`: the file is at fault."""
+
+        def once() -> dict[str, Any]:
+            try:
+                return read()
+            except TroubleError:
+                raise
+            except Exception as error:
+                if trouble := trouble_of(error):
+                    raise TroubleError(f"{trouble}; the machine or its storage is at fault, not a file") from error
+                if out_of_memory(error):
+                    raise _UnreadableError(words_of(error)) from error
+                if not isinstance(error, self.damage):
+                    raise
+                if self._home and not has_entries(self._home):
+                    raise TroubleError(f"{self._home}: the folder of the {self.noun}s is away or empty") from error
+                raise _UnreadableError(self.reason(error)) from error
+
+        return retried(once)
 
     def _replaced(self, epoch: int, index: int) -> dict[str, Any]:
         replacements = np.random.default_rng([self.seed, epoch, index, 1])
         for _ in range(ATTEMPTS):
             if not self._broken[index]:
                 try:
-                    return self.train_item(index, np.random.default_rng([self.seed, epoch, index]))
-                except self.damage as error:
-                    self._note(index, error)
+                    return self._sound(partial(self._train_item, epoch, index))
+                except _UnreadableError as error:
+                    self._note(index, str(error))
             index = int(replacements.integers(len(self)))
         raise TooManyBrokenFilesError(
             f"{self.source}: {ATTEMPTS} {self.noun}s drawn in a row cannot be read; {self.advice}"
         )
 
-    def _note(self, index: int, error: Exception) -> None:
-        name, reason = self.file_names[index], self.reason(error)
+    def _train_item(self, epoch: int, index: int) -> dict[str, Any]:
+        return self.train_item(index, np.random.default_rng([self.seed, epoch, index]))
+
+    def _note(self, index: int, reason: str) -> None:
+        name = printable(self.file_names[index])
         if not self._broken[index]:
             log.warning("unreadable %s %s: %s", self.noun, name, reason)
         self._broken[index] = True
@@ -108,14 +161,68 @@ class FileDataset(Dataset):
             )
 
 
+def home_of(names: list[str]) -> str:
+    """Return the folder that holds all of the files; empty when there is none, or none yet."""
+    try:
+        home = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+    except ValueError:
+        return ""
+    return home if has_entries(home) else ""
+
+
+def has_entries(folder: str) -> bool:
+    """Return whether a folder is there and holds anything; a share that is away leaves an empty one."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
+def renumbered(own: Sequence[str], names: Sequence[str], source: str) -> list[int]:
+    """Find for each class its index among the names of training.
+
+    Raises:
+        ValueError: a class that training does not have, naming it, or names that cannot be told apart.
+    """
+    own, names = list(map(str, own)), list(map(str, names))
+    if own == names:
+        return list(range(len(own)))
+    if len(set(names)) < len(names):
+        raise ValueError(f"{source} has other classes than training, where several have one name: give both one list")
+    index = index_of(names)
+    found = [look_up(name, index, f"{source}: training has other classes") for name in own]
+    if sorted(found) == list(range(len(names))):
+        log.warning("%s: the classes differ in their order from training's; labels are translated by name", source)
+    return found
+
+
 class LabeledFiles(FileDataset):
     """Files with one class each: `samples` have `path`, `label` and `sample_id`; `classes` are names or None."""
 
     def __init__(
-        self, samples: list[Any], classes: list[str] | None, source: str, test_mode: bool, seed: int, max_broken: float
+        self,
+        samples: list[Sample],
+        classes: list[str] | None,
+        source: str,
+        test_mode: bool,
+        seed: int,
+        max_broken: float,
     ) -> None:
         super().__init__([s.path for s in samples], source, test_mode, seed, max_broken)
         self.samples, self.classes = samples, classes
+
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does, by their names; a set without names keeps its numbers.
+
+        Raises:
+            ValueError: a class that is not among the names.
+        """
+        if self.classes is None:
+            return
+        new = renumbered(self.classes, names, self.source)
+        self.samples = [replace(s, label=new[s.label] if s.label >= 0 else s.label) for s in self.samples]
+        self.classes = list(names)
 
     def sample_id(self, index: int) -> str:
         """Return the annotation's name of a file."""

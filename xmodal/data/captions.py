@@ -4,18 +4,20 @@ Every sample is `image` (3, S, S) u8, `caption`, `label` (0 for a caption of its
 and `sample_id`. A sample's crop and template depend on (seed, epoch, index) alone.
 """
 
-import csv
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES
-from xmodal.data.pictures import DAMAGE, center_crop, random_crop, read_picture, to_array
+from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES, lines_of, read_csv
+from xmodal.data.pictures import ImageError, bytes_of, center_crop, random_crop, read_picture, to_array
+from xmodal.data.trouble import reading, retried
 from xmodal.registry import DATASETS, build, check_arguments
 
 ATTEMPTS = 20  # other samples tried in the place of an unreadable one
@@ -69,15 +71,16 @@ class Pairs(Dataset):
         replaced = []
         for _ in range(ATTEMPTS):
             try:
-                sample = self.sample(index, rng)
-            except DAMAGE as error:
-                note = {"skipped": self.items[index][0], "reason": f"{type(error).__name__}: {error}"}
+                picture, caption, klass = retried(partial(self.read_sample, index))
+            except ImageError as error:
+                note = {"skipped": self.items[index][0], "reason": str(error)}
                 self.note_broken(index, note)
                 if self.test:
                     return note
                 replaced.append({"sample_id": note["skipped"], "reason": note["reason"]})
                 index = int(rng.integers(len(self)))
                 continue
+            sample = self.sample(index, rng, picture, caption, klass)
             return {**sample, "replaced": replaced} if replaced else sample
         raise ValueError(f"{ATTEMPTS} samples one after the other cannot be read; the last: {replaced[-1]}")
 
@@ -91,18 +94,28 @@ class Pairs(Dataset):
         if len(self.broken) > max(5, self.max_broken * len(self)):
             raise ValueError(f"{len(self.broken)} of {len(self)} samples cannot be read; the last: {note}")
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """One sample."""
+    def read_sample(self, index: int) -> tuple[Image, str | None, int]:
+        """Read a sample's picture, caption and class.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
         name, where = self.items[index]
-        data, caption, klass = self.read(where)
-        picture = read_picture(data)
+        with reading(name, ImageError):
+            data, caption, klass = self.read(where)
+            return read_picture(data), caption, klass
+
+    def sample(
+        self, index: int, rng: np.random.Generator, picture: Image, caption: str | None, klass: int
+    ) -> dict[str, Any]:
+        """One sample."""
         cut = center_crop(picture, self.size) if self.test else random_crop(picture, self.size, rng, **self.crop)
         caption = self.caption_of(klass, rng) if caption is None else caption
         return {
             "image": to_array(cut),
             "caption": caption,
             "label": klass if self.test else klass + 1,
-            "sample_id": name,
+            "sample_id": self.items[index][0],
         }
 
 
@@ -144,7 +157,7 @@ class CaptionList(Pairs):
 
     def read(self, where: tuple[Path, str]) -> tuple[bytes, str | None, int]:
         """Read an image and its caption."""
-        return where[0].read_bytes(), where[1], -1
+        return bytes_of(where[0]), where[1], -1
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -153,17 +166,16 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: a file of another kind, or a broken line.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        if path.suffix in (".csv", ".tsv"):
-            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        elif path.suffix in (".jsonl", ".json"):
-            for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}:{number}: not a JSON object a line ({error})") from error
-        else:
-            raise ValueError(f"{path}: lists are .csv, .tsv or .jsonl")
+    if path.suffix in (".csv", ".tsv"):
+        yield from read_csv(path, "\t" if path.suffix == ".tsv" else ",")
+    elif path.suffix in (".jsonl", ".json"):
+        for number, line in enumerate(lines_of(path), 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a JSON object a line ({error})") from error
+    else:
+        raise ValueError(f"{path}: lists are .csv, .tsv or .jsonl")
 
 
 @DATASETS.register_module(name="labeled_folder")
@@ -202,7 +214,7 @@ class LabeledFolder(Pairs):
 
     def read(self, where: tuple[Path, int]) -> tuple[bytes, str | None, int]:
         """Read a labeled image."""
-        return where[0].read_bytes(), None, where[1]
+        return bytes_of(where[0]), None, where[1]
 
     def caption_of(self, klass: int, rng: np.random.Generator) -> str:
         """A random template around a class's name."""

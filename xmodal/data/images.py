@@ -10,12 +10,9 @@ from torch import Tensor
 
 from xmodal.data.annotations import IMAGES
 from xmodal.data.broken import LabeledFiles
-from xmodal.data.pictures import DAMAGE, read_picture, to_array
+from xmodal.data.pictures import ImageError, read_picture, to_array
+from xmodal.data.trouble import reading
 from xmodal.registry import DATASETS, TRANSFORMS, build
-
-
-class ImageError(RuntimeError):
-    """A file that holds no image that can be read."""
 
 
 def read_image(path: str | os.PathLike) -> Tensor:
@@ -24,10 +21,8 @@ def read_image(path: str | os.PathLike) -> Tensor:
     Raises:
         ImageError: a file that cannot be read, with the reason.
     """
-    try:
+    with reading(path, ImageError):
         pixels = to_array(read_picture(path))
-    except DAMAGE as error:
-        raise ImageError(f"{type(error).__name__}: {error}") from error
     return torch.from_numpy(pixels)[None]  # (1, 3, H, W)
 
 

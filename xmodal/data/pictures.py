@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import struct
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -12,8 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile,
-          Image.DecompressionBombError)  # fmt: skip
+from xmodal.data.trouble import reading, regular_file
+
+MAX_PIXELS = 2**27  # of an image: 11,585 x 11,585
+MAX_BYTES = 2**30  # of an image file
+
+
+class ImageError(RuntimeError):
+    """A file that holds no image that can be read."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -26,9 +31,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_picture(source: str | os.PathLike | bytes) -> Image.Image:
-    """Read an image file, or its bytes, as RGB; raises one of `DAMAGE` where that fails."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return to_rgb(image)
+    """Read an image file, or its bytes, as RGB.
+
+    Raises:
+        ImageError: no regular file, no image, a damaged one, or one of more than `MAX_PIXELS`.
+        TroubleError: the machine or its storage fails.
+    """
+    with reading("an image" if isinstance(source, bytes) else source, ImageError):
+        data = source if isinstance(source, bytes) else bytes_of(source)
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels; {MAX_PIXELS} pixels are the most")
+            return to_rgb(image)
+
+
+def bytes_of(path: str | os.PathLike) -> bytes:
+    """Return the bytes of a regular file of moderate size.
+
+    Raises:
+        ValueError: something else, or a larger one.
+    """
+    if regular_file(path).st_size > MAX_BYTES:
+        raise ValueError(f"{os.stat(path).st_size} bytes; {MAX_BYTES} are the most for an image")
+    return Path(path).read_bytes()
 
 
 def to_array(picture: Image.Image) -> np.ndarray:
@@ -102,11 +127,18 @@ class Folder:
         return Folder, (self.root,)  # workers open the archives themselves
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a file."""
-        archive, at, inner = path.rpartition("@")
-        if not at or not archive.lower().endswith(".zip"):
-            return (self.root / path).read_bytes()
-        with self.lock:
-            if archive not in self.archives:
-                self.archives[archive] = zipfile.ZipFile(self.root / archive)
-        return self.archives[archive].read(inner)
+        """Return the bytes of a file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        with reading(path, ImageError):
+            archive, at, inner = path.rpartition("@")
+            if not at or not archive.lower().endswith(".zip"):
+                return bytes_of(self.root / path)
+            with self.lock:
+                if archive not in self.archives:
+                    self.archives[archive] = zipfile.ZipFile(self.root / archive)
+            if self.archives[archive].getinfo(inner).file_size > MAX_BYTES:
+                raise ValueError(f"{inner} is larger than {MAX_BYTES} bytes")
+            return self.archives[archive].read(inner)

@@ -20,6 +20,7 @@ from mmengine.runner import Runner as StockRunner
 from torch import nn
 
 from xmodal.engine import checkpoint as checkpoints
+from xmodal.engine import classes
 from xmodal.engine.optim import TrainedGroups
 from xmodal.engine.resume import resume
 from xmodal.engine.schedule import SCHEDULES, Schedule
@@ -75,6 +76,7 @@ class Runner(StockRunner):
         self.allow_changes = False  # of settings, on resuming
         self.settings: dict[str, str] | None = None  # kept in checkpoints; None: those of `cfg`
         self.training = False
+        self.trained_classes: list[str] | None = None  # of the checkpoint that is tested
         self.log_interval = 50  # steps between two points of the curves; ProgressHook sets it
         # Why: runners started within one second share logger and visualizer by name. Until: names are not timestamps
         name = kwargs.get("experiment_name") or Path(getattr(kwargs.get("cfg"), "filename", None) or "run").stem
@@ -159,11 +161,20 @@ class Runner(StockRunner):
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the training loop; misspelt arguments are refused by name."""
-        return super().build_train_loop(_checked_loop(loop))
+        self._train_loop = super().build_train_loop(_checked_loop(loop))
+        classes.check_training(self)
+        return self._train_loop
 
     def build_val_loop(self, loop: Any) -> Any:
-        """Build the loop."""
-        return super().build_val_loop(_checked_loop(loop))
+        """Build the loop, its classes numbered as in training."""
+        built = super().build_val_loop(_checked_loop(loop))
+        self.name_classes(built, "val")
+        return built
+
+    def name_classes(self, loop: Any, stage: str) -> None:
+        """Number the classes of an evaluation loop's data as in training, and tell their names to its metrics."""
+        names = classes.agree(self, stage, loop.dataloader.dataset)
+        loop.evaluator.dataset_meta = {"classes": names} if names else None
 
     def build_test_loop(self, loop: Any) -> Any:
         """Build the loop."""
@@ -203,7 +214,10 @@ class Runner(StockRunner):
             print_log(f"nothing to resume in {self.work_dir}: starting from the beginning", logger="current")
         elif self._load_from:
             meta = checkpoints.load_weights(self.model, self._load_from)
+            self.trained_classes = meta.get("classes")
             print_log(f"Weights of step {meta['step']} from {self._load_from}", logger="current")
+        if not self.training:
+            self.name_classes(self.test_loop, "test")
 
     def train(self) -> nn.Module:
         """Train."""

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from xmodal.atomic import replacing, write_text
+from xmodal.data.broken import renumbered
 from xmodal.data.collate import collate
 from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
@@ -223,6 +224,12 @@ class CachedDataset(Dataset):
         self.folder, self.shard, self.views = cache.folder, cache.shard, cache.views
         self.length = len(cache.dataset)
         self.classes = getattr(cache.dataset, "classes", None)
+        self.samples, self.source = (
+            getattr(cache.dataset, "samples", ()),
+            str(getattr(cache.dataset, "source", "cache")),
+        )
+        self.labels = getattr(cache.dataset, "labels", None)
+        self._numbers: list[int] | None = None  # of the classes, where training has others
         self._marks: dict[tuple[int, int], dict] = {}
         self._arrays: dict[tuple[int, int, str], np.ndarray] = {}
 
@@ -249,7 +256,20 @@ class CachedDataset(Dataset):
             if not name.endswith(SCALE):
                 scale = self.array(place, name + SCALE)[row] if name + SCALE in mark["names"] else None
                 about[CACHED + name] = torch.from_numpy(unpack(self.array(place, name)[row], scale))
+        if self._numbers is not None and about.get("label", -1) >= 0:
+            about["label"] = self._numbers[about["label"]]
         return {**about, "grid": Grid(**mark["grid"]) if mark["grid"] else None}
+
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does, by their names.
+
+        Raises:
+            ValueError: a class that is not among the names.
+        """
+        if self.classes is not None:
+            self._numbers = renumbered(self.classes, names, self.source)
+            self.labels = [self._numbers[y] if y >= 0 else y for y in self.labels or ()]
+            self.classes = list(names)
 
     def array(self, place: tuple[int, int], name: str) -> np.ndarray:
         """Open a shard memory-mapped."""

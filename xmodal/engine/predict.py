@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from xmodal.data.annotations import write_lines
 from xmodal.data.collate import batch_size
 from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EvalSampler
@@ -34,7 +35,7 @@ def dataset_of_files(cfg: dict[str, Any], files: Sequence[str], folder: Path) ->
     if "annotation" not in takes:
         raise ValueError(f"{kind.__name__} takes no `annotation`, so it cannot be pointed at single files")
     listing = folder / "files.txt"
-    listing.write_text("".join(f"{Path(file).absolute()}\t0\n" for file in files))
+    write_lines(listing, ((str(Path(file).absolute()), 0) for file in files))
     given = {"root": None, "format": "list", "classes": None, "test_mode": True, "max_broken": 1.0}
     return build_dataset({**cfg, "annotation": str(listing), **{k: v for k, v in given.items() if k in takes}})
 

@@ -26,8 +26,6 @@ PACKAGES = (
     "open_clip_torch",
     "mmengine-lite",
     "mmengine",
-    "decord2",
-    "decord",
     "av",
     "numpy",
 )
@@ -81,7 +79,7 @@ class ReportHook(Hook):
     Keys: config, command, seed, device, processes, encoder, trained_parameters, total_parameters, versions, status
     (running, finished, stopped, failed), step, seconds, `history` (a list of step, loss, top1, lr, speed, one a logging
     interval), `epochs` (a list of step, epoch, train, val), best, skipped (unreadable samples seen in evaluation, or
-    replaced in training), test.
+    replaced in training), classes (names, in the order of `per_class` and `confusion`), test.
     """
 
     priority = "LOWEST"
@@ -156,7 +154,10 @@ class ReportHook(Hook):
     def after_log_eval(self, runner: Any, stage: str, metrics: dict[str, Any], seconds: float) -> None:
         """Add the metrics of a validation or test."""
         self.note(metrics.get("skipped", []))
-        entry = {**{k: v for k, v in metrics.items() if k != "skipped"}, "seconds": round(seconds, 2)}
+        if "classes" in metrics:
+            self.report["classes"] = metrics["classes"]  # once, for per_class and confusion of every entry
+        kept = {k: v for k, v in metrics.items() if k not in ("skipped", "classes")}
+        entry = {**kept, "seconds": round(seconds, 2)}
         if stage == "test":
             self.report["test"] = entry
         elif runner.training:

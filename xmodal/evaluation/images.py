@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from xmodal.data.pictures import DAMAGE, Folder, center_crop, random_crop, read_picture, to_array
+from xmodal.data.pictures import Folder, ImageError, center_crop, random_crop, read_picture, to_array
+from xmodal.data.trouble import retried
 from xmodal.evaluation.splits import SPLITS, Item
 from xmodal.registry import DATASETS, build, did_you_mean
 
@@ -57,9 +58,9 @@ class FewShotImages(Dataset):
         """Return the item of an index, or of an (epoch, index): the epoch moves everything random."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         try:
-            picture = self.read(index)
-        except DAMAGE as error:
-            return {"skipped": self.ids[index], "reason": f"{type(error).__name__}: {error}"}
+            picture = retried(lambda: self.read(index))
+        except ImageError as error:
+            return {"skipped": self.ids[index], "reason": str(error)}
         if self.augment:
             rng = np.random.default_rng([self.seed, epoch, index])
             view = random_crop(picture, self.size, rng, self.scale, self.flip)

@@ -13,6 +13,21 @@ def unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True)
 
 
+def check_range(label: Tensor, num_classes: int, fix: str) -> None:
+    """Refuse labels (B,) that are out of range; checked on the CPU only, where it does not wait for a GPU.
+
+    The preprocessor lets a head check the labels of the loader, before they go to a GPU.
+
+    Raises:
+        ValueError: naming the label and what the head has and needs (`fix`).
+    """
+    if label.device.type == "cpu" and label.ndim == 1 and len(label) and not label.is_floating_point():
+        low, high = int(label.min()), int(label.max())
+        if low < 0 or high >= num_classes:
+            wrong = high if high >= num_classes else low
+            raise ValueError(f"label {wrong} is out of range: the head has {fix}")
+
+
 class ScoringHead(nn.Module):
     """A head whose `forward` maps what the model calls a feature to logits (B, K).
 
@@ -37,12 +52,8 @@ class ScoringHead(nn.Module):
         return {"loss": F.cross_entropy(logits, label), "top1": top1(logits, label)}
 
     def check_labels(self, label: Tensor) -> None:
-        """Refuse labels that are out of range; checked on the CPU only, where it does not wait for a GPU."""
-        if label.device.type == "cpu" and label.ndim == 1 and len(label) and int(label.max()) >= self.num_classes:
-            raise ValueError(
-                f"label {int(label.max())} is out of range: the head has {self.num_classes} class names; give "
-                "it those of the data set"
-            )
+        """Refuse labels that are out of range, see `check_range`."""
+        check_range(label, self.num_classes, f"{self.num_classes} class names; give it those of the data set")
 
     def predict(self, feature: Any) -> Tensor:
         """Class probabilities (B, K) in float32."""

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.heads.base import check_range
 from xmodal.registry import HEADS
 
 
@@ -64,12 +65,9 @@ class ClassificationHead(nn.Module):
         return {"loss": loss, "loss_columns": self.column_penalty * self.fc.weight.norm(dim=0).sum(), "top1": top1}
 
     def check_labels(self, label: Tensor) -> None:
-        """Refuse labels that are out of range; checked on the CPU only, where it does not wait for a GPU."""
-        if label.device.type == "cpu" and label.ndim == 1 and len(label) and int(label.max()) >= self.num_classes:
-            raise ValueError(
-                f"label {int(label.max())} is out of range: the head has num_classes={self.num_classes}; "
-                "set model.head.num_classes to the classes of the data set"
-            )
+        """Refuse labels that are out of range, see `check_range`."""
+        fix = f"num_classes={self.num_classes}; set model.head.num_classes to the classes of the data set"
+        check_range(label, self.num_classes, fix)
 
     def predict(self, feature: Tensor) -> Tensor:
         """Class probabilities (B, K) in float32."""

@@ -1,0 +1,70 @@
+"""Walk folders of files: each real folder once, hidden ones skipped, files of other kinds counted and named."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LeftOut:
+    """Files that a walk met and did not take, by ending: how many, and one of them."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: str, ending: str) -> None:
+        """Note a file."""
+        self.counts[ending] = self.counts.get(ending, 0) + 1
+        self.examples.setdefault(ending, path)
+
+    def __str__(self) -> str:
+        most = sorted(self.counts, key=lambda ending: (-self.counts[ending], ending))
+        parts = [f"{self.counts[e]} {e or 'without an ending'} (e.g. {printable(self.examples[e])})" for e in most[:5]]
+        return ", ".join(parts) + (f" and {len(most) - 5} further endings" if len(most) > 5 else "")
+
+
+def printable(name: str) -> str:
+    """Return a name in one line that every terminal and file can take: other characters as escapes."""
+    plain = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in name)
+    return "".join(plain)
+
+
+def above(folder: str, real: str) -> bool:
+    """Return whether a folder is `real`, or lies above it."""
+    found = os.path.realpath(folder)
+    return real == found or real.startswith(found.rstrip(os.sep) + os.sep)
+
+
+def files_below(root: str | os.PathLike, endings: tuple[str, ...], left_out: LeftOut | None = None) -> Iterator[str]:
+    """Yield the paths of the files below a folder that have one of the endings, in order.
+
+    Links are followed, except to a folder that lies above them and to one that was walked before.
+
+    Args:
+        root: the folder.
+        endings: in lower case, with the dot.
+        left_out: takes note of the other files.
+    """
+    walked: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(os.fspath(root), followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in walked:
+            folders.clear()
+            continue
+        walked.add((status.st_dev, status.st_ino))
+        real = os.path.realpath(folder)
+        inner = (name for name in sorted(folders) if not name.startswith("."))
+        folders[:] = [n for n in inner if not is_loop(os.path.join(folder, n), real)]
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
+            if ending in endings:
+                yield path
+            elif left_out is not None:
+                left_out.add(path, ending)
+
+
+def is_loop(path: str | os.PathLike, real: str) -> bool:
+    """Return whether a path is a link to a folder that holds the folder `real` in which the link lies."""
+    return os.path.islink(path) and above(os.fspath(path), real)
