@@ -1,6 +1,6 @@
 """Kill training runs at random moments and compare each resumed run, bit for bit, with one that was never killed.
 
-    python -m tests.faults.kills --kills 100 --seed 0
+    python -m tests.faults.kills --kills 100 --seed 0 [--table docs/reliability.md]
 
 A run of each kind is trained once to its end. Then runs of the same command are killed (SIGKILL to the whole process
 group, after a random share of the time that the whole run took; some twice) and resumed. Weights, optimizer, random
@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ALWAYS = ["default_hooks.checkpoint.every_steps=1", "train_dataloader.num_workers=0", "val_dataloader.num_workers=0",
           "train_dataloader.persistent_workers=false", "val_dataloader.persistent_workers=false"]  # fmt: skip
+MARKS = ("<!-- kills -->", "<!-- end of kills -->")
 PARTS = ("state_dict", "optimizer", "schedules", "random", "ema_state_dict")
 TIMES = {"seconds", "data_time", "step_time", "per_second", "started", "command", "time"}
 
@@ -168,13 +170,13 @@ def main() -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     p.add_argument("--folder", type=Path, default=Path("work_dirs/faults"))
-    p.add_argument("--out", type=Path, help="JSON lines, one a try")
+    p.add_argument("--table", type=Path, help="write the table of this campaign into a page, between its marks")
     args = p.parse_args()
     folder, rng = args.folder.resolve(), random.Random(args.seed)
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder)
     wholes: dict[str, float] = {}
-    bad = 0
+    counts: dict[str, Counter] = {kind: Counter() for kind in args.kinds}
     for number in range(args.kills):
         kind = args.kinds[number % len(args.kinds)]
         whole = folder / f"whole_{list(KINDS).index(kind)}"
@@ -187,13 +189,22 @@ def main() -> int:
                 print(f"{kind}: the whole run ends with {said}")
                 return 1
         differ = try_once(kind, folder, whole, wholes[kind], rng)
-        bad += bool(differ)
+        counts[kind].update(kills=1, equal=not differ)
         print(f"{number + 1:4d} {kind:20s} {differ or 'equal'}", flush=True)
-        if args.out:
-            with args.out.open("a") as file:
-                file.write(json.dumps({"kind": kind, "differ": differ}) + "\n")
-    print(f"{args.kills} kills, {bad} resumed runs differ")
-    return int(bad > 0)
+    text = table(counts, args.seed)
+    print(text)
+    if args.table:
+        before, _, rest = args.table.read_text().partition(MARKS[0])
+        args.table.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+    return int(any(count["equal"] < count["kills"] for count in counts.values()))
+
+
+def table(counts: dict[str, Counter], seed: int) -> str:
+    """The counts of a campaign as Markdown."""
+    rows = [f"| {kind} | {c['kills']} | {c['equal']} |" for kind, c in counts.items()]
+    total = sum(counts.values(), Counter())
+    rows.append(f"| all (seed {seed}) | {total['kills']} | {total['equal']} |")
+    return "\n".join(["| run | killed and resumed | equal bit for bit |", "|---|---|---|", *rows]) + "\n"
 
 
 if __name__ == "__main__":
