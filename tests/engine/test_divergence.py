@@ -9,6 +9,7 @@ from tests.engine.toy import CONFIG, ToyData, write_config
 from xmodal.engine import launch
 from xmodal.engine.checkpoint import not_finite, read, write
 from xmodal.engine.optim import MAX_SKIPS, NotFiniteError, OptimWrapper
+from xmodal.engine.predict import described
 from xmodal.registry import DATASETS
 
 
@@ -166,3 +167,19 @@ def test_no_accuracy_is_made_of_predictions_that_are_not_finite(tmp_path):
     cfg = launch.prepare(config, str(tmp_path / "w"))
     with pytest.raises(FloatingPointError, match=r"predictions of 1 samples are not finite \(s6\)"):
         launch.evaluate(cfg, str(tmp_path / "w" / "last.pth"))
+
+
+def test_weights_that_are_not_finite_are_not_loaded(tmp_path):
+    """Checkpoints of other versions may hold them."""
+    config = write_config(tmp_path)
+    launch.train(launch.prepare(config, str(tmp_path / "w")))
+    content = read(tmp_path / "w" / "last.pth")
+    content["state_dict"]["head.weight"][0, 0] = float("nan")
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd\.pth: head\.weight is not finite"):
+        launch.evaluate(launch.prepare(config, str(tmp_path / "w")), str(tmp_path / "odd.pth"))
+
+
+def test_scores_that_are_not_finite_are_no_prediction():
+    assert "not finite" in described(torch.tensor([0.1, float("nan")]), ["a", "b"], 2)["error"]
+    assert described(torch.tensor([0.25, 0.75]), ["a", "b"], 1)["name"] == "b"

@@ -139,6 +139,9 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
     Returns:
         The checkpoint's `meta`.
+
+    Raises:
+        ValueError: it does not fit, or holds weights that are not finite.
     """
     checkpoint = read(path)
     check_encoder(model, checkpoint["meta"], str(path))
@@ -146,6 +149,8 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     state = dict(checkpoint["state_dict"])
     if averaged:
         state.update(checkpoint["ema_state_dict"])
+    if (name := not_finite(state)) is not None:
+        raise ValueError(f"{path}: {name} is not finite: this run diverged before it was saved")
     load_own_state(model, state, str(path))
     return checkpoint["meta"]
 

@@ -90,8 +90,10 @@ def predict(
 
 
 def described(scores: torch.Tensor, names: Sequence[str], top: int) -> dict[str, Any]:
-    """Return scores (K,) as JSON values, the best classes by name."""
+    """Return scores (K,) as JSON values, the best classes by name; an `error` where they are not finite."""
     scores = scores.float().cpu()
+    if not bool(torch.isfinite(scores).all()):
+        return {"error": "the scores are not finite: predict in float32 (without --amp)"}
     values, labels = scores.topk(min(top, len(scores)))
     best = [
         {"label": y, "name": names[y] if y < len(names) else str(y), "score": round(v, 6)}
