@@ -4,6 +4,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -227,7 +228,8 @@ def test_other_labels_of_the_same_number_of_samples_are_refused(tmp_path):
         return data_key(SimpleNamespace(samples=samples))
 
     assert listed([0, 1, 2]) == listed([0, 1, 2]) != listed([0, 2, 1])
-    assert data_key(SimpleNamespace(samples=None)) is None
+    for unlisted in (None, np.zeros((3, 4)), ["a.mp4"]):
+        assert data_key(SimpleNamespace(samples=unlisted)) is None
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])

@@ -199,12 +199,11 @@ def position_of(runner: Any) -> dict[str, int]:
 def data_key(dataset: Any) -> str | None:
     """Hash the names and labels of a data set's samples, wherever they lie; None where it does not list them."""
     samples = getattr(dataset, "samples", None)
-    if not samples:
+    if not isinstance(samples, list | tuple) or not all(hasattr(sample, "sample_id") for sample in samples):
         return None
     listed = hashlib.sha256()
     for sample in samples:
-        name = getattr(sample, "sample_id", None) or str(sample)
-        listed.update(f"{name}\0{getattr(sample, 'label', '')}\n".encode(errors="surrogateescape"))
+        listed.update(f"{sample.sample_id}\0{getattr(sample, 'label', '')}\n".encode(errors="surrogateescape"))
     return listed.hexdigest()[:16]
 
 
