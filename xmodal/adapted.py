@@ -21,6 +21,7 @@ from xmodal.atomic import replacing, write_text
 from xmodal.frozen_tower import FrozenTower
 from xmodal.handback import filled
 from xmodal.merge import merge_adapters
+from xmodal.peft_files import fill, read_peft, write_peft
 from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
 from xmodal.slots import Slot, place
 from xmodal.structures import Encoder
@@ -230,6 +231,31 @@ class Adapted(FrozenTower):
         for key, value in tensors.items():
             live[key].data.copy_(value)
         return self
+
+    def load_peft(self, folder: str | Path, name: str = "peft") -> "Adapted":
+        """Add a LoRA or DoRA adapter that the package peft wrote for a timm vision transformer, and use it.
+
+        Raises:
+            FileNotFoundError: a file of the folder is missing.
+            ValueError: another kind of adapter, or tensors that do not fit. Nothing has changed then.
+        """
+        config, tensors = read_peft(folder)
+        before, width = self.active, len(tensors["head.weight"]) if "head.weight" in tensors else None
+        self.add("peft", name, width, config=config)
+        try:
+            fill(self, config, tensors, str(folder))
+        except ValueError:
+            self.delete(name).use(before)
+            raise
+        return self
+
+    def save_peft(self, folder: str | Path) -> Path:
+        """Write the adapter in use, a `lora` or `peft` one, and its head as a folder that the package peft loads.
+
+        Raises:
+            ValueError: none is in use, or a method that peft does not have.
+        """
+        return write_peft(self, folder)
 
     @property
     def base_head(self) -> nn.Module:

@@ -1,14 +1,19 @@
 """Adapters on image towers: official keys onto the product's modules."""
 
+import json
 import re
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
+from xmodal.adapted import Adapted
 from xmodal.adapters.convpass import convpass
 from xmodal.adapters.fact import fact
 from xmodal.adapters.kadaptation import kadaptation
@@ -21,6 +26,7 @@ from xmodal.encoders.vit import VisionTransformer
 from xmodal.merge import merge_adapters
 from xmodal.official.adapters import CONVPASS, FACT, KADAPTATION, NOAH, SSF, VPT, VQT
 from xmodal.official.names import Converter, Pairs, pattern_of, rename_key
+from xmodal.peft_files import places
 from xmodal.vqt import VisualQueries
 
 
@@ -160,6 +166,40 @@ def fact_case(case: Case) -> dict[str, Any]:
     encoder = tower_of(case, base)
     fact(encoder, rank=len(own["FacTu.weight"]), scale=find(case.arch, "s", "scale"), form=form)
     return run(case, encoder, FACT, own, head) | merged(case, encoder, head)
+
+
+@builder("peft_files")
+def peft_case(case: Case) -> dict[str, Any]:
+    """LoRA and DoRA folders of the package peft on a timm tower."""
+    state, image = case.state(), image_of(case)
+    out: dict[str, Any] = {}
+    for name, variant in ({"base": None} | case.json["variants"]).items():
+        head = nn.Linear(state["head.weight"].shape[1], len(state["head.weight"]))
+        head.load_state_dict({k: state[f"head.{k}"] for k in ("weight", "bias")})
+        adapted = Adapted(tower_of(case, {k: v for k, v in state.items() if not k.startswith("head.")}), head).eval()
+        if variant is None:
+            out["base.logits"] = adapted(image).detach().numpy()
+            continue
+        tensors = case.state(variant["file"])
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(tensors, f"{folder}/adapter_model.safetensors")
+            Path(folder, "adapter_config.json").write_text(json.dumps(variant["adapter_config"]))
+            adapted.load_peft(folder).eval()
+        config = adapted.methods["peft"]["arguments"]["config"]
+        logits = adapted(image)
+        out[f"{name}.logits"] = logits.detach().numpy()
+        loss = (logits * case.cotangent(logits.shape)).sum()
+        here = places(adapted, config)
+        grads = torch.autograd.grad(loss, [tensor for tensor, _ in here.values()], allow_unused=True)
+        for key, grad in zip(here, grads, strict=True):
+            out[f"{name}.grad:base_model.model.{key}"] = np.float32(0 if grad is None else grad.norm())
+        tower = merge_adapters(adapted.encoder)
+        out[f"{name}.merged_logits"] = adapted.head(tower(image)).detach().numpy()
+        for key, value in (
+            tower.library_state() | {f"head.{k}": v for k, v in adapted.head.named_parameters()}
+        ).items():
+            out[f"{name}.merged:{key}"] = value.detach().numpy()
+    return out
 
 
 @builder("ssf")

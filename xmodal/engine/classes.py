@@ -62,7 +62,8 @@ def outputs_of(runner: Any) -> int | None:
 
 def labels_of(dataset: Any) -> np.ndarray:
     """Return the labels of a data set's samples that have one; empty when it does not say."""
-    labels = np.asarray(getattr(dataset, "labels", None) or [], np.int64)
+    given = getattr(dataset, "labels", None)
+    labels = np.asarray([] if given is None else given, np.int64)
     return labels[labels >= 0]
 
 
