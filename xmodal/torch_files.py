@@ -1,6 +1,7 @@
 """Read files of `torch.save` and safetensors without running code, and say in one line what is wrong with one."""
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,9 @@ def read_torch(path: str | Path, what: str = "a file of torch.save") -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
-        raise ValueError(
-            f"{path} is damaged, or holds pickled objects that loading would have to run as code: refused. "
-            f"{reason.strip()}"
-        ) from error
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({named.group(1)})" if named else ""
+        raise ValueError(f"{path} does not open without running pickled code{what}, or is damaged: refused") from error
     except Exception as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
 
