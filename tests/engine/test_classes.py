@@ -222,6 +222,17 @@ def test_labels_and_heads_of_training(tmp_path, said, labels, outputs, names, er
     assert not warning or re.search(warning, said[0])
 
 
+@pytest.mark.parametrize("labels", [None, [], np.array([0, 1, 5]), torch.tensor([0, 1, 5]), [(0, 1), (5,)], [0.5, 5.0]])
+def test_labels_of_any_form(labels, said):
+    runner = runner_of(SimpleNamespace(labels=labels), 3)
+    if hasattr(labels, "shape"):
+        with pytest.raises(ValueError, match="the label 5, the head num_classes=3"):
+            classes.check_training(runner)
+    else:
+        classes.check_training(runner)
+    assert not said
+
+
 def test_a_head_with_the_names_in_another_order_is_refused(tmp_path, said):
     train = listed(tmp_path, [0, 1], classes=["cat", "air_plane"])
     classes.check_training(runner_of(train, 2, ["cat", "air plane"]))

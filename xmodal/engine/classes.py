@@ -62,8 +62,13 @@ def outputs_of(runner: Any) -> int | None:
 
 def labels_of(dataset: Any) -> np.ndarray:
     """Return the labels of a data set's samples that have one; empty when it does not say."""
-    given = getattr(dataset, "labels", None)
-    labels = np.asarray([] if given is None else given, np.int64)
+    found = getattr(dataset, "labels", None)
+    try:
+        labels = np.asarray([] if found is None else found)
+    except ValueError:  # several a sample
+        labels = np.zeros(0)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return np.zeros(0, np.int64)
     return labels[labels >= 0]
 
 
@@ -82,7 +87,7 @@ def check_labels(dataset: Any, stage: str, outputs: int | None, names: Sequence[
         reason = "do they count from 1? then subtract 1 from each" if from_one and high == outputs else ""
         fix = reason or f"set model.head.num_classes to {high + 1} or more"
         raise ValueError(f"{source} ({stage}) has the label {high}, the head num_classes={outputs}: {fix}")
-    if from_one and (not names or high == len(names)):
+    if from_one and hasattr(dataset, "adopt_classes") and (not names or high == len(names)):
         say(f"{source} ({stage}) has no label 0, the lowest is 1: do its labels count from 1? They must from 0")
 
 
@@ -129,6 +134,8 @@ def check_order(names: Sequence[str] | None, runner: Any) -> None:
 
 def say_unseen(train: Any, dataset: Any, stage: str, names: Sequence[str] | None) -> None:
     """Say which classes only one of two sets has samples of."""
+    if not hasattr(train, "adopt_classes") or not hasattr(dataset, "adopt_classes"):
+        return
     seen, asked = set(labels_of(train).tolist()), set(labels_of(dataset).tolist())
     if not seen or not asked:
         return

@@ -268,7 +268,7 @@ class CachedDataset(Dataset):
         """
         if self.classes is not None:
             self._numbers = renumbered(self.classes, names, self.source)
-            self.labels = [self._numbers[y] if y >= 0 else y for y in self.labels or ()]
+            self.labels = [self._numbers[y] if y >= 0 else y for y in self.labels] if self.labels is not None else None
             self.classes = list(names)
 
     def array(self, place: tuple[int, int], name: str) -> np.ndarray:
