@@ -222,7 +222,8 @@ class Detector(task.TaskNetwork):
             if "corners" in kept:
                 row["corners"] = kept["corners"][i].round(6).tolist()
             rows.append(row)
-        report: dict[str, Any] = {"boxes": rows, "min_score": self.show_score}
+        hidden = len(best_class(found, 0.0)["scores"]) - len(rows)
+        report: dict[str, Any] = {"boxes": rows, "min_score": self.show_score, "hidden": hidden}
         if "corners" in kept:
             colors = [class_color(int(label)) for label in kept["box_label"]]
             report["mesh"] = str(write_boxes_ply(f"{stem}_boxes.ply", kept["corners"], colors))

@@ -119,7 +119,7 @@ def predict_file(
         found = {**found, "cloud": raw}  # with the file's own colors, whatever the network sees
     row, view = model.network.show(found, names, stem)
     title = ": ".join((Path(path).name, *([view.pop("title")] if "title" in view else [])))
-    notes = raw["notes"] + size_notes(raw["coord"], transforms)
+    notes = raw["notes"] + size_notes(raw["coord"], transforms) + left_out(found, row, len(raw["coord"]))
     options = {"feat": raw.get("feat"), "title": title, "frame": raw["frame"], "notes": notes}
     page = write_page(Path(f"{stem}.html"), raw["coord"], names, **options, **view)
     total = len(raw["coord"]) if raw["kept"] is None else len(raw["kept"])
@@ -127,6 +127,16 @@ def predict_file(
     row = {"file": str(path), "page": str(page), **row, **about}
     Path(f"{stem}.json").write_text(json.dumps(row, indent=1))
     return row
+
+
+def left_out(found: dict[str, Any], row: dict[str, Any], count: int) -> list[str]:
+    """Say which points the network did not see and which boxes are not shown."""
+    notes = []
+    if found.get("seen", count) < count:
+        notes.append(f"the network was given {found['seen']:,} of {count:,} points")
+    if row.get("hidden"):
+        notes.append(f"{row['hidden']} boxes with a score below {row['min_score']:g} are hidden: see --min-score")
+    return notes
 
 
 def size_notes(coord: np.ndarray, transforms: Sequence[Any]) -> list[str]:

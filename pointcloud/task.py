@@ -57,7 +57,7 @@ class TaskNetwork(nn.Module):
             progress: called with parts done and parts in all, where a scene is cut into parts.
 
         Returns:
-            One entry of `predict`, after `place`.
+            One entry of `predict`, after `place`, with `seen`, the points that the network was given.
 
         Raises:
             CloudError: the cloud is too small for the network.
@@ -68,6 +68,7 @@ class TaskNetwork(nn.Module):
             cloud = transform(cloud, np.random.default_rng(0))
         item, device = finish(cloud, "", None, None), next(self.parameters()).device
         found = self.predict(**{k: item[k][None].to(device) for k in ("coord", "feat") if k in item})[0]
+        found["seen"] = len(cloud["coord"])
         return self.place(found, raw, cloud.get("scale", 1.0), cloud.get("shift", np.zeros(3)))
 
     def place(self, found: dict[str, Any], cloud: Cloud, scale: float, shift: np.ndarray) -> dict[str, Any]:

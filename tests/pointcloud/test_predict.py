@@ -116,8 +116,13 @@ class TestBoxes:
 
     def test_min_score_shows_more(self, tmp_path):
         network = MeanDetector()
-        predict.lower_scores(network, 0.0)
         np.savetxt(tmp_path / "a.xyz", ROOM[:, :3])
+        cfg = Config({"test_dataloader": {"dataset": {"transforms": [{"type": "random_points", "num_points": 1000}]}}})
+        row = predict.predict_file(model_of(network), NAMES, cfg, str(tmp_path / "a.xyz"), tmp_path)
+        assert "1 boxes with a score below 0.3 are hidden: see --min-score" in row["notes"]
+        assert "the network was given 1,000 of 4,000 points" in row["notes"]
+        assert "1,000 of 4,000 points" in (tmp_path / "a.html").read_text()
+        predict.lower_scores(network, 0.0)
         row = predict.predict_file(model_of(network), NAMES, config(), str(tmp_path / "a.xyz"), tmp_path)
         assert [b["score"] for b in row["boxes"]] == [0.9, 0.1]
 
