@@ -85,13 +85,17 @@ def header_of(text: str) -> list[str]:
     return [canonical(w) for w in split(UNIT.sub("", text), delimiter)]
 
 
-def read_head(lines: list[str]) -> Head:
+def read_head(lines: list[str], columns: Columns = None) -> Head:
     """Read what comes before the rows: comments, a header, a count.
+
+    Args:
+        lines: the first of a file.
+        columns: given by the user; then a header needs no names that are known.
 
     Raises:
         CloudError: no row of numbers among the first lines.
     """
-    names, count = None, None
+    names, count = None if columns is None else [canonical(c) for c in columns], None
     notes: list[str] = []
     for at, raw in enumerate(lines):
         line = raw.strip()
@@ -108,9 +112,9 @@ def read_head(lines: list[str]) -> Head:
             width = len(words) if text.endswith(delimiter or "\n") else None
             return Head(at, names, delimiter, comma, count, width, notes)
         found = header_of(text)
-        if set(XYZ) <= set(found):
+        if columns is None and set(XYZ) <= set(found):
             names = found
-        elif not comment:
+        elif not comment and columns is None:
             if set(found) & set(KNOWN.values()) or names is not None or at > 3:
                 raise CloudError(
                     f"line {at + 1}, {line[:60]!r}, is neither numbers nor a header with x, y and z: {HELP}"
@@ -135,11 +139,22 @@ def rows_of(path: Path, head: Head, use: list[int] | None) -> np.ndarray:
         return load(comments=COMMENT)  # slower
 
 
+def table_of(path: Path, head: Head, columns: Columns) -> tuple[np.ndarray, Columns]:
+    """Return the rows and the names of their columns; columns left out with `-` may hold words."""
+    try:
+        return rows_of(path, head, None if head.width is None else list(range(head.width))), columns
+    except ValueError:
+        use = [i for i, name in enumerate(columns or ()) if canonical(name) in KNOWN.values()]
+        if not columns or len(use) == len(columns):
+            raise
+        return rows_of(path, head, use), [columns[i] for i in use]
+
+
 @reader(".xyz", ".txt", ".pts", ".csv", ".asc", ".xyzrgb", ".xyzn")
 def read_text(path: Path, columns: Columns = None) -> Scan:
     """Read rows of numbers: columns by `columns`, by a header, or as far as their values tell."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        head = read_head(list(itertools.islice(file, HEAD)))
+        head = read_head(list(itertools.islice(file, HEAD)), columns)
     if columns is None and head.names is not None:
         use = [i for i, name in enumerate(head.names) if name in KNOWN and head.names.index(name) == i]
         try:
@@ -150,7 +165,7 @@ def read_text(path: Path, columns: Columns = None) -> Scan:
         fields = {head.names[i]: table[:, n] for n, i in enumerate(use)}
         scan = from_fields(fields, typed=False, notes=head.notes)
     else:
-        table = rows_of(path, head, None if head.width is None else list(range(head.width)))
+        table, columns = table_of(path, head, columns)
         scan = from_table(table, columns, PTS.get(table.shape[1]) if path.suffix.lower() == ".pts" else None)
         scan.notes = head.notes + scan.notes
     if head.count is not None and head.count != len(table):

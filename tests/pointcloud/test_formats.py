@@ -348,6 +348,13 @@ class TestText:
         with pytest.raises(CloudError, match="names 8 columns, the file has 7"):
             self.read(tmp_path, text, columns=["x", "y", "z", "-", "-", "-", "-", "-"])
 
+    def test_columns_by_name_leave_words_out(self, tmp_path):
+        text = "id,a,b,c,kind\np1,0,0,0.5,wall\np2,1,2,3,floor\n"
+        cloud = self.read(tmp_path, text, "a.csv", columns=["-", "x", "y", "z", "kind"])
+        assert cloud["coord"].tolist() == XYZ[:2].tolist()
+        with pytest.raises(CloudError, match=r"a\.csv: no rows of numbers|a\.csv: line 1"):
+            self.read(tmp_path, text, "a.csv")
+
     def test_pts_as_leica_writes_it(self, tmp_path):
         cloud = self.read(tmp_path, "2\n0 0 0.5 -1500 255 0 0\n1 2 3 20 0 255 0\n", "a.pts")
         assert colors_of(cloud) == RGB[:2].tolist()
@@ -402,6 +409,11 @@ class TestArrays:
         image[0, 1] = np.nan
         np.save(tmp_path / "a.npy", image)
         assert read_cloud(tmp_path / "a.npy")["kept"].tolist() == [True, False, True, True]
+
+    def test_an_array_lying_on_its_side(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((3, 50)))
+        with pytest.raises(CloudError, match=r"a\.npy: an array of shape \(3, 50\): points are its rows"):
+            read_cloud(tmp_path / "a.npy")
 
     def test_features_that_are_not_finite_are_broken_points(self, tmp_path):
         table = np.c_[np.random.default_rng(0).normal(size=(50, 3)), np.random.default_rng(1).random((50, 3))]
