@@ -204,6 +204,7 @@ class Detector(task.TaskNetwork):
 
     def place(self, found: dict[str, Any], cloud: Cloud, scale: float, shift: np.ndarray) -> dict[str, Any]:
         """Move boxes back to the cloud, offset included (float64), and add `corners` in the file's own coordinates."""
+        task.check_scores(found["scores"], found["boxes"])
         boxes = np.asarray(found["boxes"], np.float64).reshape(-1, 7).copy()
         boxes[:, :6] *= scale
         boxes[:, :3] += shift

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pointcloud.datasets.base import Cloud, finish
+from pointcloud.datasets.base import Cloud, CloudError, finish
 from xmodal.registry import Registry
 
 NETWORKS = Registry("network", scope="xmodal")
@@ -94,6 +94,17 @@ class TaskNetwork(nn.Module):
             A dict of plain values for the JSON file, and arguments of `page.write_page`.
         """
         raise NotImplementedError
+
+
+def check_scores(*scores: Any) -> None:
+    """Refuse what a network gave when it is not finite: argmax and sorting would make something of it.
+
+    Raises:
+        CloudError: naming the fix.
+    """
+    for values in scores:
+        if not bool(torch.isfinite(torch.as_tensor(values).sum())):
+            raise CloudError("the scores are not finite: predict in float32 (without --amp)")
 
 
 def named(names: Sequence[str], label: int) -> str:

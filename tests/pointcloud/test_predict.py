@@ -197,6 +197,19 @@ class TestSegments:
             predict.predict_file(model_of(HeightSegmenter()), NAMES, config(), str(tmp_path / "mug.xyz"), tmp_path)
 
 
+def test_scores_that_are_not_finite_are_no_answer(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", ROOM)
+    broken = HeightSegmenter()
+    broken.forward = lambda coord, feat, sizes: torch.full((len(coord), 2), torch.nan)
+    boxes = MeanDetector()
+    boxes.predict = lambda coord: [
+        {"boxes": np.full((1, 7), np.nan), "box_label": np.array([0]), "scores": np.array([np.nan])}
+    ]
+    for network in (broken, boxes):
+        with pytest.raises(CloudError, match="scores are not finite"):
+            predict.predict_file(model_of(network), NAMES, config(), str(tmp_path / "a.npy"), tmp_path)
+
+
 def test_bin_and_features_are_those_of_the_data_set(tmp_path):
     """Numbers that fit 4, 5 and 6 columns: with a config of SemanticKITTI they are 4, intensity a feature."""
     table = RNG.normal(size=(600, 4)).astype("<f4")
