@@ -12,8 +12,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.files import ENDINGS, read_cloud
+from pointcloud.datasets.files import read_cloud
 from pointcloud.datasets.scannet import height_above_floor
+from pointcloud.formats.scan import READERS
 from pointcloud.page import write_page
 from pointcloud.task import Progress
 from xmodal.engine.checkpoint import load_weights
@@ -194,7 +195,7 @@ def predict_files(
     if min_score is not None:
         lower_scores(model.network, min_score)
     rows: list[dict[str, Any]] = []
-    for file in expand(files, ENDINGS, out):
+    for file in expand(files, tuple(READERS), out):
         with tqdm(desc=file.path, unit="crop", disable=None) as bar:
 
             def show(done: int, total: int, bar: tqdm = bar) -> None:
