@@ -166,7 +166,7 @@ class EPCLClassifier(task.TaskNetwork):
     def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return `label`, `name` and `score` of the likeliest class, all `scores`, and a title of the page."""
         row = described(found["scores"], names, len(found["scores"]))
-        return row, {"title": f"{row['name']} ({100 * row['score']:.0f} %)"}
+        return row, {"title": f"{row['name']} ({100 * row['score']:.0f} %)"} if "name" in row else {}
 
 
 def redrawn(

@@ -204,6 +204,7 @@ class Detector(task.TaskNetwork):
 
     def place(self, found: dict[str, Any], cloud: Cloud, scale: float, shift: np.ndarray) -> dict[str, Any]:
         """Move boxes back to the cloud, offset included (float64), and add `corners` in the file's own coordinates."""
+        task.check_scores(found["scores"], found["boxes"])
         boxes = np.asarray(found["boxes"], np.float64).reshape(-1, 7).copy()
         boxes[:, :6] *= scale
         boxes[:, :3] += shift
@@ -222,7 +223,8 @@ class Detector(task.TaskNetwork):
             if "corners" in kept:
                 row["corners"] = kept["corners"][i].round(6).tolist()
             rows.append(row)
-        report: dict[str, Any] = {"boxes": rows, "min_score": self.show_score}
+        hidden = len(best_class(found, 0.0)["scores"]) - len(rows)
+        report: dict[str, Any] = {"boxes": rows, "min_score": self.show_score, "hidden": hidden}
         if "corners" in kept:
             colors = [class_color(int(label)) for label in kept["box_label"]]
             report["mesh"] = str(write_boxes_ply(f"{stem}_boxes.ply", kept["corners"], colors))

@@ -12,8 +12,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.files import ENDINGS, read_cloud
+from pointcloud.datasets.files import read_cloud
 from pointcloud.datasets.scannet import height_above_floor
+from pointcloud.formats.scan import READERS
 from pointcloud.page import write_page
 from pointcloud.task import Progress
 from xmodal.engine.checkpoint import load_weights
@@ -119,7 +120,7 @@ def predict_file(
         found = {**found, "cloud": raw}  # with the file's own colors, whatever the network sees
     row, view = model.network.show(found, names, stem)
     title = ": ".join((Path(path).name, *([view.pop("title")] if "title" in view else [])))
-    notes = raw["notes"] + size_notes(raw["coord"], transforms)
+    notes = raw["notes"] + size_notes(raw["coord"], transforms) + left_out(found, row, len(raw["coord"]))
     options = {"feat": raw.get("feat"), "title": title, "frame": raw["frame"], "notes": notes}
     page = write_page(Path(f"{stem}.html"), raw["coord"], names, **options, **view)
     total = len(raw["coord"]) if raw["kept"] is None else len(raw["kept"])
@@ -127,6 +128,16 @@ def predict_file(
     row = {"file": str(path), "page": str(page), **row, **about}
     Path(f"{stem}.json").write_text(json.dumps(row, indent=1))
     return row
+
+
+def left_out(found: dict[str, Any], row: dict[str, Any], count: int) -> list[str]:
+    """Say which points the network did not see and which boxes are not shown."""
+    notes = []
+    if found.get("seen", count) < count:
+        notes.append(f"the network was given {found['seen']:,} of {count:,} points")
+    if row.get("hidden"):
+        notes.append(f"{row['hidden']} boxes with a score below {row['min_score']:g} are hidden: see --min-score")
+    return notes
 
 
 def size_notes(coord: np.ndarray, transforms: Sequence[Any]) -> list[str]:
@@ -184,7 +195,7 @@ def predict_files(
     if min_score is not None:
         lower_scores(model.network, min_score)
     rows: list[dict[str, Any]] = []
-    for file in expand(files, ENDINGS, out):
+    for file in expand(files, tuple(READERS), out):
         with tqdm(desc=file.path, unit="crop", disable=None) as bar:
 
             def show(done: int, total: int, bar: tqdm = bar) -> None:

@@ -214,7 +214,9 @@ class EPCLSegmenter(task.TaskNetwork):
         self.check_size(cloud["coord"], voxel)
         coord, feat = (task.on_device(self, cloud.get(key)) for key in ("coord", "feat"))
         scene = self, coord, feat, self.num_classes, voxel, self.eval_points, self.eval_parts
-        return {"segment": vote(*scene, progress).argmax(1), "cloud": cloud}  # type: ignore[arg-type]
+        logits = vote(*scene, progress)  # type: ignore[arg-type]
+        task.check_scores(logits)
+        return {"segment": logits.argmax(1), "cloud": cloud}
 
     def check_size(self, coord: np.ndarray, voxel: float) -> None:
         """Refuse a cloud that has too few voxels for the strides.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pointcloud.datasets.base import Cloud, finish
+from pointcloud.datasets.base import Cloud, CloudError, finish
 from xmodal.registry import Registry
 
 NETWORKS = Registry("network", scope="xmodal")
@@ -57,7 +57,7 @@ class TaskNetwork(nn.Module):
             progress: called with parts done and parts in all, where a scene is cut into parts.
 
         Returns:
-            One entry of `predict`, after `place`.
+            One entry of `predict`, after `place`, with `seen`, the points that the network was given.
 
         Raises:
             CloudError: the cloud is too small for the network.
@@ -68,6 +68,7 @@ class TaskNetwork(nn.Module):
             cloud = transform(cloud, np.random.default_rng(0))
         item, device = finish(cloud, "", None, None), next(self.parameters()).device
         found = self.predict(**{k: item[k][None].to(device) for k in ("coord", "feat") if k in item})[0]
+        found["seen"] = len(cloud["coord"])
         return self.place(found, raw, cloud.get("scale", 1.0), cloud.get("shift", np.zeros(3)))
 
     def place(self, found: dict[str, Any], cloud: Cloud, scale: float, shift: np.ndarray) -> dict[str, Any]:
@@ -93,6 +94,17 @@ class TaskNetwork(nn.Module):
             A dict of plain values for the JSON file, and arguments of `page.write_page`.
         """
         raise NotImplementedError
+
+
+def check_scores(*scores: Any) -> None:
+    """Refuse what a network gave when it is not finite: argmax and sorting would make something of it.
+
+    Raises:
+        CloudError: naming the fix.
+    """
+    for values in scores:
+        if not bool(torch.isfinite(torch.as_tensor(values).sum())):
+            raise CloudError("the scores are not finite: predict in float32 (without --amp)")
 
 
 def named(names: Sequence[str], label: int) -> str:

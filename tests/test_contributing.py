@@ -3,8 +3,11 @@
 import json
 import re
 
+import numpy as np
 import torch
 
+from pointcloud.datasets.files import read_cloud
+from pointcloud.formats.scan import READERS
 from tests.examples import TEXT, example, sources
 from tests.video import videos
 from tests.xmodal.test_model import tower
@@ -17,6 +20,7 @@ EXAMPLES = {  # the most lines of each, blank ones left out
     "An adapter": ("scale_adapter", 25),
     "An encoder": ("RowEncoder", 35),
     "A video annotation format": ("read_ucf", 25),
+    "A cloud format": ("read_mm16", 15),
     "A 3D task": ("HeightNetwork", 25),
     "A few-shot method": ("NearestMeanRun", 40),
 }
@@ -67,6 +71,15 @@ def test_an_encoder():
     encoder = example("An encoder")["RowEncoder"]().eval()
     ENCODERS.module_dict.pop("rows", None)
     assert encoder(torch.randn(2, 3, 16, 16)).shape == (2, 8)
+
+
+def test_a_cloud_format(tmp_path):
+    example("A cloud format")
+    np.array([[1000, 0, 0, 7], [0, 500, -2000, 8]], "<i2").tofile(tmp_path / "a.mm16")
+    cloud = read_cloud(tmp_path / "a.mm16")
+    READERS.pop(".mm16")
+    assert cloud["coord"].tolist() == [[1, 0, 0], [0, 0.5, -2]]
+    assert cloud["intensity"].tolist() == [7, 8]
 
 
 def test_a_3d_task():

@@ -153,7 +153,7 @@ class CloudDataset(FileDataset):
         """Read and check one cloud; whatever goes wrong in a file is a `CloudError`."""
         try:
             return check_cloud(self.load(index), self.num_classes)
-        except CloudError:
+        except (CloudError, ImportError):  # a library that is missing is missing for every file
             raise
         except Exception as error:  # every library has errors of its own for files that are not whole
             raise CloudError(reason_of(error)) from error

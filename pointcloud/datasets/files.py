@@ -38,7 +38,7 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
     path = path.with_name(numbered[1]) if numbered else path
     ending = path.suffix.lower()
     if ending not in READERS:
-        raise CloudError(f"{path.name}: no reader for {path.suffix!r}; there are {', '.join(ENDINGS)}")
+        raise CloudError(f"{path.name}: no reader for {path.suffix!r}; there are {', '.join(READERS)}")
     if not path.exists():
         raise CloudError(f"no file at {path}")
     if not path.is_file():

@@ -10,6 +10,7 @@ from pointcloud.formats.scan import Columns, Scan, canonical, from_fields
 XYZ = ("x", "y", "z")
 GROUPS = {"colors": ("red", "green", "blue"), "normals": ("nx", "ny", "nz")}
 HELP = "name the columns, such as --columns x,y,z,red,green,blue or x,y,z,nx,ny,nz"
+MOST = 40  # columns of a table without names
 LOOK = 200_000  # rows that a guess looks at
 
 
@@ -44,6 +45,8 @@ def from_table(table: np.ndarray, columns: Columns = None, layout: Sequence[str]
         table = table.reshape(-1, table.shape[2])
     if table.ndim != 2 or table.shape[1] < 3:
         raise CloudError(f"an array of shape {table.shape}, expected (P, 3) or more columns")
+    if table.shape[1] > MOST and columns is None:
+        raise CloudError(f"an array of shape {table.shape}: points are its rows, and no point has so many columns")
     if table.dtype.kind not in "fiu":
         raise CloudError(f"an array of type {table.dtype}, expected numbers")
     notes: list[str] = []

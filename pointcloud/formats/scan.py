@@ -16,6 +16,7 @@ from pointcloud.datasets.base import CloudError
 
 Columns = Sequence[str] | None
 Reader = Callable[[Path, Columns], "Scan"]
+PIECE = 1_000_000  # rows looked at together
 READERS: dict[str, Reader] = {}
 COLORS, NORMALS = ("red", "green", "blue"), ("nx", "ny", "nz")
 # Name -> what files call it, in lower case and without units.
@@ -108,7 +109,9 @@ def from_fields(fields: Mapping[str, np.ndarray], typed: bool = True, notes: lis
     if scan.xyz.dtype.kind not in "fiu":
         raise CloudError(f"coordinates of type {scan.xyz.dtype}, expected numbers")
     if set(COLORS) <= columns.keys():
-        scan.color = unit_colors(np.stack([columns[k] for k in COLORS], axis=1), typed, notes)
+        channels = [np.asarray(columns[k]) for k in COLORS]
+        kind = np.float32 if channels[0].dtype.kind == "f" else None
+        scan.color = unit_colors(np.stack(channels, axis=1, dtype=kind), typed, notes)
     if set(NORMALS) <= columns.keys():
         scan.normal = np.stack([columns[k] for k in NORMALS], axis=1).astype(np.float32)
     if "intensity" in columns:
@@ -132,9 +135,7 @@ def unit_colors(colors: np.ndarray, typed: bool = False, notes: list[str] | None
     """
     colors = np.asarray(colors)
     notes = [] if notes is None else notes
-    finite = colors[np.isfinite(colors).all(1)] if colors.dtype.kind == "f" else colors
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    whole = colors.dtype.kind in "iu" or bool(np.allclose(finite, np.rint(finite), atol=1e-6 * max(high, 1)))
+    low, high, whole = range_of(colors)
     if low < 0 or high > 65535:
         notes.append(f"the columns called colors run from {low:g} to {high:g}: not used")
         return None
@@ -154,4 +155,18 @@ def unit_colors(colors: np.ndarray, typed: bool = False, notes: list[str] | None
     if not typed and high > 255 and not whole:
         notes.append(f"the columns called colors hold fractions up to {high:g}: not used")
         return None
-    return np.asarray(colors, np.float32) / np.float32(top)
+    return np.divide(colors, np.float32(top), dtype=np.float32)
+
+
+def range_of(values: np.ndarray) -> tuple[float, float, bool]:
+    """Return the lowest and highest of the finite values, and whether all are whole numbers; a piece at a time."""
+    low, high, whole = np.inf, -np.inf, True
+    for start in range(0, len(values), PIECE):
+        piece = values[start : start + PIECE]
+        if values.dtype.kind == "f":
+            piece = piece[np.isfinite(piece)]
+        if piece.size:
+            low, high = min(low, float(piece.min())), max(high, float(piece.max()))
+            near = values.dtype.kind in "iub" or (np.abs(piece - np.rint(piece)) <= 1e-6 * max(high, 1)).all()
+            whole = whole and bool(near)
+    return (low, high, whole) if low <= high else (0.0, 0.0, True)

@@ -16,7 +16,8 @@ from pointcloud.formats.scan import KNOWN, Columns, Scan, canonical, from_fields
 COMMENT = ("#", "//", "%")
 HEAD = 200  # lines that may come before the first row
 PTS = {4: ("intensity",), 6: ("red", "green", "blue"), 7: ("intensity", "red", "green", "blue")}
-DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+DECIMAL_COMMA = re.compile(r"^([-+]?\d*),(\d+(?:[eE][-+]?\d+)?)$")
+UNIT = re.compile(r"[(\[][^)\]]*[)\]]")
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Head:
         delimiter: None for spaces.
         decimal_comma: numbers are written as 1,5.
         count: rows that a leading line promises, or None.
+        width: columns, where a delimiter behind the last one would make one more.
         notes: of lines that were left out.
     """
 
@@ -37,6 +39,7 @@ class Head:
     delimiter: str | None
     decimal_comma: bool
     count: int | None
+    width: int | None
     notes: list[str]
 
 
@@ -58,23 +61,41 @@ def is_row(words: list[str], names: list[str] | None) -> bool:
 
 
 def split(line: str, delimiter: str | None) -> list[str]:
-    """Return the words of a line."""
-    words = [w.strip() for w in line.strip().split(delimiter)]
+    """Return the words of a line, without quotes and without the empty one behind a last delimiter."""
+    words = [w.strip().strip('"') for w in line.strip().split(delimiter)]
     return words[:-1] if delimiter and words and not words[-1] else words
 
 
-def delimiter_of(line: str) -> str | None:
-    """Return `;`, a comma or a tab where a line has them, None for spaces."""
-    return next((d for d in (";", ",", "\t") if d in line), None)
+def row_of(text: str, names: list[str] | None) -> tuple[str | None, bool, list[str]] | None:
+    """Return how a line separates its numbers, whether they have decimal commas, and its words; None for no row."""
+    for delimiter in (";", "\t", ",", None):
+        if delimiter is not None and delimiter not in text:
+            continue
+        words = split(text, delimiter)
+        if is_row(words, names):
+            return delimiter, False, words
+        if delimiter != "," and is_row([DECIMAL_COMMA.sub(r"\1.\2", w) for w in words], names):
+            return delimiter, True, words
+    return None
 
 
-def read_head(lines: list[str]) -> Head:
+def header_of(text: str) -> list[str]:
+    """Return the column names of a line, without units in brackets."""
+    delimiter = next((d for d in (";", "\t", ",") if d in text), None)
+    return [canonical(w) for w in split(UNIT.sub("", text), delimiter)]
+
+
+def read_head(lines: list[str], columns: Columns = None) -> Head:
     """Read what comes before the rows: comments, a header, a count.
+
+    Args:
+        lines: the first of a file.
+        columns: given by the user; then a header needs no names that are known.
 
     Raises:
         CloudError: no row of numbers among the first lines.
     """
-    names, count = None, None
+    names, count = None if columns is None else [canonical(c) for c in columns], None
     notes: list[str] = []
     for at, raw in enumerate(lines):
         line = raw.strip()
@@ -82,20 +103,19 @@ def read_head(lines: list[str]) -> Head:
         text = line.lstrip("/#%").strip() if comment else line
         if not text:
             continue
-        delimiter = delimiter_of(text)
-        words = split(text, delimiter)
-        comma = bool(delimiter == ";" and all(DECIMAL_COMMA.fullmatch(w) or is_number(w) for w in words))
-        if not comment and (comma or is_row(words, names)):
+        row = None if comment else row_of(text, names)
+        if row is not None:
+            delimiter, comma, words = row
             if len(words) == 1 and words[0].isdigit() and count is None:
                 count = int(words[0])
                 continue
-            return Head(at, names, delimiter, comma and "," in text, count, notes)
-        found = [canonical(w) for w in words]
-        if set(XYZ) <= set(found):
+            width = len(words) if text.endswith(delimiter or "\n") else None
+            return Head(at, names, delimiter, comma, count, width, notes)
+        found = header_of(text)
+        if columns is None and set(XYZ) <= set(found):
             names = found
-        elif not comment:
-            some = [w for w in words if KNOWN.get(canonical(w))]
-            if some or names is not None or at > 3:
+        elif not comment and columns is None:
+            if set(found) & set(KNOWN.values()) or names is not None or at > 3:
                 raise CloudError(
                     f"line {at + 1}, {line[:60]!r}, is neither numbers nor a header with x, y and z: {HELP}"
                 )
@@ -114,16 +134,27 @@ def rows_of(path: Path, head: Head, use: list[int] | None) -> np.ndarray:
             return np.loadtxt(rows, delimiter=head.delimiter, ndmin=2, usecols=use, **options)
 
     try:
-        return load(comments="#")
+        return load(comments="#", quotechar='"')
     except ValueError:
         return load(comments=COMMENT)  # slower
+
+
+def table_of(path: Path, head: Head, columns: Columns) -> tuple[np.ndarray, Columns]:
+    """Return the rows and the names of their columns; columns left out with `-` may hold words."""
+    try:
+        return rows_of(path, head, None if head.width is None else list(range(head.width))), columns
+    except ValueError:
+        use = [i for i, name in enumerate(columns or ()) if canonical(name) in KNOWN.values()]
+        if not columns or len(use) == len(columns):
+            raise
+        return rows_of(path, head, use), [columns[i] for i in use]
 
 
 @reader(".xyz", ".txt", ".pts", ".csv", ".asc", ".xyzrgb", ".xyzn")
 def read_text(path: Path, columns: Columns = None) -> Scan:
     """Read rows of numbers: columns by `columns`, by a header, or as far as their values tell."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        head = read_head(list(itertools.islice(file, HEAD)))
+        head = read_head(list(itertools.islice(file, HEAD)), columns)
     if columns is None and head.names is not None:
         use = [i for i, name in enumerate(head.names) if name in KNOWN and head.names.index(name) == i]
         try:
@@ -134,7 +165,7 @@ def read_text(path: Path, columns: Columns = None) -> Scan:
         fields = {head.names[i]: table[:, n] for n, i in enumerate(use)}
         scan = from_fields(fields, typed=False, notes=head.notes)
     else:
-        table = rows_of(path, head, None)
+        table, columns = table_of(path, head, columns)
         scan = from_table(table, columns, PTS.get(table.shape[1]) if path.suffix.lower() == ".pts" else None)
         scan.notes = head.notes + scan.notes
     if head.count is not None and head.count != len(table):

@@ -311,6 +311,11 @@ class TestText:
             '"x";"y";"z";"red";"green";"blue"\n0;0;0,5;255;0;0\n1;2;3;0;255;0\n',
             "x,y,z,i,r,g,b,label\n0,0,0.5,7,255,0,0,wall\n1,2,3,8,0,255,0,floor\n",
             "# a scan\n\n0 0 0.5 255 0 0\n1 2 3 0 255 0 # last\n",
+            "X (m) Y (m) Z (m) R G B\n0 0 0.5 255 0 0\n1 2 3 0 255 0\n",
+            "0,0,0.5,255,0,0,\n1,2,3,0,255,0,\n",
+            "0\t0\t0,5\t255\t0\t0\n1\t2\t3\t0\t255\t0\n",
+            "0,0 0,0 5,0e-1 255 0 0\n1,0 2 3 0 255 0\n",
+            '"0","0","0.5","255","0","0"\n"1","2","3","0","255","0"\n',
             "2\n0\t0\t0.5\t255\t0\t0\n1\t2\t3\t0\t255\t0\n",
             "\ufeffx [m], y [m], z [m], Red, Green, Blue\n0, 0, 0.5, 255, 0, 0,\n1, 2, 3, 0, 255, 0,\n",
         ],
@@ -342,6 +347,13 @@ class TestText:
             self.read(tmp_path, text, columns=["x", "y", "i"])
         with pytest.raises(CloudError, match="names 8 columns, the file has 7"):
             self.read(tmp_path, text, columns=["x", "y", "z", "-", "-", "-", "-", "-"])
+
+    def test_columns_by_name_leave_words_out(self, tmp_path):
+        text = "id,a,b,c,kind\np1,0,0,0.5,wall\np2,1,2,3,floor\n"
+        cloud = self.read(tmp_path, text, "a.csv", columns=["-", "x", "y", "z", "kind"])
+        assert cloud["coord"].tolist() == XYZ[:2].tolist()
+        with pytest.raises(CloudError, match=r"a\.csv: no rows of numbers|a\.csv: line 1"):
+            self.read(tmp_path, text, "a.csv")
 
     def test_pts_as_leica_writes_it(self, tmp_path):
         cloud = self.read(tmp_path, "2\n0 0 0.5 -1500 255 0 0\n1 2 3 20 0 255 0\n", "a.pts")
@@ -397,6 +409,11 @@ class TestArrays:
         image[0, 1] = np.nan
         np.save(tmp_path / "a.npy", image)
         assert read_cloud(tmp_path / "a.npy")["kept"].tolist() == [True, False, True, True]
+
+    def test_an_array_lying_on_its_side(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((3, 50)))
+        with pytest.raises(CloudError, match=r"a\.npy: an array of shape \(3, 50\): points are its rows"):
+            read_cloud(tmp_path / "a.npy")
 
     def test_features_that_are_not_finite_are_broken_points(self, tmp_path):
         table = np.c_[np.random.default_rng(0).normal(size=(50, 3)), np.random.default_rng(1).random((50, 3))]

@@ -116,8 +116,13 @@ class TestBoxes:
 
     def test_min_score_shows_more(self, tmp_path):
         network = MeanDetector()
-        predict.lower_scores(network, 0.0)
         np.savetxt(tmp_path / "a.xyz", ROOM[:, :3])
+        cfg = Config({"test_dataloader": {"dataset": {"transforms": [{"type": "random_points", "num_points": 1000}]}}})
+        row = predict.predict_file(model_of(network), NAMES, cfg, str(tmp_path / "a.xyz"), tmp_path)
+        assert "1 boxes with a score below 0.3 are hidden: see --min-score" in row["notes"]
+        assert "the network was given 1,000 of 4,000 points" in row["notes"]
+        assert "1,000 of 4,000 points" in (tmp_path / "a.html").read_text()
+        predict.lower_scores(network, 0.0)
         row = predict.predict_file(model_of(network), NAMES, config(), str(tmp_path / "a.xyz"), tmp_path)
         assert [b["score"] for b in row["boxes"]] == [0.9, 0.1]
 
@@ -190,6 +195,19 @@ class TestSegments:
         np.savetxt(tmp_path / "mug.xyz", np.c_[ROOM[:, :3] * 0.03, ROOM[:, 3:]])
         with pytest.raises(CloudError, match=r"0\.12 x 0\.12 x 0\.12 m.*8 voxels of 0\.1 m.*needs 16.*--unit"):
             predict.predict_file(model_of(HeightSegmenter()), NAMES, config(), str(tmp_path / "mug.xyz"), tmp_path)
+
+
+def test_scores_that_are_not_finite_are_no_answer(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", ROOM)
+    broken = HeightSegmenter()
+    broken.forward = lambda coord, feat, sizes: torch.full((len(coord), 2), torch.nan)
+    boxes = MeanDetector()
+    boxes.predict = lambda coord: [
+        {"boxes": np.full((1, 7), np.nan), "box_label": np.array([0]), "scores": np.array([np.nan])}
+    ]
+    for network in (broken, boxes):
+        with pytest.raises(CloudError, match="scores are not finite"):
+            predict.predict_file(model_of(network), NAMES, config(), str(tmp_path / "a.npy"), tmp_path)
 
 
 def test_bin_and_features_are_those_of_the_data_set(tmp_path):

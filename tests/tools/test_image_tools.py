@@ -56,6 +56,33 @@ def test_merge_refuses_what_cannot_be_folded_and_what_is_too_far_off(trained, tm
     assert not (tmp_path / "merged.pth").exists()
 
 
+def test_a_folder_of_images_is_predicted(trained, tmp_path, capsys):
+    """The tool takes folders of images as it takes those of videos and clouds; a broken one does not stop the rest."""
+    import json
+
+    from PIL import Image
+
+    from tools import predict
+
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    Image.new("RGB", (60, 50), (200, 10, 10)).save(folder / "red.png")
+    Image.new("RGB", (48, 48), (10, 10, 200)).save(folder / "more" / "blue.jpg")
+    (folder / "torn.jpg").write_bytes(b"no picture")
+    (folder / "notes.md").write_text("left alone")
+    data = {"type": "images", "annotation": "", "transforms": [{"type": "image_resize", "size": [48, 48]}]}
+    words = [CONFIG, trained[1], str(folder), "missing.png", "--json", "--top", "3", "--min-score", "0.05"]
+    assert predict.main([*words, "--cfg-options", f"test_dataloader.dataset={data}"]) == 0
+    rows = {row["file"].rpartition("/")[2]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == {"red.png", "blue.jpg", "torn.jpg", "missing.png"}
+    assert "error" in rows["torn.jpg"]
+    assert rows["missing.png"]["error"] == "no file at missing.png"
+    for name in ("red.png", "blue.jpg"):
+        assert sum(rows[name]["scores"]) == pytest.approx(1, abs=1e-4)
+        assert 0 < len(rows[name]["top"]) <= 3
+        assert all(entry["score"] >= 0.05 for entry in rows[name]["top"])
+
+
 def test_modules_by_intrinsic_dimension(capsys):
     assert lid.main([CONFIG, "--images", "60", "--neighbors", "10"]) == 0
     said = capsys.readouterr().out
