@@ -32,7 +32,7 @@ class AttentionPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D) to a feature (B, D)."""
         split = (self.num_heads, -1)
-        q = self.q(self.latent).expand(len(tokens), -1, -1).unflatten(-1, split).transpose(1, 2)  # (B, H, 1, D/H)
+        q = self.q(self.latent).expand(tokens.shape[0], -1, -1).unflatten(-1, split).transpose(1, 2)  # (B, H, 1, D/H)
         k, v = (x.unflatten(-1, split).transpose(1, 2) for x in self.kv(tokens).chunk(2, dim=-1))  # (B, H, N, D/H)
         y = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, 1, D)
         return (y + self.mlp(self.norm(y)))[:, 0]

@@ -24,7 +24,7 @@ def describe(model: Any, name: str) -> dict[str, Any]:
         ValueError: a part that is not supported, by its name.
     """
     check_parts(model, name)
-    block, config = model.blocks[0], model.pretrained_cfg
+    block, config = model.blocks[0], getattr(model, "pretrained_cfg", {})
     side, patch = model.patch_embed.grid_size, model.patch_embed.patch_size
     gated = type(block.mlp).__name__ in ("GluMlp", "SwiGLU")
     act = activation_of(block.mlp.act, name)
@@ -45,8 +45,10 @@ def describe(model: Any, name: str) -> dict[str, Any]:
         norm_eps=block.norm1.eps,
         patch_bias=model.patch_embed.proj.bias is not None,
         patch_norm=not isinstance(model.patch_embed.norm, nn.Identity),
-        pixel_mean=config["mean"],
-        pixel_std=config["std"],
+        pad_images=bool(getattr(model.patch_embed, "dynamic_img_pad", False)),
+        crop_images=bool((model.patch_embed.img_size or side)[0] % patch[0]),
+        pixel_mean=config.get("mean", (0.5, 0.5, 0.5)),
+        pixel_std=config.get("std", (0.5, 0.5, 0.5)),
         name=name,
         rotary=rotary_of(model, name),
         positions=model.pos_embed is not None,
@@ -192,7 +194,8 @@ def check_details(model: Any, block: Any, name: str) -> None:
         f"its grid is {grid[0]} x {grid[1]} of {patch[0]} x {patch[1]} pixels, not square": (
             grid[0] != grid[1] or patch[0] != patch[1]
         ),
-        f"its images have {model.patch_embed.proj.in_channels} channels": model.patch_embed.proj.in_channels != 3,
+        f"it takes images of {model.patch_embed.proj.in_channels} channels, not 3": model.patch_embed.proj.in_channels
+        != 3,
         "its MLP is gated by the second half": getattr(block.mlp, "gate_last", False),
         "its attention is gated": getattr(attn, "gate", None) is not None,
         "its keys and values have fewer heads": getattr(attn, "num_kv_heads", attn.num_heads) != attn.num_heads,

@@ -5,6 +5,7 @@ part is an error that names it.
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,30 +69,91 @@ def timm_encoder(
 
 
 def from_timm(model: Any, image_size: int | None = None, drop_path: float = 0.0) -> VisionTransformer:
-    """The same tower as a live timm model, at its own resolution or another."""
+    """The same tower as a live timm model, at its own resolution or another; its own stochastic depth where 0."""
     spec = describe(model, getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
     spec.update(drop_path=drop_path, image_size=image_size or spec["image_size"])
-    return load_exactly(VisionTransformer(**spec), from_timm_state(model.state_dict()), str(spec["name"]))
+    tower = load_exactly(VisionTransformer(**spec), from_timm_state(model.state_dict()), str(spec["name"]))
+    for mine, theirs in zip(tower.blocks, model.blocks, strict=True) if not drop_path else ():
+        mine.drop_path1.drop_prob = float(getattr(theirs.drop_path1, "drop_prob", 0.0))
+        mine.drop_path2.drop_prob = float(getattr(theirs.drop_path2, "drop_prob", 0.0))
+    return tower
 
 
 def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     """Return a copy of the tower of a timm model, and of its classifier.
 
+    Dropout of the tower is not taken over, which is said: frozen parts run in evaluation mode. Stochastic depth and the
+    dropout in front of the classifier are.
+
     Raises:
         ValueError: a model with parts that are not supported.
     """
+    name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
+    if not hasattr(model, "get_classifier"):
+        refuse(name, f"a {type(model).__name__} (features_only=True) has no pooled feature: give the whole model")
     if type(model).__module__.rpartition(".")[2] in FAMILIES:
         if hasattr(model, "head_dist") and model.num_classes:
-            refuse(type(model).__name__, "it averages two class heads: call reset_classifier(0) on it first")
-        return from_timm(model), copy.deepcopy(model.head)
+            refuse(name, "it averages two class heads: call reset_classifier(0) on it first")
+        tower, drop = from_timm(model), model.head_drop
+        warn_of_dropout(model, name)
+        return tower, with_dropout(model.head, drop.p)
     from xmodal.encoders.convnet import ConvNet
 
     body = copy.deepcopy(model)
-    head = copy.deepcopy(body.get_classifier())
-    body.reset_classifier(0)
+    head, rate = linear_head(body.get_classifier(), name), float(getattr(model, "drop_rate", 0.0) or 0.0)
     cfg = body.pretrained_cfg
     size = cfg.get("input_size", (3, 224, 224))[-1]
-    return ConvNet(body, size, cfg["mean"], cfg["std"], cfg.get("architecture") or type(model).__name__), head
+    try:
+        body.reset_classifier(0)
+        return ConvNet(body, size, cfg["mean"], cfg["std"], name), with_dropout(head, rate)
+    except (AttributeError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name!r} is not supported: {type(model).__name__} has a part unknown here ({error})"
+        ) from error
+
+
+def warn_of_dropout(model: Any, name: str) -> None:
+    """Say which dropout of a timm model a frozen tower leaves out."""
+    rates = {
+        path: m.p for path, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p and path != "head_drop"
+    }
+    if rates:
+        first = ", ".join(f"{path}={p:g}" for path, p in list(rates.items())[:3])
+        warnings.warn(f"{name}: the frozen tower runs without its dropout ({first}, ...)", stacklevel=3)
+
+
+def with_dropout(head: nn.Module, rate: float) -> nn.Module:
+    """Copy a classifier; in training it drops inputs as the model's own did."""
+    head = copy.deepcopy(head)
+    if rate:
+        head.register_forward_pre_hook(Dropped(rate))
+    return head
+
+
+class Dropped:
+    """A hook that drops the inputs of a module in training; the module's keys stay as they are."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(self, module: nn.Module, args: tuple) -> tuple:
+        """Drop the first input."""
+        return (nn.functional.dropout(args[0], self.rate, module.training), *args[1:])
+
+
+def linear_head(classifier: nn.Module, name: str) -> nn.Module:
+    """Return a classifier on pooled features (B, D): a 1x1 convolution (BiT) becomes the linear layer that it is.
+
+    Raises:
+        ValueError: a classifier of another kind.
+    """
+    if isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1):
+        head = nn.Linear(classifier.in_channels, classifier.out_channels, classifier.bias is not None)
+        head.load_state_dict({k: v.flatten(1) if k == "weight" else v for k, v in classifier.state_dict().items()})
+        return head.to(classifier.weight.device, classifier.weight.dtype)
+    if not isinstance(classifier, nn.Linear | nn.Identity):
+        refuse(name, f"its classifier is a {type(classifier).__name__}")
+    return copy.deepcopy(classifier)
 
 
 def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:

@@ -4,6 +4,7 @@ Papers: ViT (arXiv 2010.11929), CLIP (2103.00020), DINOv2 with registers (2309.1
 Names follow timm; weights come from timm, open_clip and OpenAI files.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,16 +26,40 @@ CLIP_TOWER = dict(pre_norm=True, norm_eps=1e-5, patch_bias=False, pixel_mean=CLI
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into patches, project each and normalize them if there is a norm. Site: `patch_embed`."""
+    """Cut images into patches, project each and normalize them if there is a norm. Site: `patch_embed`.
 
-    def __init__(self, patch_size: int, dim: int, bias: bool = True, norm: nn.Module | None = None):
+    Args:
+        patch_size: pixels of a patch.
+        dim: width D.
+        bias: bias of the projection.
+        pad: pad images to whole patches without a warning.
+        norm: norm behind the projection, None for none.
+        crop: leave out the pixels behind the last whole patch, instead of padding.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        dim: int,
+        bias: bool = True,
+        pad: bool = False,
+        norm: nn.Module | None = None,
+        crop: bool = False,
+    ):
         super().__init__()
+        self.patch_size, self.pad, self.crop = patch_size, pad, crop
         self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size, bias=bias)
         self.norm = norm or nn.Identity()
         self.edits = Edits()
 
     def forward(self, images: Tensor) -> tuple[Tensor, int, int]:
-        """Map images (B, 3, H, W) to patches (B, h*w, D), h and w."""
+        """Map images (B, 3, H, W) to patches (B, h*w, D), h and w; zeros complete the last patches."""
+        down, right = (-images.shape[2]) % self.patch_size, (-images.shape[3]) % self.patch_size
+        if (down or right) and not self.crop:
+            if not self.pad:
+                size = f"{images.shape[2]} x {images.shape[3]}"
+                warnings.warn(f"images of {size} pixels are padded to whole patches of {self.patch_size}", stacklevel=2)
+            images = F.pad(images, (0, right, 0, down))
         patches = self.proj(images)  # (B, D, h, w)
         h, w = patches.shape[-2:]
         return self.edits(self.norm(patches.flatten(2).transpose(1, 2)), images), h, w
@@ -61,6 +86,11 @@ class VisionTransformer(Encoder):
         embed_prefix: whether positions are also added to the prefix tokens (not so in DINOv2 with registers).
         pre_norm: a norm before the first block (CLIP).
         pool: `token`, `avg` (patches only) or `map` (attention pooling, SigLIP).
+        pool_prefix: `avg` and `map` pool the prefix tokens too (timm's `pool_include_prefix`).
+        pad_images: say nothing when images are padded to whole patches, with zeros at the right and below (timm's
+            `dynamic_img_pad`).
+        crop_images: leave out the pixels behind the last whole patch instead (towers whose own image size does not
+            divide by the patch).
         fc_norm: norm after pooling instead of before it.
         norm_eps: of every norm.
         patch_bias: bias of the patch projection.
@@ -79,7 +109,6 @@ class VisionTransformer(Encoder):
         post_norm: norms behind attention and MLP instead of before them.
         final_norm: whether there is a norm behind the blocks, before or after pooling.
         pool_tokens: with `token`, how many of the first tokens are averaged (2 in distilled DeiT).
-        pool_prefix: with `avg` and `map`, whether prefix tokens are pooled too.
         pool_heads: heads of attention pooling, None for those of the blocks.
         pool_ratio: hidden width of attention pooling's MLP over D, None for `mlp_ratio`.
         joint: attend over all frames of a clip.
@@ -96,12 +125,13 @@ class VisionTransformer(Encoder):
         image_size: int = 224, patch_size: int = 16, dim: int = 768, depth: int = 12, num_heads: int = 12,
         mlp_ratio: float = 4.0, qkv_bias: bool = True, qk_norm: bool = False, init_values: float | None = None,
         act: str = "gelu", gated: bool = False, class_token: bool = True, num_registers: int = 0,
-        embed_prefix: bool = True, pre_norm: bool = False, pool: str = "token", fc_norm: bool = False,
+        embed_prefix: bool = True, pre_norm: bool = False, pool: str = "token", pool_prefix: bool = False,
+        pad_images: bool = False, crop_images: bool = False, fc_norm: bool = False,
         norm_eps: float = 1e-6, patch_bias: bool = True, out_dim: int | None = None, drop_path: float = 0.0,
         pixel_mean: Sequence[float] = CLIP_MEAN, pixel_std: Sequence[float] = CLIP_STD, name: str = "vit",
         rotary: dict | None = None, positions: bool = True, norm: str = "layer", patch_norm: bool = False,
         attn_norm: bool = False, mlp_norm: bool = False, bias: bool = True, post_norm: bool = False,
-        final_norm: bool = True, pool_tokens: int = 1, pool_prefix: bool = False, pool_heads: int | None = None,
+        final_norm: bool = True, pool_tokens: int = 1, pool_heads: int | None = None,
         pool_ratio: float | None = None, joint: bool = False, layout: Sequence[str] = (),
     ):  # fmt: skip
         if image_size % patch_size:
@@ -114,10 +144,11 @@ class VisionTransformer(Encoder):
             num_prefix=int(class_token) + num_registers,
         )  # fmt: skip
         self.layout = tuple(layout)
-        self.embed_prefix, self.pool_tokens, self.pool_prefix = embed_prefix, pool_tokens, pool_prefix
+        self.embed_prefix, self.pool_tokens = embed_prefix, pool_tokens
+        self.pool_start = 0 if pool_prefix else self.num_prefix
 
         first_norm = make_norm(norm, dim, norm_eps) if patch_norm else None
-        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias, first_norm)
+        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias, pad_images, first_norm, crop_images)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
         places = (image_size // patch_size) ** 2 + (self.num_prefix if embed_prefix else 0)
@@ -161,7 +192,7 @@ class VisionTransformer(Encoder):
         """
         tokens, h, w = self.patch_embed(images)
         grid = Grid(num_frames, h, w, self.num_prefix)
-        prefix = [t.expand(len(tokens), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+        prefix = [t.expand(tokens.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         if self.pos_embed is None:
             tokens = torch.cat([*prefix, tokens], dim=1)
         elif self.embed_prefix:
@@ -226,11 +257,10 @@ class VisionTransformer(Encoder):
 
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
-        start = 0 if self.pool_prefix else self.num_prefix
         if self.attn_pool is not None:
-            pooled = self.attn_pool(patches_of(tokens, grid, start))
+            pooled = self.attn_pool(patches_of(tokens, grid, self.pool_start))
         elif self.pool_type == "avg":
-            pooled = patches_of(tokens, grid, start).mean(1)
+            pooled = patches_of(tokens, grid, self.pool_start).mean(1)
         else:
             pooled = tokens[:, 0] if self.pool_tokens == 1 else tokens[:, : self.pool_tokens].mean(1)
         return self.proj(self.fc_norm(pooled))
