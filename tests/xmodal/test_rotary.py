@@ -8,12 +8,15 @@ import timm
 import torch
 
 from tests.xmodal.adapters.towers import refill, vit
+from video.aim import aim
 from xmodal.adapters.lora import lora
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.block import Attention, Mlp, PostNormBlock
 from xmodal.encoders.rotary import MixedRotary, Rotary
 from xmodal.encoders.timm_weights import from_timm, timm_encoder
+from xmodal.merge import merge_adapters
 from xmodal.structures import Grid
+from xmodal.vqt import VisualQueries
 
 # a few of each group; all of them are tried in `test_registry.py`
 EVA = {
@@ -171,8 +174,6 @@ def test_tables_made_in_inference_mode_do_not_stay():
 
 
 def test_low_rank_updates_fold_into_a_rotary_tower():
-    from xmodal.merge import merge_adapters
-
     tower = from_timm(redrawn("eva02_base_patch14_224"))
     lora(tower, rank=2)
     refill(tower, 0.1, only=lambda p: p.requires_grad)
@@ -216,6 +217,12 @@ def test_joint_attention_is_one_sequence_over_all_frames():
 def test_rotary_settings_that_do_not_exist(settings, said):
     with pytest.raises(ValueError, match=said):
         Rotary(**{"head_dim": 8, **settings})
+
+
+def test_methods_that_rebuild_a_block_refuse_norms_behind_it():
+    for place in (lambda tower: aim(tower, 2), VisualQueries):
+        with pytest.raises(ValueError, match="norms before attention and MLP"):
+            place(vit(post_norm=True))
 
 
 def test_the_architecture_decides_and_not_the_name():
