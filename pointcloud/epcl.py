@@ -53,7 +53,9 @@ class EPCL(nn.Module):
         tokens = torch.cat([t for t in (tower.cls_token, tower.reg_token) if t is not None], dim=1)
         if self.prefix_position is not None:
             return tokens + self.prefix_position
-        return tokens + tower.pos_embed[:, : tokens.shape[1]] if tower.embed_prefix else tokens
+        if tower.pos_embed is None or not tower.embed_prefix:
+            return tokens
+        return tokens + tower.pos_embed[:, : tokens.shape[1]]
 
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
         """Run the frozen blocks.

@@ -84,7 +84,8 @@ class TemporalAttention(nn.Module):
         qkv = linear(u, attn.qkv.weight, attn.qkv.bias)
         q, k, v = (attn.heads(part) for part in qkv.chunk(3, dim=-1))  # (B*N, H, T, D/H)
         y = nn.functional.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
-        y = linear(y.transpose(1, 2).flatten(2), attn.proj.weight, attn.proj.bias)  # (B*N, T, D)
+        y = attn.norm(y.transpose(1, 2).flatten(2))
+        y = linear(y, attn.proj.weight, attn.proj.bias)  # (B*N, T, D)
         y = y.unflatten(0, (-1, x.shape[1])).transpose(1, 2).flatten(0, 1)  # (B*T, N, D)
         return x + self.adapter(y.to(x.dtype))
 
@@ -144,6 +145,8 @@ def aim(
     hidden = encoder.dim // 4 if hidden is None else hidden
     if num_frames < 1 or hidden < 1:
         raise ValueError(f"aim: num_frames and hidden must be at least 1, got {num_frames} and {hidden}")
+    if any(getattr(block, "post_norm", False) for block in encoder.blocks):
+        raise ValueError(f"aim needs norms before attention and MLP, and {encoder.name} has them behind")
     modules: list[nn.Module] = []
     if num_frames > 1:
         modules.append(place(encoder, "pre_blocks", name, TemporalPositions(num_frames, encoder.dim)))

@@ -18,6 +18,8 @@ class Grid:
         w: patch columns of a frame.
         prefix: class and register tokens in front of the patches. Prompt tokens of adapters stand behind them.
         maps: feature maps of the same images that a tower fuses into its tokens between blocks (MS-CLIP).
+        kept: numbers (B, K) of the patches that a sequence holds, counted frame by frame, when it does not hold all
+            (masked pretraining); t is 1 then.
     """
 
     t: int
@@ -25,15 +27,16 @@ class Grid:
     w: int
     prefix: int = 1
     maps: tuple[Tensor, ...] = field(default=(), compare=False)
+    kept: Tensor | None = field(default=None, compare=False)
 
     @property
     def num_patches(self) -> int:
         """Patch tokens of one frame."""
-        return self.h * self.w
+        return self.h * self.w if self.kept is None else self.kept.shape[1]
 
     def prefix_only(self) -> "Grid":
         """The same grid for a sequence of which only the prefix tokens are left."""
-        return replace(self, h=0, w=0)
+        return replace(self, h=0, w=0, kept=None)
 
 
 def need_grid(grid: Grid | None, method: str) -> Grid:

@@ -33,7 +33,9 @@ def read_torch(path: str | Path, what: str = "a file of torch.save") -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({named.group(1)})" if named else ""
-        raise ValueError(f"{path} does not open without running pickled code{what}, or is damaged: refused") from error
+        raise ValueError(
+            f"{path} does not open without running pickled code{what}, or is damaged: refused (weights_only)"
+        ) from error
     except Exception as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
 

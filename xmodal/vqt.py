@@ -70,6 +70,8 @@ class VisualQueries(Reader):
             raise ValueError(f"vqt: num_queries must be at least 1, got {num_queries}")
         if getattr(encoder, "cls_token", None) is None:
             raise ValueError("vqt reads a class token, and this tower has none")
+        if any(getattr(block, "post_norm", False) for block in encoder.blocks):
+            raise ValueError(f"vqt needs norms before attention and MLP, and {encoder.name} has them behind")
         depth, dim = len(encoder.blocks), encoder.dim
         self.layers = tuple(range(depth))
         self.combine, self.normalize = combine, normalize

@@ -16,6 +16,7 @@ from xmodal.encoders.sites import Edits, Stream
 from xmodal.encoders.swin import SwinEncoder
 from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.encoders.unicl import unicl
+from xmodal.encoders.vjepa2 import VJEPA2
 from xmodal.engine.frozen_cache import FrozenCache
 from xmodal.merge import merge_adapters
 from xmodal.model import TransferModel
@@ -32,6 +33,12 @@ ENCODERS.module_dict.pop("rows", None)
 FAMILIES = {
     "rows": RowEncoder,
     "vit": towers.vit,
+    "rotary vit": lambda: towers.vit(
+        rotary=dict(kind="axial"), positions=False, num_registers=2, gated=True, act="silu"
+    ),
+    "post-norm vit": lambda: towers.vit(post_norm=True, final_norm=False, norm="rms"),
+    "vjepa2": lambda: VJEPA2(32, 8, 24, 2, 3),
+    "vjepa2.1": lambda: VJEPA2(32, 16, 24, 12, 3, version="2.1"),
     "tiny": lambda: tiny_clip_encoder("random"),
     "resnet": lambda: convnet("resnet18"),
     "convnext": towers.convnext,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.xmodal.adapters.towers import refill, vit
 from xmodal.encoders.inflate import inflate
 from xmodal.encoders.swin import SwinEncoder
 from xmodal.encoders.tiny import tiny_clip_encoder
@@ -170,3 +171,31 @@ def test_what_the_tower_says_of_itself_stays():
     vit = tiny_clip_encoder()
     assert inflate(vit).tower.blocks[0] is not vit.blocks[0]
     assert (inflate(vit).pixel_mean, inflate(vit).out_dim) == (vit.pixel_mean, vit.out_dim)
+
+
+def rotary():
+    tower = vit(rotary=dict(kind="axial"), positions=False, num_heads=2)
+    return refill(tower, 0.2).eval()
+
+
+@torch.no_grad()
+def test_an_inflated_rotary_tower_keeps_the_places_of_its_patches():
+    tower = rotary()
+    inflated = inflate(tower, num_frames=4, tubelet=2).eval()
+    image = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(feature(inflated, image[:, None].expand(-1, 4, -1, -1, -1)), tower(image))
+    exchanged = torch.cat([image[..., 8:], image[..., :8]], -1)  # the left patches and the right ones
+    assert (tower(exchanged) - tower(image)).abs().max() > 1e-4
+    tokens, grid = inflated.embed(torch.randn(8, 3, 16, 16), 4)
+    whole = inflated.forward_blocks(tokens, grid)
+    torch.testing.assert_close(inflated.forward_blocks(tokens, grid, read="prefix"), whole[:, :1])
+
+
+def test_adapters_of_videos_run_on_an_inflated_tower():
+    adapters = [dict(type="st_adapter", bottleneck=8)]
+    model = TransferModel(
+        inflate(rotary(), num_frames=4), dict(type="classification", num_classes=3), adapters, dict(type="time_mean")
+    )
+    clips = torch.randn(2, 1, 4, 3, 16, 16)
+    model.train()(mode="loss", clips=clips, label=torch.tensor([0, 1]))["loss"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() for p in model.encoder.parameters())

@@ -155,7 +155,8 @@ class InflatedViT(Inflated):
 
     def __init__(self, tower: VisionTransformer, steps: int, tubelet: int, init: str, attention: str):
         super().__init__(tower, tubelet)
-        self.joint = attention == "joint"
+        for block in tower.blocks:
+            block.attn.joint = attention == "joint"
         if tubelet > 1:
             tower.patch_embed.proj = TubeletConv(tower.patch_embed.proj, tubelet, init)  # type: ignore[assignment]
         self.time_embed = nn.Parameter(torch.zeros(1, steps, 1, tower.dim))
@@ -183,13 +184,9 @@ class InflatedViT(Inflated):
         start: int = 0,
         stop: int | None = None,
     ) -> Tensor:
-        """Run the blocks on tokens (B*T', N, D), all steps of a video in one sequence with `joint` attention."""
+        """Run the blocks on tokens (B*T', N, D), which see all steps of their video with `joint` attention."""
         self.tower.recompute = self.recompute
-        if not self.joint:
-            return self.tower.forward_blocks(tokens, grid, read, taps, start, stop)
-        x = tokens.unflatten(0, (-1, grid.t)).flatten(1, 2)  # (B, T'*N, D)
-        x = self.tower.forward_blocks(x, None, "all", taps, start, stop)
-        return x.unflatten(1, (grid.t, -1)).flatten(0, 1)  # (B*T', N, D)
+        return self.tower.forward_blocks(tokens, grid, read, taps, start, stop)
 
 
 class InflatedSwin(Inflated):

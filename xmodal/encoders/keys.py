@@ -5,13 +5,12 @@ leave out the weights of adapters.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from xmodal.encoders.timm_keys import State, from_plain, to_plain
 from xmodal.registry import did_you_mean
-
-State = dict[str, Tensor]
 
 PLACED = re.compile(r"(^|\.)(edits|pre_attn|pre_mlp|post|pre_blocks)\.")
 TIMM_HEADS = ("head.", "head_dist.", "pre_logits.")
@@ -148,17 +147,17 @@ def to_clip_text_state(state: Mapping[str, Tensor]) -> State:
 
 
 def from_timm_state(state: Mapping[str, Tensor]) -> State:
-    """Return the weights of a timm vision transformer without the class head; xmodal's names are timm's."""
-    return {key: value for key, value in state.items() if not key.startswith(TIMM_HEADS)}
+    """Return the weights of a timm vision transformer without the class head; most of xmodal's names are timm's."""
+    return to_plain({key: value for key, value in state.items() if not key.startswith(TIMM_HEADS)})
 
 
-def to_timm_state(state: Mapping[str, Tensor]) -> State:
-    """Return xmodal weights for a timm model built with `num_classes=0`.
+def to_timm_state(state: Mapping[str, Tensor], layout: Iterable[str] = ()) -> State:
+    """Return xmodal weights for a timm model built with `num_classes=0`, in a layout of `timm_keys.PARTS`.
 
     A projection of the feature has no place in such a model and is left out; it fits `head.weight` of one that was
     built with `num_classes` equal to its width.
     """
-    return {key: value for key, value in base_state(state).items() if not key.startswith("proj.")}
+    return from_plain({key: value for key, value in base_state(state).items() if not key.startswith("proj.")}, layout)
 
 
 def from_clip_state(state: Mapping[str, Tensor]) -> State:

@@ -15,7 +15,8 @@ from xmodal.encoders.files import load_exactly, missing_weights, read_state, see
 from xmodal.encoders.keys import from_clip_state, from_clip_visual_state, put_under
 from xmodal.encoders.openai_weights import vision_spec
 from xmodal.encoders.text import TextTransformer
-from xmodal.encoders.timm_weights import create, describe
+from xmodal.encoders.timm_parts import describe
+from xmodal.encoders.timm_weights import create
 from xmodal.encoders.tokenizer import ClipTokenizer, HubTokenizer, Tokenizer
 from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, CLIP_TOWER, VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean

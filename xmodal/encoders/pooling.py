@@ -4,21 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.encoders.block import Mlp
-from xmodal.encoders.sites import LayerNorm, Linear
+from xmodal.encoders.block import Mlp, make_norm
+from xmodal.encoders.sites import Linear
 
 
 class AttentionPool(nn.Module):
     """Multi-head attention of one latent query over the tokens, then an MLP; keys as timm's `AttentionPoolLatent`."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, act: str = "gelu", norm_eps: float = 1e-6):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        act: str = "gelu",
+        norm_eps: float = 1e-6,
+        norm: str = "layer",
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.latent = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
         self.q = Linear(dim, dim)
         self.kv = Linear(dim, 2 * dim)
         self.proj = Linear(dim, dim)
-        self.norm = LayerNorm(dim, norm_eps)
+        self.norm = make_norm(norm, dim, norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act)
 
     def forward(self, tokens: Tensor) -> Tensor:

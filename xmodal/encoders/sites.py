@@ -81,6 +81,18 @@ class LayerNorm(nn.LayerNorm):
         return self.edits(y, x, grid)
 
 
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` with a site; computed in float32 and returned in the input's type."""
+
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__(dim, eps=eps)
+        self.edits = Edits()
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Normalize the last axis by its root mean square."""
+        return self.edits(super().forward(x.to(self.weight.dtype)).to(x.dtype), x, grid)
+
+
 class Pointwise(nn.Module):
     """An operation without weights (an activation, the identity) with a site."""
 

@@ -5,7 +5,6 @@ part is an error that names it.
 """
 
 import copy
-import fnmatch
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +14,12 @@ from torch import Tensor, nn
 
 from xmodal.encoders.files import load_exactly, missing_weights, read_state, seeded, unfilled
 from xmodal.encoders.keys import from_timm_state
+from xmodal.encoders.timm_parts import SUPPORTED, describe, refuse
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.structures import Encoder
 
-SUPPORTED = (
-    "vit_*_patch*_224/384 (AugReg, in21k, MAE, DINO), deit_*, deit3_*, vit_*_dinov2, vit_*_reg4_dinov2, vit_*_clip_*, "
-    "vit_*_clip_quickgelu_*, vit_*_siglip_* and vit_*_siglip_gap_* (SigLIP and SigLIP2), vit_*_gap_*, vit_*_reg*_gap_*"
-)
-FAMILIES = ("vit_*", "deit_*", "deit3_*")
+FAMILIES = ("vision_transformer", "deit", "eva")  # timm's modules whose models are read
 LEFT_IN_FILES = ("mask_token", "decoder_", "head", "fc_norm.", "pre_logits.", "predictor.", "norm_pix")
 
 
@@ -95,7 +91,9 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
     if not hasattr(model, "get_classifier"):
         refuse(name, f"a {type(model).__name__} (features_only=True) has no pooled feature: give the whole model")
-    if type(model).__module__.startswith("timm.models.vision_transformer"):
+    if type(model).__module__.rpartition(".")[2] in FAMILIES:
+        if hasattr(model, "head_dist") and model.num_classes:
+            refuse(name, "it averages two class heads: call reset_classifier(0) on it first")
         tower, drop = from_timm(model), model.head_drop
         warn_of_dropout(model, name)
         return tower, with_dropout(model.head, drop.p)
@@ -167,11 +165,12 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
     import timm
 
     plain = name.split(".")[0]
-    if plain not in timm.list_models():
-        near = did_you_mean(plain, [n for f in FAMILIES for n in timm.list_models(f)])
+    if not timm.is_model(plain):
+        near = did_you_mean(plain, [n for f in FAMILIES for n in timm.list_models(module=f)])
         raise ValueError(f"timm has no model {plain!r}; {near if near.startswith('did') else SUPPORTED}")
-    if not any(fnmatch.fnmatch(plain, family) for family in FAMILIES):
-        raise ValueError(f"{plain!r} is no plain vision transformer of timm; supported are {SUPPORTED}")
+    family = timm.model_entrypoint(plain).__module__.rpartition(".")[2]
+    if family not in FAMILIES:
+        refuse(plain, f"it is no plain vision transformer but of timm's family {family}")
     size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
         model = timm.create_model(name, num_classes=0, **size, **arch, **more)
@@ -234,104 +233,18 @@ def read_for(model: Any, path: Path, make: Callable[[], Any]) -> dict[str, Tenso
         filled = make()
         filled.load_pretrained(str(path))
         return filled.state_dict()
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
     state, own = read_state(path), model.state_dict()
     patch, size = state.get("patch_embed.proj.weight"), own["patch_embed.proj.weight"].shape[-1]
     if patch is not None and patch.ndim == 4 and patch.shape[-1] != size:
         raise ValueError(f"{path.name} has patches of {patch.shape[-1]} pixels, and the model asked for of {size}")
-    found = checkpoint_filter_fn(state, model, adapt_layer_scale=True)
+    found = filtered(state, model)
     return {key: value for key, value in found.items() if key in own or not key.startswith(LEFT_IN_FILES)}
 
 
-def describe(model: Any, name: str) -> dict:
-    """The arguments of a `VisionTransformer` that equals a live timm model.
+def filtered(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Rename an official checkpoint to timm's names, as timm does for models of this class."""
+    from timm.models import eva, vision_transformer
 
-    Raises:
-        ValueError: a part that is not supported, by its name.
-    """
-    from timm.models.vision_transformer import VisionTransformer as TimmViT
-
-    if type(model) is not TimmViT:
-        refuse(name, f"it is a {type(model).__name__}")
-    block, config = model.blocks[0], getattr(model, "pretrained_cfg", {})
-    check_parts(model, name)
-    grid, patch = model.patch_embed.grid_size, model.patch_embed.patch_size
-    if grid[0] != grid[1] or patch[0] != patch[1]:
-        refuse(name, f"its grid is {grid[0]} x {grid[1]} of {patch[0]} x {patch[1]} pixels, not square")
-    return dict(
-        image_size=grid[0] * patch[0],
-        patch_size=patch[0],
-        dim=model.embed_dim,
-        depth=len(model.blocks),
-        num_heads=block.attn.num_heads,
-        mlp_ratio=exact_ratio(block.mlp.fc1.out_features, model.embed_dim),
-        qkv_bias=block.attn.qkv.bias is not None,
-        qk_norm=isinstance(block.attn.q_norm, nn.LayerNorm),
-        init_values=None if isinstance(block.ls1, nn.Identity) else 1e-5,
-        act=activation_of(block.mlp.act, name),
-        gated=type(block.mlp).__name__ == "GluMlp",
-        class_token=model.cls_token is not None,
-        num_registers=0 if model.reg_token is None else model.reg_token.shape[1],
-        embed_prefix=not model.no_embed_class,
-        pre_norm=isinstance(model.norm_pre, nn.LayerNorm),
-        pool="map" if model.attn_pool is not None else model.global_pool,
-        pool_prefix=bool(getattr(model, "pool_include_prefix", False)),
-        pad_images=bool(getattr(model.patch_embed, "dynamic_img_pad", False)),
-        fc_norm=isinstance(model.fc_norm, nn.LayerNorm),
-        norm_eps=block.norm1.eps,
-        patch_bias=model.patch_embed.proj.bias is not None,
-        pixel_mean=config.get("mean", (0.5, 0.5, 0.5)),
-        pixel_std=config.get("std", (0.5, 0.5, 0.5)),
-        name=name,
-    )
-
-
-def exact_ratio(hidden: int, dim: int) -> float:
-    """A ratio whose product with `dim` comes back as `hidden` when cut to an integer."""
-    ratio = hidden / dim
-    return ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
-
-
-def check_parts(model: Any, name: str) -> None:
-    """Refuse, by name, every part of a timm model that is not supported."""
-    block = model.blocks[0]
-    if type(block).__name__ != "Block":
-        refuse(name, f"its block is {type(block).__name__}; supported: Block")
-    parts = {
-        "attention": (type(block.attn).__name__, ("Attention",)),
-        "MLP": (type(block.mlp).__name__, ("Mlp", "GluMlp")),
-        "norm": (type(block.norm1).__name__, ("LayerNorm",)),
-        "patch embedding": (type(model.patch_embed).__name__, ("PatchEmbed",)),
-        "pooling": (model.global_pool, ("token", "avg", "map")),
-        "attention pooling": (type(model.attn_pool).__name__, ("NoneType", "AttentionPoolLatent")),
-        "norm inside attention": (type(block.attn.norm).__name__, ("Identity",)),
-        "norm inside the MLP": (type(block.mlp.norm).__name__, ("Identity",)),
-    }
-    for part, (found, known) in parts.items():
-        if found not in known:
-            refuse(name, f"its {part} is {found}; supported: {', '.join(k for k in known if k != 'NoneType')}")
-    if isinstance(model.norm, nn.Identity) and isinstance(model.fc_norm, nn.Identity):
-        refuse(name, "it has no final norm")
-    if model.patch_embed.proj.in_channels != 3:
-        refuse(name, f"it takes images of {model.patch_embed.proj.in_channels} channels; supported: 3")
-    if model.pos_embed is None:
-        refuse(name, "it has no learned positions")
-    if getattr(block.mlp, "gate_last", False):
-        refuse(name, "its MLP is gated by the second half")
-
-
-def refuse(name: str, why: str) -> None:
-    """Say that a timm model is not supported, why, and what is."""
-    raise ValueError(f"{name!r} is not supported: {why}. Supported are {SUPPORTED}")
-
-
-def activation_of(module: nn.Module, name: str) -> str:
-    """Return the short name of a timm activation."""
-    kind = type(module).__name__
-    if kind == "GELU":
-        return "gelu_tanh" if getattr(module, "approximate", "none") == "tanh" else "gelu"
-    known = {"GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "QuickGELUActivation": "quick_gelu", "SiLU": "silu"}
-    if kind not in known:
-        refuse(name, f"its activation is {kind}")
-    return known[kind]
+    if isinstance(model, eva.Eva):
+        return eva.checkpoint_filter_fn(state, model)
+    return vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True)

@@ -6,15 +6,16 @@ Names follow timm; weights come from timm, open_clip and OpenAI files.
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.encoders.block import Block, run_block
+from xmodal.encoders.block import Block, PostNormBlock, make_norm, run_block
 from xmodal.encoders.keys import to_timm_state
 from xmodal.encoders.pooling import AttentionPool
-from xmodal.encoders.sites import Edits, LayerNorm, Pointwise, Stream
+from xmodal.encoders.sites import Edits, Pointwise, Stream
 from xmodal.encoders.taps import Taps
 from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid
@@ -25,25 +26,43 @@ CLIP_TOWER = dict(pre_norm=True, norm_eps=1e-5, patch_bias=False, pixel_mean=CLI
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into patches and project each. Site: `patch_embed`."""
+    """Cut images into patches, project each and normalize them if there is a norm. Site: `patch_embed`.
 
-    def __init__(self, patch_size: int, dim: int, bias: bool = True, pad: bool = False):
+    Args:
+        patch_size: pixels of a patch.
+        dim: width D.
+        bias: bias of the projection.
+        pad: pad images to whole patches without a warning.
+        norm: norm behind the projection, None for none.
+        crop: leave out the pixels behind the last whole patch, instead of padding.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        dim: int,
+        bias: bool = True,
+        pad: bool = False,
+        norm: nn.Module | None = None,
+        crop: bool = False,
+    ):
         super().__init__()
-        self.patch_size, self.pad = patch_size, pad
+        self.patch_size, self.pad, self.crop = patch_size, pad, crop
         self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size, bias=bias)
+        self.norm = norm or nn.Identity()
         self.edits = Edits()
 
     def forward(self, images: Tensor) -> tuple[Tensor, int, int]:
         """Map images (B, 3, H, W) to patches (B, h*w, D), h and w; zeros complete the last patches."""
         down, right = (-images.shape[2]) % self.patch_size, (-images.shape[3]) % self.patch_size
-        if down or right:
+        if (down or right) and not self.crop:
             if not self.pad:
                 size = f"{images.shape[2]} x {images.shape[3]}"
                 warnings.warn(f"images of {size} pixels are padded to whole patches of {self.patch_size}", stacklevel=2)
             images = F.pad(images, (0, right, 0, down))
         patches = self.proj(images)  # (B, D, h, w)
         h, w = patches.shape[-2:]
-        return self.edits(patches.flatten(2).transpose(1, 2), images), h, w
+        return self.edits(self.norm(patches.flatten(2).transpose(1, 2)), images), h, w
 
 
 @ENCODERS.register_module(name="vit")
@@ -70,14 +89,30 @@ class VisionTransformer(Encoder):
         pool_prefix: `avg` and `map` pool the prefix tokens too (timm's `pool_include_prefix`).
         pad_images: say nothing when images are padded to whole patches, with zeros at the right and below (timm's
             `dynamic_img_pad`).
+        crop_images: leave out the pixels behind the last whole patch instead (towers whose own image size does not
+            divide by the patch).
         fc_norm: norm after pooling instead of before it.
-        norm_eps: of every LayerNorm.
+        norm_eps: of every norm.
         patch_bias: bias of the patch projection.
         out_dim: width of a final projection of the pooled feature, None for none.
         drop_path: stochastic depth of the last block, linearly from 0; in training only.
         pixel_mean: per channel, of images in [0, 1].
         pixel_std: per channel.
         name: what the checkpoint calls itself.
+        rotary: rotary positions of the patches, arguments of `rotary.Rotary`; None for none.
+        positions: whether there is a table of positions that is added to the tokens.
+        patch_norm: a norm behind the patch projection.
+        norm: kind of the norms, a name in `block.NORMS`.
+        attn_norm: a norm in front of the output projection of every attention.
+        mlp_norm: a norm in front of the second layer of every MLP.
+        bias: bias of the attention's output projection and of the MLPs.
+        post_norm: norms behind attention and MLP instead of before them.
+        final_norm: whether there is a norm behind the blocks, before or after pooling.
+        pool_tokens: with `token`, how many of the first tokens are averaged (2 in distilled DeiT).
+        pool_heads: heads of attention pooling, None for those of the blocks.
+        pool_ratio: hidden width of attention pooling's MLP over D, None for `mlp_ratio`.
+        joint: attend over all frames of a clip.
+        layout: of the weights in timm's model, where it is not that of `VisionTransformer`: names in `timm_keys.PARTS`.
 
     Raises:
         ValueError: an image size that the patch size does not divide; an unknown `pool`.
@@ -87,33 +122,18 @@ class VisionTransformer(Encoder):
 
     def __init__(
         self,
-        image_size: int = 224,
-        patch_size: int = 16,
-        dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        qk_norm: bool = False,
-        init_values: float | None = None,
-        act: str = "gelu",
-        gated: bool = False,
-        class_token: bool = True,
-        num_registers: int = 0,
-        embed_prefix: bool = True,
-        pre_norm: bool = False,
-        pool: str = "token",
-        pool_prefix: bool = False,
-        pad_images: bool = False,
-        fc_norm: bool = False,
-        norm_eps: float = 1e-6,
-        patch_bias: bool = True,
-        out_dim: int | None = None,
-        drop_path: float = 0.0,
-        pixel_mean: Sequence[float] = CLIP_MEAN,
-        pixel_std: Sequence[float] = CLIP_STD,
-        name: str = "vit",
-    ):
+        image_size: int = 224, patch_size: int = 16, dim: int = 768, depth: int = 12, num_heads: int = 12,
+        mlp_ratio: float = 4.0, qkv_bias: bool = True, qk_norm: bool = False, init_values: float | None = None,
+        act: str = "gelu", gated: bool = False, class_token: bool = True, num_registers: int = 0,
+        embed_prefix: bool = True, pre_norm: bool = False, pool: str = "token", pool_prefix: bool = False,
+        pad_images: bool = False, crop_images: bool = False, fc_norm: bool = False,
+        norm_eps: float = 1e-6, patch_bias: bool = True, out_dim: int | None = None, drop_path: float = 0.0,
+        pixel_mean: Sequence[float] = CLIP_MEAN, pixel_std: Sequence[float] = CLIP_STD, name: str = "vit",
+        rotary: dict | None = None, positions: bool = True, norm: str = "layer", patch_norm: bool = False,
+        attn_norm: bool = False, mlp_norm: bool = False, bias: bool = True, post_norm: bool = False,
+        final_norm: bool = True, pool_tokens: int = 1, pool_heads: int | None = None,
+        pool_ratio: float | None = None, joint: bool = False, layout: Sequence[str] = (),
+    ):  # fmt: skip
         if image_size % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
         if pool not in ("token", "avg", "map") or (pool == "token" and not class_token):
@@ -123,24 +143,29 @@ class VisionTransformer(Encoder):
             patch_size=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std, pool_type=pool,
             num_prefix=int(class_token) + num_registers,
         )  # fmt: skip
-        self.embed_prefix, self.pool_start = embed_prefix, 0 if pool_prefix else self.num_prefix
-        h = image_size // patch_size
+        self.layout = tuple(layout)
+        self.embed_prefix, self.pool_tokens = embed_prefix, pool_tokens
+        self.pool_start = 0 if pool_prefix else self.num_prefix
 
-        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias, pad_images)
+        first_norm = make_norm(norm, dim, norm_eps) if patch_norm else None
+        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias, pad_images, first_norm, crop_images)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, h * h + (self.num_prefix if embed_prefix else 0), dim))
-        self.norm_pre = LayerNorm(dim, norm_eps) if pre_norm else Pointwise()
+        places = (image_size // patch_size) ** 2 + (self.num_prefix if embed_prefix else 0)
+        self.pos_embed = nn.Parameter(torch.zeros(1, places, dim)) if positions else None
+        self.norm_pre = make_norm(norm, dim, norm_eps) if pre_norm else Pointwise()
         self.pre_blocks = Stream()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        shared = dict(mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_norm=qk_norm, init_values=init_values, act=act)
-        self.blocks = nn.ModuleList(
-            Block(dim, num_heads, gated=gated, norm_eps=norm_eps, drop_path=rate, **shared)  # type: ignore[arg-type]
-            for rate in rates
-        )
-        self.norm = Pointwise() if fc_norm else LayerNorm(dim, norm_eps)
-        self.fc_norm = LayerNorm(dim, norm_eps) if fc_norm else nn.Identity()
-        self.attn_pool = AttentionPool(dim, num_heads, mlp_ratio, act, norm_eps) if pool == "map" else None
+        kind: type[Block] = PostNormBlock if post_norm else Block
+        shared: dict[str, Any] = dict(
+            mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_norm=qk_norm, init_values=init_values, act=act, gated=gated,
+            norm_eps=norm_eps, norm=norm, attn_norm=attn_norm, mlp_norm=mlp_norm, bias=bias, rotary=rotary, joint=joint,
+        )  # fmt: skip
+        self.blocks = nn.ModuleList(kind(dim, num_heads, drop_path=rate, **shared) for rate in rates)
+        self.norm = make_norm(norm, dim, norm_eps) if final_norm and not fc_norm else Pointwise()
+        self.fc_norm = make_norm(norm, dim, norm_eps) if final_norm and fc_norm else nn.Identity()
+        pooling = (pool_heads or num_heads, pool_ratio or mlp_ratio, act, norm_eps, norm)
+        self.attn_pool = AttentionPool(dim, *pooling) if pool == "map" else None
         self.proj = nn.Linear(dim, out_dim, bias=False) if out_dim else nn.Identity()
         self.reset_parameters()
 
@@ -168,7 +193,9 @@ class VisionTransformer(Encoder):
         tokens, h, w = self.patch_embed(images)
         grid = Grid(num_frames, h, w, self.num_prefix)
         prefix = [t.expand(tokens.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
-        if self.embed_prefix:
+        if self.pos_embed is None:
+            tokens = torch.cat([*prefix, tokens], dim=1)
+        elif self.embed_prefix:
             tokens = torch.cat([*prefix, tokens], dim=1) + self.positions(h, w)
         else:
             tokens = torch.cat([*prefix, tokens + self.positions(h, w)], dim=1)
@@ -176,6 +203,7 @@ class VisionTransformer(Encoder):
 
     def positions(self, h: int, w: int) -> Tensor:
         """Position embeddings (1, N, D) for a grid of h by w patches, resized when it is not the tower's own."""
+        assert self.pos_embed is not None
         own = self.image_size // self.patch_size
         if h == w == own:
             return self.pos_embed
@@ -225,7 +253,7 @@ class VisionTransformer(Encoder):
 
     def library_state(self) -> dict[str, Tensor]:
         """Return the weights under timm's names."""
-        return to_timm_state(self.state_dict())
+        return to_timm_state(self.state_dict(), self.layout)
 
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
@@ -234,7 +262,7 @@ class VisionTransformer(Encoder):
         elif self.pool_type == "avg":
             pooled = patches_of(tokens, grid, self.pool_start).mean(1)
         else:
-            pooled = tokens[:, 0]
+            pooled = tokens[:, 0] if self.pool_tokens == 1 else tokens[:, : self.pool_tokens].mean(1)
         return self.proj(self.fc_norm(pooled))
 
 

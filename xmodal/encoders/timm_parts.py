@@ -1,0 +1,226 @@
+"""Read the architecture of a live timm vision transformer, part by part; a part that is not supported is an error."""
+
+from typing import Any, NoReturn
+
+from torch import nn
+
+SUPPORTED = (
+    "timm's VisionTransformer and Eva models of supported parts (AugReg, in21k, MAE, DINO, DeiT, DINOv2, DINOv3, CLIP, "
+    "SigLIP and SigLIP2, AIMv2, EVA-02, Perception Encoder, RoPE-ViT); docs/encoders.md lists them"
+)
+NORMS = {"LayerNorm": "layer", "RmsNorm": "rms", "RMSNorm": "rms"}
+BLOCKS = ("Block", "ResPostBlock", "EvaBlock", "EvaBlockPostNorm")
+
+
+def refuse(name: str, why: str) -> NoReturn:
+    """Say that a timm model is not supported, why, and what is."""
+    raise ValueError(f"{name!r} is not supported: {why}. Supported are {SUPPORTED}")
+
+
+def describe(model: Any, name: str) -> dict[str, Any]:
+    """Return the arguments of a `VisionTransformer` that equals a live timm model.
+
+    Raises:
+        ValueError: a part that is not supported, by its name.
+    """
+    check_parts(model, name)
+    block, config = model.blocks[0], getattr(model, "pretrained_cfg", {})
+    side, patch = model.patch_embed.grid_size, model.patch_embed.patch_size
+    gated = type(block.mlp).__name__ in ("GluMlp", "SwiGLU")
+    act = activation_of(block.mlp.act, name)
+    return dict(
+        image_size=side[0] * patch[0],
+        patch_size=patch[0],
+        dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=exact_ratio(hidden_of(block.mlp), model.embed_dim),
+        qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
+        init_values=None if gamma_of(block) is None else 1e-5,
+        act=act,
+        gated=gated,
+        class_token=model.cls_token is not None,
+        embed_prefix=not model.no_embed_class,
+        pre_norm=not isinstance(model.norm_pre, nn.Identity),
+        norm_eps=block.norm1.eps,
+        patch_bias=model.patch_embed.proj.bias is not None,
+        patch_norm=not isinstance(model.patch_embed.norm, nn.Identity),
+        pad_images=bool(getattr(model.patch_embed, "dynamic_img_pad", False)),
+        crop_images=bool((model.patch_embed.img_size or side)[0] % patch[0]),
+        pixel_mean=config.get("mean", (0.5, 0.5, 0.5)),
+        pixel_std=config.get("std", (0.5, 0.5, 0.5)),
+        name=name,
+        rotary=rotary_of(model, name),
+        positions=model.pos_embed is not None,
+        norm=NORMS[type(block.norm1).__name__],
+        attn_norm=not isinstance(block.attn.norm, nn.Identity),
+        mlp_norm=not isinstance(block.mlp.norm, nn.Identity),
+        bias=block.attn.proj.bias is not None,
+        post_norm=type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm"),
+        **tokens_of(model),
+        **pooling_of(model, act, name),
+        **layout_of(model),
+    )
+
+
+def hidden_of(mlp: Any) -> int:
+    """Rows of the first layer of an MLP, gate and value together."""
+    return 2 * mlp.fc1_g.out_features if hasattr(mlp, "fc1_g") else mlp.fc1.out_features
+
+
+def exact_ratio(hidden: int, dim: int) -> float:
+    """A ratio whose product with `dim` comes back as `hidden` when cut to an integer."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
+
+
+def gamma_of(block: Any) -> Any:
+    """LayerScale of the attention of a block, None for none."""
+    return getattr(getattr(block, "ls1", None), "gamma", getattr(block, "gamma_1", None))
+
+
+def tokens_of(model: Any) -> dict[str, Any]:
+    """Registers, and the token of distillation, which stands where one would."""
+    if hasattr(model, "dist_token"):
+        return dict(num_registers=1, pool_tokens=2)
+    return dict(num_registers=0 if model.reg_token is None else model.reg_token.shape[1])
+
+
+def pooling_of(model: Any, act: str, name: str) -> dict[str, Any]:
+    """How the feature is made of the tokens."""
+    tokens, pooled = (not isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm))
+    if tokens and pooled:
+        refuse(name, "it has a norm before pooling and one behind")
+    found = dict(final_norm=tokens or pooled, fc_norm=pooled)
+    pool = model.attn_pool
+    if pool is None:
+        return dict(found, pool=model.global_pool, pool_prefix=getattr(model, "pool_include_prefix", False))
+    strange = {
+        "positions": pool.pos_embed is not None,
+        f"{pool.latent_len} queries": pool.latent_len != 1,
+        "a query without projection": isinstance(pool.q, nn.Identity),
+        "normed queries": not isinstance(pool.q_norm, nn.Identity),
+        "no MLP": pool.mlp is None,
+        "another activation": pool.mlp is not None and activation_of(pool.mlp.act, name) != act,
+    }
+    for what, there in strange.items():
+        if there:
+            refuse(name, f"its attention pooling has {what}")
+    return dict(
+        found,
+        pool="map",
+        pool_prefix=getattr(model, "pool_include_prefix", True),  # Eva's pooling reads all tokens
+        pool_heads=pool.num_heads,
+        pool_ratio=exact_ratio(pool.mlp.fc1.out_features, model.embed_dim),
+    )
+
+
+def rotary_of(model: Any, name: str) -> dict[str, Any] | None:
+    """Arguments of `rotary.Rotary`, None for a model without rotary positions."""
+    rope = getattr(model, "rope", None)
+    if rope is None:
+        return None
+    kind, layout = type(rope).__name__, "half" if getattr(rope, "rotate_half", False) else "interleaved"
+    if kind == "RotaryEmbeddingMixed":
+        return dict(kind="mixed", temperature=rope.temperature, order=rope.grid_indexing)
+    if kind == "RotaryEmbeddingCat" and rope.grid_type == "index" and not rope.in_pixels:
+        return dict(
+            kind="axial", temperature=float(rope.temperature), order=rope.grid_indexing, offset=rope.grid_offset,
+            reference=rope.ref_feat_shape, layout=layout,
+        )  # fmt: skip
+    if kind == "RotaryEmbeddingDinoV3" and rope.normalize_coords == "separate" and rope.min_period is None:
+        return dict(
+            kind="centered", temperature=rope.temperature, order=rope.grid_indexing, offset=rope.grid_offset,
+            layout=layout,
+        )  # fmt: skip
+    refuse(name, f"its rotary positions are {kind} with settings that are not known")
+
+
+def layout_of(model: Any) -> dict[str, Any]:
+    """Bias of the projections, and in which layout timm holds the weights (`timm_keys.PARTS`)."""
+    block = model.blocks[0]
+    attn, layout = block.attn, []
+    if hasattr(block, "gamma_1"):
+        layout.append("gamma")
+    if attn.qkv is None:
+        bias = attn.q_proj.bias is not None
+        layout.append("three projections")
+        if bias:
+            layout.append("three biases" if attn.k_proj.bias is not None else "two of three biases")
+    else:
+        bias = attn.qkv.bias is not None
+        if getattr(attn, "q_bias", None) is not None:
+            bias = True
+            layout.append("bias apart")
+    if hasattr(block.mlp, "fc1_g"):
+        layout.append("gate apart")
+    if type(getattr(model, "rope", None)).__name__ == "RotaryEmbeddingMixed":
+        layout.append("mixed rotary")
+    if hasattr(model, "dist_token"):
+        layout.append("distilled")
+    return dict(qkv_bias=bias, layout=tuple(layout))
+
+
+def check_parts(model: Any, name: str) -> None:
+    """Refuse, by name, every part of a timm model that is not supported."""
+    known: tuple[str, ...] = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
+    if type(model).__name__ not in known or not type(model).__module__.startswith("timm.models."):
+        refuse(name, f"it is a {type(model).__name__}")
+    block = model.blocks[0]
+    kind = type(block).__name__
+    if kind not in BLOCKS:
+        refuse(name, f"its block is {kind}; supported: {', '.join(BLOCKS)}")
+    parts = {
+        "attention": (type(block.attn).__name__, ("Attention", "EvaAttention", "AttentionRope")),
+        "MLP": (type(block.mlp).__name__, ("Mlp", "GluMlp", "SwiGLU")),
+        "norm": (type(block.norm1).__name__, tuple(NORMS)),
+        "patch embedding": (type(model.patch_embed).__name__, ("PatchEmbed",)),
+        "pooling": (model.global_pool or "none", ("token", "avg", "map")),
+        "attention pooling": (type(model.attn_pool).__name__, ("NoneType", "AttentionPoolLatent")),
+    }
+    for part, (found, allowed) in parts.items():
+        if found not in allowed:
+            refuse(name, f"its {part} is {found}; supported: {', '.join(k for k in allowed if k != 'NoneType')}")
+    check_details(model, block, name)
+
+
+def check_details(model: Any, block: Any, name: str) -> None:
+    """Refuse options of supported parts that are not supported."""
+    attn, grid, patch = block.attn, model.patch_embed.grid_size, model.patch_embed.patch_size
+    eps = {m.eps for m in model.modules() if hasattr(m, "eps")}
+    shapes = [{key: value.shape for key, value in b.state_dict().items()} for b in model.blocks]
+    biases = {layer.bias is not None for layer in (attn.proj, block.mlp.fc2, getattr(block.mlp, "fc1", block.mlp.fc2))}
+    wrong = {
+        f"its grid is {grid[0]} x {grid[1]} of {patch[0]} x {patch[1]} pixels, not square": (
+            grid[0] != grid[1] or patch[0] != patch[1]
+        ),
+        f"it takes images of {model.patch_embed.proj.in_channels} channels, not 3": model.patch_embed.proj.in_channels
+        != 3,
+        "its MLP is gated by the second half": getattr(block.mlp, "gate_last", False),
+        "its attention is gated": getattr(attn, "gate", None) is not None,
+        "its keys and values have fewer heads": getattr(attn, "num_kv_heads", attn.num_heads) != attn.num_heads,
+        "its heads are not as wide as the tokens": attn.proj.in_features != model.embed_dim,
+        f"its norms have eps {sorted(eps)}": len(eps) > 1,
+        "its blocks differ in shape": any(s != shapes[0] for s in shapes),
+        "only some of its layers have a bias": len(biases) > 1,
+        "LayerScale is on its attention only": getattr(block, "gamma_1", None) is not None and block.gamma_2 is None,
+        "its norms are of several kinds": len({NORMS.get(type(m).__name__) for m in norms_of(model)}) > 1,
+    }
+    if any(wrong.values()):
+        refuse(name, "; ".join(why for why, there in wrong.items() if there))
+
+
+def norms_of(model: Any) -> list[nn.Module]:
+    """All norms of a model."""
+    return [m for m in model.modules() if hasattr(m, "eps")]
+
+
+def activation_of(module: nn.Module, name: str) -> str:
+    """Return the short name of a timm activation."""
+    kind = type(module).__name__
+    if kind == "GELU":
+        return "gelu_tanh" if getattr(module, "approximate", "none") == "tanh" else "gelu"
+    known = {"GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "QuickGELUActivation": "quick_gelu", "SiLU": "silu"}
+    if kind not in known:
+        refuse(name, f"its activation is {kind}")
+    return known[kind]
