@@ -7,6 +7,7 @@ from its keys; to write one, its parts are named (`PARTS`).
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
