@@ -1,8 +1,7 @@
 """Translate weights between timm's layouts of transformer blocks and that of `VisionTransformer`, both ways.
 
 timm stores one projection of queries, keys and values or three, biases beside or inside them, a gated MLP in one layer
-or two, and so on. Which layout a state dict has follows
-from its keys; to write one, its parts are named (`PARTS`).
+or two, and so on. Which layout a state dict has follows from its keys; to write one, its parts are named (`PARTS`).
 """
 
 import re
