@@ -1,6 +1,7 @@
 """Any cloud file as a cloud in meters, z up, near the origin; the readers are in `pointcloud.formats`."""
 
 import importlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
     ending = path.suffix.lower()
     if ending not in READERS:
         raise CloudError(f"{path.name}: no reader for {path.suffix!r}; there are {', '.join(READERS)}")
-    if not path.exists():
+    if not os.path.exists(path):
         raise CloudError(f"no file at {path}")
     if not path.is_file():
         raise CloudError(f"{path} is no file")

@@ -32,6 +32,9 @@ def test_folders_patterns_and_lists(here):
     assert paths("@list.txt") == ["a/x.mp4", "c/x.MP4"]
     assert paths("a/near.lst") == ["a/b/x.mp4"]
     assert paths("a/notes.txt") == ["a/notes.txt"]  # a cloud, no list
+    (here / "a" / "notes.txt").write_text("1.25 " * 2000)
+    assert paths("a/notes.txt") == ["a/notes.txt"]  # nor is a line too long for a name
+    assert paths("x" * 5000) == ["x" * 5000]
 
 
 def test_what_is_not_there(here):

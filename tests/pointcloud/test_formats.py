@@ -25,9 +25,9 @@ class TestCoordinates:
 
     def write_all(self, folder):
         import laspy
-        import trimesh
         from plyfile import PlyData, PlyElement
 
+        trimesh = pytest.importorskip("trimesh")
         x = self.points
         np.savetxt(folder / "a.xyz", x, fmt="%.3f")
         np.savetxt(folder / "a.csv", x, fmt="%.3f", delimiter=",", header="x,y,z", comments="")
@@ -448,6 +448,7 @@ class TestMeshes:
             assert np.allclose(np.abs(upright["coord"]).max(0), [0.5, 1.5, 1], atol=1e-3)
 
     def test_off_of_modelnet(self, tmp_path):
+        pytest.importorskip("trimesh")
         (tmp_path / "a.off").write_text("OFF3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
         cloud = read_cloud(tmp_path / "a.off")
         assert cloud["coord"].mean(0).tolist() == pytest.approx([1 / 3, 1 / 3, 0], abs=0.005)

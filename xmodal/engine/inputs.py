@@ -50,16 +50,16 @@ def expand(named: Sequence[str], endings: Sequence[str], out: str | Path | None 
 def files_of(word: str, endings: Sequence[str], skip: Path | None) -> Iterator[tuple[str, PurePath]]:
     """Paths and relative names of the files that one word stands for."""
     path = Path(word)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = list(below(path, endings, skip))
         if not files:
             raise ValueError(f"no files below {word} that end in {' '.join(endings)}")
         yield from ((str(file), file.relative_to(path)) for file in files)
-    elif word.startswith("@") and not path.exists():
+    elif word.startswith("@") and not os.path.exists(path):
         yield from listed(Path(word[1:]), endings, skip)
-    elif path.suffix.lower() in LIST_ENDINGS and path.is_file() and is_list(path):
+    elif path.suffix.lower() in LIST_ENDINGS and os.path.isfile(path) and is_list(path):
         yield from listed(path, endings, skip)
-    elif not path.exists() and glob.has_magic(word):
+    elif not os.path.exists(path) and glob.has_magic(word):
         matches = sorted(glob.glob(word, recursive=True))
         if not matches:
             raise ValueError(f"no file matches {word}")
@@ -102,7 +102,8 @@ def is_list(path: Path) -> bool:
     """Return whether the first line of a text file is the path of something that is there."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = file.readline(4096).strip()
-    return bool(line) and (Path(line).exists() or (path.parent / line).exists())
+    # os.path says no to names that are too long, where pathlib raises
+    return bool(line) and (os.path.exists(line) or os.path.exists(path.parent / line))
 
 
 def listed(path: Path, endings: Sequence[str], skip: Path | None) -> Iterator[tuple[str, PurePath]]:
@@ -118,7 +119,7 @@ def listed(path: Path, endings: Sequence[str], skip: Path | None) -> Iterator[tu
         raise ValueError(f"the list {path} is empty")
     for line in filter(None, lines):
         beside = path.parent / line
-        if not Path(line).exists() and beside.exists():
+        if not os.path.exists(line) and os.path.exists(beside):
             if beside.is_dir():
                 yield from files_of(str(beside), endings, skip)
             else:

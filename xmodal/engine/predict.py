@@ -1,6 +1,7 @@
 """Classify single files with a trained model."""
 
 import inspect
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def predict(
     Raises:
         ValueError: a checkpoint that does not fit, or none of the files is there.
     """
-    given, files = list(files), [file for file in files if Path(file).is_file()]
+    given, files = list(files), [file for file in files if os.path.isfile(file)]
     if not files:
         raise ValueError(f"no file at {given[0]}")
     loader_cfg = dict(cfg.test_dataloader)
