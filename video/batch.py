@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -30,8 +30,8 @@ def over_video(
         (item, result) as they are done, result `None` for an item that crashed its process.
     """
     items = list(items)
-    with tqdm(total=len(items), desc=title, unit="video", disable=None) as bar:
-        done = ((item, function(item)) for item in items) if workers == 0 else _in_processes(function, items, workers)
+    done = ((item, function(item)) for item in items) if workers == 0 else _in_processes(function, items, workers)
+    with closing(done), tqdm(total=len(items), desc=title, unit="video", disable=None) as bar:
         for item, result in done:
             bar.update()
             yield item, result
