@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -17,7 +17,7 @@ CRASHED = "the decoder crashed on this file"
 
 def over_video(
     function: Callable[[Item], Any], items: Iterable[Item], workers: int, title: str
-) -> Iterator[tuple[Item, Any]]:
+) -> Generator[tuple[Item, Any], None, None]:
     """Call `function` on each item, `workers` at a time.
 
     Args:
@@ -37,7 +37,9 @@ def over_video(
             yield item, result
 
 
-def _in_processes(function: Callable[[Item], Any], items: list[Item], workers: int) -> Iterator[tuple[Item, Any]]:
+def _in_processes(
+    function: Callable[[Item], Any], items: list[Item], workers: int
+) -> Generator[tuple[Item, Any], None, None]:
     unfinished: list[Item] = []
     with _stopping(_pool(workers)) as pool:
         futures = {pool.submit(function, item): item for item in items}
