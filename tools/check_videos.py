@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,9 @@ def scan(options: argparse.Namespace) -> int:
     jobs = [(path, options.full) for path in paths if path not in found]
     stopped = ""
     try:
-        for (path, _), result in over_video(check, jobs, options.workers, "checking"):
-            found[path] = result if result is not None else {"broken": CRASHED, "found_by": "process"}
+        with closing(over_video(check, jobs, options.workers, "checking")) as results:
+            for (path, _), result in results:
+                found[path] = result if result is not None else {"broken": CRASHED, "found_by": "process"}
     except KeyboardInterrupt:
         stopped = "stopped"
     except TroubleError as error:

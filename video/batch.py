@@ -2,10 +2,10 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +17,7 @@ CRASHED = "the decoder crashed on this file"
 
 def over_video(
     function: Callable[[Item], Any], items: Iterable[Item], workers: int, title: str
-) -> Iterator[tuple[Item, Any]]:
+) -> Generator[tuple[Item, Any], None, None]:
     """Call `function` on each item, `workers` at a time.
 
     Args:
@@ -30,14 +30,16 @@ def over_video(
         (item, result) as they are done, result `None` for an item that crashed its process.
     """
     items = list(items)
-    with tqdm(total=len(items), desc=title, unit="video", disable=None) as bar:
-        done = ((item, function(item)) for item in items) if workers == 0 else _in_processes(function, items, workers)
+    done = ((item, function(item)) for item in items) if workers == 0 else _in_processes(function, items, workers)
+    with closing(done), tqdm(total=len(items), desc=title, unit="video", disable=None) as bar:
         for item, result in done:
             bar.update()
             yield item, result
 
 
-def _in_processes(function: Callable[[Item], Any], items: list[Item], workers: int) -> Iterator[tuple[Item, Any]]:
+def _in_processes(
+    function: Callable[[Item], Any], items: list[Item], workers: int
+) -> Generator[tuple[Item, Any], None, None]:
     unfinished: list[Item] = []
     with _stopping(_pool(workers)) as pool:
         futures = {pool.submit(function, item): item for item in items}

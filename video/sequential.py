@@ -185,6 +185,9 @@ def film_of(container: Any) -> Any:
     streams = list(container.streams.video)
     if not streams:
         raise ValueError("no video stream")
+    streams = [s for s in streams if s.codec_context is not None]
+    if not streams:
+        raise ValueError("no decoder for its codec")
     films = [s for s in streams if not s.disposition & type(s.disposition).attached_pic]
     if not films:
         raise ValueError("no video stream, only a cover picture")

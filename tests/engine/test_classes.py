@@ -254,6 +254,13 @@ def test_validation_against_training(tmp_path, said):
     assert "val shares 3 of its 3 files with training" in said[0]
 
 
+def test_names_on_one_side_only(tmp_path, said):
+    train = listed(tmp_path, [0, 1])
+    val = listed(tmp_path, [0, 1], "val.txt", classes=["x", "y"], test_mode=True)
+    assert classes.agree(runner_of(train, 2), "val", val) == ["x", "y"]
+    assert said == ["val names its classes and training does not: they are compared by number; give both `classes`"]
+
+
 def test_sets_of_other_kinds_must_have_the_same_names(tmp_path):
     from tests.xmodal.test_trouble import Files
 

@@ -96,6 +96,13 @@ def test_which_stream_is_the_film(streams, film):
     assert film_of(container_of(*streams)) is streams[film]
 
 
+def test_a_codec_that_nobody_decodes_is_named():
+    unknown = Stream(96, 64)
+    unknown.codec_context = None
+    with pytest.raises(ValueError, match="no decoder"):
+        film_of(container_of(unknown))
+
+
 def test_a_cover_alone_is_no_film():
     with pytest.raises(ValueError, match="only a cover"):
         film_of(container_of(Stream(200, 200, 1024)))

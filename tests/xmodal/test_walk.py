@@ -1,5 +1,6 @@
 """Folders and lists with names of any kind: every file once, others counted, nothing lost between two programs."""
 
+import errno
 import logging
 import os
 
@@ -7,6 +8,7 @@ import pytest
 
 from video.annotations import VIDEOS
 from xmodal.data.annotations import IMAGES, Sample, read_classes, write_list
+from xmodal.data.trouble import TroubleError
 from xmodal.data.walk import LeftOut, files_below, printable
 
 
@@ -141,3 +143,31 @@ def test_tables_that_are_none(tmp_path, text):
     (tmp_path / "val.csv").write_text(text)
     with pytest.raises(ValueError, match=r"val\.csv"):
         VIDEOS.read(tmp_path / "val.csv", format="kinetics")
+
+
+def test_annotations_that_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match="pipe is a FIFO"):
+        VIDEOS.read(tmp_path / "pipe")
+    (tmp_path / "list.txt").write_text("a.mp4 0\n")
+    with pytest.raises(ValueError, match=r"/dev/zero is a device|class file /dev/zero does not exist"):
+        VIDEOS.read(tmp_path / "list.txt", classes="/dev/zero")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"deep\.json"):
+        IMAGES.read(tmp_path / "deep.json")
+
+
+@pytest.mark.parametrize(("number", "error"), [(errno.EACCES, ValueError), (errno.EIO, TroubleError)])
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch, number, error):
+    touch(tmp_path, "a/0.mp4", "b/1.mp4")
+    listed = os.scandir
+
+    def scandir(path="."):
+        if os.fspath(path).endswith("b"):
+            raise OSError(number, os.strerror(number), path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(error, match="/b"):
+        VIDEOS.read(tmp_path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from xmodal.data.trouble import NotAFileError, regular_file
 from xmodal.data.walk import LeftOut, files_below, is_loop, printable
 from xmodal.registry import Registry, did_you_mean, resolve
 
@@ -96,7 +97,7 @@ class Annotations:
             all_missing = f" that are below {base}; all {total} are missing, e.g. {missing[0]!r}" if missing else ""
             raise ValueError(f"{path} (read as {kind!r}) names no {self.noun}s{all_missing}")
         if missing:
-            some = ", ".join(missing[:3])
+            some = ", ".join(map(printable, missing[:3]))
             log.warning("%s: %d of %d %ss are not below %s, e.g. %s", path, len(missing), total, self.noun, base, some)
         return listing
 
@@ -173,9 +174,17 @@ class Annotations:
             )
 
 
-def open_text(path: str | os.PathLike) -> TextIO:
-    """Open a text file so that names of any bytes come through."""
-    return open(path, encoding="utf-8-sig", errors="surrogateescape")
+def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
+    """Open a text file so that names of any bytes come through.
+
+    Raises:
+        ValueError: a FIFO, a device or a folder.
+    """
+    try:
+        regular_file(path)
+    except NotAFileError as error:
+        raise ValueError(f"{path} {error}") from None
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def lines_of(path: str | os.PathLike) -> list[str]:
@@ -190,7 +199,7 @@ def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, st
     Raises:
         ValueError: not such a table, naming the file and line.
     """
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with open_text(path, newline="") as lines:
         rows = csv.DictReader(lines, delimiter=delimiter)
         try:
             return list(rows)
@@ -286,9 +295,12 @@ def look_up(name: str, index: Mapping[str, int], where: str) -> int:
 def load_json(path: Path, kind: type = object, form: str = "") -> Any:
     """Read a JSON file; errors name the line, or the form that is expected of a `kind`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_text(path) as file:
+            found = json.load(file)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: JSON nested too deeply") from None
     if not isinstance(found, kind):
         raise ValueError(f"{path}: expected {form}, found a {type(found).__name__}")
     return found

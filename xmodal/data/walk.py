@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from xmodal.data.trouble import reading
+
 
 @dataclass
 class LeftOut:
@@ -46,7 +48,7 @@ def files_below(root: str | os.PathLike, endings: tuple[str, ...], left_out: Lef
         left_out: takes note of the other files.
     """
     walked: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(os.fspath(root), followlinks=True):
+    for folder, folders, names in os.walk(os.fspath(root), onerror=refuse, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in walked:
             folders.clear()
@@ -63,6 +65,17 @@ def files_below(root: str | os.PathLike, endings: tuple[str, ...], left_out: Lef
                 yield path
             elif left_out is not None:
                 left_out.add(path, ending)
+
+
+def refuse(error: OSError) -> None:
+    """Raise what a folder cannot be listed for; `os.walk` would pass over it in silence.
+
+    Raises:
+        TroubleError: the storage fails.
+        ValueError: no permission, for example.
+    """
+    with reading(error.filename, ValueError, lambda e: ValueError(f"{error.filename} cannot be listed: {e}")):
+        raise error
 
 
 def is_loop(path: str | os.PathLike, real: str) -> bool:

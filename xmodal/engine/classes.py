@@ -43,6 +43,8 @@ def agree(runner: Any, stage: str, dataset: Any) -> list[str] | None:
         dataset.adopt_classes(names)
     check_labels(dataset, stage, outputs_of(runner), names)
     if train is not None:
+        if not names and names_of(dataset) and hasattr(train, "adopt_classes"):
+            say(f"{stage} names its classes and training does not: they are compared by number; give both `classes`")
         say_unseen(train, dataset, stage, names)
         say_shared(train, dataset, stage)
     return names or names_of(dataset)
