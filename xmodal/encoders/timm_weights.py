@@ -20,6 +20,25 @@ from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.structures import Encoder
 
 FAMILIES = ("vision_transformer", "deit", "eva")  # timm's modules whose models are read
+MISSING = {  # what the other vision transformers of timm have that the tower here has not, by timm's module
+    "beit": "its attention has a learned bias by relative position",
+    "cait": "it mixes attention heads and adds the class token in late blocks of another kind",
+    "crossvit": "it has two branches of patches of two sizes",
+    "deepseek_vit": "its tower is that of a multimodal model (MLP without bias, projector), and is not read yet",
+    "gemma4_vit": "its blocks have four norms each, and its values are normed",
+    "hiera": "it pools tokens between stages",
+    "hieradet_sam2": "it pools tokens between stages and attends in windows",
+    "mvitv2": "its attention pools keys and values",
+    "naflexvit": "its images come as sequences of patches with padding",
+    "qwen3_vit": "its tower is that of a multimodal model (bilinear positions, projector), and is not read yet",
+    "tiny_vit": "it has convolution stages and attends in windows",
+    "twins": "it has stages and attends in windows",
+    "vision_transformer_hybrid": "its patches come of a convolution network (HybridEmbed)",
+    "vision_transformer_relpos": "its attention has a bias by relative position",
+    "vision_transformer_sam": "it attends in windows with a bias by relative position",
+    "volo": "it has outlook attention",
+    "xcit": "it attends over channels",
+}
 LEFT_IN_FILES = ("mask_token", "decoder_", "head", "fc_norm.", "pre_logits.", "predictor.", "norm_pix")
 
 
@@ -170,7 +189,7 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
         raise ValueError(f"timm has no model {plain!r}; {near if near.startswith('did') else SUPPORTED}")
     family = timm.model_entrypoint(plain).__module__.rpartition(".")[2]
     if family not in FAMILIES:
-        refuse(plain, f"it is no plain vision transformer but of timm's family {family}")
+        refuse(plain, f"it is no plain vision transformer but of timm's family {family}{why_not(family)}")
     size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
         model = timm.create_model(name, num_classes=0, **size, **arch, **more)
@@ -184,6 +203,11 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
     if image_size and image_size % patch:
         raise ValueError(f"image_size {image_size} is not a multiple of the patch size {patch} of {plain}")
     return model
+
+
+def why_not(family: str) -> str:
+    """What the models of another module of timm have, with a colon in front; empty where it is not known."""
+    return f": {MISSING[family]}" if family in MISSING else ""
 
 
 def tags_of(plain: str) -> list[str]:
