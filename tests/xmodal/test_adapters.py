@@ -31,6 +31,12 @@ ROWS = {
         True,
     ),
     "lora-fused": (dict(rank=4, targets="qkv", alpha=8, blocks=2), True, 2 * 4 * 4 * D, True),
+    "peft": (
+        dict(config=dict(r=4, lora_alpha=6, target_modules=["qkv", "fc2"], use_dora=True)),
+        True,
+        L * (4 * 4 * D + 3 * D + 4 * 5 * D + D),
+        True,
+    ),
     "bitfit": ({}, True, (11 * L + 2) * D, None),
     "bitfit-last": (dict(blocks=1), True, 11 * D, None),
     "convpass": (dict(hidden=4, scale=0.5, dropout=0.3), True, 2 * L * (9 * D + 9 * 16 + 8), False),

@@ -68,7 +68,7 @@ def test_pickled_code_is_not_run(tmp_path, monkeypatch):
     torch.save({"a": Evil()}, tmp_path / "zip.pth")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps({"a": Evil()}))
     for name in ("zip.pth", "bare.pth"):
-        with pytest.raises(ValueError, match=f"{name} does not open without running pickled code .*mkdir.*refused"):
+        with pytest.raises(ValueError, match=f"{name} does not open without running pickled code.*refused"):
             read_torch(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
