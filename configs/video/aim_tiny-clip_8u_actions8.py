@@ -10,7 +10,8 @@ from mmengine.config import read_base
 from video.aim import aim
 
 with read_base():
-    from .._base_.tiny_clip_actions import *
+    from .._base_.runtime import *
+    from .._base_.actions import *
     from .._base_.actions8 import *
 
 model.adapters = [dict(type=aim, num_frames=8, hidden=64)]

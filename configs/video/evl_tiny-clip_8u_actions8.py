@@ -13,7 +13,8 @@ from torch.optim import AdamW
 from video.evl import EVLDecoder
 
 with read_base():
-    from .._base_.tiny_clip_actions import *
+    from .._base_.runtime import *
+    from .._base_.actions import *
     from .._base_.actions8 import *
 
 model.reader = dict(type=EVLDecoder, num_frames=8, num_layers=3, mlp_dropout=0.1)

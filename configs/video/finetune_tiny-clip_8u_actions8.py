@@ -10,7 +10,8 @@ from mmengine.config import read_base
 from video.st_adapter import st_adapter
 
 with read_base():
-    from .._base_.tiny_clip_actions import *
+    from .._base_.runtime import *
+    from .._base_.actions import *
     from .._base_.actions8 import *
 
 model.freeze_encoder = False

@@ -11,7 +11,8 @@ from xmodal.encoders.inflate import inflate
 from xmodal.encoders.tiny import tiny_clip_encoder
 
 with read_base():
-    from .._base_.tiny_clip_actions import *
+    from .._base_.runtime import *
+    from .._base_.actions import *
     from .._base_.actions8 import *
 
 model.encoder = dict(type=inflate, encoder=dict(type=tiny_clip_encoder), num_frames=8, tubelet=2)

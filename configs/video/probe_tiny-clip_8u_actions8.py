@@ -12,7 +12,8 @@ from torch.optim import AdamW
 from xmodal.heads.classification import ClassificationHead
 
 with read_base():
-    from .._base_.tiny_clip_actions import *
+    from .._base_.runtime import *
+    from .._base_.actions import *
     from .._base_.actions8 import *
 
 model.head = dict(type=ClassificationHead, num_classes=8)

@@ -12,7 +12,8 @@ from mmengine.config import read_base
 from video.st_adapter import st_adapter
 
 with read_base():
-    from .._base_.tiny_clip_actions import *
+    from .._base_.runtime import *
+    from .._base_.actions import *
     from .._base_.actions8 import *
 
 model.adapters = [dict(type=st_adapter, bottleneck=64, kernel_size=(3, 1, 1), sites=["pre_attn", "pre_mlp"])]

@@ -4,7 +4,6 @@ Features are averaged over time and read by a linear head; a leaf sets the metho
 Untrained encoder: --cfg-options model.encoder.weights=random
 """
 
-from mmengine.config import read_base
 from torch.optim import AdamW
 
 from video.readers import TimeMeanReader
@@ -12,9 +11,6 @@ from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.engine.schedule import CosineSchedule
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
-
-with read_base():
-    from .runtime import *
 
 model = dict(
     type=TransferModel,
