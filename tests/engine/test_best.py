@@ -121,3 +121,12 @@ def test_an_unreadable_sample_is_noted_once():
     hook.note([{"sample_id": "a", "reason": "x"}, {"sample_id": "b", "reason": "y"}])
     hook.note([{"sample_id": "a", "reason": "x"}])
     assert hook.report["skipped"] == [{"sample_id": "a", "reason": "x"}, {"sample_id": "b", "reason": "y"}]
+
+
+def test_a_resumed_report_keeps_the_names_of_classes():
+    """Killed behind the last validation, a run validates nothing more."""
+    hook = ReportHook()
+    hook.report = {}
+    old = {"classes": ["a", "b"], "best": {"top1": 50.0}, "seconds": 3.0}
+    hook.after_load_checkpoint(None, {"report": json.dumps(old)})
+    assert hook.report == {"classes": ["a", "b"], "best": {"top1": 50.0}}

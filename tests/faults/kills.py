@@ -42,7 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "cloud": {
         "config": "configs/pointcloud/epcl_tiny-clip_512_objects.py",
-        "options": ["train_cfg.max_epochs=2", "train_cfg.val_interval=1", "param_scheduler.warmup_epochs=0"],
+        "options": ["train_cfg.max_epochs=2", "train_cfg.val_interval=1", "param_scheduler.warmup_steps=2"],
     },
     "contrastive": {
         "config": "configs/pretrain/unicl_tiny-clip_32_shapes.py",
