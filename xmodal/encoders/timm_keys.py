@@ -6,6 +6,7 @@ or two, and so on. Which layout a state dict has follows from its keys; to write
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -105,16 +106,13 @@ def in_three(state: State, name: str, table: str = "qkv") -> State:
 
 def gate_apart(state: State) -> State:
     """Write the first layer of gated MLPs as two."""
+
+    def parts(kind: str, at: str, x: Tensor) -> State:
+        return {f"{at}mlp.fc1_{p}.{kind}": part for p, part in zip("gx", x.chunk(2), strict=True)}
+
     for kind in ("weight", "bias"):
-        state = cut(
-            state, f"mlp.fc1.{kind}", lambda at, x, kind=kind: dict(zip(gated_names(at, kind), x.chunk(2), strict=True))
-        )
+        state = cut(state, f"mlp.fc1.{kind}", partial(parts, kind))
     return state
-
-
-def gated_names(at: str, kind: str) -> list[str]:
-    """Return timm's names of gate and value of a block's MLP."""
-    return [f"{at}mlp.fc1_{p}.{kind}" for p in "gx"]
 
 
 def frequencies_together(state: State) -> State:
