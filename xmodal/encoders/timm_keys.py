@@ -106,13 +106,20 @@ def in_three(state: State, name: str, table: str = "qkv") -> State:
 
 def gate_apart(state: State) -> State:
     """Write the first layer of gated MLPs as two."""
-
-    def parts(kind: str, at: str, x: Tensor) -> State:
-        return {f"{at}mlp.fc1_{p}.{kind}": part for p, part in zip("gx", x.chunk(2), strict=True)}
-
     for kind in ("weight", "bias"):
-        state = cut(state, f"mlp.fc1.{kind}", partial(parts, kind))
+        halves = partial(gate_and_value, kind=kind)
+        state = cut(state, f"mlp.fc1.{kind}", halves)
     return state
+
+
+def gate_and_value(at: str, x: Tensor, kind: str) -> State:
+    """Return the halves of a gated layer's weight or bias under timm's names."""
+    return dict(zip(gated_names(at, kind), x.chunk(2), strict=True))
+
+
+def gated_names(at: str, kind: str) -> list[str]:
+    """Return timm's names of gate and value of a block's MLP."""
+    return [f"{at}mlp.fc1_{p}.{kind}" for p in "gx"]
 
 
 def frequencies_together(state: State) -> State:

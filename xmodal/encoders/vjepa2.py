@@ -112,7 +112,7 @@ class VJEPA2(VisionTransformer):
         )  # fmt: skip
         self.tubelet = tubelet
         self.levels = LEVELS[depth] if later else (depth - 1,)
-        self.patch_embed = TubeletEmbed(patch_size, tubelet, dim)  # type: ignore[assignment]
+        self.patch_embed: Any = TubeletEmbed(patch_size, tubelet, dim)  # type: ignore[assignment]
         self.image_embed = TubeletEmbed(patch_size, 1, dim) if later else None
         self.image_token = nn.Parameter(torch.zeros(1, 1, dim)) if later else None
         self.video_token = nn.Parameter(torch.zeros(1, 1, dim)) if later else None
