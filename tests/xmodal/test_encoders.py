@@ -251,3 +251,18 @@ def test_full_size_timm(name):
     images = torch.randn(1, 3, ours.image_size, ours.image_size)
     with torch.no_grad():
         assert (ours(images) - theirs(images)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T-16-384", pytest.param("EVA02-B-16", marks=pytest.mark.slow)])
+@torch.no_grad()
+def test_open_clip_models_with_the_class_head_of_timm_as_projection(name):
+    theirs = stirred(open_clip.create_model(name, load_weights=False), std=0.03)
+    ours = from_open_clip(theirs, name)
+    images = torch.randn(1, 3, ours.visual.image_size, ours.visual.image_size)
+    want = theirs.encode_image(images)
+    assert want.shape[-1] == ours.visual.out_dim == theirs.visual.trunk.head.out_features
+    assert theirs.visual.trunk.head.bias.abs().sum() > 0
+    assert (ours.visual(images) - want).abs().max() < 1e-5
+    ids = ClipTokenizer(theirs.context_length)(["a photo of a cat", "dog"])
+    assert (ours.encode_text(ids) - theirs.encode_text(ids)).abs().max() < 1e-5
+    theirs.load_state_dict(ours.library_state())

@@ -65,7 +65,7 @@ class CLIP(nn.Module):
 
     def library_state(self) -> dict[str, Tensor]:
         """Return the weights under OpenAI's and open_clip's names, without adapters; SigLIP's under open_clip's."""
-        return to_clip_state(self.state_dict())
+        return to_clip_state(self.state_dict(), getattr(self.visual, "layout", ()))
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Tokenize texts to ids (K, L) on the device of the towers.

@@ -164,16 +164,24 @@ def from_clip_state(state: Mapping[str, Tensor]) -> State:
     """Rename the weights of a whole CLIP, its text tower under `text.` or bare, to those of xmodal's `CLIP`."""
     visual = under(state, "visual.")
     trunk = under(visual, "trunk.")
-    image = from_timm_state(trunk) if trunk else from_clip_visual_state(visual)
+    image = {**from_timm_state(trunk), **put_under(under(trunk, "head."), "proj.")} if trunk else {}
+    image = image or from_clip_visual_state(visual)
     text = from_clip_text_state(under(state, "text.") or state)
     scales = {key: state[key].reshape(()) for key in ("logit_scale", "logit_bias") if key in state}
     return {**put_under(image, "visual."), **put_under(text, "text."), **scales}
 
 
-def to_clip_state(state: Mapping[str, Tensor]) -> State:
-    """Rename the weights of xmodal's `CLIP` to OpenAI's and open_clip's names; SigLIP ones to open_clip's."""
+def to_clip_state(state: Mapping[str, Tensor], layout: Iterable[str] = ()) -> State:
+    """Rename the weights of xmodal's `CLIP` to OpenAI's and open_clip's names.
+
+    Args:
+        state: of the `CLIP`.
+        layout: of an image tower that open_clip takes from timm, see `timm_keys.PARTS`.
+    """
     image, text = under(state, "visual."), to_clip_text_state(under(state, "text."))
     scales = {key: state[key] for key in ("logit_scale", "logit_bias") if key in state}
-    if "cls_token" in image and "attn_pool.latent" not in image:
+    of_timm = any(key in image for key in ("attn_pool.latent", "proj.bias")) or "cls_token" not in image
+    if not of_timm and not layout:
         return {**put_under(to_clip_visual_state(image), "visual."), **text, **scales}
-    return {**put_under(to_timm_state(image), "visual.trunk."), **put_under(text, "text."), **scales}
+    trunk = {**to_timm_state(image, layout), **put_under(under(image, "proj."), "head.")}
+    return {**put_under(trunk, "visual.trunk."), **put_under(text, "text."), **scales}

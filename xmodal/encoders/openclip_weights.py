@@ -24,10 +24,12 @@ from xmodal.structures import Encoder
 
 SUPPORTED = (
     "ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, ViT-g-14, ViT-bigG-14, their -quickgelu forms, and the "
-    "SigLIP and SigLIP2 models"
+    "SigLIP, SigLIP2, EVA and PE-Core models"
 )
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "ls_init_value"}
-TRUNK_KEYS = {"image_size", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj"}
+TRUNK_KEYS = {
+    "image_size", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_drop", "timm_drop_path",
+}  # fmt: skip
 TEXT_KEYS = {
     "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "proj_bias", "pool_type",
     "norm_kwargs", "act_kwargs", "hf_tokenizer_name", "tokenizer_kwargs",
@@ -135,6 +137,7 @@ def config_of(name: str, arch: dict | None) -> dict[str, Any]:
     check_known(name, "text_cfg.", text, TEXT_KEYS)
     wrong = {
         "vision_cfg.layers": vision.get("layers") if isinstance(vision.get("layers"), list) else None,
+        "vision_cfg.timm_drop": vision.get("timm_drop") or None,  # stochastic depth is an argument of the door
         "vision_cfg.timm_proj": vision.get("timm_proj") if vision.get("timm_proj", "none") != "none" else None,
         "text_cfg.pool_type": text.get("pool_type") if text.get("pool_type", "argmax") not in POOLS else None,
     }
@@ -158,7 +161,9 @@ def vision_of(config: dict, model: str, image_size: int | None) -> dict:
     size = image_size or vision["image_size"]
     if "timm_model_name" in vision:
         pool = {"global_pool": vision["timm_pool"]}
-        return describe(unfilled(lambda: create(vision["timm_model_name"], size, pool)), model)
+        spec = describe(unfilled(lambda: create(vision["timm_model_name"], size, pool)), model)
+        # without a word on the projection, open_clip takes the trunk's own class head for it
+        return spec if vision.get("timm_proj") else spec | dict(out_dim=config["embed_dim"], out_bias=True)
     width = vision["width"]
     return dict(
         CLIP_TOWER,

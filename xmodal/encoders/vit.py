@@ -95,6 +95,7 @@ class VisionTransformer(Encoder):
         norm_eps: of every norm.
         patch_bias: bias of the patch projection.
         out_dim: width of a final projection of the pooled feature, None for none.
+        out_bias: bias of that projection.
         drop_path: stochastic depth of the last block, linearly from 0; in training only.
         pixel_mean: per channel, of images in [0, 1].
         pixel_std: per channel.
@@ -127,7 +128,8 @@ class VisionTransformer(Encoder):
         act: str = "gelu", gated: bool = False, class_token: bool = True, num_registers: int = 0,
         embed_prefix: bool = True, pre_norm: bool = False, pool: str = "token", pool_prefix: bool = False,
         pad_images: bool = False, crop_images: bool = False, fc_norm: bool = False,
-        norm_eps: float = 1e-6, patch_bias: bool = True, out_dim: int | None = None, drop_path: float = 0.0,
+        norm_eps: float = 1e-6, patch_bias: bool = True, out_dim: int | None = None, out_bias: bool = False,
+        drop_path: float = 0.0,
         pixel_mean: Sequence[float] = CLIP_MEAN, pixel_std: Sequence[float] = CLIP_STD, name: str = "vit",
         rotary: dict | None = None, positions: bool = True, norm: str = "layer", patch_norm: bool = False,
         attn_norm: bool = False, mlp_norm: bool = False, bias: bool = True, post_norm: bool = False,
@@ -166,7 +168,7 @@ class VisionTransformer(Encoder):
         self.fc_norm = make_norm(norm, dim, norm_eps) if final_norm and fc_norm else nn.Identity()
         pooling = (pool_heads or num_heads, pool_ratio or mlp_ratio, act, norm_eps, norm)
         self.attn_pool = AttentionPool(dim, *pooling) if pool == "map" else None
-        self.proj = nn.Linear(dim, out_dim, bias=False) if out_dim else nn.Identity()
+        self.proj = nn.Linear(dim, out_dim, bias=out_bias) if out_dim else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,0 +1,67 @@
+"""Hugging Face folders on disk: towers equal those of transformers on random weights."""
+
+import json
+
+import pytest
+import torch
+
+from tests.xmodal.adapters.towers import refill
+from xmodal.encoders.hub_folders import hub_folder_encoder
+
+transformers = pytest.importorskip("transformers")
+SIZES = dict(hidden_size=24, num_attention_heads=2, num_hidden_layers=2, image_size=32, patch_size=8)
+WIDE = dict(SIZES, intermediate_size=40)
+
+
+def clip():
+    config = transformers.CLIPConfig(
+        text_config=dict(
+            hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16, vocab_size=30
+        ),
+        vision_config=WIDE, projection_dim=12,
+    )  # fmt: skip
+    return transformers.CLIPModel(config), lambda model, x: model.visual_projection(model.vision_model(x).pooler_output)
+
+
+def clip_vision():
+    model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**WIDE, hidden_act="gelu"))
+    return model, lambda model, x: model(x).pooler_output
+
+
+def siglip_vision():
+    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**WIDE))
+    return model, lambda model, x: model(x).pooler_output
+
+
+def dinov2():
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**SIZES, mlp_ratio=3))
+    return model, lambda model, x: model(x).pooler_output
+
+
+@pytest.mark.parametrize("make", [clip, clip_vision, siglip_vision, dinov2])
+@torch.no_grad()
+def test_it_equals_transformers(make, tmp_path):
+    torch.manual_seed(0)
+    model, feature = make()
+    refill(model, 0.2).eval().save_pretrained(tmp_path / "x")
+    ours = hub_folder_encoder(str(tmp_path / "x"))
+    images = torch.randn(2, 3, 32, 32)
+    want = feature(model, images)
+    assert want.std() > 0.01
+    assert (ours(images) - want).abs().max() < 1e-5
+    larger = hub_folder_encoder(str(tmp_path / "x"), image_size=48)
+    assert (larger(torch.randn(1, 3, 48, 48)).shape, larger.image_size) == ((1, want.shape[1]), 48)
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        hub_folder_encoder(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    for config, said in (
+        ({"model_type": "dinov22"}, "did you mean 'dinov2'"),
+        ({"model_type": "dinov2", "use_swiglu_ffn": True}, "use_swiglu_ffn"),
+        ({"model_type": "dinov2", "hidden_act": "silu"}, "hidden_act 'silu'"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=said):
+            hub_folder_encoder(str(tmp_path))

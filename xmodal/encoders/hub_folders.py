@@ -1,0 +1,184 @@
+"""Load image towers from Hugging Face folders on disk: CLIP, SigLIP, SigLIP2 (fixed size) and DINOv2."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodal.encoders.files import load_exactly, unfilled
+from xmodal.encoders.keys import State, under
+from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
+from xmodal.registry import ENCODERS, did_you_mean
+from xmodal.torch_files import read_safetensors
+
+ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+IMAGENET = dict(pixel_mean=(0.485, 0.456, 0.406), pixel_std=(0.229, 0.224, 0.225))
+HALF = dict(pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.5, 0.5, 0.5))
+NAMES = [  # of transformers; all that fit a key are applied, in this order
+    (r"^vision_model\.", ""),
+    (r"^embeddings\.(class_embedding|cls_token)$", "cls_token"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.position_embedding(\.weight|s)$", "pos_embed"),
+    (r"^embeddings\.patch_embedding(s\.projection)?\.", "patch_embed.proj."),
+    (r"^pre_layrnorm\.", "norm_pre."),
+    (r"^(post_layernorm|layernorm)\.", "norm."),
+    (r"^encoder\.layers?\.", "blocks."),
+    (r"^visual_projection\.", "proj."),
+    (r"^head\.probe$", "attn_pool.latent"),
+    (r"^head\.layernorm\.", "attn_pool.norm."),
+    (r"^head\.mlp\.", "attn_pool.mlp."),
+    (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
+    (r"\.layer_norm(\d)\.", r".norm\1."),
+    (r"\.(self_attn\.out_proj|attention\.output\.dense)\.", ".attn.proj."),
+    (r"\.(?:self_attn|attention\.attention)\.(q|k|v)(?:_proj|uery|ey|alue)\.", r".attn.\1_proj."),
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+]
+
+
+def common(config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that all configs name alike.
+
+    Raises:
+        ValueError: an activation that is not known.
+    """
+    act = str(config.get("hidden_act", "gelu"))
+    if act not in ACTIVATIONS:
+        raise ValueError(f"config.json: hidden_act {act!r} is not supported; {did_you_mean(act, ACTIVATIONS)}")
+    dim, hidden = config.get("hidden_size", 768), config.get("intermediate_size")
+    return dict(
+        image_size=config.get("image_size", 224),
+        patch_size=config.get("patch_size", 16),
+        dim=dim,
+        depth=config.get("num_hidden_layers", 12),
+        num_heads=config.get("num_attention_heads", 12),
+        act=ACTIVATIONS[act],
+        mlp_ratio=config.get("mlp_ratio", 4) if hidden is None else (hidden + 0.5) / dim,
+    )
+
+
+def clip(config: dict[str, Any]) -> dict[str, Any]:
+    """CLIP: a norm in front, no bias of the patch projection, the projection of the whole model where it is there."""
+    vision = dict(patch_size=32, hidden_act="quick_gelu", intermediate_size=3072) | config.get("vision_config", config)
+    whole = "vision_config" in config
+    return common(vision) | dict(
+        pre_norm=True, patch_bias=False, norm_eps=vision.get("layer_norm_eps", 1e-5), pixel_mean=CLIP_MEAN,
+        pixel_std=CLIP_STD, out_dim=config.get("projection_dim", 512) if whole else None,
+    )  # fmt: skip
+
+
+def siglip(config: dict[str, Any]) -> dict[str, Any]:
+    """SigLIP: no class token, attention pooling."""
+    vision = dict(hidden_act="gelu_pytorch_tanh", intermediate_size=3072) | config.get("vision_config", config)
+    return common(vision) | dict(class_token=False, pool="map", norm_eps=vision.get("layer_norm_eps", 1e-6)) | HALF
+
+
+def dinov2(config: dict[str, Any]) -> dict[str, Any]:
+    """DINOv2: LayerScale, the class token behind the last norm.
+
+    Raises:
+        ValueError: the giant model's gated MLP.
+    """
+    if config.get("use_swiglu_ffn"):
+        raise ValueError("config.json: use_swiglu_ffn is not supported: take timm_encoder('vit_giant_patch14_dinov2')")
+    about = dict(init_values=1.0, norm_eps=config.get("layer_norm_eps", 1e-6), qkv_bias=config.get("qkv_bias", True))
+    return common(config) | about | IMAGENET
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "clip": clip,
+    "clip_vision_model": clip,
+    "siglip": siglip,
+    "siglip_vision_model": siglip,
+    "dinov2": dinov2,
+}
+
+
+@ENCODERS.register_module(name="hub_folder_encoder")
+def hub_folder_encoder(folder: str, image_size: int | None = None, drop_path: float = 0.0) -> VisionTransformer:
+    """Load the image tower of a Hugging Face folder on disk.
+
+    Args:
+        folder: with `config.json` and `model.safetensors`, of the types `clip`, `siglip` (also SigLIP2 of fixed size),
+            their vision models, or `dinov2`.
+        image_size: pixels, when another resolution than the model's own is wanted; positions are resized.
+        drop_path: stochastic depth of the last block, in training only.
+
+    Returns:
+        The tower in evaluation mode.
+
+    Raises:
+        FileNotFoundError: a file that is missing.
+        ValueError: another type of model, weights that do not fit.
+    """
+    path = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (path / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}: a Hugging Face folder holds config.json and model.safetensors"
+            )
+    config = json.loads((path / "config.json").read_text())
+    kind = str(config.get("model_type"))
+    if kind not in KINDS:
+        raise ValueError(f"{folder}/config.json: model_type {kind!r} is not supported; {did_you_mean(kind, KINDS)}")
+    spec = KINDS[kind](config) | dict(name=path.name, drop_path=drop_path)
+    own = spec["image_size"]
+    tower = load_exactly(
+        unfilled(lambda: VisionTransformer(**spec)),
+        to_plain(read_safetensors(path / "model.safetensors")),
+        f"{folder}/model.safetensors",
+    )
+    if image_size in (None, own):
+        return tower
+    resized = unfilled(lambda: VisionTransformer(**spec | dict(image_size=image_size)))
+    return load_exactly(resized, tower.state_dict(), folder)
+
+
+def to_plain(state: State) -> State:
+    """Rename and fuse transformers' weights of an image tower to those of a `VisionTransformer`, without the others."""
+    aside = (
+        "text_model.",
+        "logit_",
+        "text_projection.",
+        "embeddings.mask_token",
+        "vision_model.embeddings.position_ids",
+    )
+    state = under(state, "dinov2.") or state
+    renamed: State = {}
+    for key, value in state.items():
+        if key.startswith(aside) or key.startswith("classifier."):
+            continue
+        for pattern, name in NAMES:
+            key = re.sub(pattern, name, key)
+        renamed[key] = shaped(key, value)
+    return split_pooling(fused(renamed))
+
+
+def shaped(key: str, value: Tensor) -> Tensor:
+    """Give tokens and positions the shape (1, N, D)."""
+    return value.reshape(1, -1, value.shape[-1]) if key in ("cls_token", "pos_embed", "reg_token") else value
+
+
+def fused(state: State) -> State:
+    """Write three projections as one."""
+    out: State = {}
+    for key, value in state.items():
+        head, _, kind = key.rpartition(".attn.q_proj.")
+        if head:
+            out[f"{head}.attn.qkv.{kind}"] = torch.cat([state[f"{head}.attn.{p}_proj.{kind}"] for p in "qkv"])
+        elif ".attn.k_proj." not in key and ".attn.v_proj." not in key:
+            out[key] = value
+    return out
+
+
+def split_pooling(state: State) -> State:
+    """Split torch's projection of attention pooling into that of the query and that of keys and values."""
+    for kind in ("weight", "bias"):
+        both = state.pop(f"head.attention.in_proj_{kind}", None)
+        if both is not None:
+            width = both.shape[0] // 3
+            state |= {f"attn_pool.q.{kind}": both[:width], f"attn_pool.kv.{kind}": both[width:]}
+    return state
