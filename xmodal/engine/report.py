@@ -113,7 +113,8 @@ class ReportHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Continue the report of the checkpoint."""
         old = json.loads(checkpoint.get("report", "{}"))
-        self.report.update({k: old[k] for k in ("history", "epochs", "best", "skipped", "classes", "started") if k in old})
+        kept = ("history", "epochs", "best", "skipped", "classes", "started")
+        self.report.update({k: old[k] for k in kept if k in old})
         self.before = old.get("seconds", 0.0)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
