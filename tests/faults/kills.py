@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "contrastive": {
         "config": "configs/pretrain/unicl_tiny-clip_32_shapes.py",
-        "options": ["train_cfg.max_steps=12", "train_cfg.val_interval=6", "train_dataloader.batch_size=16"],
+        "options": ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", "param_scheduler.warmup_epochs=0"],
     },
 }  # fmt: skip
 ALWAYS = ["default_hooks.checkpoint.every_steps=1", "train_dataloader.num_workers=0", "val_dataloader.num_workers=0",
