@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import timm
@@ -231,3 +232,16 @@ def test_the_architecture_decides_and_not_the_name():
         assert timm_encoder(name, "random", arch=small).depth == 1
     with pytest.raises(ValueError, match="timm's family resnet"):
         timm_encoder("resnet50", "random")
+
+
+@pytest.mark.parametrize("settings", [dict(kind="axial", reference=(4, 4)), dict(kind="mixed")], ids=["axial", "mixed"])
+def test_a_rotary_tower_is_copied_pickled_and_exported_for_any_batch(settings):
+    tower = refill(vit(num_heads=2, rotary=settings).eval(), 0.2)
+    images = torch.randn(2, 3, 16, 16)
+    want = tower(images)
+    assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(tower)))(images), want)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    graph = torch.export.export(tower, (images,), dynamic_shapes=({0: batch},)).module()
+    more = torch.randn(5, 3, 16, 16)
+    torch.testing.assert_close(graph(more), tower(more))
+    assert torch.equal(tower(images), want)  # nothing of the export stays in the tower
