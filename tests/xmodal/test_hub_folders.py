@@ -38,7 +38,17 @@ def dinov2():
     return model, lambda model, x: model(x).pooler_output
 
 
-@pytest.mark.parametrize("make", [clip, clip_vision, siglip_vision, dinov2])
+def dinov3():
+    config = transformers.DINOv3ViTConfig(**WIDE, num_register_tokens=2)
+    return transformers.DINOv3ViTModel(config), lambda model, x: model(x).pooler_output
+
+
+def dinov3_gated():
+    config = transformers.DINOv3ViTConfig(**WIDE, use_gated_mlp=True, hidden_act="silu", query_bias=False)
+    return transformers.DINOv3ViTModel(config), lambda model, x: model(x).pooler_output
+
+
+@pytest.mark.parametrize("make", [clip, clip_vision, siglip_vision, dinov2, dinov3, dinov3_gated])
 @torch.no_grad()
 def test_it_equals_transformers(make, tmp_path):
     torch.manual_seed(0)
@@ -60,7 +70,8 @@ def test_other_folders_are_refused(tmp_path):
     for config, said in (
         ({"model_type": "dinov22"}, "did you mean 'dinov2'"),
         ({"model_type": "dinov2", "use_swiglu_ffn": True}, "use_swiglu_ffn"),
-        ({"model_type": "dinov2", "hidden_act": "silu"}, "hidden_act 'silu'"),
+        ({"model_type": "dinov2", "hidden_act": "mish"}, "hidden_act 'mish'"),
+        ({"model_type": "dinov3_vit", "mlp_bias": False}, "proj_bias and mlp_bias differ"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match=said):

@@ -1,4 +1,4 @@
-"""Load image towers from Hugging Face folders on disk: CLIP, SigLIP, SigLIP2 (fixed size) and DINOv2."""
+"""Load image towers from Hugging Face folders on disk: CLIP, SigLIP, SigLIP2 (fixed size), DINOv2 and DINOv3."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.torch_files import read_safetensors
 
-ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
 IMAGENET = dict(pixel_mean=(0.485, 0.456, 0.406), pixel_std=(0.229, 0.224, 0.225))
 HALF = dict(pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.5, 0.5, 0.5))
 NAMES = [  # of transformers; all that fit a key are applied, in this order
@@ -23,18 +23,19 @@ NAMES = [  # of transformers; all that fit a key are applied, in this order
     (r"^embeddings\.(class_embedding|cls_token)$", "cls_token"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.position_embedding(\.weight|s)$", "pos_embed"),
-    (r"^embeddings\.patch_embedding(s\.projection)?\.", "patch_embed.proj."),
+    (r"^embeddings\.patch_embedding(s\.projection|s)?\.", "patch_embed.proj."),
     (r"^pre_layrnorm\.", "norm_pre."),
     (r"^(post_layernorm|layernorm)\.", "norm."),
-    (r"^encoder\.layers?\.", "blocks."),
+    (r"^(?:encoder\.layers|encoder\.layer|model\.layer|layer)\.", "blocks."),
     (r"^visual_projection\.", "proj."),
     (r"^head\.probe$", "attn_pool.latent"),
     (r"^head\.layernorm\.", "attn_pool.norm."),
     (r"^head\.mlp\.", "attn_pool.mlp."),
     (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
     (r"\.layer_norm(\d)\.", r".norm\1."),
-    (r"\.(self_attn\.out_proj|attention\.output\.dense)\.", ".attn.proj."),
-    (r"\.(?:self_attn|attention\.attention)\.(q|k|v)(?:_proj|uery|ey|alue)\.", r".attn.\1_proj."),
+    (r"\.(self_attn\.out_proj|attention\.output\.dense|attention\.o_proj)\.", ".attn.proj."),
+    (r"\.(?:self_attn|attention\.attention|attention)\.(q|k|v)(?:_proj|uery|ey|alue)\.", r".attn.\1_proj."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 ]
 
@@ -88,12 +89,34 @@ def dinov2(config: dict[str, Any]) -> dict[str, Any]:
     return common(config) | about | IMAGENET
 
 
+def dinov3(config: dict[str, Any]) -> dict[str, Any]:
+    """DINOv3: rotary positions alone, registers, a gated MLP in the larger models.
+
+    Raises:
+        ValueError: a bias in only one of attention and MLP.
+    """
+    bias, gated = config.get("proj_bias", True), config.get("use_gated_mlp", False)
+    if bias != config.get("mlp_bias", True):
+        raise ValueError("config.json: proj_bias and mlp_bias differ, which is not supported")
+    biases = {"query_bias": True, "key_bias": False, "value_bias": True}
+    about = common(config)
+    if gated:  # gate and value are one layer here
+        about["mlp_ratio"] = (2 * config["intermediate_size"] + 0.5) / about["dim"]
+    return about | dict(
+        positions=False, num_registers=config.get("num_register_tokens", 0), init_values=1.0, gated=gated, bias=bias,
+        qkv_bias=any(config.get(key, default) for key, default in biases.items()),
+        norm_eps=config.get("layer_norm_eps", 1e-5), **IMAGENET,
+        rotary=dict(kind="centered", temperature=config.get("rope_theta", 100.0), layout="half"),
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "clip": clip,
     "clip_vision_model": clip,
     "siglip": siglip,
     "siglip_vision_model": siglip,
     "dinov2": dinov2,
+    "dinov3_vit": dinov3,
 }
 
 
@@ -103,7 +126,8 @@ def hub_folder_encoder(folder: str, image_size: int | None = None, drop_path: fl
 
     Args:
         folder: with `config.json` and `model.safetensors`, of the types `clip`, `siglip` (also SigLIP2 of fixed size),
-            their vision models, or `dinov2`.
+            their vision models, `dinov2` or
+            `dinov3_vit`.
         image_size: pixels, when another resolution than the model's own is wanted; positions are resized.
         drop_path: stochastic depth of the last block, in training only.
 
@@ -153,7 +177,8 @@ def to_plain(state: State) -> State:
             continue
         for pattern, name in NAMES:
             key = re.sub(pattern, name, key)
-        renamed[key] = shaped(key, value)
+        if value.numel():  # DINOv3 without registers holds an empty tensor of them
+            renamed[key] = shaped(key, value)
     return split_pooling(fused(renamed))
 
 
@@ -163,13 +188,18 @@ def shaped(key: str, value: Tensor) -> Tensor:
 
 
 def fused(state: State) -> State:
-    """Write three projections as one."""
+    """Write three projections as one, with zeros for biases that are not there, and gate and value as one layer."""
     out: State = {}
     for key, value in state.items():
-        head, _, kind = key.rpartition(".attn.q_proj.")
-        if head:
-            out[f"{head}.attn.qkv.{kind}"] = torch.cat([state[f"{head}.attn.{p}_proj.{kind}"] for p in "qkv"])
-        elif ".attn.k_proj." not in key and ".attn.v_proj." not in key:
+        place, _, kind = key.partition(".attn.v_proj.")
+        gate, _, part = key.partition(".mlp.up_proj.")
+        if kind:
+            parts = (state.get(f"{place}.attn.{p}_proj.{kind}", torch.zeros_like(value)) for p in "qkv")
+            out[f"{place}.attn.qkv.{kind}"] = torch.cat(list(parts))
+        elif part:
+            first = state.get(f"{gate}.mlp.gate_proj.{part}")
+            out[f"{gate}.mlp.fc1.{part}"] = value if first is None else torch.cat([first, value])
+        elif not re.search(r"\.attn\.[qk]_proj\.|\.mlp\.gate_proj\.", key):
             out[key] = value
     return out
 
