@@ -102,3 +102,28 @@ def Die(step):
                 os._exit(137)
 
     return _Die()
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM])
+def test_a_run_with_lasting_workers_ends(tmp_path, number):
+    """Workers that leave SIGTERM to the main process must not outlive it, nor end before it has saved."""
+    text = TEXT.replace("num_workers=0", "num_workers=1, persistent_workers=True")
+    long = LONG if number else ["train_cfg.max_epochs=2"]
+    words = [
+        sys.executable,
+        str(ROOT / "tools/train.py"),
+        write_config(tmp_path, text),
+        "--work-dir",
+        str(tmp_path / "w"),
+    ]
+    run = subprocess.Popen(
+        [*words, "--cfg-options", *long, "default_hooks.checkpoint.every_steps=1"], cwd=ROOT, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if number:
+        wait_for_a_step(tmp_path, "w")
+        os.killpg(run.pid, number)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == (130 if number else 0), errors
+    if number:
+        assert "goes on from there" in errors

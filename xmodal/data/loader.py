@@ -1,7 +1,11 @@
 """Build a `torch.utils.data.DataLoader` from a config."""
 
+import atexit
 import inspect
+import os
 import signal
+from functools import partial
+from multiprocessing import RawValue
 from typing import Any
 
 import torch
@@ -9,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from xmodal.data.collate import collate
 from xmodal.registry import DATASETS, build, check_arguments, resolve
+
+EXITING = RawValue("b", 0)
+atexit.register(setattr, EXITING, "value", 1)  # runs before multiprocessing ends its children
 
 
 def build_dataset(cfg: Any, seed: int = 0) -> Any:
@@ -44,19 +51,29 @@ def build_loader(cfg: dict[str, Any], dataset: Dataset, sampler: Sampler, seed: 
     options.setdefault("collate_fn", collate)
     options.setdefault("pin_memory", torch.cuda.is_available())
     if options.get("num_workers", 0):
-        options.setdefault("worker_init_fn", quiet_worker)
+        options.setdefault("worker_init_fn", partial(quiet_worker, EXITING))
     else:
         for key in ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context"):
             options.pop(key, None)  # of worker processes, and there are none
     return DataLoader(dataset, sampler=sampler, generator=torch.Generator().manual_seed(seed), **options)
 
 
-def quiet_worker(_: int) -> None:
+def quiet_worker(exiting: Any, _: int) -> None:
     """Leave Ctrl-C, SIGUSR1 and a first SIGTERM to the main process, which finishes its step and saves.
 
-    A second SIGTERM ends the worker. It uses one torch thread.
+    A second SIGTERM, or one when the main process exits, ends the worker. It uses one torch thread.
+
+    Args:
+        exiting: a shared number, not 0 once the main process exits.
+        _: number of the worker.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+    def ended(number: int, frame: Any) -> None:
+        if exiting.value:
+            os._exit(0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, ended)
     torch.set_num_threads(1)
