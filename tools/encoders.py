@@ -1,150 +1,23 @@
-"""Write docs/encoders.md: each vision transformer of the installed timm, compared with its tower here or refused.
-
-Each architecture is cut to two blocks of a small width with the heads of the original; all weights are drawn anew, so
-that every part counts. Tokens, feature and weights are compared at its own size and at another, non-square one.
-"""
+"""Compare the towers here with the vision transformers of the installed timm: python tools/encoders.py --write."""
 
 import argparse
-import copy
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import timm
-import torch
-from timm.models.vision_transformer import LayerScale
-from torch import Tensor, nn
-
-from xmodal.encoders.files import unfilled
-from xmodal.encoders.timm_parts import describe
-from xmodal.encoders.timm_weights import FAMILIES, MISSING, create, from_timm
-
-TARGET = Path(__file__).parent.parent / "docs" / "encoders.md"
-TOLERANCE = 1e-5
+from collections.abc import Callable
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one architecture: the largest difference, or why it is refused."""
-
-    name: str
-    family: str
-    difference: float = 0.0
-    refused: str = ""
-
-    @property
-    def fits(self) -> bool:
-        """Return whether it equals timm or is refused."""
-        return bool(self.refused) or self.difference < TOLERANCE
-
-
-def architectures() -> list[tuple[str, str]]:
-    """Return (family, name) of all vision transformers of this timm."""
-    families = [family for family in (*FAMILIES, *MISSING) if family in timm.list_modules()]
-    return [(family, name) for family in families for name in timm.list_models(module=family)]
-
-
-def redraw(model: nn.Module) -> nn.Module:
-    """Draw every weight so that none can be left out without a difference."""
-    scales = {id(m.gamma) for m in model.modules() if isinstance(m, LayerScale)}
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            noise = torch.randn_like(p)
-            if name.endswith("freqs"):
-                continue
-            if p.ndim <= 1:
-                p.copy_(0.1 * noise + float(name.endswith("weight") or "gamma" in name or id(p) in scales))
-            else:
-                p.copy_(noise * (0.3 if p.ndim == 3 else p[0].numel() ** -0.5))
-    return model.eval()
-
-
-def small(name: str) -> Any:
-    """Build two blocks of an architecture, with heads as wide as its own."""
-    try:
-        whole = unfilled(lambda: create(name, None, dict(depth=2)))
-    except ValueError:  # blocks of several shapes
-        describe(unfilled(lambda: create(name, None, {})), name)
-        raise
-    attn = getattr(whole.blocks[0], "attn", None)
-    heads = getattr(attn, "num_heads", None)
-    if heads is None:
-        return create(name, None, dict(depth=2))
-    width = whole.embed_dim // heads
-    count = 2 if width > 32 else 4
-    return create(name, None, dict(depth=2, num_heads=count, embed_dim=count * width))
-
-
-@torch.no_grad()
-def difference(theirs: Any, ours: Any, size: tuple[int, int]) -> float:
-    """Largest difference of tokens and feature for one image of a size."""
-    images = torch.randn(1, 3, *size)
-    tokens = ours.norm(ours.forward_blocks(*ours.embed(images)))
-    pairs: list[tuple[Tensor, Tensor]] = [(theirs(images), ours(images)), (theirs.forward_features(images), tokens)]
-    return max(float((a - b).abs().max()) if a.shape == b.shape else float("inf") for a, b in pairs)
-
-
-def outcome(family: str, name: str) -> Outcome:
-    """Compare one architecture."""
-    torch.manual_seed(0)
-    try:
-        theirs = redraw(small(name))
-        ours = from_timm(theirs)
-    except ValueError as error:
-        return Outcome(name, family, refused=reason(str(error)))
-    patch = theirs.patch_embed.patch_size[0]
-    other: Any = copy.deepcopy(theirs)
-    other.set_input_size(img_size=(3 * patch, 5 * patch))
-    worst = max(difference(theirs, ours, theirs.patch_embed.img_size), difference(other, ours, (3 * patch, 5 * patch)))
-    back, state = ours.library_state(), theirs.state_dict()
-    same = back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
-    return Outcome(name, family, worst if same else float("inf"))
-
-
-def reason(message: str) -> str:
-    """The part of an error that says why."""
-    return message.partition("is not supported: ")[2].partition(". Supported are")[0] or message
-
-
-def page(outcomes: Iterable[Outcome]) -> str:
-    """The whole page."""
-    found = list(outcomes)
-    exact = [o for o in found if not o.refused]
-    refused = [o for o in found if o.refused]
-    lines = [
-        "# Encoders",
-        "",
-        "Made by `python tools/encoders.py --write`. Towers come from timm (`timm_encoder`, `xmodal.adapt`), open_clip",
-        "(`open_clip_encoder`), OpenAI's files (`openai_encoder`), Hugging Face folders on disk (`hub_folder_encoder`:",
-        "CLIP, SigLIP, SigLIP2 of fixed size, DINOv2, DINOv3) and V-JEPA 2's files and folders (`vjepa2_encoder`).",
-        "",
-        f"Of {len(found)} vision transformers of timm {timm.__version__}, {len(exact)} are rebuilt and",
-        f"{len(refused)} refused. Rebuilt means: tokens, feature and exported weights equal timm's within",
-        f"{TOLERANCE:g}, two blocks with all weights drawn anew, at the architecture's own",
-        "image size and at 3 x 5 patches. All sites of a block are there, so every adapter of docs/methods.md for",
-        "vision transformers runs.",
-        "",
-        "| timm's module | rebuilt | refused | architectures rebuilt |",
-        "|---|---|---|---|",
-    ]
-    for family in dict.fromkeys(o.family for o in found):
-        names = [o.name for o in exact if o.family == family]
-        count = sum(o.family == family for o in refused)
-        lines.append(f"| {family} | {len(names)} | {count} | {', '.join(names) or '-'} |")
-    lines += ["", "| refused because | architectures |", "|---|---|"]
-    for why in dict.fromkeys(o.refused for o in refused):
-        lines.append(f"| {why.replace('|', '/')} | {', '.join(o.name for o in refused if o.refused == why)} |")
-    return "\n".join([*lines, ""])
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("words", nargs="*", help="only architectures whose names contain one of these")
+    p.add_argument("--write", action="store_true", help="write docs/encoders.md")
+    return p
 
 
 def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> int:
-    """Compare all architectures, or those whose names contain a word; exit with 1 where one differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("words", nargs="*", help="only architectures whose names contain one of these")
-    parser.add_argument("--write", action="store_true", help="write docs/encoders.md")
-    args = parser.parse_args(argv)
+    """Compare; exit with 1 where one differs."""
+    args = parser().parse_args(argv)
+    from tools.benches.encoders import TARGET, architectures, outcome, page
+
     chosen = [(f, n) for f, n in architectures() if not args.words or any(word in n for word in args.words)]
     outcomes = [outcome(family, name) for family, name in chosen]
     for o in outcomes:
@@ -157,4 +30,6 @@ def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> i
 
 
 if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
     sys.exit(main())

@@ -5,7 +5,8 @@ import re
 import pytest
 import timm
 
-from tools.encoders import TARGET, architectures, main, outcome
+from tools.benches.encoders import TARGET, architectures, outcome
+from tools.encoders import main
 
 NAMES = architectures()
 FEW = {
