@@ -128,6 +128,7 @@ def _spread(values: list[int]) -> list[int]:
 def scan(options: argparse.Namespace) -> int:
     """Check the videos of a list; 1 when one is broken or missing."""
     from video.batch import CRASHED, over_video
+    from xmodal.atomic import write_text
     from xmodal.data.annotations import write_list
     from xmodal.data.trouble import TroubleError
     from xmodal.data.walk import printable
@@ -152,7 +153,7 @@ def scan(options: argparse.Namespace) -> int:
     ]
     report = {"list": options.list, "missing": missing, **summary(entries), "entries": entries}
     if options.report:
-        write_whole(options.report, json.dumps({**report, "unchecked": len(paths) - len(found)}, indent=1))
+        write_text(options.report, json.dumps({**report, "unchecked": len(paths) - len(found)}, indent=1))
     if stopped:
         print(f"check_videos: {printable(stopped)}; {len(found)} of {len(paths)} videos were checked", end="")
         print(f", the same command goes on from {options.report}" if options.report else "")
@@ -175,13 +176,6 @@ def show(entries: list[dict[str, Any]], report: dict[str, Any], missing: list[st
     if report["in_sequence"]:
         ways = ", ".join(f"{count} ({why})" for why, count in report["in_sequence"].items())
         print(f"read in sequence: {ways}; tools/reencode_videos.py makes copies that are read at random")
-
-
-def write_whole(path: str, text: str) -> None:
-    """Write a text file so that it is there whole or as it was."""
-    part = f"{path}.part"
-    Path(part).write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def main(argv: list[str] | None = None) -> int:

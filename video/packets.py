@@ -39,7 +39,7 @@ def begins(codec: str, packet: Any, extradata: bytes | None = None) -> bool:
 
 
 def _units(data: memoryview, size: int) -> Iterator[int]:
-    """Where the units of a packet of H.264 or HEVC begin."""
+    """Yield the offsets of the NAL units in an H.264 or HEVC packet."""
     at = 0
     while at + size < len(data):
         length = int.from_bytes(data[at : at + size], "big")

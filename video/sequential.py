@@ -84,7 +84,7 @@ class Scan:
 
 
 def scan(source: str | bytes) -> Scan:
-    """Read all packets of the film and decode none; what is read in sequence anyway is not scanned."""
+    """Collect time stamps and key frames from a video's packets without decoding, where it can be read at random."""
     with open_video(source) as (container, stream):
         context = stream.codec_context
         fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -103,7 +103,7 @@ def scan(source: str | bytes) -> Scan:
 
 
 class _Table:
-    """What the packets of a stream say, one after the other."""
+    """Accumulate time stamps, key frames and hidden frames over the packets of one stream."""
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
         self.codec, self.extradata, self.may_hide = codec, extradata, codec in ("vp8", "vp9")
@@ -154,7 +154,7 @@ class _Table:
 
 @contextmanager
 def open_video(source: str | bytes) -> Iterator[tuple[Any, Any]]:
-    """Open with PyAV: the container and the stream of its film, decoded by one thread."""
+    """Open a video with PyAV and yield its container and main video stream, decoded by one thread."""
     import av
 
     av.logging.set_level(None)

@@ -23,7 +23,7 @@ from xmodal.handback import filled
 from xmodal.merge import merge_adapters
 from xmodal.peft_files import fill, read_peft, write_peft
 from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
-from xmodal.slots import Slot, place
+from xmodal.slots import AdapterSlot, place
 from xmodal.structures import Encoder
 from xmodal.torch_files import read_safetensors
 
@@ -50,7 +50,7 @@ class Adapted(FrozenTower):
         self.methods: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, str] = {}  # the names of adapters at the sites
         self.active: str | None = None
-        self.in_use: Slot | None = None
+        self.in_use: AdapterSlot | None = None
         self.parked = nn.ModuleDict()
 
     def add(self, method: str, name: str | None = None, num_classes: int | None = None, **arguments: Any) -> "Adapted":
@@ -114,7 +114,7 @@ class Adapted(FrozenTower):
         self.in_use, self.active = None, name
         if name is not None:
             slot = self.parked.pop(self.keys[name])
-            assert isinstance(slot, Slot)
+            assert isinstance(slot, AdapterSlot)
             slot.enter(self)
             self.in_use = slot
 

@@ -1,6 +1,7 @@
 """Write files so that an interruption, a full disk or a power cut leaves the old file or the new one, never a part."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         OSError: the disk is full or read-only, with `path` as the name of the file.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as file:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from xmodal.encoders.sites import Edits, Stream
 
 
-class Slot(nn.Module):
-    """What one adapter owns. While it is parked, this module holds it; while it is in use, it holds what was there.
+class AdapterSlot(nn.Module):
+    """Hold the modules, tower weights, statistics and head of one adapter while another is in use, and exchange them.
 
     Args:
         modules: (site, key, module) of everything placed.
@@ -97,7 +97,7 @@ def unchanged_on_error(encoder: nn.Module) -> Iterator[None]:
         raise
 
 
-def place(encoder: nn.Module, put: Callable[[], Any], head: nn.Module) -> Slot:
+def place(encoder: nn.Module, put: Callable[[], Any], head: nn.Module) -> AdapterSlot:
     """Let a method place an adapter in a bare tower, and take out all that it owns.
 
     Args:
@@ -118,7 +118,7 @@ def place(encoder: nn.Module, put: Callable[[], Any], head: nn.Module) -> Slot:
             module.to(dtype)
             site.pop(key)
         tensors = list(own_tensors(encoder, known))
-    return Slot(modules, tensors, head)
+    return AdapterSlot(modules, tensors, head)
 
 
 def own_tensors(encoder: nn.Module, known: dict[int, bool]) -> Iterator[tuple[nn.Module, str, Tensor]]:

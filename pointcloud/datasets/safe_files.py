@@ -2,10 +2,7 @@
 
 import hashlib
 import importlib
-import io
-import os
 import pickle
-import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,6 +11,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
+
+from xmodal.atomic import replacing
 
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -77,23 +76,10 @@ def load_pth(path: str | Path) -> Any:
         raise ValueError(f"{path} is not whole: {str(error).splitlines()[0]}") from error
 
 
-def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], None]) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with part.open("wb") as file:
-            write(file)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def save_arrays(path: str | Path, **arrays: Any) -> None:
     """Write an `.npz` atomically."""
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def content_key(source: str | Path, *more: Any) -> str:

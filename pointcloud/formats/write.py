@@ -8,8 +8,8 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud
 from pointcloud.datasets.files import in_place
-from pointcloud.datasets.safe_files import write_atomically
 from pointcloud.formats.las import copy_labeled
+from xmodal.atomic import replacing
 
 PALETTE = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac",
@@ -81,7 +81,8 @@ def write_labeled_ply(path: Path, cloud: Cloud, segment: np.ndarray, names: Sequ
             file.write(rows.tobytes())
             at += len(here)
 
-    write_atomically(path, write)
+    with replacing(path) as file:
+        write(file)
 
 
 def write_labeled(stem: str | Path, cloud: Cloud, segment: np.ndarray, names: Sequence[str]) -> dict[str, str]:
@@ -99,7 +100,8 @@ def write_labeled(stem: str | Path, cloud: Cloud, segment: np.ndarray, names: Se
     """
     every = in_place(cloud, segment.astype(np.int16), -1)
     array = Path(f"{stem}_segment.npy")
-    write_atomically(array, lambda file: np.save(file, every))
+    with replacing(array) as file:
+        np.save(file, every)
     source = Path(cloud["path"]) if "path" in cloud else Path()
     ending = source.suffix.lower() if source.suffix.lower() in (".las", ".laz") else ".ply"
     labeled = Path(f"{stem}_classes{ending}")
@@ -129,5 +131,6 @@ def write_boxes_ply(path: str | Path, corners: np.ndarray, colors: Sequence[tupl
     faces["rows"] = (np.array(SIDES)[None] + 8 * np.arange(len(corners))[:, None, None]).reshape(-1, 3)
     comments = ["boxes in the coordinates of the file, 8 corners and 12 triangles each"]
     head = ply_head(len(vertices), kinds, comments, len(faces))
-    write_atomically(path, lambda file: file.write(head + vertices.tobytes() + faces.tobytes()))  # type: ignore
+    with replacing(path) as file:
+        file.write(head + vertices.tobytes() + faces.tobytes())
     return Path(path)

@@ -85,7 +85,7 @@ def convert(job: tuple[Path, Path]) -> str | None:
     """Write one room; returns what went wrong."""
     import numpy as np
 
-    from pointcloud.datasets.safe_files import write_atomically
+    from xmodal.atomic import replacing
 
     room, target = job
     try:
@@ -94,7 +94,8 @@ def convert(job: tuple[Path, Path]) -> str | None:
             return "; ".join([f"{room}: no Annotations/*.txt with six columns", *left_out])
         table = np.concatenate(parts)
         table[:, :3] -= table[:, :3].min(0)
-        write_atomically(target, lambda file: np.save(file, table))
+        with replacing(target) as file:
+            np.save(file, table)
         for remark in remarks:
             print(remark, flush=True)
     except (OSError, ValueError) as error:

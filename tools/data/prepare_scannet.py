@@ -83,8 +83,8 @@ def convert(job: tuple) -> str | None:
     import torch
     from plyfile import PlyData
 
-    from pointcloud.datasets.safe_files import write_atomically
     from pointcloud.datasets.scannet import SCANNET_NYU, axis_align, map_ids
+    from xmodal.atomic import replacing
 
     folder, boxes_out, segment_out, ids = job
     scene = folder.name
@@ -101,11 +101,14 @@ def convert(job: tuple) -> str | None:
         }
         label = np.where((known := map_ids(semantic, SCANNET_NYU)) < 0, -100, known)
         content = (aligned, color / 127.5 - 1, label, instance)
-        write_atomically(segment_out, lambda file: torch.save(content, file))
+        with replacing(segment_out) as file:
+            torch.save(content, file)
         for name, array in arrays.items():
-            write_atomically(boxes_out / f"{scene}_{name}.npy", lambda file, a=array: np.save(file, a))
+            with replacing(boxes_out / f"{scene}_{name}.npy") as file:
+                np.save(file, array)
         table = np.concatenate([aligned, color], axis=1)
-        write_atomically(boxes_out / f"{scene}_vert.npy", lambda file: np.save(file, table))  # last: marks it done
+        with replacing(boxes_out / f"{scene}_vert.npy") as file:  # last: marks it done
+            np.save(file, table)
     except (OSError, ValueError, KeyError) as error:
         return f"{scene}: {type(error).__name__}: {error}"
     return None

@@ -56,7 +56,7 @@ def convert(job: tuple) -> str | None:
     import numpy as np
     from scipy.io import loadmat
 
-    from pointcloud.datasets.safe_files import write_atomically
+    from xmodal.atomic import replacing
 
     source, target, number, keep, labels, keep_empty = job
     name = f"{number:06d}"
@@ -69,8 +69,10 @@ def convert(job: tuple) -> str | None:
             return f"{name}: points have shape {points.shape}, expected (P, 6)"
         rng = np.random.default_rng(number)
         points = points[rng.choice(len(points), keep, replace=len(points) < keep)]
-        write_atomically(target / f"{name}_bbox.npy", lambda file: np.save(file, boxes))
-        write_atomically(target / f"{name}_pc.npz", lambda file: np.savez_compressed(file, pc=points))
+        with replacing(target / f"{name}_bbox.npy") as file:
+            np.save(file, boxes)
+        with replacing(target / f"{name}_pc.npz") as file:
+            np.savez_compressed(file, pc=points)
     except (OSError, ValueError, KeyError) as error:
         return f"{name}: {type(error).__name__}: {error}"
     return None

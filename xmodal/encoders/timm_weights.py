@@ -206,7 +206,7 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
 
 
 def why_not(family: str) -> str:
-    """What the models of another module of timm have, with a colon in front; empty where it is not known."""
+    """Return `: REASON` for a timm module whose models are not supported, or an empty string."""
     return f": {MISSING[family]}" if family in MISSING else ""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xmodal.atomic import replacing
 from xmodal.torch_files import read_torch
 
 Features = dict[int, Tensor]
@@ -57,8 +58,8 @@ class FeatureBank:
                         "index": torch.tensor(sorted(kept)),
                         "feature": torch.stack([kept[i] for i in sorted(kept)]),
                     }
-                    torch.save(content, path.with_suffix(".part"))
-                    path.with_suffix(".part").replace(path)
+                    with replacing(path) as file:
+                        torch.save(content, file)
         return torch.stack([kept[i] for i in rows])
 
 

@@ -118,7 +118,7 @@ class ImageRun(PromptRun):
 
 
 def columns_of(tasks: Sequence[Part], part: Part) -> list[int]:
-    """Find the logit columns of a test set's classes; those of its own training task, where it has one.
+    """Return the logit column of each test class, preferring the training task of the same name.
 
     Raises:
         ValueError: a class that was not trained.

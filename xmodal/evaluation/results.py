@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from xmodal.atomic import write_text
+
 
 def plain(value: Any) -> Any:
     """Convert a value to plain JSON: recipes by their fields, types by their names."""
@@ -35,9 +37,7 @@ def read_result(path: Path, **wanted: Any) -> dict[str, Any] | None:
 
 def write_result(path: Path, result: Any, indent: int | None = 1) -> None:
     """Write a result in one go, so that a file that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(result, indent=indent) + "\n")
-    path.with_suffix(".part").replace(path)
+    write_text(path, json.dumps(result, indent=indent) + "\n")
 
 
 def once(path: Path, make: Callable[[], Mapping[str, Any]], **wanted: Any) -> dict[str, Any]:
