@@ -11,6 +11,7 @@ from torch import Tensor
 from video.annotations import VIDEOS
 from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
 from video.decode import VideoError, VideoFile
+from video.libraries import check_decoder
 from video.sampling import DenseSampling, UniformSampling
 from video.transforms import TestCrops
 from xmodal.data.broken import LabeledFiles
@@ -23,6 +24,7 @@ def read_views(
     crops: TestCrops,
     temporal_views: int = 1,
     short_side: int | None = None,
+    decoder: str = "own",
 ) -> Tensor:
     """Read the test views of a video.
 
@@ -32,6 +34,7 @@ def read_views(
         crops: how views are cut.
         temporal_views: views along time.
         short_side: shrink frames to this short side right after decoding.
+        decoder: see `VideoFile`.
 
     Returns:
         (V, T, 3, S, S) float32 of 0 to 255, RGB, not normalized; spatial crops outermost.
@@ -39,7 +42,7 @@ def read_views(
     Raises:
         VideoError: a video that cannot be read.
     """
-    with VideoFile(path) as video:
+    with VideoFile(path, decoder=decoder) as video:
         views = sampling.test(video.num_frames, temporal_views)  # (V, T)
         unique, rows = np.unique(views, return_inverse=True)
         frames = _channels_first(video.read(unique, short_side, lambda image: _smaller(image, crops)))
@@ -80,6 +83,7 @@ class VideoDataset(LabeledFiles):
         test_mode: evaluation clips instead of training clips.
         seed: of everything random.
         max_broken: share of unreadable files that stops a run; five files are always allowed.
+        decoder: `own`, or `decord` or `torchcodec` for films that these read exactly; same pixels, see `VideoFile`.
 
     Returns:
         Items `clips` (V, T, 3, H, W), uint8 in training (V = 1) and float32 of 0 to 255 in testing, RGB, not
@@ -110,7 +114,9 @@ class VideoDataset(LabeledFiles):
         test_mode: bool = False,
         seed: int = 0,
         max_broken: float = 0.01,
+        decoder: str = "own",
     ) -> None:
+        self.decoder = check_decoder(decoder)
         listing = VIDEOS.read(annotation, root, format, classes)
         super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
@@ -132,13 +138,13 @@ class VideoDataset(LabeledFiles):
     def test_item(self, index: int) -> dict[str, Any]:
         """Read the views of one video."""
         sample = self.samples[index]
-        clips = read_views(sample.path, self.sampling, self.crops, self.temporal_views, self.short_side)
+        clips = read_views(sample.path, self.sampling, self.crops, self.temporal_views, self.short_side, self.decoder)
         return {"clips": clips, "label": sample.label, "sample_id": sample.sample_id}
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Read one clip of a video and transform it."""
         sample = self.samples[index]
-        with VideoFile(sample.path) as video:
+        with VideoFile(sample.path, decoder=self.decoder) as video:
             indices = self.sampling.train(video.num_frames, rng)
             clip = _channels_first(video.read(indices, self.short_side))  # (T, 3, H, W)
         label = sample.label

@@ -1,10 +1,12 @@
 """Read frames of video files by index.
 
-MP4 and Matroska are read from their key frames (`keyframes.py`) where their packets allow it; everything else, and what
-fails there, is decoded in sequence (`sequential.py`). The choice is made once per file, by a scan of the packets that
-decodes nothing. Whatever is wrong with a file arrives as `VideoError`; trouble of the machine as `TroubleError`.
+MP4 and Matroska are read from their key frames (`keyframes.py`, or on request by decord or torchcodec,
+`libraries.py`) where their packets allow it; everything else, and what fails there, is decoded in sequence
+(`sequential.py`). The choice is made once per file, by a scan of the packets that decodes nothing. Whatever is wrong
+with a file arrives as `VideoError`; trouble of the machine as `TroubleError`.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from video.keyframes import KeyFrames
+from video.libraries import LIBRARIES, check_decoder
 from video.sequential import Sequential, scan
 from xmodal.data.trouble import NotAFileError, reading, words_of
 
@@ -26,7 +29,7 @@ class VideoError(Exception):
     Args:
         path: the file.
         reason: what is wrong with it, in words.
-        backend: who found out: `file`, `keyframes` or `pyav`.
+        backend: who found out: `file`, `keyframes`, `pyav`, `decord` or `torchcodec`.
     """
 
     def __init__(self, path: str, reason: str, backend: str) -> None:
@@ -53,13 +56,16 @@ class VideoFile:
     Args:
         source: a path, or the bytes of a file.
         name: what errors call it; the path when not given.
+        decoder: reader of films that can be read at random: `own`, `decord` or `torchcodec`; same pixels.
 
     Raises:
+        ValueError: a decoder that is not known or not installed.
         VideoError: missing, empty, no regular file, without a film, too large or unreadable.
         TroubleError: the machine or its storage fails.
     """
 
-    def __init__(self, source: str | os.PathLike | bytes, name: str | None = None) -> None:
+    def __init__(self, source: str | os.PathLike | bytes, name: str | None = None, decoder: str = "own") -> None:
+        self._decoder = check_decoder(decoder)
         is_bytes = isinstance(source, bytes)
         self.source: str | bytes = source if isinstance(source, bytes) else os.fspath(source)
         self.path = name or ("<bytes>" if is_bytes else str(self.source))
@@ -80,8 +86,13 @@ class VideoFile:
 
     def _choose(self) -> _Backend:
         """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
-        suits = not self._scan.why_in_sequence
-        return KeyFrames(self.source, self._scan) if suits else Sequential(self.source, self._scan)
+        if self._scan.why_in_sequence:
+            return Sequential(self.source, self._scan)
+        with contextlib.suppress(Exception):  # libraries raise anything; what they cannot read is read without them
+            reader = LIBRARIES[self._decoder](self.source, self._scan)
+            if reader.num_frames == self._scan.num_frames:
+                return reader
+        return KeyFrames(self.source, self._scan)
 
     @property
     def num_frames(self) -> int:
@@ -95,13 +106,13 @@ class VideoFile:
 
     @property
     def backend(self) -> str:
-        """Return the reader of this file: `keyframes` or `pyav` (in sequence)."""
+        """Return the reader of this file: `keyframes`, `decord`, `torchcodec`, or `pyav` (in sequence)."""
         return self._backend.name
 
     @property
     def why_in_sequence(self) -> str:
         """Say why the file is read in sequence; empty when it is not."""
-        return "" if self.backend == "keyframes" else self._scan.why_in_sequence or "reading at random failed"
+        return "" if self.backend != "pyav" else self._scan.why_in_sequence or "reading at random failed"
 
     @property
     def codec(self) -> str:

@@ -1,0 +1,70 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.video.videos import numbers_of, write_video
+from video.datasets import VideoDataset
+from video.decode import VideoFile
+from video.libraries import LIBRARIES
+
+INSTALLED = [
+    pytest.param(n, marks=pytest.mark.skipif(importlib.util.find_spec(x.package) is None, reason=f"needs {x.install}"))
+    for n, x in LIBRARIES.items()
+]
+
+
+@pytest.mark.parametrize("decoder", INSTALLED)
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
+def test_same_pixels_as_our_reader(tmp_path: Path, decoder: str, codec: str):
+    path = write_video(tmp_path / ("a.mp4" if codec == "libx264" else "a.webm"), codec=codec, grain=20)
+    asked = [57, 3, 3, 31, 12, 0, 59]
+    ours = VideoFile(path).read(asked)
+    for source in (path, path.read_bytes()):
+        with VideoFile(source, "a film", decoder) as video:
+            frames = video.read(asked)
+            assert (video.backend, video.why_in_sequence) == (decoder, "")
+        assert numbers_of(frames) == asked
+        np.testing.assert_array_equal(frames, ours)
+
+
+@pytest.mark.parametrize("decoder", INSTALLED)
+def test_films_that_libraries_misread_stay_with_us(tmp_path: Path, decoder: str):
+    path = write_video(tmp_path / "a.ts")  # no container for exact seeks
+    with VideoFile(path, decoder=decoder) as video:
+        assert video.backend == "pyav"
+        assert numbers_of(video.read([15, 46])) == [15, 46]
+
+
+def test_a_library_that_counts_other_frames_is_not_used(tmp_path: Path, monkeypatch):
+    class Miscounting:
+        def __init__(self, source, found):
+            self.num_frames = found.num_frames + 1
+
+    monkeypatch.setitem(LIBRARIES, "decord", Miscounting)
+    monkeypatch.setattr("video.decode.check_decoder", lambda name: name)
+    with VideoFile(write_video(tmp_path / "a.mp4"), decoder="decord") as video:
+        assert video.backend == "keyframes"
+        assert numbers_of(video.read([41])) == [41]
+
+
+def test_unknown_or_missing_decoders_are_refused_at_the_start(tmp_path: Path, monkeypatch):
+    (tmp_path / "list.txt").write_text(f"{write_video(tmp_path / 'a.mp4').name} 0\n")
+    with pytest.raises(ValueError, match=r"unknown decoder 'decrod'; did you mean 'decord'\?"):
+        VideoDataset(tmp_path / "list.txt", decoder="decrod")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"decoder='torchcodec' needs a package: pip install torchcodec"):
+        VideoDataset(tmp_path / "list.txt", decoder="torchcodec")
+
+
+@pytest.mark.parametrize("decoder", INSTALLED)
+def test_data_set_reads_with_the_chosen_library(tmp_path: Path, decoder: str):
+    write_video(tmp_path / "a.mp4")
+    (tmp_path / "list.txt").write_text("a.mp4 0\n")
+    items = []
+    for name in ("own", decoder):
+        data = VideoDataset(tmp_path / "list.txt", test_mode=True, size=32, decoder=name)
+        assert data.decoder == name
+        items.append(data[0]["clips"])
+    assert (items[0] == items[1]).all()
