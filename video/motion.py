@@ -4,6 +4,7 @@ Paper: EVL (arXiv 2208.03550), temporal cross attention. Only w1 and w2 train: 2
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -24,6 +25,8 @@ def neighbor_attention(q: Tensor, k: Tensor) -> Tensor:
     """
     lead, (heads, n, width) = q.shape[:-3], q.shape[-3:]
     scale = width**-0.5
+    if torch.compiler.is_exporting():  # a graph has a free batch, and no memory to be used twice
+        return torch.softmax(q.float() @ k.float().transpose(-1, -2) * scale, -1).mean(-3)
     pairs = q.flatten(0, -4), k.flatten(0, -4).transpose(-1, -2)
     at_once = max(1, min(len(pairs[0]), SCORES_AT_ONCE[q.device.type == "cpu"] // (heads * n * n)))
     maps = q.new_empty(len(pairs[0]), n, n, dtype=torch.float32)
@@ -77,7 +80,17 @@ class MotionTable(nn.Module):
     def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
         """Turn maps (B, T-1, n, n) into motion vectors (B, T, n, D); a single frame has no neighbor, and none."""
         past, future = (m.to(self.w1.dtype) for m in maps)
+        if torch.compiler.is_exporting():
+            return gathered_sum(past, future, self.w1, self.w2, *self.grid)
         return OffsetSum.apply(past, future, self.w1, self.w2, *self.grid)
+
+
+def gathered_sum(past: Tensor, future: Tensor, w1: Tensor, w2: Tensor, h: int, w: int) -> Tensor:
+    """Compute what `OffsetSum` does from the (n, n, D) tables of gathered vectors, for graphs: no memory is reused."""
+    rows, columns = (torch.arange(size)[:, None] - torch.arange(size) + size - 1 for size in (h, w))
+    offsets = (rows[:, None, :, None] * (2 * w - 1) + columns[None, :, None, :]).reshape(h * w, h * w)
+    earlier, later = (maps @ table[offsets] for maps, table in ((past[..., None, :], w1), (future[..., None, :], w2)))
+    return F.pad(earlier[..., 0, :], (0, 0, 0, 0, 1, 0)) + F.pad(later[..., 0, :], (0, 0, 0, 0, 0, 1))
 
 
 def run_width(w: int) -> int:

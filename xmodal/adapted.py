@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from xmodal import adapters
 from xmodal.atomic import replacing, write_text
+from xmodal.export import Exported, export
 from xmodal.frozen_tower import FrozenTower
 from xmodal.handback import filled
 from xmodal.merge import merge_adapters
@@ -256,6 +257,15 @@ class Adapted(FrozenTower):
             ValueError: none is in use, or a method that peft does not have.
         """
         return write_peft(self, folder)
+
+    def answers(self, pixels: Tensor) -> Tensor:
+        """Map normalized images (B, 3, H, W) to class probabilities (B, K), or to features where there is no head."""
+        outputs = self(pixels)
+        return outputs if isinstance(self.head, nn.Identity) else outputs.float().softmax(-1)
+
+    def export(self, path: str | Path, **options: Any) -> Exported:
+        """Write the tower with the adapter in use as a graph that runs without xmodal, see `xmodal.export.export`."""
+        return export(self, path, **options)
 
     @property
     def base_head(self) -> nn.Module:

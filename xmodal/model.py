@@ -1,6 +1,7 @@
 """The model of image and video experiments: encoder, adapters, reader and head."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.frozen import freeze, hold_frozen_in
 from xmodal.encoders.sites import placed
+from xmodal.export import Exported, export
 from xmodal.frozen_tower import FrozenTower
 from xmodal.preprocessor import Preprocessor
 from xmodal.readers import PooledReader, Reader
@@ -136,6 +138,15 @@ class EncoderModel(FrozenTower, BaseModel):
             scores = self.head.predict(feature).unflatten(0, (-1, views)).mean(1)  # (B, K)
             return self.to_predictions(scores, label, sample_id)
         raise ValueError(f"mode {mode!r}: choose tensor, loss or predict")
+
+    def answers(self, pixels: Tensor) -> Tensor:
+        """Map normalized images (B, 3, H, W) or clips (B, T, 3, H, W) to class probabilities (B, K)."""
+        inputs = {"image": pixels} if pixels.ndim == 4 else {"clips": pixels[:, None]}
+        return self.head.predict(self.features(**inputs))
+
+    def export(self, path: str | Path, **options: Any) -> Exported:
+        """Write the model as a graph that runs without xmodal, see `xmodal.export.export`."""
+        return export(self, path, **options)
 
     @staticmethod
     def to_predictions(scores: Tensor, label: Any, sample_id: Any) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from video import motion
-from video.motion import MotionTable, neighbor_attention
+from video.motion import MotionTable, OffsetSum, gathered_sum, neighbor_attention
 from xmodal.structures import Grid
 
 
@@ -46,3 +46,11 @@ def test_each_table_serves_its_own_neighbor():
     found = table((right, still))[0, :, :, 0]
     # the first frame has only what comes after it (offset 0), the second only what came before (offsets -1 and 0)
     assert found.tolist() == [[2, 2], [10, 20]]
+
+
+def test_the_sum_for_graphs_is_the_same():
+    generator = torch.Generator().manual_seed(0)
+    past, future = (torch.rand(2, 3, 20, 20, generator=generator).softmax(-1) for _ in range(2))
+    w1, w2 = (torch.randn(7 * 9, 6, generator=generator) for _ in range(2))
+    want = OffsetSum.apply(past, future, w1, w2, 4, 5)
+    torch.testing.assert_close(gathered_sum(past, future, w1, w2, 4, 5), want)

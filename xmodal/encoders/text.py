@@ -121,7 +121,7 @@ class TextTransformer(nn.Module):
 
     def pool(self, x: Tensor, end: Tensor) -> Tensor:
         """Norm and project row `end` (K,) of each sequence in x (K, L, W): features (K, D)."""
-        rows = x[torch.arange(len(x), device=x.device), end]  # (K, W)
+        rows = x[torch.arange(x.shape[0], device=x.device), end]  # (K, W)
         return self.proj(self.norm(rows))
 
     def encode_embedded(self, x: Tensor, end: Tensor, truncate: bool = True) -> Tensor:
