@@ -4,7 +4,7 @@ import argparse
 import sys
 
 EPILOG = """examples:
-  python tools/export.py configs/image/lora_tiny-clip_48_digits.py work_dirs/lora_tiny-clip_48_digits/best.pth digits.pt2
+  python tools/export.py configs/image/lora_tiny-clip_48_digits.py work_dirs/NAME/best.pth digits.pt2
   python tools/export.py configs/video/evl_tiny-clip_8u_actions8.py work_dirs/NAME/best.pth actions.onnx
 
 The graph takes uint8 RGB frames at the model's size, (B, 3, S, S) or (B, T, 3, S, S), normalizes them and gives class

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,13 @@ from xmodal.atomic import replacing, write_text
 from xmodal.export import Exported, export
 from xmodal.frozen_tower import FrozenTower
 from xmodal.handback import filled
+from xmodal.hub import CARD, NOTES, WEIGHTS, card, folder_of, push, read_notes
 from xmodal.merge import merge_adapters
 from xmodal.peft_files import fill, read_peft, write_peft
 from xmodal.registry import ADAPTERS, check_arguments, did_you_mean, resolve
 from xmodal.slots import AdapterSlot, place
 from xmodal.structures import Encoder
 from xmodal.torch_files import read_safetensors
-
-WEIGHTS, NOTES = "adapter.safetensors", "adapter.json"
 
 
 class Adapted(FrozenTower):
@@ -209,13 +209,34 @@ class Adapted(FrozenTower):
         write_text(Path(folder) / NOTES, json.dumps(notes | self.frozen_fingerprint(), indent=1) + "\n")
         return Path(folder)
 
-    def load(self, folder: str | Path, name: str | None = None) -> "Adapted":
+    def push_to_hub(self, repo: str, figures: str = "", command: str = "", **options: Any) -> str:
+        """Upload what `save` writes, with a card, to huggingface.co; returns the page's address.
+
+        Args:
+            repo: `user/name`.
+            figures: what was measured, for the card.
+            command: how it was trained, for the card.
+            **options: of `huggingface_hub.HfApi.create_repo` (`private`, `token`).
+
+        Raises:
+            ValueError: no adapter is in use.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            write_text(self.save(folder) / CARD, card(read_notes(Path(folder)), repo, figures, command))
+            return push(folder, repo, **options)
+
+    def load(self, source: str | Path, name: str | None = None) -> "Adapted":
         """Add an adapter that `save` wrote, with its head, and use it. A load that fails changes nothing.
+
+        Args:
+            source: a folder, or `user/name` on huggingface.co.
+            name: what to call it; default: its own name.
 
         Raises:
             FileNotFoundError: nothing there.
             ValueError: it was trained on another tower, or its tensors do not fit.
         """
+        folder = folder_of(source)
         notes = read_notes(Path(folder))
         if notes["sha256"] != self.frozen_fingerprint()["sha256"]:
             raise ValueError(f"{folder} was trained on {notes['encoder']} ({notes['sha256'][:12]}), not on this tower")
@@ -297,23 +318,6 @@ class Given:
         return self
 
 
-def read_notes(folder: Path) -> dict[str, Any]:
-    """Read `adapter.json`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that `save` did not write.
-    """
-    path = folder / NOTES
-    if not path.is_file():
-        raise FileNotFoundError(f"no adapter in {folder}: it needs {NOTES} and {WEIGHTS}")
-    try:
-        notes = json.loads(path.read_text())
-        return {key: notes[key] for key in ("name", "method", "arguments", "encoder", "sha256")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} was not written by save ({type(error).__name__}: {error})") from error
-
-
 def new_head(encoder: Encoder, num_classes: int) -> nn.Linear:
     """Build a linear head with small weights around zero, in the tower's precision."""
     like = next(encoder.parameters())
@@ -351,6 +355,21 @@ def adapt(model: nn.Module, method: str = "lora", num_classes: int | None = None
     if num_classes is not None:
         head = new_head(encoder, num_classes)
     return Adapted(encoder, head, None if isinstance(model, Encoder) else model).add(method, **arguments)
+
+
+def from_pretrained(model: nn.Module, source: str | Path) -> Adapted:
+    """Place an adapter that was saved or pushed, with its head, in a model that has none.
+
+    Args:
+        model: as for `adapt`; the one that the adapter was trained on.
+        source: a folder, or `user/name` on huggingface.co.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: the adapter was trained on another model.
+    """
+    encoder, head = tower_and_head(model)
+    return Adapted(encoder, head, None if isinstance(model, Encoder) else model).load(source)
 
 
 LIBRARIES = {"timm": "xmodal.encoders.timm_weights", "open_clip": "xmodal.encoders.openclip_weights"}

@@ -102,8 +102,8 @@ def export(
     deployed = Deployed(model)
     program, free = traced(deployed, random_frames(2, num_frames, size))
     about = {
-        "input": {"name": "frames", "type": "uint8", "axes": axes(num_frames), "shape": [None, *shape(num_frames, size)],
-                  "free": list(free), "colors": "RGB, 0 to 255"},
+        "input": {"name": "frames", "type": "uint8", "colors": "RGB, 0 to 255", "axes": axes(num_frames),
+                  "shape": [None, *shape(num_frames, size)], "free": list(free)},
         "output": {"name": "probabilities", "axes": ["batch", "class"]},
         "classes": list(classes), "encoder": model.encoder.name, **(notes or {}),
     }  # fmt: skip

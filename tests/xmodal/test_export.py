@@ -1,5 +1,8 @@
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,8 @@ import timm
 import torch
 
 import xmodal
+from tests.video.videos import write_video
+from video.decode import VideoFile
 from xmodal.engine.config import load_config
 from xmodal.export import NOTES, export, random_frames
 from xmodal.registry import MODELS, build
@@ -109,3 +114,21 @@ def test_every_method_exports(tmp_path: Path, config: Path, ending: str):
     found = model.export(tmp_path / f"a.{ending}", num_frames=frames)
     assert "batch" in found.free
     assert found.difference < 1e-4
+
+
+@ONNX
+def test_the_example_of_the_page_runs_without_xmodal(tmp_path: Path):
+    model, frames = model_of(ROOT / "configs/video/probe_tiny-clip_8u_actions8.py")
+    names = [f"class {i}" for i in range(8)]
+    model.export(tmp_path / "a.onnx", num_frames=frames, classes=names)
+    film = write_video(tmp_path / "a.mp4", frames=40, size=(64, 96))
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S).group(1)
+    (tmp_path / "example.py").write_text("import sys\nsys.modules['xmodal'] = sys.modules['torch'] = None\n" + code)
+    words = [sys.executable, "example.py", "a.onnx", str(film)]
+    said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    with VideoFile(film) as video:
+        shown = video.read([int((i + 0.5) * 40 / frames) for i in range(frames)])[:, :, 16:80]
+    at = ((torch.arange(48) + 0.5) * 64 / 48).int()
+    clip = torch.from_numpy(shown)[:, at][:, :, at].permute(0, 3, 1, 2)[None]
+    want = by_hand(model, clip)[0]
+    assert said == [f"{100 * want[i]:6.2f} %  class {i}" for i in want.argsort(descending=True)[:3].tolist()]
