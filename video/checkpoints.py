@@ -1,7 +1,8 @@
-"""Names in official ST-Adapter and EVL checkpoints, and ours.
+"""Names in official ST-Adapter, AIM and EVL checkpoints, and ours.
 
 ST-Adapter's `checkpoint-<epoch>.pth` and EVL's `checkpoint-<step>.pth` (keys under `module.`) hold `{model,
-optimizer, ...}`, of which `model` holds the trained tensors alone.
+optimizer, ...}`, of which `model` holds the trained tensors alone. AIM's hold the whole model under `state_dict`; the
+frame count is that of `backbone.temporal_embedding`.
 """
 
 from xmodal.official.names import Converter, register_converter
@@ -16,6 +17,31 @@ ST_ADAPTER = register_converter(
             ),
             ("fc.{w}", "head.fc.{w}"),
         ],
+    )
+)
+BLOCK, SITES = "transformer.resblocks.{i}", "encoder.blocks.{i}"
+ADAPTERS = {
+    "T_Adapter": "pre_attn.aim.adapter",
+    "T_Adapter_in": "pre_attn.aim.inner",
+    "S_Adapter": "attn.edits.aim",
+    "MLP_Adapter": "mlp.edits.aim",
+}
+AIM = register_converter(
+    Converter(
+        "aim",
+        [
+            ("backbone.temporal_embedding", "encoder.embedded.aim.embedding"),
+            *(
+                (f"backbone.{BLOCK}.{theirs}.D_{fc}.{{w}}", f"{SITES}.{ours}.{fc}.{{w}}")
+                for theirs, ours in ADAPTERS.items()
+                for fc in ("fc1", "fc2")
+            ),
+            ("backbone.ln_post.{w}", "encoder.norm.{w}"),
+            ("cls_head.fc_cls.{w}", "head.fc.{w}"),
+        ],
+        holder="state_dict",
+        ignored=r"backbone\.(conv1|class_emb|positional_emb|ln_pre|transformer\.resblocks\.\d+\.(attn|mlp|ln_[12])\.).*",
+        sign=r"backbone\..*(Adapter|temporal_embedding)",
     )
 )
 LAYER, OURS = "decoder.decoder_layers.{i}", "reader.decoder.{i}"

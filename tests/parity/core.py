@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,16 @@ class Case:
                     state[key] = state[key] + offset
         return state
 
+    def variants(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
+        """Yield (name, options, filled state) of every variant; what a variant names replaces what `arch` says."""
+        for name, variant in self.json["variants"].items():
+            state = self.state(variant.get("state"))
+            zeroed = variant.get("zeroed", variant.get("options", {}).get("zeroed", ()))
+            for key in state:
+                if any(part in key for part in zeroed):
+                    state[key] = torch.zeros_like(state[key])
+            yield name, self.arch | variant, state
+
     def input(self, name: str) -> Tensor:
         """A filled input."""
         shape = self.json["inputs"][name]
@@ -147,7 +157,7 @@ def compare(case: Case, computed: Mapping[str, Any]) -> Result:
     result = Result(case.name)
     names, result.left_out = required(case)
     names += [n for n, value in computed.items() if isinstance(value, tuple)]
-    largest = max((float(case.expected[n]) for n in names if n.startswith(GRAD)), default=0.0)
+    largest = max((float(case.expected[n]) for n in names if GRAD in n), default=0.0)
     for name in names:
         value = computed.get(name)
         if name.startswith(GRAD) or "grad:" in name:
@@ -199,7 +209,9 @@ def compare_gradient(result: Result, name: str, got: Any, want: float, largest: 
     """Compare gradient norms: 1e-3 relative, 1e-6 absolute; a tensor without effect may have none."""
     result.gradients += 1
     key = name.split("grad:", 1)[1]
-    dead = {*case.json.get("grads_missing_or_zero", ()), *case.json.get("zero_effect_trainable", ())}
+    variant = case.json.get("variants", {}).get(name.split(GRAD, 1)[0].rstrip("."), {})
+    silent = ("grads_missing_or_zero", "zero_effect_trainable")
+    dead = {k for about in (case.json, variant) for kind in silent for k in about.get(kind, ())}
     value = 0.0 if got is None else float(got)
     if key in dead:
         if value > max(1e-5 * largest, 1e-6):

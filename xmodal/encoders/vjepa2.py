@@ -152,7 +152,8 @@ class VJEPA2(VisionTransformer):
         elif num_frames < self.tubelet:
             raise ValueError(f"{num_frames} frames are fewer than a tubelet of {self.name} has ({self.tubelet})")
         tokens, (t, h, w) = embed(clips)
-        return self.norm_pre(tokens if token is None else tokens + token), Grid(t, h, w, 0)
+        grid = Grid(t, h, w, 0)
+        return self.norm_pre(self.embedded(tokens if token is None else tokens + token, grid)), grid
 
     def keep(self, tokens: Tensor, grid: Grid, kept: Tensor) -> tuple[Tensor, Grid]:
         """Keep some tokens of each clip, which keep their positions (masked pretraining).
