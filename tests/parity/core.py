@@ -78,17 +78,18 @@ class Case:
             for key in state:
                 if part in key:
                     state[key] = state[key] + offset
+        for key in state:
+            if any(part in key for part in self.json.get("zeroed", ())):
+                state[key] = torch.zeros_like(state[key])
         return state
 
-    def variants(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
-        """Yield (name, options, filled state) of every variant; what a variant names replaces what `arch` says."""
+    def variants(self) -> Iterator[tuple[str, "Case"]]:
+        """Yield (name, case) of every variant; what a variant names replaces what `arch` says."""
         for name, variant in self.json["variants"].items():
-            state = self.state(variant.get("state"))
-            zeroed = variant.get("zeroed", variant.get("options", {}).get("zeroed", ()))
-            for key in state:
-                if any(part in key for part in zeroed):
-                    state[key] = torch.zeros_like(state[key])
-            yield name, self.arch | variant, state
+            more = {k: variant[k] for k in ("state", "zeroed") if k in variant}
+            more = variant.get("options", {}).get("zeroed") and {"zeroed": variant["options"]["zeroed"]} | more or more
+            arch = self.arch | {k: v for k, v in variant.items() if k != "state"}
+            yield name, Case(self.path, self.json | more | {"arch": arch}, self.expected)
 
     def input(self, name: str) -> Tensor:
         """A filled input."""
@@ -150,6 +151,11 @@ def required(case: Case) -> tuple[list[str], list[str]]:
     skip = skip or next((v for k, v in NOT_REQUIRED.items() if case.json.get("system", "").startswith(k)), ())
     fixed = lambda n: any(n == s or (s.endswith((":", "_coded")) and n.startswith(s)) for s in skip)  # noqa: E731
     return [n for n in case.expected if not fixed(n)], [n for n in case.expected if fixed(n)]
+
+
+def tagged(tag: str, computed: Mapping[str, Any]) -> dict[str, Any]:
+    """Results under the names of a variant."""
+    return {f"{tag}.{name}": value for name, value in computed.items()}
 
 
 def compare(case: Case, computed: Mapping[str, Any]) -> Result:

@@ -94,7 +94,8 @@ def block_outputs(case: Case, model: nn.Module) -> dict[str, Any]:
 def aim_case(case: Case) -> dict[str, Any]:
     """Features of the frames, logits, block outputs and gradient norms of every variant of AIM."""
     out: dict[str, Any] = {}
-    for tag, a, state in case.variants():
+    for tag, variant in case.variants():
+        a, state = variant.arch, variant.state()
         model = aim_model(a, state)
         tokens, grid = model.embed(clips=frames_of(case))
         taps = Taps("post", layers=range(a["layers"]))

@@ -1,57 +1,124 @@
 """Bottleneck adapters: Houlsby, Pfeiffer and AdaptFormer.
 
 Papers: Parameter-Efficient Transfer Learning for NLP (arXiv 1902.00751); AdapterFusion (2005.00247); AdaptFormer
-(2205.13535). Identity at the start (the up projection is zero). One adapter has 2*D*h + h + D weights.
+(2205.13535). An adapter adds s * up(act(down(u))) to the output y of an operation; u is y in Houlsby's and Pfeiffer's,
+the residual stream in AdaptFormer. Identity at the start (the up projection is zero): VPT's code starts both layers at
+zero, where only the last bias ever learns. One adapter has 2*D*h + h + D weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.block import make_activation
+from xmodal.encoders.block import DropPath, make_activation
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid
 
 
 class Bottleneck(nn.Module):
-    """y -> y + s * up(act(down(u))), u being y itself (sequential) or the operation's input (parallel).
+    """y -> y + scale * up(drop(act(down(u)))), u being y itself (sequential) or the operation's input x (parallel).
 
     Args:
         dim: width D.
         hidden: width h between.
-        act: activation, see `block.ACTIVATIONS`.
+        act: activation, see `block.ACTIVATIONS`; None for none.
         parallel: read the operation's input instead of its output.
-        scale: s.
+        scale: a constant, `learned` (one weight, from 1) or `channel` (D weights, from 1).
         dropout: between the two layers, in training.
+        norm: a LayerNorm `in` front of `down`, `out` behind the scaled result, or `none`.
+        norm_eps: of that norm.
+        bias: biases of both layers.
+        init: `lora` (`up` zero: the identity), `houlsby` (normal, std 0.01, cut at 2 std) or `bert` (normal, std 0.02).
+        drop_path: stochastic depth of `up`'s result, in front of the scale, in training.
 
-    At start: the identity.
+    At start: the identity with `init="lora"`, else near it.
     Trains: all of it.
+
+    Raises:
+        ValueError: a width below 1, or an unknown scale, norm or initialization.
     """
 
     def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        act: str = "gelu",
-        parallel: bool = False,
-        scale: float = 1.0,
-        dropout: float = 0.0,
-    ):
+        self, dim: int, hidden: int, act: str | None = "gelu", parallel: bool = False, scale: float | str = 1.0,
+        dropout: float = 0.0, norm: str = "none", norm_eps: float = 1e-5, bias: bool = True, init: str = "lora",
+        drop_path: float = 0.0,
+    ):  # fmt: skip
         super().__init__()
-        self.parallel, self.scale = parallel, scale
-        self.down = nn.Linear(dim, hidden)
-        self.act = make_activation(act)
+        check(hidden, "bottleneck")
+        if norm not in ("none", "in", "out") or init not in INITS:
+            raise ValueError(f"norm {norm!r}, init {init!r}: choose none, in or out, and one of {', '.join(INITS)}")
+        self.parallel = parallel
+        self.down = nn.Linear(dim, hidden, bias)
+        self.act = make_activation(act) if act else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(hidden, dim)
-        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
+        self.up = nn.Linear(hidden, dim, bias)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps) if norm != "none" else None
+        self.norm_first = norm == "in"
+        self.drop_path = DropPath(drop_path)
+        self.scale = scale_of(scale, dim)
+        INITS[init](self.down.weight, self.up.weight)
+        for zero in (self.down.bias, self.up.bias) if bias else ():
             nn.init.zeros_(zero)
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the output y (B, N, D) of an operation on x (B, N, D)."""
-        u = self.down(x if self.parallel else y)
-        return y + self.up(self.dropout(self.act(u))) * self.scale
+        return y + self.adapt(x if self.parallel else y)
+
+    def adapt(self, u: Tensor) -> Tensor:
+        """Map what is read (B, N, D) to what is added."""
+        u = self.norm(u) if self.norm is not None and self.norm_first else u
+        u = self.down(u)
+        added = self.drop_path(self.up(self.dropout(self.act(u)))) * self.scale
+        return self.norm(added) if self.norm is not None and not self.norm_first else added
+
+
+class OnStream(Bottleneck):
+    """x -> x + scale * up(drop(act(down(x)))), on the residual stream."""
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
+        """Map the stream (B, N, D)."""
+        return x + self.adapt(x)
+
+
+def scale_of(scale: float | str, dim: int) -> Any:
+    """A constant, or the weights of a learned scale.
+
+    Raises:
+        ValueError: another word than `learned` and `channel`.
+    """
+    if not isinstance(scale, str):
+        return scale
+    if scale not in ("learned", "channel"):
+        raise ValueError(f"scale {scale!r}: choose a number, learned or channel")
+    return nn.Parameter(torch.ones(1 if scale == "learned" else dim))
+
+
+def start_at_identity(down: Tensor, up: Tensor) -> None:
+    """Random `down`, zero `up`."""
+    nn.init.kaiming_uniform_(down, a=5**0.5)
+    nn.init.zeros_(up)
+
+
+def start_near_identity(down: Tensor, up: Tensor) -> None:
+    """Small random weights, cut at two standard deviations."""
+    for weight in (down, up):
+        nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02)
+
+
+def start_like_bert(down: Tensor, up: Tensor) -> None:
+    """Normal weights of standard deviation 0.02."""
+    for weight in (down, up):
+        nn.init.normal_(weight, std=0.02)
+
+
+INITS: dict[str, Callable[[Tensor, Tensor], None]] = {
+    "lora": start_at_identity,
+    "houlsby": start_near_identity,
+    "bert": start_like_bert,
+}
 
 
 def check(hidden: int, method_name: str) -> None:
@@ -66,6 +133,7 @@ def check(hidden: int, method_name: str) -> None:
     slot="adapter",
     paper="Parameter-Efficient Transfer Learning for NLP (arXiv 1902.00751)",
     params="2*L*(2*D*h + h + D)",
+    parity=("bottleneck", "adapter_plus"),
     families=("vit", "swin"),
 )
 def houlsby(
@@ -103,6 +171,7 @@ def houlsby(
     slot="adapter",
     paper="AdapterFusion: Non-Destructive Task Composition for Transfer Learning (arXiv 2005.00247)",
     params="L*(2*D*h + h + D)",
+    parity=("bottleneck", "adapter_plus"),
     families=("vit", "swin"),
 )
 def pfeiffer(
@@ -139,35 +208,46 @@ def pfeiffer(
     slot="adapter",
     paper="AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition (arXiv 2205.13535)",
     params="L*(2*D*h + h + D)",
+    parity=("adaptformer",),
     families=("vit", "swin"),
 )
 def adaptformer(
     encoder: Encoder,
     hidden: int = 64,
-    scale: float = 0.1,
+    scale: float | str = 0.1,
     act: str = "relu",
     dropout: float = 0.1,
+    reads: str = "stream",
+    norm: str = "none",
     blocks: int | Iterable[int] | None = None,
     name: str = "adaptformer",
 ) -> list[nn.Module]:
-    """Place one adapter in every block, parallel to the MLP.
+    """Place one adapter in every block, beside the MLP.
 
     Args:
         encoder: a tower of blocks.
         hidden: width h.
-        scale: s.
+        scale: s, a number or `learned` (one weight, from 1).
         act: activation.
         dropout: inside the adapter, in training.
+        reads: `stream`, in front of the MLP's norm, as the released code; `normed`, behind it, as the paper's formula;
+            `output`, what the MLP gives (sequential).
+        norm: a LayerNorm of the adapter `in` front or `out` behind, or `none`.
         blocks: None for all, a number n for the last n, or indices.
         name: the adapters' name at their sites.
 
     Raises:
-        ValueError: a width below 1.
-
-    Differs from the released code: it reads what the MLP reads, behind the norm.
+        ValueError: a width below 1, or another place to read.
     """
     check(hidden, "adaptformer")
+    if reads not in READS:
+        raise ValueError(f"adaptformer: reads={reads!r}; choose {', '.join(READS)}")
+    site, parallel = READS[reads]
     return [
-        place(block, "mlp", name, Bottleneck(block.norm1.weight.shape[0], hidden, act, True, scale, dropout))
+        place(block, site, name, Bottleneck(block.norm1.weight.shape[0], hidden, act, parallel, scale, dropout, norm))
         for block in choose_blocks(encoder, blocks)
     ]
+
+
+# what AdaptFormer reads: the site, and whether it is the operation's input
+READS = {"stream": ("mlp_branch", True), "normed": ("mlp", True), "output": ("mlp_branch", False)}
