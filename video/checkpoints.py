@@ -62,3 +62,30 @@ EVL = register_converter(
         prefix="module.",
     )
 )
+POOLER, CROSS = "pooler.cross_attention_block", "reader.cross"
+VJEPA2_PROBE = register_converter(
+    Converter(
+        "vjepa2_probe",
+        [
+            ("pooler.query_tokens", "reader.query"),
+            (f"{POOLER}.xattn.{{w}}.{{x}}", f"{CROSS}.{{w}}.{{x}}"),
+            (f"{POOLER}.{{x}}", f"{CROSS}.{{x}}"),
+            ("pooler.blocks.{i}.{x}", "reader.blocks.{i}.{x}"),
+            ("linear.{w}", "head.fc.{w}"),
+        ],
+        prefix="module.",
+        sign="pooler",
+    )
+)
+EFFICIENT_PROBE = register_converter(
+    Converter(
+        "efficient_probe",
+        [
+            ("head.0.cls_token", "reader.queries"),
+            ("head.0.v.{w}", "reader.v.{w}"),
+            ("head.1.{w}", "head.norm.{w}"),
+            ("head.2.{w}", "head.fc.{w}"),
+        ],
+        sign=r"head\.0\.cls_token",
+    )
+)

@@ -189,8 +189,11 @@ class VJEPA2(VisionTransformer):
             raise ValueError(f"{self.name} has no norm for the blocks {strange}; it has for {list(known)}")
         taps = Taps("post", layers=layers)
         self.forward_blocks(tokens, grid, taps=taps)
-        norms = dict(zip(self.levels, [*self.level_norms, self.norm], strict=True))
-        return [norms.get(i, self.norm)(taps["post", i], grid) for i in layers]
+        return [self.norm_behind(i)(taps["post", i], grid) for i in layers]
+
+    def norm_behind(self, layer: int) -> nn.Module:
+        """Return the norm for the output of block `layer`."""
+        return dict(zip(self.levels, [*self.level_norms, self.norm], strict=True)).get(layer, self.norm)
 
     def library_state(self) -> dict[str, Tensor]:
         """Return the weights under the names of the official release, without their prefix."""
