@@ -19,8 +19,10 @@ from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 
 
-def clip_tower(state: Mapping[str, Tensor], heads: int, image_size: int, patch_size: int, eps: float) -> nn.Module:
-    """A CLIP tower without projection from CLIP's visual keys."""
+def clip_tower(
+    state: Mapping[str, Tensor], heads: int, image_size: int, patch_size: int, eps: float, out_dim: int | None = None
+) -> nn.Module:
+    """A CLIP tower from CLIP's visual keys, without its projection unless its width is given."""
     width = state["class_embedding"].shape[0]
     depth = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer.resblocks."))
     hidden = state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
@@ -35,8 +37,9 @@ def clip_tower(state: Mapping[str, Tensor], heads: int, image_size: int, patch_s
         pre_norm=True,
         patch_bias=False,
         norm_eps=eps,
+        out_dim=out_dim,
     )
-    state = {k: v for k, v in state.items() if k != "proj"}
+    state = {k: v for k, v in state.items() if k != "proj" or out_dim}
     state.setdefault("ln_post.weight", torch.ones(width))
     state.setdefault("ln_post.bias", torch.zeros(width))
     load_mapped(tower, from_clip_visual_state(state))
