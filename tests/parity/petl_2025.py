@@ -12,10 +12,11 @@ from tests.parity.core import Case, builder, grad_norms, load_mapped, tagged
 from tests.parity.petl import from_jeonsworld, gradients, image_of, loaded, numbered, run, split, tower_of
 from tests.parity.petl_conv import swin_body, swin_key, usable
 from xmodal.adapters.adapter_plus import POSITIONS, adapter_plus
-from xmodal.adapters.bottleneck import Bottleneck, adaptformer, houlsby, pfeiffer
+from xmodal.adapters.bottleneck import adaptformer, houlsby, pfeiffer
 from xmodal.adapters.lora import lora
 from xmodal.adapters.mona import mona
 from xmodal.adapters.vpt import vpt
+from xmodal.bottleneck import Bottleneck
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.sites import place

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from xmodal.adapters.bottleneck import Bottleneck, OnStream
+from xmodal.bottleneck import Bottleneck, OnStream
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, did_you_mean, method
 from xmodal.structures import Encoder

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from tests.xmodal.adapters import plain
 from tests.xmodal.adapters.towers import build, refill, vit
-from xmodal.adapters.bottleneck import Bottleneck, adaptformer, houlsby, pfeiffer
+from xmodal.adapters.bottleneck import adaptformer, houlsby, pfeiffer
+from xmodal.bottleneck import Bottleneck
 
 ACTS = {"gelu": F.gelu, "relu": F.relu, "quick_gelu": plain.quick_gelu}
 
