@@ -71,8 +71,8 @@ class VideoDataset(LabeledFiles):
         format: `list`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
-        sampling: `dict(type="dense", stride=16)`, `dict(type="uniform")`, or `dict(type="segments", stride=4, segments=2)`
-            for readers of several clips.
+        sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`; for readers of several clips
+            `dict(type="segments", stride=4, segments=2)`.
         transforms: training transforms in order; each has `type` and its arguments.
         size: side of the test crops, pixels.
         spatial_views: test crops along the long side, 1 or 3.
@@ -84,8 +84,8 @@ class VideoDataset(LabeledFiles):
         max_broken: share of unreadable files that stops a run; five files are always allowed.
 
     Returns:
-        Items `clips` (V, T, 3, H, W), uint8 in training (V = 1, or the segments) and float32 of 0 to 255 in testing, RGB, not
-        normalized; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
+        Items `clips` (V, T, 3, H, W), uint8 in training (V = 1, or segments) and float32 of 0 to 255 in testing, RGB,
+        not normalized; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
 
     Raises:
         ValueError: annotation, root, classes or arguments that do not fit, naming file and line.

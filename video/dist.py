@@ -11,6 +11,7 @@ is LN(a + W mean_t(class token of o)) @ proj. Not an identity at the start.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +46,19 @@ class JoinLayer(nn.Module):
     ):
         super().__init__()
         wide, hidden, narrow = int(channels * ratios[0]), int(dim * ratios[1]), int(dim * ratios[2])
-        over_time = dict(kernel_size=(kernel, 1, 1), padding=(kernel // 2, 0, 0))
+        over_time: Any = dict(kernel_size=(kernel, 1, 1), padding=(kernel // 2, 0, 0))
         self.alpha, self.act, self.input = alpha, QuickGELU(), nn.Linear(width, dim)
         self.norm = nn.LayerNorm(channels)
-        self.conv1 = nn.Conv3d(channels, wide, **over_time)  # type: ignore[arg-type]
+        self.conv1 = nn.Conv3d(channels, wide, **over_time)
         self.conv2 = nn.Conv3d(wide, channels, (1, 3, 3), padding=(0, 1, 1))
         self.up, self.down = nn.Linear(dim, channels), nn.Conv3d(channels, dim, (alpha, 1, 1), stride=(alpha, 1, 1))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, frames, dim))
         self.ln, self.ffn, self.ln_temporal = nn.LayerNorm(dim), mlp(dim, hidden), nn.LayerNorm(dim)
         self.temporal_ffn = nn.Sequential(
-            nn.Conv3d(dim, narrow, 1), nn.Conv3d(narrow, narrow, **over_time), QuickGELU(), nn.Conv3d(narrow, dim, 1)  # type: ignore[arg-type]
+            nn.Conv3d(dim, narrow, 1),
+            nn.Conv3d(narrow, narrow, **over_time),
+            QuickGELU(),
+            nn.Conv3d(narrow, dim, 1),
         )
 
     def forward(self, x: Tensor, o: Tensor, past: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,7 +179,8 @@ class DiST(Reader):
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
         """Read the taps of a pass over the sparse frames (B*t, N, D) and all frames; returns (B, out_dim)."""
-        assert taps is not None and taps.pixels is not None
+        assert taps is not None
+        assert taps.pixels is not None
         frames, past = need_grid(grid, "dist").t, torch.zeros(())
         x, past = self.stem(taps.pixels), past.to(taps.pixels.device)
         for layer, i in zip(self.join, self.layers, strict=True):

@@ -10,6 +10,7 @@ is read, BN and LN stand behind their branches, and there is no last BN. Not an 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,8 @@ class SideBlock(nn.Module):
         super().__init__()
         self.ln_in, self.linear = nn.LayerNorm(width), nn.Linear(width, dim)
         self.bn1, self.conv, self.bn2 = nn.BatchNorm3d(dim), time_convolution(dim), nn.BatchNorm3d(dim)
-        self.ln, self.attn = nn.LayerNorm(dim), nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.ln = nn.LayerNorm(dim)
+        self.attn: Any = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         for layer, std in ((self.fc1, (2 * dim) ** -0.5), (self.fc2, (24 * dim) ** -0.5)):
             nn.init.normal_(layer.weight, std=std)
@@ -165,7 +167,9 @@ class Side4Video(Reader):
         super().__init__()
         heads = num_heads or max(dim // 64, 1)
         if encoder.num_prefix != 1 or dim % heads or dim % 2:
-            raise ValueError(f"side4video needs one class token and an even width of whole heads, got {dim} and {heads}")
+            raise ValueError(
+                f"side4video needs one class token and an even width of whole heads, got {dim} and {heads}"
+            )
         depth, patch = len(encoder.blocks), encoder.patch_size
         self.layers = tuple(layers if layers is not None else range(1, depth, 2) if post_norm else range(depth))
         self.out_dim = dim
@@ -185,7 +189,9 @@ class Side4Video(Reader):
         """
         grid = need_grid(grid, "side4video")
         if grid.num_patches != len(self.positions):
-            raise ValueError(f"side4video was built for {len(self.positions)} patches, these frames have {grid.num_patches}")
+            raise ValueError(
+                f"side4video was built for {len(self.positions)} patches, these frames have {grid.num_patches}"
+            )
         return self.post_norm(self.states(taps)[-1]).mean((2, 3, 4))  # type: ignore[arg-type]
 
     def states(self, taps: Taps) -> list[Tensor]:

@@ -133,7 +133,9 @@ class EncoderModel(FrozenTower, BaseModel):
             inputs.pop(aside, None)
         views = next((v.shape[1] for key, v in inputs.items() if key == "clips" or key.startswith(CACHED)), 1)
         if views % self.reader.segments:
-            raise ValueError(f"{views} clips a video do not make segments of {self.reader.segments}: set temporal_views")
+            raise ValueError(
+                f"{views} clips a video do not make segments of {self.reader.segments}: set temporal_views"
+            )
         views //= self.reader.segments
         if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
             return []

@@ -87,7 +87,7 @@ def merged_norms(block: Any) -> Tensor:
     """Norms of the query, key, value and output weights with their updates."""
     weights = []
     for layer in (block.attn.qkv, block.attn.proj):
-        update = layer.edits["clip_lora"] if "clip_lora" in layer.edits else None
+        update = dict(layer.edits.items()).get("clip_lora")
         weights.append(layer.weight if update is None else update.fold(layer.weight, layer.bias)[0])
     return torch.stack([w.norm() for w in (*weights[0].chunk(3), weights[1])])
 
@@ -192,9 +192,9 @@ def promptsrc_case(case: Case) -> dict[str, Any]:
     total = model.loss(x, label)["loss"]
     out |= grad_norms(total, tensors, "total_grad:")
     h = model.frozen_image(x)
+    found |= {f"loss_{k}": parts[k] for k in ("ce", "text", "image")} | {"loss_logits": parts["kl"]}
     found |= {"frozen_text_features": model.frozen_text, "frozen_image_features": h, "loss_total": total,
-              "frozen_logits": model.scale * h @ model.frozen_text.T,
-              **{f"loss_{k}": parts[p] for k, p in dict(ce="ce", text="text", image="image", logits="kl").items()}}  # fmt: skip
+              "frozen_logits": model.scale * h @ model.frozen_text.T}  # fmt: skip
     out |= arrays(found)
     weights, kept = gaussian_weights(t["max_epoch"], t["gpa_mean"], t["gpa_std"]), PromptAverage(model)
 

@@ -86,8 +86,8 @@ class Case:
     def variants(self) -> Iterator[tuple[str, "Case"]]:
         """Yield (name, case) of every variant; what a variant names replaces what `arch` says."""
         for name, variant in self.json["variants"].items():
-            more = {k: variant[k] for k in ("state", "zeroed") if k in variant}
-            more = variant.get("options", {}).get("zeroed") and {"zeroed": variant["options"]["zeroed"]} | more or more
+            given = {**variant.get("options", {}), **variant}
+            more = {k: given[k] for k in ("state", "zeroed") if k in given}
             arch = self.arch | {k: v for k, v in variant.items() if k != "state"}
             yield name, Case(self.path, self.json | more | {"arch": arch}, self.expected)
 

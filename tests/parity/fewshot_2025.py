@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tests.parity.clip_family import class_names, clip_of, cotangent_loss
@@ -86,7 +85,9 @@ def lp_plus_plus_case(case: Case) -> dict[str, Any]:
     out: dict[str, Any] = {"lr_w": np.float32(rates[0]), "lr_alpha": np.float32(rates[1]),
            "alpha_init": start.alpha[0].detach().numpy(), "weight_init": start.weight.detach().numpy()}  # fmt: skip
     for tag in ("", "fixed."):
-        head = LPPlusPlusHead.from_shots(feature["train"], label["train"], text, class_names(len(text)), a["alpha_factor"])
+        head = LPPlusPlusHead.from_shots(
+            feature["train"], label["train"], text, class_names(len(text)), a["alpha_factor"]
+        )
         head.bias.data.copy_(case.state()["classifier.bias"])
         tests: list[float] = []
 
@@ -97,7 +98,9 @@ def lp_plus_plus_case(case: Case) -> dict[str, Any]:
         done = fit_lp(head, feature["train"], label["train"], score, a["train_epoch"], a["momentum"], a["alpha_every"],
                       clear_alpha=bool(tag))  # fmt: skip
         head.load_state_dict(done.last)
-        epochs = [int(n) for n in re.search(r"\[([\d, ]+)\]", case.json["outputs"]["alpha_at_epochs_after"])[1].split(",")]
+        epochs = [
+            int(n) for n in re.search(r"\[([\d, ]+)\]", case.json["outputs"]["alpha_at_epochs_after"])[1].split(",")
+        ]
         found = {
             "losses": np.float32(done.losses), "alpha_at_epochs_after": torch.stack([done.alphas[e] for e in epochs]),
             "alpha_final_after": head.alpha, "weight_after": head.weight, "bias_after": head.bias,
@@ -111,7 +114,7 @@ def lp_plus_plus_case(case: Case) -> dict[str, Any]:
 
 @builder("prolip")
 def prolip_case(case: Case) -> dict[str, Any]:
-    """Training with fixed settings or with a search, for a ViT's and a ResNet's projection, of all or of some classes."""
+    """Training with fixed settings or with a search, for a ViT's and a ResNet's projection."""
     out: dict[str, Any] = {}
     for tag, about in case.json["variants"].items():
         out |= tagged(tag, arrays(prolip_variant(case, about)))

@@ -60,7 +60,9 @@ def adaptformer_variant(case: Case) -> dict[str, Any]:
     tensors = {key: live[name] for key, name in names.items()}
     classifier = adaptformer_head(head)
     logits = classifier(encoder.eval()(image_of(case)))
-    last = sorted(k for k in head if k.endswith(("1.weight", "1.bias") if "head.1.weight" in head else ("weight", "bias")))
+    last = sorted(
+        k for k in head if k.endswith(("1.weight", "1.bias") if "head.1.weight" in head else ("weight", "bias"))
+    )
     tensors |= {k: getattr(classifier.fc, k.rsplit(".", 1)[1]) for k in last}
     out = {"logits": logits.detach().numpy()} | gradients(logits, case, tensors)
     return out | numbered(encoder, image_of(case), len(encoder.blocks))
@@ -85,7 +87,9 @@ def adaptformer_head(head: Mapping[str, Tensor]) -> ClassificationHead:
     classifier = ClassificationHead(weight.shape[1], len(weight), norm="batch" if number else False).eval()
     classifier.fc.load_state_dict({"weight": weight, "bias": bias})
     if number:
-        classifier.norm.load_state_dict({k.removeprefix("head.0."): v for k, v in head.items() if k.startswith("head.0.")})
+        classifier.norm.load_state_dict(
+            {k.removeprefix("head.0."): v for k, v in head.items() if k.startswith("head.0.")}
+        )
     return classifier
 
 
@@ -136,7 +140,9 @@ def adapter_plus_case(case: Case) -> dict[str, Any]:
     """Every position of adapters, and LoRA and prompts of the same code."""
     out: dict[str, Any] = {}
     for tag, variant in case.variants():
-        changed = Case(variant.path, variant.json | {"arch": case.arch | (variant.arch.get("vit") or {})}, variant.expected)
+        changed = Case(
+            variant.path, variant.json | {"arch": case.arch | (variant.arch.get("vit") or {})}, variant.expected
+        )
         out |= tagged(tag, adapter_plus_variant(changed, variant.arch))
     return out
 
@@ -166,7 +172,9 @@ def adapter_plus_variant(case: Case, about: Mapping[str, Any]) -> dict[str, Any]
             for name in ("norm1", "norm2", "norm"):
                 if hasattr(module, name):
                     getattr(module, name).requires_grad_(True)
-    return prompted(case, encoder, own, head) if prompt else finished(case, encoder, Converter("case", pairs), own, head)
+    return (
+        prompted(case, encoder, own, head) if prompt else finished(case, encoder, Converter("case", pairs), own, head)
+    )
 
 
 def finished(case: Case, encoder: nn.Module, names: Converter, own: Mapping, head: Mapping) -> dict[str, Any]:
@@ -179,11 +187,22 @@ def finished(case: Case, encoder: nn.Module, names: Converter, own: Mapping, hea
 def further_names() -> list[tuple[str, str]]:
     """Names of LoRA's parts."""
     at = f"{OURS}.attn.qkv.edits.lora.parts"
-    pairs = [(f"{BLOCK}.attn.adapters.{p}.bottleneck.{n}.weight", f"{at}.{p}.{x}") for p in "qkv" for n, x in ((1, "a"), (4, "b"))]
-    pairs += [(f"{BLOCK}.attn.adapters.{p}.bottleneck.{n}.bias", f"{at}.{p}.{x}_bias") for p in "qkv" for n, x in ((1, "a"), (4, "b"))]
+    pairs = [
+        (f"{BLOCK}.attn.adapters.{p}.bottleneck.{n}.weight", f"{at}.{p}.{x}")
+        for p in "qkv"
+        for n, x in ((1, "a"), (4, "b"))
+    ]
+    pairs += [
+        (f"{BLOCK}.attn.adapters.{p}.bottleneck.{n}.bias", f"{at}.{p}.{x}_bias")
+        for p in "qkv"
+        for n, x in ((1, "a"), (4, "b"))
+    ]
     out = f"{OURS}.attn.proj.edits.lora_o"
-    return pairs + [(f"{BLOCK}.attn.adapters.o.bottleneck.{n}.{{w}}", f"{out}.{x}.{{w}}") for n, x in ((1, "down"), (4, "up"))] + [
-        (f"{BLOCK}.attn.adapters.{{w}}.scaling", f"{at}.{{w}}.scale"), (f"{BLOCK}.prompt", f"{OURS}.prompt")]
+    return (
+        pairs
+        + [(f"{BLOCK}.attn.adapters.o.bottleneck.{n}.{{w}}", f"{out}.{x}.{{w}}") for n, x in ((1, "down"), (4, "up"))]
+        + [(f"{BLOCK}.attn.adapters.{{w}}.scaling", f"{at}.{{w}}.scale"), (f"{BLOCK}.prompt", f"{OURS}.prompt")]
+    )
 
 
 def place_low_rank(encoder: nn.Module, options: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
@@ -212,11 +231,11 @@ def prompted(case: Case, encoder: nn.Module, own: Mapping[str, Tensor], head: Ma
     logits = nn.functional.linear(tokens[:, 0], heads["head.weight"], heads["head.bias"])
     loss = (logits * case.cotangent(logits.shape)).sum()
     grads = torch.autograd.grad(loss, [t for t in (*named.values(), *heads.values()) if t is not None])
-    out = {f"grad:{k}": float(g.norm()) for k, g in zip(heads, grads[-len(heads):], strict=True)}
+    out = {f"grad:{k}": float(g.norm()) for k, g in zip(heads, grads[-len(heads) :], strict=True)}
     blocks = [grads[0][0], *(grads[1].reshape(len(prompts) - 1, *prompts[0].shape) if len(prompts) > 1 else ())]
     out |= {f"grad:blocks.{i}.prompt": float(g.norm()) for i, g in enumerate(blocks)}
     count, own_rows = len(prompts[0]), grid.prefix + grid.num_patches
-    order = torch.cat([tokens[:, :1], tokens[:, own_rows:own_rows + count], tokens[:, 1:own_rows]], 1)
+    order = torch.cat([tokens[:, :1], tokens[:, own_rows : own_rows + count], tokens[:, 1:own_rows]], 1)
     return out | {"logits": logits.detach().numpy(), "features": order.detach().numpy()}
 
 
@@ -224,7 +243,7 @@ def prompted(case: Case, encoder: nn.Module, own: Mapping[str, Tensor], head: Ma
 def mona_case(case: Case) -> dict[str, Any]:
     """Maps of the stages that are asked for, one module alone, and gradients."""
     a = case.arch
-    base, own, head = split(usable(case.state()), official.MONA.pairs)
+    base, own, _ = split(usable(case.state()), official.MONA.pairs)
     norms = {k: base.pop(k) for k in list(base) if re.match(r"norm\d", k)}
     body = swin_body(case, base, strict_img_size=False, always_partition=True,
                      norm_layer=partial(nn.LayerNorm, eps=a.get("ln_eps", 1e-5)))  # fmt: skip
@@ -239,7 +258,9 @@ def mona_case(case: Case) -> dict[str, Any]:
         x = stage(x)  # (B, H, W, C)
         if f"norm{i}.weight" in norms:
             weight, bias = norms[f"norm{i}.weight"], norms[f"norm{i}.bias"]
-            out[f"stage{i}"] = nn.functional.layer_norm(x, x.shape[-1:], weight, bias, a.get("ln_eps", 1e-5)).permute(0, 3, 1, 2)
+            out[f"stage{i}"] = nn.functional.layer_norm(x, x.shape[-1:], weight, bias, a.get("ln_eps", 1e-5)).permute(
+                0, 3, 1, 2
+            )
     loss = sum((v * case.cotangent(v.shape, k.replace("stage", "cotangent"))).sum() for k, v in out.items())
     grads = grad_norms(loss, tensors)
     if "tokens" in case.json["inputs"]:

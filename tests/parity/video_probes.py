@@ -49,7 +49,9 @@ def vjepa2_probe_case(case: Case) -> dict[str, Any]:
     for i, about in enumerate(case.json["schedules"]):
         steps = about["epochs"] * about["ipe"]
         schedule = schedule_of(about)
-        values = [(schedule.optimizer.param_groups[0][k], schedule.step())[0] for _ in range(int(steps)) for k in ("lr",)]
+        values = [
+            (schedule.optimizer.param_groups[0][k], schedule.step())[0] for _ in range(int(steps)) for k in ("lr",)
+        ]
         schedule = schedule_of(about)
         decays = [(schedule.optimizer.param_groups[0]["weight_decay"], schedule.step())[0] for _ in range(int(steps))]
         out |= {f"schedule{i}_lr": np.array(values), f"schedule{i}_wd": np.array(decays)}
@@ -164,7 +166,9 @@ def lars_schedule(o: Mapping[str, Any], parameters: Any, epoch_length: int, **mo
                           final=o.get("min_lr", 0) / o["lr"])  # fmt: skip
 
 
-def efficient_probing_variant(case: Case, probe: Any, tag: str, about: Mapping[str, Any], keys: Mapping) -> dict[str, Any]:
+def efficient_probing_variant(
+    case: Case, probe: Any, tag: str, about: Mapping[str, Any], keys: Mapping
+) -> dict[str, Any]:
     """What one probe computes."""
     o, labels = case.json["optimiser"], torch.tensor(case.json["labels"])
     tokens, train = case.input("tokens"), case.input("tokens_train")

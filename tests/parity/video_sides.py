@@ -96,7 +96,9 @@ def dist_case(case: Case) -> dict[str, Any]:
     a, state = case.arch, case.state()
     own = DIST.plain(state)
     base = trunk(state, own)
-    encoder = clip_tower(base, a["heads"], a["input_resolution"], a["patch_size"], a.get("ln_eps", 1e-5), a["embed_dim"])
+    encoder = clip_tower(
+        base, a["heads"], a["input_resolution"], a["patch_size"], a.get("ln_eps", 1e-5), a["embed_dim"]
+    )
     ratios = [a.get(k, d) for k, d in (("temporal_conv_mlp_ratio", 1), ("integration_mlp_ratio", 1),
                                        ("integration_temporal_mlp_ratio", 0.25))]  # fmt: skip
     model = TransferModel(
@@ -115,6 +117,10 @@ def dist_case(case: Case) -> dict[str, Any]:
     tokens, grid = model.embed(clips=clips)
     images = model.encoder.pool(model.encoder.norm(model.encoder.forward_blocks(tokens, grid, taps=taps)))
     scale = torch.tensor(a["logit_scale_log"]).exp()
-    found = {"video_feature": feature, "image_features": images, "mid_first": taps["post", a["selected_layers"][0]].transpose(0, 1)}
+    found = {
+        "video_feature": feature,
+        "image_features": images,
+        "mid_first": taps["post", a["selected_layers"][0]].transpose(0, 1),
+    }
     found["logits"] = scale * unit(feature) @ unit(case.input("text_features")).T
     return {k: v.detach().numpy() for k, v in found.items()} | out

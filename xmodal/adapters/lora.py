@@ -60,7 +60,9 @@ class LowRank(nn.Module):
 
     def shift(self) -> Tensor | None:
         """The bias update (out); None without biases."""
-        return None if self.a_bias is None else self.scale * (self.b @ self.a_bias + self.b_bias)
+        if self.a_bias is None or self.b_bias is None:
+            return None
+        return self.scale * (self.b @ self.a_bias + self.b_bias)
 
 
 class LoRA(nn.Module):

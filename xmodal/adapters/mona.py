@@ -49,7 +49,7 @@ class Mona(nn.Module):
         """Map tokens (B, N, D), or a map (B, D, H, W), to the same shape."""
         if x.ndim == 4:
             tokens = x.flatten(2).transpose(1, 2)
-            return self(tokens, Grid(1, *x.shape[-2:], prefix=0)).transpose(1, 2).unflatten(2, x.shape[-2:])
+            return self(tokens, Grid(1, x.shape[2], x.shape[3], prefix=0)).transpose(1, 2).unflatten(2, x.shape[-2:])
         grid = need_grid(grid, "mona")
         p = self.down(self.norm(x) * self.gamma + x * self.gammax)  # (B, N, h)
         first, count = grid.prefix, grid.num_patches

@@ -43,7 +43,9 @@ def place_low_rank(
         ValueError: an unknown tower or target.
     """
     if towers not in TOWERS or not set(targets) <= set(TARGETS):
-        raise ValueError(f"towers={towers!r}, targets={list(targets)}: choose both, vision or text, and some of q, k, v, o")
+        raise ValueError(
+            f"towers={towers!r}, targets={list(targets)}: choose both, vision or text, and some of q, k, v, o"
+        )
     blocks = blocks if blocks is None or isinstance(blocks, int) else list(blocks)
     for name in TOWERS[towers]:
         chosen = [TARGETS[t] for t in targets]

@@ -3,8 +3,8 @@
 Paper: MaPLe: Multi-modal Prompt Learning (arXiv 2210.03117). n tokens P_0 stand behind the text's start token, and
     V_i = proj_i(P_i)
 behind the image's patches (positions added before them, norm behind). P_i and V_i replace these rows in front of block
-i for i = 1, ..., depth - 1; later blocks go on with what comes out. logits = exp(logit_scale) * cos at the end token and
-the class token. n*W*depth + depth*(W*V + V) weights.
+i for i = 1, ..., depth - 1; later blocks go on with what comes out. logits = exp(logit_scale) * cos at the end and the
+class token. n*W*depth + depth*(W*V + V) weights.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Places for learned prompts inside CLIP's towers: rows that are appended at the input, or replaced in front of a block."""
+"""Place learned prompts inside CLIP's towers: rows appended at the input, or replaced in front of a block."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

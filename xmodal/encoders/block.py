@@ -246,9 +246,9 @@ def short(grid: Grid | None, rows: int | None) -> Grid | None:
 class Block(nn.Module):
     """A pre-norm transformer block with named sites.
 
-    Sites in order: `pre_attn`, `norm1`, `attn.qkv`, `attn.proj`, `attn`, `ls1`, `attn_branch`, `pre_mlp`, `norm2`, `mlp.fc1`,
-    `mlp.act`, `mlp.fc2`, `mlp`, `ls2`, `mlp_branch`, `post`. `pre_attn`, `pre_mlp` and `post` are on the residual
-    stream; at `attn_branch` and `mlp_branch` a module gets what a branch adds to the stream, and the stream.
+    Sites in order: `pre_attn`, `norm1`, `attn.qkv`, `attn.proj`, `attn`, `ls1`, `attn_branch`, `pre_mlp`, `norm2`,
+    `mlp.fc1`, `mlp.act`, `mlp.fc2`, `mlp`, `ls2`, `mlp_branch`, `post`. `pre_attn`, `pre_mlp` and `post` are on the
+    residual stream; at `attn_branch` and `mlp_branch` a module gets what a branch adds to the stream, and the stream.
 
     Args:
         dim: width D.

@@ -161,7 +161,9 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 @ENCODERS.register_module(name="convnet")
-def convnet(name: str = "resnet50", pretrained: bool = False, checkpoint: str = "", pad_first: bool = False, **options: Any) -> ConvNet:
+def convnet(
+    name: str = "resnet50", pretrained: bool = False, checkpoint: str = "", pad_first: bool = False, **options: Any
+) -> ConvNet:
     """Build a tower by its timm name, or one of CLIP's ResNets as `clip/RN50`.
 
     Args:

@@ -72,6 +72,7 @@ def fit_lp(
     def move_alpha() -> None:
         if len(done.losses) % every == 0:
             with torch.no_grad():
+                assert head.alpha.grad is not None
                 head.alpha.sub_(head.alpha.grad, alpha=alpha_rate)
 
     def after(epoch: int) -> None:
@@ -127,7 +128,8 @@ def search_prolip(
     Returns:
         Accuracies in percent (rates, weights), the chosen rate and lambda, and what `fit_prolip` gave for them.
     """
-    grid, best, chosen = [], -1.0, (rates[0], weights[0])
+    grid: list[list[float]] = []
+    best, chosen = -1.0, (rates[0], weights[0])
     for lr in rates:
         grid.append([])
         for weight in weights:

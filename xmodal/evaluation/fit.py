@@ -182,7 +182,7 @@ def learning_rates(
 
 
 def cosine_rates(lr: float, steps: int, final: float = 0.0) -> list[float]:
-    """final + (lr - final) * (1 + cos(pi k / steps)) / 2 for k = 0, ..., steps - 1."""
+    """Rates of half a cosine: final + (lr - final) * (1 + cos(pi k / steps)) / 2 for k = 0, ..., steps - 1."""
     return [final + (lr - final) * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)]
 
 

@@ -72,7 +72,12 @@ def draw_tip(train: Sequence[int], shots: int, seed: int = 1) -> list[int]:
 
 
 def draw_both(
-    train: Sequence[int], val: Sequence[int], shots: int, seed: int, val_shots: int | None = None, val_first: bool = False
+    train: Sequence[int],
+    val: Sequence[int],
+    shots: int,
+    seed: int,
+    val_shots: int | None = None,
+    val_first: bool = False,
 ) -> tuple[list[int], list[int]]:
     """Item indices of a training and a validation set from one stream, short classes repeating items.
 

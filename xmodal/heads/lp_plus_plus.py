@@ -5,7 +5,8 @@ unit text weights t_c,
     logits_c = w_c . f + b_c + alpha_c * (f . t_c)
 w_c starts as the sum of the class's features, alpha_c at 250 * the mean cosine of shots and their class's text. W and b
 take SGD steps (momentum 0.9) of 4 N / lambda_max(F^T F); every tenth epoch alpha takes one of N / (4 max_c sum_i
-(f_i . t_c)^2). In the release alpha's gradient is never cleared; `clear_alpha` takes that of the epoch. K*D + 2*K weights.
+(f_i . t_c)^2). In the release alpha's gradient is never cleared; `clear_alpha` takes that of the epoch. K*D + 2*K
+weights.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,6 @@ Adam (eps 1e-4), a cosine per epoch to 0, one step on all shots an epoch, anothe
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
