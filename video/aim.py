@@ -1,7 +1,13 @@
 """AIM: adapters behind spatial attention, around the same attention over time, and beside the MLP.
 
-Paper: AIM: Adapting Image Models for Efficient Video Action Recognition (arXiv 2302.03024). Identity at the start (the
-up projections and the temporal positions are zero). With h = hidden: L * 3*(2*D*h + h + D) + T*D weights.
+Paper: AIM: Adapting Image Models for Efficient Video Action Recognition (arXiv 2302.03024). With A the block's frozen
+attention, n1 and n2 its norms, g(u) = fc2(gelu(fc1(u))) an adapter and d stochastic depth, a block computes
+    u = n1(x) over the frames of each token; u = u + g_in(u) with temporal_adapters=2; x = x + d(g_t(A(u)))
+    y = A(n1(x)) within each frame; x = x + y + g_s(y)
+    x = x + MLP(n2(x)) + d(scale * g_m(n2(x)))
+A learned position per frame is added in front of the tower's first norm. Identity at the start of a block but for the
+attention over time, whose adapter is zero. With h = hidden: L * (2 + temporal_adapters)*(2*D*h + h + D) + T*D weights,
+and the final norm.
 """
 
 from collections.abc import Iterable
@@ -10,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.block import Block
-from xmodal.encoders.sites import choose_blocks, linear, place
+from xmodal.encoders.sites import choose_blocks, linear, place, site_names
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid, need_grid
 
@@ -21,25 +27,36 @@ class Adapter(nn.Module):
     Args:
         dim: width D.
         hidden: width h between.
+        drop_path: probability of dropping the result of a whole clip, in training.
     """
 
-    def __init__(self, dim: int, hidden: int):
+    def __init__(self, dim: int, hidden: int, drop_path: float = 0.0):
         super().__init__()
         self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
-        nn.init.zeros_(self.fc2.weight)
-        nn.init.zeros_(self.fc2.bias)
+        self.drop_path = drop_path
+        nn.init.trunc_normal_(self.fc1.weight, std=0.02)
+        for zero in (self.fc1.bias, self.fc2.weight, self.fc2.bias):
+            nn.init.zeros_(zero)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def adapt(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
         return self.fc2(self.act(self.fc1(x)))
+
+    def drop(self, y: Tensor, frames: int) -> Tensor:
+        """Drop y (B*T, N, D) of some clips, the same for all their frames; the release drops token positions."""
+        if not self.drop_path or not self.training:
+            return y
+        keep = 1 - self.drop_path
+        mask = y.new_empty(len(y) // frames, 1, 1).bernoulli_(keep) / keep
+        return y * mask.repeat_interleave(frames, 0)
 
 
 class SpatialAdapter(Adapter):
     """Behind the attention over space: y -> y + adapter(y)."""
 
-    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the attention's output (B*T, N, D)."""
-        return y + super().forward(y)
+        return y + self.adapt(y)
 
 
 class JointAdapter(Adapter):
@@ -49,15 +66,16 @@ class JointAdapter(Adapter):
         dim: width D.
         hidden: width h between.
         scale: constant factor.
+        drop_path: see `Adapter`.
     """
 
-    def __init__(self, dim: int, hidden: int, scale: float = 0.5):
-        super().__init__(dim, hidden)
+    def __init__(self, dim: int, hidden: int, scale: float = 0.5, drop_path: float = 0.0):
+        super().__init__(dim, hidden, drop_path)
         self.scale = scale
 
-    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the MLP's output y of x (B*T, N, D)."""
-        return y + self.scale * super().forward(x)
+        return y + self.drop(self.scale * self.adapt(x), need_grid(grid, "aim").t)
 
 
 class TemporalAttention(nn.Module):
@@ -66,13 +84,16 @@ class TemporalAttention(nn.Module):
     Args:
         block: whose norm and attention are used.
         dim: width D.
-        hidden: width h of the adapter.
+        hidden: width h of the adapters.
+        adapters: 1 adapts what attention gives, 2 also what it reads.
+        drop_path: see `Adapter`.
     """
 
-    def __init__(self, block: Block, dim: int, hidden: int):
+    def __init__(self, block: Block, dim: int, hidden: int, adapters: int = 1, drop_path: float = 0.0):
         super().__init__()
         self.block = (block,)  # in a tuple: known, not owned
-        self.adapter = Adapter(dim, hidden)
+        self.adapter = Adapter(dim, hidden, drop_path)
+        self.inner = Adapter(dim, hidden) if adapters == 2 else None
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the residual stream (B*T, N, D) to the same shape."""
@@ -80,6 +101,7 @@ class TemporalAttention(nn.Module):
         block = self.block[0]
         u = block.norm1(x, grid).unflatten(0, (-1, frames))  # (B, T, N, D)
         u = u.transpose(1, 2).flatten(0, 1)  # (B*N, T, D)
+        u = u if self.inner is None else u + self.inner.adapt(u)
         attn = block.attn
         qkv = linear(u, attn.qkv.weight, attn.qkv.bias)
         q, k, v = (attn.heads(part) for part in qkv.chunk(3, dim=-1))  # (B*N, H, T, D/H)
@@ -87,11 +109,11 @@ class TemporalAttention(nn.Module):
         y = attn.norm(y.transpose(1, 2).flatten(2))
         y = linear(y, attn.proj.weight, attn.proj.bias)  # (B*N, T, D)
         y = y.unflatten(0, (-1, x.shape[1])).transpose(1, 2).flatten(0, 1)  # (B*T, N, D)
-        return x + self.adapter(y.to(x.dtype))
+        return x + self.adapter.drop(self.adapter.adapt(y.to(x.dtype)), frames)
 
 
 class TemporalPositions(nn.Module):
-    """A learned position per frame, added to all its tokens before the first block.
+    """A learned position per frame, added to all its tokens.
 
     Args:
         num_frames: T.
@@ -100,7 +122,7 @@ class TemporalPositions(nn.Module):
 
     def __init__(self, num_frames: int, dim: int):
         super().__init__()
-        self.embedding = nn.Parameter(torch.zeros(num_frames, 1, dim))
+        self.embedding = nn.Parameter(torch.zeros(1, num_frames, dim))
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map (B*T, N, D) to the same shape.
@@ -108,10 +130,10 @@ class TemporalPositions(nn.Module):
         Raises:
             ValueError: clips of another number of frames.
         """
-        frames = need_grid(grid, "aim").t
-        if frames != len(self.embedding):
-            raise ValueError(f"aim was built for clips of {len(self.embedding)} frames and got {frames}")
-        return x + self.embedding.repeat(len(x) // frames, 1, 1)
+        frames, own = need_grid(grid, "aim").t, self.embedding.shape[1]
+        if frames != own:
+            raise ValueError(f"aim was built for clips of {own} frames and got {frames}")
+        return x + self.embedding.transpose(0, 1).repeat(len(x) // frames, 1, 1)
 
 
 @method(
@@ -119,40 +141,54 @@ class TemporalPositions(nn.Module):
     "aim",
     slot="adapter",
     paper="AIM: Adapting Image Models for Efficient Video Action Recognition (arXiv 2302.03024)",
-    params="L * 3*(2*D*h + h + D) + T*D",
+    params="L * (2 + temporal_adapters)*(2*D*h + h + D) + T*D + 2*D",
+    parity=("aim",),
 )
 def aim(
     encoder: Encoder,
     num_frames: int = 8,
     hidden: int | None = None,
     scale: float = 0.5,
+    temporal_adapters: int = 1,
+    drop_path: float = 0.2,
+    final_norm: bool = True,
     blocks: int | Iterable[int] | None = None,
     name: str = "aim",
 ) -> list[nn.Module]:
-    """Place AIM's three adapters in the blocks of an encoder, and temporal positions in front of them.
+    """Place AIM's adapters in the blocks of an encoder and temporal positions in front of its first norm.
 
     Args:
         encoder: a tower of blocks.
         num_frames: T of the clips; 1 leaves the temporal parts out.
         hidden: width h of the adapters; None for a quarter of the encoder's width, as in the paper.
-        scale: of the adapter beside the MLP.
+        scale: of the adapter beside the MLP; 1 on Something-Something v2.
+        temporal_adapters: 1, or 2 for one in front of the attention over time too (Something-Something v2, ViT-B/16).
+        drop_path: stochastic depth of the adapters in time and beside the MLP in the last block, linearly from 0.
+        final_norm: train the tower's final norm too.
         blocks: None for all, a number n for the last n, or indices.
         name: the adapters' name at their sites.
 
     Raises:
-        ValueError: no frame, or a width below 1.
+        ValueError: no frame, a width below 1, neither 1 nor 2 temporal adapters, or norms behind attention.
     """
-    hidden = encoder.dim // 4 if hidden is None else hidden
-    if num_frames < 1 or hidden < 1:
-        raise ValueError(f"aim: num_frames and hidden must be at least 1, got {num_frames} and {hidden}")
+    hidden = int(encoder.dim * 0.25) if hidden is None else hidden
+    if num_frames < 1 or hidden < 1 or temporal_adapters not in (1, 2):
+        given = f"{num_frames}, {hidden} and {temporal_adapters}"
+        raise ValueError(f"aim: num_frames and hidden must be at least 1, temporal_adapters 1 or 2, got {given}")
     if any(getattr(block, "post_norm", False) for block in encoder.blocks):
         raise ValueError(f"aim needs norms before attention and MLP, and {encoder.name} has them behind")
     modules: list[nn.Module] = []
     if num_frames > 1:
-        modules.append(place(encoder, "pre_blocks", name, TemporalPositions(num_frames, encoder.dim)))
+        front = "embedded" if "embedded" in site_names(encoder) else "pre_blocks"
+        modules.append(place(encoder, front, name, TemporalPositions(num_frames, encoder.dim)))
+    depths = {id(block): i for i, block in enumerate(encoder.blocks)}
     for block in choose_blocks(encoder, blocks):
+        rate = drop_path * depths[id(block)] / max(len(encoder.blocks) - 1, 1)
         if num_frames > 1:
-            modules.append(place(block, "pre_attn", name, TemporalAttention(block, encoder.dim, hidden)))
+            time = TemporalAttention(block, encoder.dim, hidden, temporal_adapters, rate)
+            modules.append(place(block, "pre_attn", name, time))
         modules.append(place(block, "attn", name, SpatialAdapter(encoder.dim, hidden)))
-        modules.append(place(block, "mlp", name, JointAdapter(encoder.dim, hidden, scale)))
+        modules.append(place(block, "mlp", name, JointAdapter(encoder.dim, hidden, scale, rate)))
+    if final_norm:
+        modules.append(encoder.norm.requires_grad_(True))
     return modules

@@ -13,6 +13,7 @@ from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
 from video.decode import VideoError, VideoFile
 from video.libraries import check_decoder
 from video.sampling import DenseSampling, UniformSampling
+from video.segments import SegmentSampling
 from video.transforms import TestCrops
 from xmodal.data.broken import LabeledFiles
 from xmodal.registry import DATASETS, TRANSFORMS, build
@@ -20,7 +21,7 @@ from xmodal.registry import DATASETS, TRANSFORMS, build
 
 def read_views(
     path: str | os.PathLike,
-    sampling: DenseSampling | UniformSampling,
+    sampling: DenseSampling | UniformSampling | SegmentSampling,
     crops: TestCrops,
     temporal_views: int = 1,
     short_side: int | None = None,
@@ -73,7 +74,8 @@ class VideoDataset(LabeledFiles):
         format: `list`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
-        sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`.
+        sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`; for readers of several clips
+            `dict(type="segments", stride=4, segments=2)`.
         transforms: training transforms in order; each has `type` and its arguments.
         size: side of the test crops, pixels.
         spatial_views: test crops along the long side, 1 or 3.
@@ -86,8 +88,8 @@ class VideoDataset(LabeledFiles):
         decoder: `own`, or `decord` or `torchcodec` for films that these read exactly; same pixels, see `VideoFile`.
 
     Returns:
-        Items `clips` (V, T, 3, H, W), uint8 in training (V = 1) and float32 of 0 to 255 in testing, RGB, not
-        normalized; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
+        Items `clips` (V, T, 3, H, W), uint8 in training (V = 1, or segments) and float32 of 0 to 255 in testing, RGB,
+        not normalized; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
 
     Raises:
         ValueError: annotation, root, classes or arguments that do not fit, naming file and line.
@@ -104,7 +106,7 @@ class VideoDataset(LabeledFiles):
         format: Any = "auto",  # noqa: A002
         classes: Sequence[str] | str | os.PathLike | None = None,
         num_frames: int = 8,
-        sampling: dict[str, Any] | DenseSampling | UniformSampling | None = None,
+        sampling: dict[str, Any] | DenseSampling | UniformSampling | SegmentSampling | None = None,
         transforms: Sequence[Any] = (),
         size: int = 224,
         spatial_views: int = 1,
@@ -145,9 +147,12 @@ class VideoDataset(LabeledFiles):
         """Read one clip of a video and transform it."""
         sample = self.samples[index]
         with VideoFile(sample.path, decoder=self.decoder) as video:
-            indices = self.sampling.train(video.num_frames, rng)
-            clip = _channels_first(video.read(indices, self.short_side))  # (T, 3, H, W)
+            indices = np.atleast_2d(self.sampling.train(video.num_frames, rng))  # (C, T)
+            clips = [_channels_first(video.read(rows, self.short_side)) for rows in indices]  # (T, 3, H, W) each
         label = sample.label
-        for transform in self.transforms:
-            clip, label = transform(clip, label, rng)
-        return {"clips": clip[None].contiguous(), "label": label, "sample_id": sample.sample_id}
+        for i, clip in enumerate(clips):
+            label = sample.label
+            for transform in self.transforms:
+                clip, label = transform(clip, label, rng)
+            clips[i] = clip
+        return {"clips": torch.stack(clips), "label": label, "sample_id": sample.sample_id}

@@ -22,22 +22,24 @@ def frame_stream(tokens: Tensor, grid: Grid | None) -> Tensor:
 class TimeMeanReader(Reader):
     """Average the class token over frames on the raw residual stream, then apply the encoder's final norm.
 
-    Paper: ST-Adapter (arXiv 2206.13559). The order matters: norming first moves the logits. CLIP's projection is not
-    used. Towers without a class token are averaged over patches.
+    Papers: ST-Adapter (arXiv 2206.13559), mean(norm); AIM (2302.03024), norm first. The order moves the logits. CLIP's
+    projection is not used. Towers without a class token are averaged over patches.
 
     Args:
         encoder: the tower read.
+        norm_first: apply the final norm to each frame, then average.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: Encoder, norm_first: bool = False):
         super().__init__()
+        self.norm_first = norm_first
         self.reads = "prefix" if encoder.num_prefix else "all"
         self.out_dim = encoder.dim
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Tensor:
         """Map (B*T, N, D) to (B, D)."""
         frames = frame_stream(tokens, grid).unflatten(0, (-1, need_grid(grid, "TimeMeanReader").t))  # (B, T, D)
-        return encoder.norm(frames.mean(1))
+        return encoder.norm(frames).mean(1) if self.norm_first else encoder.norm(frames.mean(1))
 
 
 @method(

@@ -99,14 +99,21 @@ class EncoderModel(FrozenTower, BaseModel):
             ValueError: nothing the encoder can embed.
         """
         tokens, grid = self.embed(**inputs)
-        taps = self.reader.listen()
+        taps = self.listen(**inputs)
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader(tokens, grid, self.encoder, taps)
+
+    def listen(self, **inputs: Any) -> Any:
+        """Make the taps that the reader wants, with the frames if it reads them."""
+        taps = self.reader.listen()
+        if self.reader.pixels and taps is not None:
+            taps.pixels = inputs["clips"].flatten(0, 1).transpose(1, 2)  # (B*V, 3, T, H, W)
+        return taps
 
     def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
         """Tokens of a batch and their grid."""
         if "clips" in inputs:
-            clips = inputs["clips"]
+            clips = inputs["clips"][:, :, :: self.reader.frame_step]
             return self.encoder.embed(clips.flatten(0, 2), num_frames=clips.shape[2])  # rows ((b v) t)
         if "image" in inputs:
             return self.encoder.embed(inputs["image"])
@@ -127,6 +134,11 @@ class EncoderModel(FrozenTower, BaseModel):
         for aside in ("skipped", "replaced"):
             inputs.pop(aside, None)
         views = next((v.shape[1] for key, v in inputs.items() if key == "clips" or key.startswith(CACHED)), 1)
+        if views % self.reader.segments:
+            raise ValueError(
+                f"{views} clips a video do not make segments of {self.reader.segments}: set temporal_views"
+            )
+        views //= self.reader.segments
         if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
             return []
         feature = self.features(**inputs)
@@ -201,8 +213,10 @@ class TransferModel(EncoderModel):
         tokens, grid = self.embed(**inputs)
         stop = self.boundary()
         if stop < len(self.encoder.blocks):
+            if self.reader.pixels:
+                raise ValueError(f"{type(self.reader).__name__} reads every block: it cannot be cached with adapters")
             return {"stream": self.encoder.forward_blocks(tokens, grid, stop=stop)}, grid
-        taps = self.reader.listen()
+        taps = self.listen(**inputs)
         tokens = self.encoder.forward_blocks(tokens, grid, read=self.reader.reads, taps=taps)
         return self.reader.frozen(tokens, grid, self.encoder, taps), grid
 

@@ -16,12 +16,18 @@ class Reader(nn.Module):
         taps: names listened to.
         layers: indices of the blocks listened to.
         out_dim: width of the feature.
+        segments: consecutive clips of a video that become one feature; `forward` then gives (B / segments, out_dim).
+        pixels: `forward` reads the normalized frames too, as `taps.pixels` (B, 3, T, H, W).
+        frame_step: the encoder sees every frame_step-th frame only.
     """
 
     reads: str = "all"
     taps: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     out_dim: int
+    segments = 1
+    pixels = False
+    frame_step = 1
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
         """Map the raw residual stream (B*T, N, D) to features (B, out_dim)."""
@@ -29,7 +35,7 @@ class Reader(nn.Module):
 
     def listen(self) -> Taps | None:
         """Return the taps this reader wants to see, None for none."""
-        return Taps(*self.taps, layers=self.layers) if self.taps else None
+        return Taps(*self.taps, layers=self.layers) if self.taps or self.pixels else None
 
     def frozen(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> dict[str, Tensor]:
         """Return the smallest set of a frozen encoder's outputs that this reader needs; a cache keeps these.
@@ -38,11 +44,14 @@ class Reader(nn.Module):
             Named tensors; the first axis of each is a multiple of B, rows ordered by sample.
         """
         kept = {} if self.reads == "taps" else {"tokens": tokens}
+        kept |= {"pixels": taps.pixels} if self.pixels and taps is not None and taps.pixels is not None else {}
         return kept | {f"{name}.{i}": taps[name, i] for name in self.taps for i in self.layers if taps is not None}
 
     def from_frozen(self, kept: dict[str, Tensor], grid: Grid | None, encoder: Encoder) -> Tensor:
         """Features (B, out_dim) from what `frozen` gave."""
         taps = self.listen()
+        if taps is not None:
+            taps.pixels = kept.get("pixels")
         for i in self.layers:
             for name in self.taps:
                 taps.slots[i].write(name, kept[f"{name}.{i}"])  # type: ignore[union-attr]

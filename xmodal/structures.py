@@ -160,6 +160,10 @@ class Encoder(nn.Module, ABC):
         """Return the modules that are run after the last block."""
         return [self.norm, self.proj]
 
+    def norm_behind(self, layer: int) -> nn.Module:
+        """Return the norm for the output of block `layer`: the final norm, in most towers."""
+        return self.norm
+
     def further_sites(self) -> list[tuple[nn.Module, str]]:
         """Return (owner, site) of the operations outside the blocks that an adapter beside each of them should know."""
         return []

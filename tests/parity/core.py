@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,18 @@ class Case:
             for key in state:
                 if part in key:
                     state[key] = state[key] + offset
+        for key in state:
+            if any(part in key for part in self.json.get("zeroed", ())):
+                state[key] = torch.zeros_like(state[key])
         return state
+
+    def variants(self) -> Iterator[tuple[str, "Case"]]:
+        """Yield (name, case) of every variant; what a variant names replaces what `arch` says."""
+        for name, variant in self.json["variants"].items():
+            given = {**variant.get("options", {}), **variant}
+            more = {k: given[k] for k in ("state", "zeroed") if k in given}
+            arch = self.arch | {k: v for k, v in variant.items() if k != "state"}
+            yield name, Case(self.path, self.json | more | {"arch": arch}, self.expected)
 
     def input(self, name: str) -> Tensor:
         """A filled input."""
@@ -142,12 +153,17 @@ def required(case: Case) -> tuple[list[str], list[str]]:
     return [n for n in case.expected if not fixed(n)], [n for n in case.expected if fixed(n)]
 
 
+def tagged(tag: str, computed: Mapping[str, Any]) -> dict[str, Any]:
+    """Results under the names of a variant."""
+    return {f"{tag}.{name}": value for name, value in computed.items()}
+
+
 def compare(case: Case, computed: Mapping[str, Any]) -> Result:
     """Compare everything a case requires."""
     result = Result(case.name)
     names, result.left_out = required(case)
     names += [n for n, value in computed.items() if isinstance(value, tuple)]
-    largest = max((float(case.expected[n]) for n in names if n.startswith(GRAD)), default=0.0)
+    largest = max((float(case.expected[n]) for n in names if GRAD in n), default=0.0)
     for name in names:
         value = computed.get(name)
         if name.startswith(GRAD) or "grad:" in name:
@@ -199,7 +215,9 @@ def compare_gradient(result: Result, name: str, got: Any, want: float, largest: 
     """Compare gradient norms: 1e-3 relative, 1e-6 absolute; a tensor without effect may have none."""
     result.gradients += 1
     key = name.split("grad:", 1)[1]
-    dead = {*case.json.get("grads_missing_or_zero", ()), *case.json.get("zero_effect_trainable", ())}
+    variant = case.json.get("variants", {}).get(name.split(GRAD, 1)[0].rstrip("."), {})
+    silent = ("grads_missing_or_zero", "zero_effect_trainable")
+    dead = {k for about in (case.json, variant) for kind in silent for k in about.get(kind, ())}
     value = 0.0 if got is None else float(got)
     if key in dead:
         if value > max(1e-5 * largest, 1e-6):

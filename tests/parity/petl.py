@@ -103,6 +103,13 @@ def loaded(part: nn.Module, converter: Converter, own: Mapping[str, Tensor]) -> 
     return {k: live[name] for k, name in names.items()}
 
 
+def numbered(tower: nn.Module, images: Tensor, blocks: int) -> dict[str, Any]:
+    """The residual stream behind the first blocks, all tokens computed."""
+    taps = Taps("post", layers=range(blocks))
+    tower.forward_blocks(*tower.embed(images), taps=taps)
+    return {f"block{i}_out": taps["post", i].detach().numpy() for i in range(blocks)}
+
+
 def block64(tensor: Tensor) -> np.ndarray:
     """A tensor as 2-D, its first 64x64."""
     flat = tensor.reshape(len(tensor), -1)

@@ -205,7 +205,7 @@ def convnext_case(case: Case) -> dict[str, Any]:
     return feature_case(case, body, rename({**base, **norms}, table), own, names, head)
 
 
-def swin_body(case: Case, state: Mapping[str, Tensor]) -> swin_transformer.SwinTransformer:
+def swin_body(case: Case, state: Mapping[str, Tensor], **options: Any) -> swin_transformer.SwinTransformer:
     """A Swin of the sizes that its state dict (timm 0.4 layout) has."""
     stages = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("layers."))
     tables = {tuple(k.split(".")[1:4:2]): v for k, v in state.items() if k.endswith("relative_position_bias_table")}
@@ -222,6 +222,7 @@ def swin_body(case: Case, state: Mapping[str, Tensor]) -> swin_transformer.SwinT
         window_size=find(case.arch, "window_size", "window", default=window),
         mlp_ratio=state["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / dim,
         qkv_bias="layers.0.blocks.0.attn.qkv.bias" in state,
+        **options,
     )
 
 

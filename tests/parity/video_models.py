@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
-from video.checkpoints import EVL, ST_ADAPTER
+from video.aim import aim
+from video.checkpoints import AIM, EVL, ST_ADAPTER
 from video.evl import EVLDecoder
 from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
@@ -18,8 +19,10 @@ from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 
 
-def clip_tower(state: Mapping[str, Tensor], heads: int, image_size: int, patch_size: int, eps: float) -> nn.Module:
-    """A CLIP tower without projection from CLIP's visual keys."""
+def clip_tower(
+    state: Mapping[str, Tensor], heads: int, image_size: int, patch_size: int, eps: float, out_dim: int | None = None
+) -> nn.Module:
+    """A CLIP tower from CLIP's visual keys, without its projection unless its width is given."""
     width = state["class_embedding"].shape[0]
     depth = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer.resblocks."))
     hidden = state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
@@ -34,8 +37,9 @@ def clip_tower(state: Mapping[str, Tensor], heads: int, image_size: int, patch_s
         pre_norm=True,
         patch_bias=False,
         norm_eps=eps,
+        out_dim=out_dim,
     )
-    state = {k: v for k, v in state.items() if k != "proj"}
+    state = {k: v for k, v in state.items() if k != "proj" or out_dim}
     state.setdefault("ln_post.weight", torch.ones(width))
     state.setdefault("ln_post.bias", torch.zeros(width))
     load_mapped(tower, from_clip_visual_state(state))
@@ -87,6 +91,53 @@ def block_outputs(case: Case, model: nn.Module) -> dict[str, Any]:
     with torch.no_grad():
         model.encoder.forward_blocks(*model.embed(clips=frames_of(case)), taps=taps)
     return {n: taps["post", i].numpy() for n, i in zip(asked, layers, strict=True)}
+
+
+@builder("aim")
+def aim_case(case: Case) -> dict[str, Any]:
+    """Features of the frames, logits, block outputs and gradient norms of every variant of AIM."""
+    out: dict[str, Any] = {}
+    for tag, variant in case.variants():
+        a, state = variant.arch, variant.state()
+        model = aim_model(a, state)
+        tokens, grid = model.embed(clips=frames_of(case))
+        taps = Taps("post", layers=range(a["layers"]))
+        tokens = model.encoder.forward_blocks(tokens, grid, taps=taps)
+        frames = model.encoder.norm(tokens)[:, 0].unflatten(0, (-1, grid.t))
+        logits = model(mode="tensor", clips=frames_of(case))
+        out |= {f"{tag}.features": frames.mT.detach().numpy(), f"{tag}.logits": logits.detach().numpy()}
+        out |= {f"{tag}.block{i}_out": taps["post", i].detach().numpy() for i in range(a["layers"])}
+        own = AIM.plain(state)
+        tensors = dict(model.named_parameters())
+        named = {k: tensors[AIM.ours(k)] for k in own}
+        out |= grad_norms((logits * case.cotangent(logits.shape)).sum(), named, f"{tag}.grad:")
+    return out
+
+
+def aim_model(a: Mapping[str, Any], state: Mapping[str, Tensor]) -> TransferModel:
+    """A model with the weights of one variant, read as a released checkpoint is."""
+    plain = AIM.plain(state)
+    visual = {k.removeprefix("backbone."): v for k, v in state.items() if k not in plain}
+    hidden = next((len(v) for k, v in plain.items() if k.endswith("D_fc1.weight")), None)
+    model = TransferModel(
+        encoder=clip_tower(visual, a["heads"], a["input_resolution"], a["patch_size"], a.get("ln_eps", 1e-5)),
+        adapters=[
+            dict(
+                type=aim,
+                num_frames=a["num_frames"],
+                hidden=hidden,
+                scale=a["adapter_scale"],
+                temporal_adapters=a["num_tadapter"],
+                drop_path=a["drop_path_rate"],
+            )
+        ],
+        reader=dict(type=TimeMeanReader, norm_first=True),
+        head=dict(type=ClassificationHead, num_classes=a["num_classes"], dropout=0.5),
+    ).eval()
+    ours = AIM.to_ours(state)
+    assert set(ours) == model.saved_keys(), set(ours) ^ model.saved_keys()
+    model.load_state_dict(ours, strict=False)
+    return model
 
 
 @builder("EVL")

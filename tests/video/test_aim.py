@@ -63,13 +63,13 @@ def test_attention_over_time_norms_queries_and_keys_as_the_block_does():
 
 def test_every_frame_of_every_clip_gets_its_own_position():
     encoder = tower()
-    positions = encoder.pre_blocks["aim"]
-    assert positions.embedding.shape == (FRAMES, 1, 24)
+    positions = encoder.embedded["aim"]
+    assert positions.embedding.shape == (1, FRAMES, 24)
     x = torch.randn(CLIPS * FRAMES, 5, 24, dtype=torch.double)
     moved = (positions(x, Grid(FRAMES, 2, 2)) - x).view(CLIPS, FRAMES, 5, 24)
     for clip in range(CLIPS):
         for frame in range(FRAMES):
-            torch.testing.assert_close(moved[clip, frame], positions.embedding[frame].expand(5, -1))
+            torch.testing.assert_close(moved[clip, frame], positions.embedding[0, frame].expand(5, -1))
     with pytest.raises(ValueError, match="3 frames and got 2"):
         positions(x, Grid(2, 2, 2))
 
@@ -82,7 +82,7 @@ def test_the_paper_takes_a_quarter_of_the_width_and_its_counts():
         large = vit(image_size=32, patch_size=16, dim=768, depth=12, num_heads=12)
         large.requires_grad_(False)
         aim(large, num_frames=8)
-    assert sum(p.numel() for p in large.parameters() if p.requires_grad) == 10_651_392 + 6_144
+    assert sum(p.numel() for p in large.parameters() if p.requires_grad) == 10_651_392 + 6_144 + 1_536
     assert aim(build(vit), 2)[0].embedding.abs().max() == 0
 
 

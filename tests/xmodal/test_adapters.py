@@ -31,6 +31,12 @@ ROWS = {
         True,
     ),
     "lora-fused": (dict(rank=4, targets="qkv", alpha=8, blocks=2), True, 2 * 4 * 4 * D, True),
+    "lora-biased": (
+        dict(rank=4, targets=["q", "v", "fc2"], alpha=8, sqrt_scale=True, bias=True),
+        True,
+        L * (2 * (8 * D + 4 + D) + 4 * 5 * D + 4 + D),
+        True,
+    ),
     "peft": (
         dict(config=dict(r=4, lora_alpha=6, target_modules=["qkv", "fc2"], use_dora=True)),
         True,
@@ -70,6 +76,17 @@ ROWS = {
         2 * D * 4 + 4 + D,
         False,
     ),
+    "adaptformer-output": (dict(hidden=4, scale="learned", reads="output", norm="in"), True, None, False),
+    "adapter_plus": (dict(hidden=4, drop_path=0.2, dropout=0.2), False, L * (2 * D * 4 + 4 + 2 * D), False),
+    "adapter_plus-houlsby": (
+        dict(hidden=4, position="houlsby", scale=0.7, act="relu", norm=True, init="lora", train_norms=True, blocks=2),
+        True,
+        2 * 2 * (2 * D * 4 + 4 + D + 2 * D) + 2 * 4 * D + 2 * D,
+        False,
+    ),
+    "adapter_plus-bare": (dict(hidden=4, position="parallel", bias=False, init="bert"), False, L * 9 * D, False),
+    "mona": (dict(hidden=4, dropout=0.2), False, 2 * L * ((2 * 4 + 5) * D + 4 * (4 + 88)), False),
+    "mona-last": (dict(hidden=6, blocks=1), False, 2 * ((2 * 6 + 5) * D + 6 * (6 + 88)), False),
     "noah": (
         dict(prompt=[2, 3, 0], lora=[2, 0, 0], adapter=[0, 4, 4], dropout=0.3),
         False,
@@ -89,7 +106,13 @@ ROWS = {
         2 * 2 * (2 * D * 4 + D + 8 + 4 * 27),
         False,
     ),
-    "aim": (dict(hidden=4, num_frames=2, scale=1.5, blocks=2), True, 2 * 3 * (2 * D * 4 + 4 + D) + 2 * D, False),
+    "aim": (
+        dict(hidden=4, num_frames=2, scale=1.5, blocks=2, temporal_adapters=2, drop_path=0.1),
+        True,
+        2 * 4 * (2 * D * 4 + 4 + D) + 2 * D + 2 * D,
+        False,
+    ),
+    "aim-frozen": (dict(hidden=4, num_frames=2, final_norm=False), True, 3 * L * (2 * D * 4 + 4 + D) + 2 * D, False),
 }
 CASES = [
     pytest.param(row, make, id=f"{row}-{tower}")
@@ -122,7 +145,7 @@ def features(encoder, images, frames=1):
 
 
 def frames_of(row):
-    return 2 if row in ("st_adapter", "aim") else 1
+    return 2 if row.split("-")[0] in ("st_adapter", "aim") else 1
 
 
 def start(row, make):

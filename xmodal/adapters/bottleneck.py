@@ -1,63 +1,19 @@
 """Bottleneck adapters: Houlsby, Pfeiffer and AdaptFormer.
 
 Papers: Parameter-Efficient Transfer Learning for NLP (arXiv 1902.00751); AdapterFusion (2005.00247); AdaptFormer
-(2205.13535). Identity at the start (the up projection is zero). One adapter has 2*D*h + h + D weights.
+(2205.13535). An adapter adds s * up(act(down(u))) to the output y of an operation; u is y in Houlsby's and Pfeiffer's,
+the residual stream in AdaptFormer. Identity at the start (the up projection is zero): VPT's code starts both layers at
+zero, where only the last bias ever learns. One adapter has 2*D*h + h + D weights.
 """
 
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import nn
 
-from xmodal.encoders.block import make_activation
+from xmodal.bottleneck import Bottleneck, check
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
-from xmodal.structures import Encoder, Grid
-
-
-class Bottleneck(nn.Module):
-    """y -> y + s * up(act(down(u))), u being y itself (sequential) or the operation's input (parallel).
-
-    Args:
-        dim: width D.
-        hidden: width h between.
-        act: activation, see `block.ACTIVATIONS`.
-        parallel: read the operation's input instead of its output.
-        scale: s.
-        dropout: between the two layers, in training.
-
-    At start: the identity.
-    Trains: all of it.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        act: str = "gelu",
-        parallel: bool = False,
-        scale: float = 1.0,
-        dropout: float = 0.0,
-    ):
-        super().__init__()
-        self.parallel, self.scale = parallel, scale
-        self.down = nn.Linear(dim, hidden)
-        self.act = make_activation(act)
-        self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(hidden, dim)
-        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """Map the output y (B, N, D) of an operation on x (B, N, D)."""
-        u = self.down(x if self.parallel else y)
-        return y + self.up(self.dropout(self.act(u))) * self.scale
-
-
-def check(hidden: int, method_name: str) -> None:
-    """Refuse a bottleneck without width."""
-    if hidden < 1:
-        raise ValueError(f"{method_name}: hidden must be at least 1, got {hidden}")
+from xmodal.structures import Encoder
 
 
 @method(
@@ -66,6 +22,7 @@ def check(hidden: int, method_name: str) -> None:
     slot="adapter",
     paper="Parameter-Efficient Transfer Learning for NLP (arXiv 1902.00751)",
     params="2*L*(2*D*h + h + D)",
+    parity=("bottleneck", "adapter_plus"),
     families=("vit", "swin"),
 )
 def houlsby(
@@ -103,6 +60,7 @@ def houlsby(
     slot="adapter",
     paper="AdapterFusion: Non-Destructive Task Composition for Transfer Learning (arXiv 2005.00247)",
     params="L*(2*D*h + h + D)",
+    parity=("bottleneck", "adapter_plus"),
     families=("vit", "swin"),
 )
 def pfeiffer(
@@ -139,35 +97,46 @@ def pfeiffer(
     slot="adapter",
     paper="AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition (arXiv 2205.13535)",
     params="L*(2*D*h + h + D)",
+    parity=("adaptformer",),
     families=("vit", "swin"),
 )
 def adaptformer(
     encoder: Encoder,
     hidden: int = 64,
-    scale: float = 0.1,
+    scale: float | str = 0.1,
     act: str = "relu",
     dropout: float = 0.1,
+    reads: str = "stream",
+    norm: str = "none",
     blocks: int | Iterable[int] | None = None,
     name: str = "adaptformer",
 ) -> list[nn.Module]:
-    """Place one adapter in every block, parallel to the MLP.
+    """Place one adapter in every block, beside the MLP.
 
     Args:
         encoder: a tower of blocks.
         hidden: width h.
-        scale: s.
+        scale: s, a number or `learned` (one weight, from 1).
         act: activation.
         dropout: inside the adapter, in training.
+        reads: `stream`, in front of the MLP's norm, as the released code; `normed`, behind it, as the paper's formula;
+            `output`, what the MLP gives (sequential).
+        norm: a LayerNorm of the adapter `in` front or `out` behind, or `none`.
         blocks: None for all, a number n for the last n, or indices.
         name: the adapters' name at their sites.
 
     Raises:
-        ValueError: a width below 1.
-
-    Differs from the released code: it reads what the MLP reads, behind the norm.
+        ValueError: a width below 1, or another place to read.
     """
     check(hidden, "adaptformer")
+    if reads not in READS:
+        raise ValueError(f"adaptformer: reads={reads!r}; choose {', '.join(READS)}")
+    site, parallel = READS[reads]
     return [
-        place(block, "mlp", name, Bottleneck(block.norm1.weight.shape[0], hidden, act, True, scale, dropout))
+        place(block, site, name, Bottleneck(block.norm1.weight.shape[0], hidden, act, parallel, scale, dropout, norm))
         for block in choose_blocks(encoder, blocks)
     ]
+
+
+# what AdaptFormer reads: the site, and whether it is the operation's input
+READS = {"stream": ("mlp_branch", True), "normed": ("mlp", True), "output": ("mlp_branch", False)}

@@ -15,7 +15,7 @@ from xmodal.encoders.attend import attend
 from xmodal.encoders.branches import Branches
 from xmodal.encoders.frozen_mlp import frozen_mlp
 from xmodal.encoders.rotary import make_rotary
-from xmodal.encoders.sites import Edits, LayerNorm, LayerScale, Linear, Pointwise, RMSNorm, Stream, linear
+from xmodal.encoders.sites import Branch, Edits, LayerNorm, LayerScale, Linear, Pointwise, RMSNorm, Stream, linear
 from xmodal.encoders.taps import Slot
 from xmodal.registry import did_you_mean
 from xmodal.structures import Grid
@@ -246,8 +246,9 @@ def short(grid: Grid | None, rows: int | None) -> Grid | None:
 class Block(nn.Module):
     """A pre-norm transformer block with named sites.
 
-    Sites in order: `pre_attn`, `norm1`, `attn.qkv`, `attn.proj`, `attn`, `ls1`, `pre_mlp`, `norm2`, `mlp.fc1`,
-    `mlp.act`, `mlp.fc2`, `mlp`, `ls2`, `post`. The first, the seventh and the last are on the residual stream.
+    Sites in order: `pre_attn`, `norm1`, `attn.qkv`, `attn.proj`, `attn`, `ls1`, `attn_branch`, `pre_mlp`, `norm2`,
+    `mlp.fc1`, `mlp.act`, `mlp.fc2`, `mlp`, `ls2`, `mlp_branch`, `post`. `pre_attn`, `pre_mlp` and `post` are on the
+    residual stream; at `attn_branch` and `mlp_branch` a module gets what a branch adds to the stream, and the stream.
 
     Args:
         dim: width D.
@@ -298,11 +299,13 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads, qkv_bias, qk_norm, causal, norm_eps, **inside)  # type: ignore[arg-type]
         self.ls1 = LayerScale(dim, init_values) if init_values is not None else Pointwise()
         self.drop_path1 = DropPath(drop_path)
+        self.attn_branch = Branch()
         self.pre_mlp = Stream()
         self.norm2 = make_norm(norm, dim, norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act, gated, bias, norm if mlp_norm else None, norm_eps)
         self.ls2 = LayerScale(dim, init_values) if init_values is not None else Pointwise()
         self.drop_path2 = DropPath(drop_path)
+        self.mlp_branch = Branch()
         self.post = Stream()
 
     def forward(
@@ -329,9 +332,9 @@ class Block(nn.Module):
         y = self.first_branch(x, grid, rows, tap, branches)
         if rows is not None:
             x, grid = x[:, :rows], short(grid, rows)
-        x = x + self.drop_path1(self.ls1(y, grid))
+        x = x + self.attn_branch(self.drop_path1(self.ls1(y, grid)), x, grid)
         x = self.pre_mlp(x, grid)
-        x = x + self.drop_path2(self.ls2(self.second_branch(x, grid), grid))
+        x = x + self.mlp_branch(self.drop_path2(self.ls2(self.second_branch(x, grid), grid)), x, grid)
         x = self.post(x, grid)
         if tap is not None:
             tap.write("post", x)

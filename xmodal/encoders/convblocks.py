@@ -19,7 +19,7 @@ from timm.models import convnext, resnet, resnetv2, swin_transformer
 from torch import Tensor, nn
 
 from xmodal.encoders.block import DropPath
-from xmodal.encoders.sites import Edits, LayerNorm, Linear, Pointwise, Stream
+from xmodal.encoders.sites import Branch, Edits, LayerNorm, Linear, Pointwise, Stream
 from xmodal.structures import Grid
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -255,9 +255,15 @@ class EdgeResidual(Sited, efficientnet.EdgeResidual):
 
 
 class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
-    """Swin: the sites of a transformer block; what is placed at `attn` sees the un-shifted map, outside drop-path."""
+    """Swin: the sites of a transformer block; what is placed at `attn` sees the un-shifted map, outside drop-path.
+
+    Attributes:
+        pad_first: pad maps that windows do not divide before they are shifted, as Swin's detection code does; timm
+            shifts first.
+    """
 
     family = "swin"
+    pad_first = False
     act = "gelu"
     attn: Any  # timm's, with sites added
     mlp: Any
@@ -266,6 +272,7 @@ class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
         """Create the sites of a transformer block."""
         self.pre_attn, self.pre_mlp, self.post = Stream(), Stream(), Stream()
         self.attn.edits, self.mlp.edits = Edits(), Edits()
+        self.attn_branch, self.mlp_branch = Branch(), Branch()
         for op in (self.norm1, self.attn.qkv, self.attn.proj, self.norm2, self.mlp.fc1, self.mlp.fc2):
             add_site(op)
 
@@ -275,11 +282,20 @@ class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
         grid = Grid(1, h, w, prefix=0)
         x = self.pre_attn(x.flatten(1, 2), grid)  # (B, HW, C)
         u = self.norm1(x, grid)
-        y = self.drop_path1(self._attn(u.unflatten(1, (h, w))).flatten(1, 2))
-        x = self.pre_mlp(x + self.attn.edits(y, u, grid), grid)
+        y = self.drop_path1(self.attend(u.unflatten(1, (h, w))).flatten(1, 2))
+        x = self.pre_mlp(x + self.attn_branch(self.attn.edits(y, u, grid), x, grid), grid)
         u = self.norm2(x, grid)
-        x = self.post(x + self.mlp.edits(self.drop_path2(self.mlp(u)), u, grid), grid)
+        y = self.mlp.edits(self.drop_path2(self.mlp(u)), u, grid)
+        x = self.post(x + self.mlp_branch(y, x, grid), grid)
         return x.unflatten(1, (h, w))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Attention within shifted windows of a map (B, H, W, C)."""
+        h, w = x.shape[1:3]
+        down, right = -h % self.window_size[0], -w % self.window_size[1]
+        if not self.pad_first or not (down or right):
+            return self._attn(x)
+        return self._attn(nn.functional.pad(x, (0, 0, 0, right, 0, down)))[:, :h, :w]
 
     def sizes(self, site: str) -> Sizes:
         """See `Sited`."""

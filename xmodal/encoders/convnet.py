@@ -31,6 +31,7 @@ class ConvNet(Encoder):
         pixel_mean: per channel, of images in [0, 1].
         pixel_std: per channel.
         name: what the checkpoint calls itself.
+        pad_first: pad maps that a Swin's windows do not divide before they are shifted, as its detection code does.
 
     Raises:
         ValueError: a model without a block that is known.
@@ -45,6 +46,7 @@ class ConvNet(Encoder):
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
         name: str = "convnet",
+        pad_first: bool = False,
     ):
         clip, blocks = isinstance(body, ModifiedResNet), blocks_of(sited(body))
         dim = body.layer4[-1].conv3.out_channels if clip else body.num_features
@@ -53,6 +55,8 @@ class ConvNet(Encoder):
             depth=len(blocks), num_heads=0, image_size=image_size, patch_size=32, pixel_mean=pixel_mean,
             pixel_std=pixel_std, pool_type="map", family=blocks[0].family,
         )  # fmt: skip
+        for block in blocks:
+            block.pad_first = pad_first
         self.body, self.clip, self.norm, self.proj = body, clip, Pointwise(), nn.Identity()
 
     @property
@@ -157,7 +161,9 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 @ENCODERS.register_module(name="convnet")
-def convnet(name: str = "resnet50", pretrained: bool = False, checkpoint: str = "", **options: Any) -> ConvNet:
+def convnet(
+    name: str = "resnet50", pretrained: bool = False, checkpoint: str = "", pad_first: bool = False, **options: Any
+) -> ConvNet:
     """Build a tower by its timm name, or one of CLIP's ResNets as `clip/RN50`.
 
     Args:
@@ -165,6 +171,7 @@ def convnet(name: str = "resnet50", pretrained: bool = False, checkpoint: str = 
             `swin_tiny_patch4_window7_224`, ..., or `clip/RN50`, `clip/RN101`, `clip/RN50x4`, ...
         pretrained: download weights where the machine may (timm: True; CLIP: OpenAI's).
         checkpoint: path of a state dict instead.
+        pad_first: see `ConvNet`.
         **options: of the timm model.
 
     Raises:
@@ -180,7 +187,7 @@ def convnet(name: str = "resnet50", pretrained: bool = False, checkpoint: str = 
         load_body(body, checkpoint)
     cfg = body.pretrained_cfg
     size = options.get("img_size") or cfg.get("input_size", (3, 224, 224))[-1]
-    return ConvNet(body, size, cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), name)
+    return ConvNet(body, size, cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), name, pad_first)
 
 
 def clip_resnet(name: str, pretrained: bool = False, checkpoint: str = "") -> ConvNet:

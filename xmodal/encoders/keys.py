@@ -12,7 +12,7 @@ from torch import Tensor
 from xmodal.encoders.timm_keys import State, from_plain, to_plain
 from xmodal.registry import did_you_mean
 
-PLACED = re.compile(r"(^|\.)(edits|pre_attn|pre_mlp|post|pre_blocks)\.")
+PLACED = re.compile(r"(^|\.)(edits|pre_attn|pre_mlp|post|embedded|pre_blocks)\.")
 TIMM_HEADS = ("head.", "head_dist.", "pre_logits.")
 BLOCK = {
     "ln_1.": "norm1.",

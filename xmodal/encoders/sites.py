@@ -46,6 +46,18 @@ class Edits(nn.ModuleDict):
         return y
 
 
+class Branch(nn.Module):
+    """The output of a residual branch where it joins the stream; modules here are given the stream as their input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edits = Edits()
+
+    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Map the branch's output y (B, N, D), of the stream x, to the edited output."""
+        return self.edits(y, x, grid) if self.edits else y
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` in the precision of its weight: beside a float32 stream a frozen trunk may be held in bfloat16."""
     if torch.is_autocast_enabled(x.device.type):

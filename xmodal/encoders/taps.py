@@ -40,6 +40,7 @@ class Taps:
         unknown = sorted(set(names) - set(TAP_NAMES))
         if unknown:
             raise ValueError(f"no tap is called {unknown[0]!r}; there are {', '.join(TAP_NAMES)}")
+        self.pixels: Tensor | None = None  # the normalized frames (B, 3, T, H, W), for readers that want them
         self.slots = {layer: Slot(names) for layer in layers}
 
     def slot(self, layer: int) -> Slot | None:

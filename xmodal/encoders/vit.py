@@ -155,6 +155,7 @@ class VisionTransformer(Encoder):
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
         places = (image_size // patch_size) ** 2 + (self.num_prefix if embed_prefix else 0)
         self.pos_embed = nn.Parameter(torch.zeros(1, places, dim)) if positions else None
+        self.embedded = Stream()
         self.norm_pre = make_norm(norm, dim, norm_eps) if pre_norm else Pointwise()
         self.pre_blocks = Stream()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -201,7 +202,7 @@ class VisionTransformer(Encoder):
             tokens = torch.cat([*prefix, tokens], dim=1) + self.positions(h, w)
         else:
             tokens = torch.cat([*prefix, tokens + self.positions(h, w)], dim=1)
-        return self.norm_pre(tokens, grid), grid
+        return self.norm_pre(self.embedded(tokens, grid), grid), grid
 
     def positions(self, h: int, w: int) -> Tensor:
         """Position embeddings (1, N, D) for a grid of h by w patches, resized when it is not the tower's own."""

@@ -152,7 +152,8 @@ class VJEPA2(VisionTransformer):
         elif num_frames < self.tubelet:
             raise ValueError(f"{num_frames} frames are fewer than a tubelet of {self.name} has ({self.tubelet})")
         tokens, (t, h, w) = embed(clips)
-        return self.norm_pre(tokens if token is None else tokens + token), Grid(t, h, w, 0)
+        grid = Grid(t, h, w, 0)
+        return self.norm_pre(self.embedded(tokens if token is None else tokens + token, grid)), grid
 
     def keep(self, tokens: Tensor, grid: Grid, kept: Tensor) -> tuple[Tensor, Grid]:
         """Keep some tokens of each clip, which keep their positions (masked pretraining).
@@ -188,8 +189,11 @@ class VJEPA2(VisionTransformer):
             raise ValueError(f"{self.name} has no norm for the blocks {strange}; it has for {list(known)}")
         taps = Taps("post", layers=layers)
         self.forward_blocks(tokens, grid, taps=taps)
-        norms = dict(zip(self.levels, [*self.level_norms, self.norm], strict=True))
-        return [norms.get(i, self.norm)(taps["post", i], grid) for i in layers]
+        return [self.norm_behind(i)(taps["post", i], grid) for i in layers]
+
+    def norm_behind(self, layer: int) -> nn.Module:
+        """Return the norm for the output of block `layer`."""
+        return dict(zip(self.levels, [*self.level_norms, self.norm], strict=True)).get(layer, self.norm)
 
     def library_state(self) -> dict[str, Tensor]:
         """Return the weights under the names of the official release, without their prefix."""

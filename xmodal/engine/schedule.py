@@ -18,6 +18,9 @@ class Schedule:
         warmup_epochs: length of the warm-up in epochs, fractions allowed.
         warmup_steps: the same in steps; give one of the two.
         final: what is left of the rate at the end, as a share.
+        start: where the warm-up begins, as a share.
+        ahead: count steps from this number; 1 in code that moves the rate before each batch (V-JEPA 2).
+        final_decay: weight decay at the end, reached by half a cosine over the whole run; None keeps it constant.
 
     Raises:
         ValueError: both lengths, or a warm-up as long as the run.
@@ -33,17 +36,22 @@ class Schedule:
         warmup_epochs: float = 0,
         warmup_steps: int = 0,
         final: float = 0.0,
+        start: float = 0.0,
+        ahead: int = 0,
+        final_decay: float | None = None,
     ):
         if warmup_epochs and warmup_steps:
             raise ValueError(f"warmup_epochs={warmup_epochs} and warmup_steps={warmup_steps}: give one of them")
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
         self.total = total_steps
         self.warmup = warmup_steps or warmup_epochs * epoch_length
-        self.final = final
+        self.final, self.start, self.ahead, self.final_decay = final, start, ahead, final_decay
         if self.warmup and self.warmup >= total_steps:
             raise ValueError(f"a warm-up of {self.warmup:g} steps leaves nothing of a run of {total_steps} steps")
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+            if final_decay is not None:
+                group.setdefault("initial_weight_decay", group["weight_decay"])
         self.last_step = 0
         self.apply()
 
@@ -54,14 +62,22 @@ class Schedule:
     def factor(self, step: int) -> float:
         """Share of the base rate in optimizer step `step`, counted from 0."""
         if step < self.warmup:
-            return step / self.warmup
+            return self.start + (1 - self.start) * step / self.warmup
         progress = min((step - self.warmup) / max(self.total - self.warmup, 1), 1.0)
         return self.final + (1 - self.final) * self.decay(progress)
 
     def apply(self) -> None:
         """Set the rates of all groups."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.factor(self.last_step)
+            group["lr"] = group["initial_lr"] * self.factor(self.last_step + self.ahead)
+            if self.final_decay is not None:
+                group["weight_decay"] = self.decay_at(self.last_step + self.ahead, group["initial_weight_decay"])
+
+    def decay_at(self, step: int, first: float) -> float:
+        """Weight decay in optimizer step `step`, from `first` to `final_decay`."""
+        assert self.final_decay is not None
+        share = 0.5 + 0.5 * math.cos(math.pi * min(step / max(self.total, 1), 1.0))
+        return self.final_decay + (first - self.final_decay) * share
 
     def step(self) -> None:
         """Go to the next optimizer step."""

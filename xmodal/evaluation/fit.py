@@ -181,6 +181,11 @@ def learning_rates(
     return [rate(epoch) for epoch in range(epochs)]
 
 
+def cosine_rates(lr: float, steps: int, final: float = 0.0) -> list[float]:
+    """Rates of half a cosine: final + (lr - final) * (1 + cos(pi k / steps)) / 2 for k = 0, ..., steps - 1."""
+    return [final + (lr - final) * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)]
+
+
 def dassl_optimizer(
     parameters: Sequence[nn.Parameter], lr: float, epochs: int, **warmup: Any
 ) -> tuple[torch.optim.Optimizer, list[float]]:

@@ -71,6 +71,57 @@ def draw_tip(train: Sequence[int], shots: int, seed: int = 1) -> list[int]:
     return draw(train, shots, random.Random(seed), repeat=True)
 
 
+def draw_both(
+    train: Sequence[int],
+    val: Sequence[int],
+    shots: int,
+    seed: int,
+    val_shots: int | None = None,
+    val_first: bool = False,
+) -> tuple[list[int], list[int]]:
+    """Item indices of a training and a validation set from one stream, short classes repeating items.
+
+    Args:
+        train: labels of the training split.
+        val: labels of the validation split; may be empty.
+        shots: K.
+        seed: of the stream.
+        val_shots: validation items a class; None for K (LP++, ProLIP).
+        val_first: draw the validation set first (CLIP-LoRA, with min(K, 4)).
+    """
+    rng = random.Random(seed)
+    take = lambda labels, k: draw(labels, k, rng, repeat=True) if len(labels) else []  # noqa: E731
+    count = shots if val_shots is None else val_shots
+    if val_first:
+        checked = take(val, count)
+        return take(train, shots), checked
+    chosen = take(train, shots)
+    return chosen, take(val, count)
+
+
+def draw_reduced(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[list[int], list[int]]:
+    """LP++'s draw on six data sets: K of the K items that seed 1 drew, so that every seed permutes the same ones."""
+    first = draw_both(train, val, shots, 1)
+    again = draw_both([train[i] for i in first[0]], [val[i] for i in first[1]], shots, seed)
+    return [first[0][i] for i in again[0]], [first[1][i] for i in again[1]]
+
+
+def draw_from_one(train: Sequence[int], shots: int, extra: int, seed: int) -> tuple[list[int], list[int]]:
+    """Draw K training and `extra` validation items of each class out of the training split (ImageNet).
+
+    Raises:
+        ValueError: a class with too few items.
+    """
+    rng, chosen, checked = random.Random(seed), [], []
+    for label, items in by_class(train).items():
+        if len(items) < shots + extra:
+            raise ValueError(f"class {label} has {len(items)} items, and {shots} + {extra} are drawn")
+        drawn = rng.sample(items, shots + extra)
+        chosen += drawn[:shots]
+        checked += drawn[shots:]
+    return chosen, checked
+
+
 def base_and_new(labels: Sequence[int]) -> tuple[list[int], list[int]]:
     """The base half of the sorted labels (the larger one when they are odd in number) and the new half."""
     present = sorted({int(label) for label in labels})

@@ -16,14 +16,14 @@ class ClassificationHead(nn.Module):
         in_dim: width of the feature.
         num_classes: K.
         dropout: before the linear layer, in training.
-        norm: a LayerNorm in front (EVL).
+        norm: a LayerNorm in front (EVL); `batch` for a BatchNorm without weights (AdaptFormer, Efficient Probing).
         label_smoothing: of the loss.
         init_std: standard deviation of the initial weights (bias 0); None keeps torch's default.
         column_penalty: times the sum of the norms of the weight's columns, added to the loss: it pushes whole features
             to zero before `tools/select_features.py` chooses among them (VQT: 1e-4).
 
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, or another norm.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class ClassificationHead(nn.Module):
         in_dim: int,
         num_classes: int,
         dropout: float = 0.0,
-        norm: bool = False,
+        norm: bool | str = False,
         label_smoothing: float = 0.0,
         init_std: float | None = 0.02,
         column_penalty: float = 0.0,
@@ -41,7 +41,10 @@ class ClassificationHead(nn.Module):
             raise ValueError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
         self.num_classes = num_classes
         self.label_smoothing, self.column_penalty = label_smoothing, column_penalty
-        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
+        if norm not in (True, False, "batch"):
+            raise ValueError(f"norm={norm!r}: choose True (LayerNorm), batch or False")
+        layer = nn.BatchNorm1d(in_dim, eps=1e-6, affine=False) if norm == "batch" else nn.LayerNorm(in_dim)
+        self.norm: nn.Module = layer if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_dim, num_classes)
         if init_std is not None:

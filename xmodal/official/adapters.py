@@ -91,6 +91,48 @@ NOAH = named(
         (f"{BLOCK}.adapter.ln2.{{w}}", f"{OURS}.mlp.edits.noah.up.{{w}}"),
     ],
 )
+PARALLEL = (("down_proj.{w}", "down.{w}"), ("up_proj.{w}", "up.{w}"), ("scale", "scale"),
+            ("adapter_layer_norm_before.{w}", "norm.{w}"))  # fmt: skip
+ADAPTFORMER = named(
+    "adaptformer",
+    [(f"{BLOCK}.adaptmlp.{a}", f"{OURS}.mlp_branch.edits.adaptformer.{b}") for a, b in PARALLEL]
+    + [("head.1.{w}", "head.fc.{w}"), ("fc_norm.{w}", "encoder.fc_norm.{w}")],
+)
+FILTERS = (
+    ("project1.{w}", "down.{w}"),
+    ("project2.{w}", "up.{w}"),
+    ("adapter_conv.projector.{w}", "mix.{w}"),
+    *((f"adapter_conv.conv{n + 1}.{{w}}", f"filters.{n}.{{w}}") for n in range(3)),
+    ("norm.{w}", "norm.{w}"),
+    ("gamma", "gamma"),
+    ("gammax", "gammax"),
+)
+MONA = named(
+    "mona",
+    [
+        (f"layers.{{i}}.blocks.{{j}}.my_module_{n}.{a}", f"encoder.body.layers.{{i}}.blocks.{{j}}.{site}.mona.{b}")
+        for n, site in ((1, "pre_mlp"), (2, "post"))
+        for a, b in FILTERS
+    ],
+)
+
+
+def adapter_plus(name: str, position: str, attention: str = "", norms: bool = False, sign: str = "") -> Converter:
+    """A converter of Adapter+'s code for adapters at one site, another at attention's, and trained norms."""
+    parts = (("bottleneck.1.{w}", "down.{w}"), ("bottleneck.4.{w}", "up.{w}"), ("scaling", "scale"),
+             ("norm_a.{w}", "norm.{w}"))  # fmt: skip
+    places = {"adapter": position} | ({"adapter_attn": attention} if attention else {})
+    pairs = [(f"{BLOCK}.{p}.{a}", f"{OURS}.{site}.adapter_plus.{b}") for p, site in places.items() for a, b in parts]
+    if norms:
+        pairs += [(f"{BLOCK}.norm{n}.{{w}}", f"{OURS}.norm{n}.{{w}}") for n in (1, 2)]
+        pairs += [("norm.{w}", "encoder.norm.{w}")]
+    return Converter(name, (*pairs, (HEAD, "head.fc.{w}")), "vit.", "state_dict", sign=sign)
+
+
+ADAPTER_PLUS = register_converter(adapter_plus("adapter_plus", "post", sign=r"blocks\.\d+\.adapter\."))
+ADAPTER_PLUS_HOULSBY = register_converter(
+    adapter_plus("adapter_plus_houlsby", "mlp_branch.edits", "attn_branch.edits", True, r"blocks\.\d+\.adapter_attn\.")
+)
 PARTS = (("conv1.{w}", "conv.{w}"), ("conv2.{w}", "up.{w}"), ("se", "alpha"))
 LINEAR_PARTS = (("fc1.{w}", "fc1.{w}"), ("fc2.{w}", "fc2.{w}"), ("se", "alpha"))
 

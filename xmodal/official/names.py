@@ -167,9 +167,13 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file holds more than tensors and plain numbers, or no state dict.
     """
     content = read_torch(path)
-    for holder in ("model", "state_dict", "model_state"):
+    for holder in ("model", "state_dict", "model_state", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(holder), dict):
             content = content[holder]
+    if isinstance(content, dict) and isinstance(content.get("classifiers"), list):  # V-JEPA 2's probes
+        if len(content["classifiers"]) != 1:
+            raise ValueError(f"{path}: it holds {len(content['classifiers'])} probes; keep the one that you mean")
+        content = content["classifiers"][0]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: found no state dict (expected tensors under `model` or `state_dict`)")
     return content

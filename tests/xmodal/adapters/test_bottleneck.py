@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from tests.xmodal.adapters import plain
 from tests.xmodal.adapters.towers import build, refill, vit
-from xmodal.adapters.bottleneck import Bottleneck, adaptformer, houlsby, pfeiffer
+from xmodal.adapters.bottleneck import adaptformer, houlsby, pfeiffer
+from xmodal.bottleneck import Bottleneck
 
 ACTS = {"gelu": F.gelu, "relu": F.relu, "quick_gelu": plain.quick_gelu}
 
@@ -28,14 +29,22 @@ def tokens():
 
 
 @pytest.mark.parametrize("options", [{}, dict(scale=0.35), dict(scale=4.0, act="gelu", hidden=3)], ids=str)
-def test_adaptformer_adds_what_it_makes_of_the_normed_input_times_its_scale(options):
-    block, _ = block_with(adaptformer, **options)
-    adapter, scale, act = block.mlp.edits["adaptformer"], options.get("scale", 0.1), options.get("act", "relu")
+@pytest.mark.parametrize("reads", ["stream", "normed", "output"])
+def test_adaptformer_adds_what_it_makes_of_the_normed_input_times_its_scale(reads, options):
+    block, _ = block_with(adaptformer, **options, **({} if reads == "stream" else dict(reads=reads)))
+    where = block.mlp if reads == "normed" else block.mlp_branch
+    adapter, scale, act = where.edits["adaptformer"], options.get("scale", 0.1), options.get("act", "relu")
     assert adapter.down.weight.shape == (options.get("hidden", 64), 24)
-    x = tokens()
-    torch.testing.assert_close(
-        block(x), plain.run(block, x, after_mlp=lambda y, u: y + scale * through(adapter, u, act))
-    )
+    x, seen = tokens(), {}
+
+    def after_attn(y, u):
+        seen["stream"] = x + y
+        return y
+
+    def after_mlp(y, u):
+        return y + scale * through(adapter, {"normed": u, "output": y, **seen}[reads], act)
+
+    torch.testing.assert_close(block(x), plain.run(block, x, after_attn=after_attn, after_mlp=after_mlp))
 
 
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
