@@ -14,6 +14,7 @@ from video.decode import VideoError, VideoFile
 from video.sampling import DenseSampling, UniformSampling
 from video.transforms import TestCrops
 from xmodal.data.broken import LabeledFiles
+from xmodal.data.transforms import USUAL
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
 
@@ -72,7 +73,7 @@ class VideoDataset(LabeledFiles):
         num_frames: T, frames in a clip.
         sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`.
         transforms: training transforms in order; each has `type` and its arguments.
-        size: side of the test crops, pixels.
+        size: side of the test crops, pixels; in a run the encoder's input size unless given.
         spatial_views: test crops along the long side, 1 or 3.
         temporal_views: test clips along time.
         interpolation: of the test resize, `bicubic` or `bilinear`.
@@ -102,7 +103,7 @@ class VideoDataset(LabeledFiles):
         num_frames: int = 8,
         sampling: dict[str, Any] | DenseSampling | UniformSampling | None = None,
         transforms: Sequence[Any] = (),
-        size: int = 224,
+        size: int | None = None,
         spatial_views: int = 1,
         temporal_views: int = 1,
         interpolation: str = "bicubic",
@@ -121,7 +122,7 @@ class VideoDataset(LabeledFiles):
         if self.sampling.num_frames != num_frames:
             raise ValueError(f"sampling takes {self.sampling.num_frames} frames, but num_frames is {num_frames}")
         self.transforms = [build(transform, TRANSFORMS) for transform in transforms]
-        self.crops = TestCrops(size, spatial_views, interpolation)
+        self.crops = TestCrops(size or USUAL, spatial_views, interpolation)
         self.temporal_views, self.short_side = temporal_views, short_side
         self.sampling.test(1, temporal_views)  # refuses impossible views now, not in a worker
 

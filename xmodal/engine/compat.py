@@ -24,6 +24,7 @@ from xmodal.engine import classes
 from xmodal.engine.optim import TrainedGroups
 from xmodal.engine.resume import resume
 from xmodal.engine.schedule import SCHEDULES, Schedule
+from xmodal.engine.sizes import check_input
 from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, did_you_mean, resolve
 
 RUNS = itertools.count(1)
@@ -163,6 +164,7 @@ class Runner(StockRunner):
         """Build the training loop; misspelt arguments are refused by name."""
         self._train_loop = super().build_train_loop(_checked_loop(loop))
         classes.check_training(self)
+        check_input(self.model, self._train_loop.dataloader.dataset, "train")
         return self._train_loop
 
     def build_val_loop(self, loop: Any) -> Any:
@@ -174,6 +176,7 @@ class Runner(StockRunner):
     def name_classes(self, loop: Any, stage: str) -> None:
         """Number the classes of an evaluation loop's data as in training, and tell their names to its metrics."""
         names = classes.agree(self, stage, loop.dataloader.dataset)
+        check_input(self.model, loop.dataloader.dataset, stage, classes.train_set(self))
         loop.evaluator.dataset_meta = {"classes": names} if names else None
 
     def build_test_loop(self, loop: Any) -> Any:

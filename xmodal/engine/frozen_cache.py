@@ -29,6 +29,7 @@ from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
 from xmodal.engine.checkpoint import bare
 from xmodal.engine.config import flatten
+from xmodal.engine.sizes import check_input, input_size, sized
 from xmodal.model import CACHED
 from xmodal.registry import check_arguments
 from xmodal.structures import Grid
@@ -319,13 +320,17 @@ def use_cache(runner: Any, options: dict[str, Any]) -> None:
         options: arguments of `FrozenCache`; `views` is of the training set.
     """
     check_arguments(FrozenCache, options)
+    train = None
     for stage in ("train", "val"):
         loader = getattr(runner, f"_{stage}_dataloader", None)
         if not isinstance(loader, dict):
             continue
-        dataset = build_dataset(loader["dataset"], seed=runner.seed)
+        described = sized(loader["dataset"], input_size(runner.model))
+        dataset = build_dataset(described, seed=runner.seed)
+        check_input(runner.model, dataset, stage, train)
+        train = dataset if stage == "train" else train
         views = options.get("views", 1) if stage == "train" else 1
-        own = {**options, "views": views, "config": [loader["dataset"], runner.seed]}
+        own = {**options, "views": views, "config": [described, runner.seed]}
         cache = FrozenCache(bare(runner.model), dataset, **own)
         cache.fill(runner.rank, runner.world_size)
         barrier()

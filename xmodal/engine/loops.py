@@ -20,6 +20,7 @@ from xmodal.engine.divergence import keep_bad_step
 from xmodal.engine.meter import Meter
 from xmodal.engine.optim import NotFiniteError
 from xmodal.engine.precision import autocast
+from xmodal.engine.sizes import input_size, sized
 from xmodal.metrics import gather
 
 
@@ -63,7 +64,9 @@ class TrainLoop(BaseLoop):
         self.by_steps, self.val_interval, self.val_begin = max_steps is not None, val_interval, val_begin
         self.batch_split = batch_split
         rank, world = get_rank(), get_world_size()
-        dataset = build_dataset(dataloader["dataset"], seed=runner.seed)
+        dataset = build_dataset(
+            sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
+        )
         self.batch = int(dataloader.get("batch_size", 1))
         sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world)
         self.steps_per_epoch = -(-len(sampler) // self.batch)
@@ -226,7 +229,9 @@ class _EvalLoop(BaseLoop):
     stage = ""
 
     def __init__(self, runner: Any, dataloader: dict, evaluator: Any, amp: str | None = None):
-        dataset = build_dataset(dataloader["dataset"], seed=runner.seed)
+        dataset = build_dataset(
+            sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
+        )
         sampler = EvalSampler(len(dataset), get_rank(), get_world_size())
         super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))
         self.evaluator = runner.build_evaluator(evaluator)
