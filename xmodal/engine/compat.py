@@ -76,6 +76,7 @@ class Runner(StockRunner):
         self.stop_requested = False
         self.allow_changes = False  # of settings, on resuming
         self.settings: dict[str, str] | None = None  # kept in checkpoints; None: those of `cfg`
+        self.config_text: str | None = None  # kept in checkpoints
         self.training = False
         self.trained_classes: list[str] | None = None  # of the checkpoint that is tested
         self.log_interval = 50  # steps between two points of the curves; ProgressHook sets it
@@ -236,6 +237,9 @@ class Runner(StockRunner):
             raise
         finally:
             self.training = False
+
+    def dump_config(self) -> None:
+        """Do nothing. Why: mmengine's file is overwritten by a test. Ours: `config.py`, written by `launch.train`."""
 
     def _log_env(self, env_cfg: dict) -> None:
         """Say little. Why: mmengine prints a hundred lines that take seconds to collect; see report.json."""

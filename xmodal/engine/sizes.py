@@ -1,4 +1,4 @@
-"""Give data sets and transforms the encoder's input size, and refuse sizes and frame counts that do not fit together."""
+"""Give data sets the encoder's input size, and refuse sizes and frame counts that do not fit together."""
 
 import inspect
 from collections.abc import Callable, Mapping
