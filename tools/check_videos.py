@@ -44,10 +44,10 @@ def check(job: tuple[str, bool]) -> dict[str, Any]:
 
 def describe(path: str, full: bool) -> dict[str, Any]:
     """Read the first, middle and last frame of a video, or all."""
-    from video.decode import VideoFile
+    from video.frames import open_video
 
     stamp = stamp_of(path)
-    with VideoFile(path) as video:
+    with open_video(path) as video:
         last = video.num_frames - 1
         for frame in range(0, last + 1, 64) if full else ():
             video.read(range(frame, min(frame + 64, last + 1)), shrink=lambda image: image[:1, :1])
@@ -134,7 +134,7 @@ def scan(options: argparse.Namespace) -> int:
     from xmodal.data.walk import printable
 
     samples, missing = videos_of(options)
-    if options.clean and any(sample.label < 0 for sample in samples):
+    if options.clean and any(s.label < 0 and s.labels is None for s in samples):
         raise ValueError("--clean needs classes, and these videos have none")
     found = known(options.report, options.full)
     paths = dict.fromkeys(sample.path for sample in samples)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from video.annotations import VIDEOS
 from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
-from video.decode import VideoError, VideoFile
+from video.decode import VideoError
+from video.frames import open_video
 from video.sampling import DenseSampling, UniformSampling
 from video.transforms import TestCrops
 from xmodal.data.broken import LabeledFiles
@@ -28,7 +29,7 @@ def read_views(
     """Read the test views of a video.
 
     Args:
-        path: the video.
+        path: the video, or a folder of its frames.
         sampling: which frames a view shows.
         crops: how views are cut.
         temporal_views: views along time.
@@ -40,7 +41,7 @@ def read_views(
     Raises:
         VideoError: a video that cannot be read.
     """
-    with VideoFile(path) as video:
+    with open_video(path) as video:
         views = sampling.test(video.num_frames, temporal_views)  # (V, T)
         unique, rows = np.unique(views, return_inverse=True)
         frames = _channels_first(video.read(unique, short_side, lambda image: _smaller(image, crops)))
@@ -66,9 +67,11 @@ class VideoDataset(LabeledFiles):
     the run stops.
 
     Args:
-        annotation: list file (`path label`), Kinetics CSV, Something-Something v2 JSON, or a folder of classes.
+        annotation: list file (`path label`), table with a head line, Kinetics CSV, Something-Something v2 JSON, or a
+            folder of classes. A path may be a folder of frames (`img_00001.jpg`, ...); several classes a file make
+            the set multi-label.
         root: folder of the videos; where the annotation lies when not given.
-        format: `list`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
+        format: `list`, `csv`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
         sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`.
@@ -84,7 +87,8 @@ class VideoDataset(LabeledFiles):
 
     Returns:
         Items `clips` (V, T, 3, H, W), uint8 in training (V = 1) and float32 of 0 to 255 in testing, RGB, not
-        normalized; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
+        normalized; `label`, -1 where the annotation has none, 0/1 of every class (K,) in a multi-label set;
+        `sample_id`. Or, in testing, `skipped` and `reason`.
 
     Raises:
         ValueError: annotation, root, classes or arguments that do not fit, naming file and line.
@@ -115,7 +119,7 @@ class VideoDataset(LabeledFiles):
         listing = VIDEOS.read(annotation, root, format, classes)
         super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
-        if not test_mode and any(sample.label < 0 for sample in self.samples):
+        if not test_mode and any(s.label < 0 and s.labels is None for s in self.samples):
             raise ValueError(f"{annotation} has videos without a class; they can be tested on (test_mode=True) only")
         sampling = sampling if sampling is not None else {"type": "dense", "stride": 16}
         self.sampling = build(sampling, TRANSFORMS, num_frames=num_frames)
@@ -134,15 +138,15 @@ class VideoDataset(LabeledFiles):
         """Read the views of one video."""
         sample = self.samples[index]
         clips = read_views(sample.path, self.sampling, self.crops, self.temporal_views, self.short_side)
-        return {"clips": clips, "label": sample.label, "sample_id": sample.sample_id}
+        return {"clips": clips, "label": self.target(self.label_of(sample)), "sample_id": sample.sample_id}
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Read one clip of a video and transform it."""
         sample = self.samples[index]
-        with VideoFile(sample.path) as video:
+        with open_video(sample.path) as video:
             indices = self.sampling.train(video.num_frames, rng)
             clip = _channels_first(video.read(indices, self.short_side))  # (T, 3, H, W)
-        label = sample.label
+        label = self.label_of(sample)
         for transform in self.transforms:
             clip, label = transform(clip, label, rng)
-        return {"clips": clip[None].contiguous(), "label": label, "sample_id": sample.sample_id}
+        return {"clips": clip[None].contiguous(), "label": self.target(label), "sample_id": sample.sample_id}

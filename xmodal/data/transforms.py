@@ -219,6 +219,8 @@ class HorizontalFlip:
         """Mirror the clip and swap its label, or leave both."""
         if rng.random() >= self.prob:
             return clip, label
+        if isinstance(label, tuple):  # of a multi-label set
+            return clip.flip(-1), tuple(self.swap.get(y, y) for y in label)  # type: ignore[return-value]
         return clip.flip(-1), self.swap.get(label, label)
 
 

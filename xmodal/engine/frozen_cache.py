@@ -230,6 +230,7 @@ class CachedDataset(Dataset):
             str(getattr(cache.dataset, "source", "cache")),
         )
         self.labels = getattr(cache.dataset, "labels", None)
+        self.multilabel = getattr(cache.dataset, "multilabel", False)
         self._numbers: list[int] | None = None  # of the classes, where training has others
         self._marks: dict[tuple[int, int], dict] = {}
         self._arrays: dict[tuple[int, int, str], np.ndarray] = {}
@@ -257,7 +258,11 @@ class CachedDataset(Dataset):
             if not name.endswith(SCALE):
                 scale = self.array(place, name + SCALE)[row] if name + SCALE in mark["names"] else None
                 about[CACHED + name] = torch.from_numpy(unpack(self.array(place, name)[row], scale))
-        if self._numbers is not None and about.get("label", -1) >= 0:
+        if isinstance(about.get("label"), list):  # of a multi-label set
+            label = torch.tensor(about["label"])
+            about["label"] = label if self._numbers is None else label.new_zeros(len(self.classes)).index_put(
+                (torch.tensor(self._numbers),), label)  # fmt: skip
+        elif self._numbers is not None and about.get("label", -1) >= 0:
             about["label"] = self._numbers[about["label"]]
         return {**about, "grid": Grid(**mark["grid"]) if mark["grid"] else None}
 
@@ -269,7 +274,7 @@ class CachedDataset(Dataset):
         """
         if self.classes is not None:
             self._numbers = renumbered(self.classes, names, self.source)
-            self.labels = [self._numbers[y] if y >= 0 else y for y in self.labels] if self.labels is not None else None
+            self.labels = None if self.labels is None else [renamed(y, self._numbers) for y in self.labels]
             self.classes = list(names)
 
     def array(self, place: tuple[int, int], name: str) -> np.ndarray:
@@ -282,6 +287,13 @@ class CachedDataset(Dataset):
             except ValueError as error:
                 raise ValueError(f"{path} is damaged ({error}): start again, and it is computed again") from error
         return self._arrays[where]
+
+
+def renamed(label: Any, numbers: Sequence[int]) -> Any:
+    """Return a label, or the labels of a multi-label sample, by other numbers of the classes; -1 stays."""
+    if isinstance(label, tuple):
+        return tuple(sorted(numbers[y] for y in label))
+    return numbers[label] if label >= 0 else label
 
 
 def place_of(grid: Grid) -> dict[str, int]:
@@ -339,7 +351,7 @@ def use_cache(runner: Any, options: dict[str, Any]) -> None:
 
 def plain(item: dict[str, Any]) -> dict[str, Any]:
     """Return an item's label and sample_id as plain JSON values."""
-    numbers = {k: v.item() if isinstance(v, Tensor | np.generic) else v for k, v in item.items() if k == "label"}
+    numbers = {k: v.tolist() if isinstance(v, Tensor | np.generic) else v for k, v in item.items() if k == "label"}
     return {**numbers, "sample_id": item.get("sample_id")}
 
 

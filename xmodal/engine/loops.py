@@ -14,7 +14,7 @@ from torch import nn
 
 from xmodal.data.collate import batch_size, split
 from xmodal.data.loader import build_dataset, build_loader
-from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler
+from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler, balanced_chances
 from xmodal.engine.checkpoint import not_finite, random_state
 from xmodal.engine.divergence import keep_bad_step
 from xmodal.engine.meter import Meter
@@ -38,7 +38,7 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: the runner.
-        dataloader: config of the training loader.
+        dataloader: config of the training loader; `balanced=True` in it draws all classes equally often.
         max_epochs: length in epochs.
         max_steps: length in steps; give one of the two.
         val_interval: epochs (or steps) between validations; the end is always validated.
@@ -67,15 +67,18 @@ class TrainLoop(BaseLoop):
         dataset = build_dataset(
             sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
         )
+        dataloader, balanced = dict(dataloader), dataloader.get("balanced", False)
+        dataloader.pop("balanced", None)
+        chances = balanced_chances(getattr(dataset, "labels", ())) if balanced else None
         self.batch = int(dataloader.get("batch_size", 1))
-        sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world)
+        sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world, chances=chances)
         self.steps_per_epoch = -(-len(sampler) // self.batch)
         if dataloader.get("drop_last"):
             self.steps_per_epoch = len(sampler) // self.batch
         if self.steps_per_epoch < 1:
             raise ValueError(f"{len(dataset)} samples do not fill one batch of {self.batch} x {world} (drop_last)")
         if max_steps is not None:
-            sampler = StreamSampler(len(dataset), max_steps * self.batch, runner.seed, rank, world)
+            sampler = StreamSampler(len(dataset), max_steps * self.batch, runner.seed, rank, world, chances=chances)
         self._max_steps = max_steps if max_steps is not None else int(max_epochs or 0) * self.steps_per_epoch
         self.sampler = sampler
         super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))

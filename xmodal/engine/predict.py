@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from xmodal.data.annotations import write_lines
 from xmodal.data.collate import batch_size
+from xmodal.data.lists import write_lines
 from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EvalSampler
 from xmodal.engine.checkpoint import load_weights
