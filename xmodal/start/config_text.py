@@ -232,9 +232,10 @@ def training(plan: Plan) -> str:
     why = "\n".join(f"# {line}" for line in wrapped(plan.scale.why))
     cache = ""
     if plan.recipe.cached and plan.task != "cloud":
+        views = plan.recipe.cached
         cache = (
-            f"# The frozen part is computed once, for {plan.recipe.cached} random views of a training sample, and kept on "
-            f"disk.\ncache = dict(views={plan.recipe.cached})\n"
+            f"# The frozen part is computed once, for {views} random views of a training sample, and kept on disk.\n"
+            f"cache = dict(views={views})\n"
         )
     return (
         f"{cache}{why}\n"

@@ -211,8 +211,9 @@ def scale(method: Method, encoder: EncoderRecipe, samples: int, gpu: bool, task:
     batch = max(2, min(reference, fits, 2 ** int(math.log2(max(samples / 6, 2)))))
     epochs = min(max(math.ceil(600 * batch / max(samples, 1)), 8), 40)
     scaled = float(f"{rate * (batch / reference) ** 0.5:.2g}")
+    source = "The recipe of the tiny CLIP" if encoder.tiny else method.source
     why = (
-        f"{'The recipe of the tiny CLIP' if encoder.tiny else method.source} has {rate:g} at a batch of {reference}; the rate follows the root of the batch. "
-        f"{samples} samples in batches of {batch} for {epochs} epochs are {epochs * math.ceil(samples / batch)} steps."
+        f"{source} has the rate {rate:g} at a batch of {reference}; it follows the root of the batch. {samples} samples "
+        f"in batches of {batch} for {epochs} epochs are {epochs * math.ceil(samples / batch)} steps."
     )
     return Scale(batch, epochs, scaled, why)
