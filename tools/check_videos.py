@@ -32,52 +32,16 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def check(job: tuple[str, bool]) -> dict[str, Any]:
-    """Read one video and describe it, waiting while the machine is in trouble."""
-    from video.decode import VideoError
-    from xmodal.data.trouble import retried
+    """Look at one video; see `video.check`."""
+    from video.check import check as look
 
-    try:
-        return retried(lambda: describe(*job))
-    except VideoError as error:
-        return {"broken": error.reason, "found_by": error.backend}
-
-
-def describe(path: str, full: bool) -> dict[str, Any]:
-    """Read the first, middle and last frame of a video, or all."""
-    from video.decode import VideoFile
-
-    stamp = stamp_of(path)
-    with VideoFile(path) as video:
-        last = video.num_frames - 1
-        for frame in range(0, last + 1, 64) if full else ():
-            video.read(range(frame, min(frame + 64, last + 1)), shrink=lambda image: image[:1, :1])
-        for frame in (0, last // 2, last):
-            video.read([frame])
-        height, width = video.size
-        return {
-            "frames": video.num_frames,
-            "fps": round(video.fps, 3),
-            "seconds": round(video.num_frames / video.fps, 2) if video.fps else None,
-            "height": height,
-            "width": width,
-            "codec": video.codec,
-            "reader": video.backend,
-            "why": video.why_in_sequence,
-            "stamp": [*(stamp or ()), full],
-        }
-
-
-def stamp_of(path: str) -> list[int] | None:
-    """Size and modification time, by which a file is known to be unchanged; None when there is no file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+    return look(job)
 
 
 def known(report: str | None, full: bool) -> dict[str, dict[str, Any]]:
     """What an earlier report says of files that have not changed since."""
+    from video.check import stamp_of
+
     if not report or not os.path.exists(report):
         return {}
     try:
@@ -134,7 +98,7 @@ def scan(options: argparse.Namespace) -> int:
     from xmodal.data.walk import printable
 
     samples, missing = videos_of(options)
-    if options.clean and any(sample.label < 0 for sample in samples):
+    if options.clean and any(s.label < 0 and s.labels is None for s in samples):
         raise ValueError("--clean needs classes, and these videos have none")
     found = known(options.report, options.full)
     paths = dict.fromkeys(sample.path for sample in samples)

@@ -34,10 +34,13 @@ def bring_in(args: argparse.Namespace) -> None:
     import xmodal
     from xmodal.engine.checkpoint import FORMAT, load_own_state, write
     from xmodal.engine.config import load_config
+    from xmodal.engine.stored_config import text_of
     from xmodal.official.names import find_converter, read_official
     from xmodal.registry import MODELS, build
 
-    model = build(load_config(args.config, args.cfg_options).model, MODELS)
+    cfg = load_config(args.config, args.cfg_options)
+    text = text_of(cfg)
+    model = build(cfg.model, MODELS)
     if hasattr(model, "network"):  # of point clouds
         from pointcloud.checkpoints import official_state
 
@@ -51,7 +54,7 @@ def bring_in(args: argparse.Namespace) -> None:
     meta = {
         "format": FORMAT, "version": xmodal.__version__, "step": 0, "epoch": 0, "validated": True, "seed": 0,
         "encoder": model.frozen_fingerprint(), "config": Path(args.config).stem, "source": Path(args.source).name,
-        "classes": [c for c in classes if c] if classes else None, "method": method,
+        "classes": [c for c in classes if c] if classes else None, "method": method, "config_text": text,
     }  # fmt: skip
     write(args.target, {"meta": meta, "state_dict": state})
     print(f"{method}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} weights -> {args.target}")

@@ -80,10 +80,12 @@ def step_costs(cfg: Any) -> dict[str, Any]:
     """Measure a training step of a config on its first batch: a row of `benches.measure.rows`, with the peak."""
     from tools.benches.measure import Variant, rows, run_alternating, train_step
     from xmodal.data.collate import collate
-    from xmodal.registry import DATASETS, MODELS, build
+    from xmodal.data.loader import build_dataset
+    from xmodal.engine.sizes import input_size, sized
+    from xmodal.registry import MODELS, build
 
-    data = build(cfg.train_dataloader.dataset, DATASETS)
     model = build(cfg.model, MODELS).train()
+    data = build_dataset(sized(cfg.train_dataloader.dataset, input_size(model)))
     batch = model.data_preprocessor(collate([data[0, i] for i in range(cfg.train_dataloader.batch_size)]), True)
     return rows(run_alternating([Variant("step", train_step, lambda: (model, batch))], 5, peak=True))[0]
 

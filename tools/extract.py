@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from xmodal.engine.config import load_config
     from xmodal.engine.frozen_cache import FrozenCache
     from xmodal.engine.launch import run
+    from xmodal.engine.sizes import input_size, sized
     from xmodal.registry import MODELS, build
 
     def job() -> None:
@@ -44,10 +45,11 @@ def main(argv: list[str] | None = None) -> int:
             loader = cfg.get(f"{split}_dataloader")
             if loader is None:
                 continue
-            dataset = build_dataset(loader.dataset, seed=seed)
+            described = sized(loader.dataset, input_size(model))
+            dataset = build_dataset(described, seed=seed)
             views = options.get("views", 1) if split == "train" else 1
             workers = loader.get("num_workers", 0) if args.workers is None else args.workers
-            own = {**options, "views": views, "workers": workers, "config": [loader.dataset, seed]}
+            own = {**options, "views": views, "workers": workers, "config": [described, seed]}
             cache = FrozenCache(model, dataset, **own)
             if args.estimate:
                 print(f"{split}: {len(cache.missing())} of {len(cache.shards())} shards missing, "

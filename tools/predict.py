@@ -1,4 +1,4 @@
-"""Classify, label or search files: python tools/predict.py CONFIG work_dirs/NAME/best.pth clip.mp4 scans/."""
+"""Classify, label or search files: python tools/predict.py work_dirs/NAME/best.pth clip.mp4 scans/."""
 
 import argparse
 import contextlib
@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
         "are classified; point clouds are classified, segmented or searched for boxes, with a 3D page each. Results of "
         "clouds are in meters, z up, in the file's own place and point order; boxes are center, full sizes, yaw.",
     )
-    p.add_argument("config", help="a config file")
+    p.add_argument("config", nargs="?", help="a config file; left out: the config that the checkpoint holds")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
     p.add_argument("files", nargs="+", metavar="FILE", help="files, folders, patterns, lists (@list, .txt of paths)")
     p.add_argument("--out", default="predictions", help="folder of labels, boxes and pages of point clouds")
@@ -26,6 +26,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--up", help="the axis of point clouds that points up: z (default; glTF: y), y, x, -y, -z, -x")
     p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     return p
+
+
+def read(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; a checkpoint in the first place stands for the config that it holds."""
+    args = parser().parse_intermixed_args(argv)
+    if args.config is not None and args.config.endswith((".pth", ".pt")):
+        args.config, args.checkpoint, args.files = None, args.config, [args.checkpoint, *args.files]
+    return args
 
 
 def show(rows: list[dict]) -> None:
@@ -67,7 +75,7 @@ def predict_clouds(cfg: Any, args: argparse.Namespace) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> int:
     """Predict; returns the exit status, 1 when no file could be read."""
-    args = parser().parse_intermixed_args(argv)
+    args = read(argv)
     import json
 
     from video.annotations import VIDEOS
@@ -79,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[dict] = []
 
     def job() -> None:
-        cfg = prepare(args.config, options=args.cfg_options, amp=args.amp)
+        cfg = prepare(args.config or args.checkpoint, options=args.cfg_options, amp=args.amp)
         clouds = reads_clouds(cfg)
         if clouds:
             rows.extend(predict_clouds(cfg, args))

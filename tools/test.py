@@ -1,4 +1,4 @@
-"""Test a trained checkpoint: python tools/test.py CONFIG work_dirs/NAME/best.pth."""
+"""Test a trained checkpoint: python tools/test.py work_dirs/NAME/best.pth."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description="Test a checkpoint on the config's test data; writes test.json beside it.")
-    p.add_argument("config", help="a config file")
+    p.add_argument("config", nargs="?", help="a config file; left out: the config that the checkpoint holds")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
     p.add_argument("--dump", metavar="FILE", help="write the predictions (.npz or .json)")
     p.add_argument("--views", metavar="TEMPORALxSPATIAL", help="views of a video, such as 3x1; default: the config's")
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.views:
             options += [f"test_dataloader.dataset.{key}={value}" for key, value in views(args.views).items()]
         work_dir = args.work_dir or str(Path(args.checkpoint).parent)
-        cfg = prepare(args.config, work_dir, options, None, args.amp, args.launcher)
+        cfg = prepare(args.config or args.checkpoint, work_dir, options, None, args.amp, args.launcher)
         if args.dump:
             cfg.test_evaluator.dump = args.dump
         evaluate(cfg, args.checkpoint)

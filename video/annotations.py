@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from video.frames import frame_folders
 from xmodal.data.annotations import (
     NO_LABEL,
     Annotations,
     Listing,
     Sample,
     index_of,
-    load_json,
     look_up,
     read_classes,
-    read_csv,
 )
+from xmodal.data.lists import load_json, read_csv
 
 EXTENSIONS = (
     ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".3gpp", ".f4v", ".mj2", ".webm", ".mkv", ".mk3d", ".avi", ".divx",
@@ -23,7 +23,7 @@ EXTENSIONS = (
     ".mjpeg",
 )  # fmt: skip
 SSV2_LABELS = "something-something-v2-labels.json"
-VIDEOS = Annotations("video", EXTENSIONS, json="ssv2")
+VIDEOS = Annotations("video", EXTENSIONS, json="ssv2", folders=frame_folders)
 
 
 @VIDEOS.formats.register_module(name="kinetics")

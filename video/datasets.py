@@ -10,12 +10,14 @@ from torch import Tensor
 
 from video.annotations import VIDEOS
 from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
-from video.decode import VideoError, VideoFile
+from video.decode import VideoError
+from video.frames import open_video
 from video.libraries import check_decoder
 from video.sampling import DenseSampling, UniformSampling
 from video.segments import SegmentSampling
 from video.transforms import TestCrops
 from xmodal.data.broken import LabeledFiles
+from xmodal.data.transforms import USUAL
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
 
@@ -30,7 +32,7 @@ def read_views(
     """Read the test views of a video.
 
     Args:
-        path: the video.
+        path: the video, or a folder of its frames.
         sampling: which frames a view shows.
         crops: how views are cut.
         temporal_views: views along time.
@@ -43,7 +45,7 @@ def read_views(
     Raises:
         VideoError: a video that cannot be read.
     """
-    with VideoFile(path, decoder=decoder) as video:
+    with open_video(path, decoder) as video:
         views = sampling.test(video.num_frames, temporal_views)  # (V, T)
         unique, rows = np.unique(views, return_inverse=True)
         frames = _channels_first(video.read(unique, short_side, lambda image: _smaller(image, crops)))
@@ -69,15 +71,17 @@ class VideoDataset(LabeledFiles):
     the run stops.
 
     Args:
-        annotation: list file (`path label`), Kinetics CSV, Something-Something v2 JSON, or a folder of classes.
+        annotation: list file (`path label`), table with a head line, Kinetics CSV, Something-Something v2 JSON, or a
+            folder of classes. A path may be a folder of frames (`img_00001.jpg`, ...); several classes a file make
+            the set multi-label.
         root: folder of the videos; where the annotation lies when not given.
-        format: `list`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
+        format: `list`, `csv`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
         sampling: `dict(type="dense", stride=16)` or `dict(type="uniform")`; for readers of several clips
             `dict(type="segments", stride=4, segments=2)`.
         transforms: training transforms in order; each has `type` and its arguments.
-        size: side of the test crops, pixels.
+        size: side of the test crops, pixels; in a run the encoder's input size unless given.
         spatial_views: test crops along the long side, 1 or 3.
         temporal_views: test clips along time.
         interpolation: of the test resize, `bicubic` or `bilinear`.
@@ -89,7 +93,8 @@ class VideoDataset(LabeledFiles):
 
     Returns:
         Items `clips` (V, T, 3, H, W), uint8 in training (V = 1, or segments) and float32 of 0 to 255 in testing, RGB,
-        not normalized; `label`, -1 where the annotation has none; `sample_id`. Or, in testing, `skipped` and `reason`.
+        not normalized; `label`, -1 where the annotation has none, 0/1 of every class (K,) in a multi-label set;
+        `sample_id`. Or, in testing, `skipped` and `reason`.
 
     Raises:
         ValueError: annotation, root, classes or arguments that do not fit, naming file and line.
@@ -108,7 +113,7 @@ class VideoDataset(LabeledFiles):
         num_frames: int = 8,
         sampling: dict[str, Any] | DenseSampling | UniformSampling | SegmentSampling | None = None,
         transforms: Sequence[Any] = (),
-        size: int = 224,
+        size: int | None = None,
         spatial_views: int = 1,
         temporal_views: int = 1,
         interpolation: str = "bicubic",
@@ -122,14 +127,14 @@ class VideoDataset(LabeledFiles):
         listing = VIDEOS.read(annotation, root, format, classes)
         super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
-        if not test_mode and any(sample.label < 0 for sample in self.samples):
+        if not test_mode and any(s.label < 0 and s.labels is None for s in self.samples):
             raise ValueError(f"{annotation} has videos without a class; they can be tested on (test_mode=True) only")
         sampling = sampling if sampling is not None else {"type": "dense", "stride": 16}
         self.sampling = build(sampling, TRANSFORMS, num_frames=num_frames)
         if self.sampling.num_frames != num_frames:
             raise ValueError(f"sampling takes {self.sampling.num_frames} frames, but num_frames is {num_frames}")
         self.transforms = [build(transform, TRANSFORMS) for transform in transforms]
-        self.crops = TestCrops(size, spatial_views, interpolation)
+        self.crops = TestCrops(size or USUAL, spatial_views, interpolation)
         self.temporal_views, self.short_side = temporal_views, short_side
         self.sampling.test(1, temporal_views)  # refuses impossible views now, not in a worker
 
@@ -141,18 +146,17 @@ class VideoDataset(LabeledFiles):
         """Read the views of one video."""
         sample = self.samples[index]
         clips = read_views(sample.path, self.sampling, self.crops, self.temporal_views, self.short_side, self.decoder)
-        return {"clips": clips, "label": sample.label, "sample_id": sample.sample_id}
+        return {"clips": clips, "label": self.target(self.label_of(sample)), "sample_id": sample.sample_id}
 
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Read one clip of a video and transform it."""
         sample = self.samples[index]
-        with VideoFile(sample.path, decoder=self.decoder) as video:
+        with open_video(sample.path, self.decoder) as video:
             indices = np.atleast_2d(self.sampling.train(video.num_frames, rng))  # (C, T)
             clips = [_channels_first(video.read(rows, self.short_side)) for rows in indices]  # (T, 3, H, W) each
-        label = sample.label
         for i, clip in enumerate(clips):
-            label = sample.label
+            label = self.label_of(sample)
             for transform in self.transforms:
                 clip, label = transform(clip, label, rng)
             clips[i] = clip
-        return {"clips": torch.stack(clips), "label": label, "sample_id": sample.sample_id}
+        return {"clips": torch.stack(clips), "label": self.target(label), "sample_id": sample.sample_id}

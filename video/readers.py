@@ -67,6 +67,7 @@ class AttentionProbe(Reader):
         dim = self.out_dim = encoder.dim
         self.num_heads = num_heads or encoder.num_heads
         self.query = nn.Parameter(torch.zeros(1, 1, dim))
+        self.num_frames = num_frames
         self.time = nn.Parameter(torch.zeros(num_frames, dim))
         self.norm = nn.LayerNorm(dim)
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))

@@ -184,10 +184,14 @@ class Accuracy(CountingMetric):
             metrics["confusion"] = total.confusion.tolist()
         if "per_class" in metrics and self.class_names:
             metrics["classes"] = self.class_names
-        if self.dump and (not dist.is_initialized() or dist.get_rank() == 0):
-            write_predictions(self.dump, [p for part in everyone for p in part[3]], self.class_names)
+        self.write([p for part in everyone for p in part[3]])
         self.reset()
         return metrics
+
+    def write(self, predictions: list[dict[str, Any]]) -> None:
+        """Write the predictions of all processes where they are wanted (rank 0)."""
+        if self.dump and (not dist.is_initialized() or dist.get_rank() == 0):
+            write_predictions(self.dump, predictions, self.class_names)
 
 
 def write_predictions(

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 
 class Registry:
@@ -17,9 +17,12 @@ class Registry:
         scope: prefix that a name may carry (`xmodal.lora`).
     """
 
+    known: ClassVar[list["Registry"]] = []  # all that there are
+
     def __init__(self, name: str, scope: str = "xmodal"):
         self.name, self.scope = name, scope
         self.module_dict: dict[str, Any] = {}
+        Registry.known.append(self)
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None

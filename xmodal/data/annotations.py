@@ -1,33 +1,38 @@
 """Readers of annotations: list files, folders of classes, JSON files, and the class names beside them."""
 
-import csv
-import json
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
 
-from xmodal.data.trouble import NotAFileError, regular_file
+from xmodal.data.lists import lines_of, load_json, open_text, rows_of, unquoted, write_lines
+from xmodal.data.tables import columns_of, has_header, labels_of
 from xmodal.data.walk import LeftOut, files_below, is_loop, printable
 from xmodal.registry import Registry, did_you_mean, resolve
 
 log = logging.getLogger("xmodal.data")
 NO_LABEL = -1
 _LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<label>-?\d+)\s*")
-_UNSAFE = re.compile(r"[\n\r\t\"]|^\s|\s$")  # in a path: would end its line or its column, or be stripped
+_SEVERAL_LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<labels>\d+(?:[;|]\d+)+[;|]?|\d*[;|])\s*")
 _NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One file of a set: its path, class (-1 for none) and name in reports."""
+    """One file of a set: its path, class (-1 for none), name in reports, and all its classes in a multi-label set."""
 
     path: str
     label: int
     sample_id: str
+    labels: tuple[int, ...] | None = None
+
+    @classmethod
+    def several(cls, path: str, labels: Iterable[int], sample_id: str) -> "Sample":
+        """Return a sample of a multi-label set."""
+        found = tuple(sorted(set(labels)))
+        return cls(path, found[0] if found else NO_LABEL, sample_id, found)
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,19 @@ class Listing:
         samples: in the order of the annotation.
         classes: names by class index, when the annotation or the user gives them.
         missing: ids that the annotation names and the root does not have.
+
+    Attributes:
+        multilabel: whether files may have several classes, or none.
     """
 
     samples: list[Sample]
     classes: list[str] | None = None
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def multilabel(self) -> bool:
+        """Return whether files may have several classes, or none."""
+        return any(sample.labels is not None for sample in self.samples)
 
 
 Format = Callable[[Path, Path, list[str] | None], Listing]  # (annotation, root, classes)
@@ -56,13 +69,18 @@ class Annotations:
         endings: of such files, in lower case.
         json: the format of a JSON file.
         unique: refuse class names that occur twice.
+        folders: finds the folders below a folder that count as one file each (frames of a video).
     """
 
-    def __init__(self, noun: str, endings: tuple[str, ...], json: str, unique: bool = True):
-        self.noun, self.endings, self.json, self.unique = noun, endings, json, unique
+    def __init__(
+        self, noun: str, endings: tuple[str, ...], json: str, unique: bool = True,
+        folders: Callable[[Path], Iterable[str]] | None = None,
+    ):  # fmt: skip
+        self.noun, self.endings, self.json, self.unique, self.folders = noun, endings, json, unique, folders
         self.formats = Registry("annotation format")
         self.formats.register_module("list", module=self.read_list)
         self.formats.register_module("folders", module=self.read_folders)
+        self.formats.register_module("csv", module=self.read_csv)
 
     def read(
         self,
@@ -109,12 +127,15 @@ class Annotations:
             return self.json
         with open_text(path) as lines:
             header = next(lines, "")
-        return "kinetics" if "kinetics" in self.formats and "youtube_id" in header.split(",") else "list"
+        if "kinetics" in self.formats and "youtube_id" in header.split(","):
+            return "kinetics"
+        return "csv" if has_header(header) else "list"
 
     def read_list(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read lines `path label`: space, tab or comma between, spaces in paths allowed, absolute paths taken as is.
 
-        The label is a number, or, after a tab or comma and with `classes` given, a class name.
+        The label is a number, or, after a tab or comma and with `classes` given, a class name. In a multi-label set,
+        `path 1;4`: several numbers with semicolons between them, `path 1;` for one and `path ;` for none.
         """
         known = {name: index for index, name in enumerate(classes or ())}
         samples = []
@@ -122,13 +143,73 @@ class Annotations:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            name, label = _split(line.strip(), where, known)
+            several = _SEVERAL_LINE.fullmatch(line.strip())
+            if several:
+                name, labels = unquoted(several["path"]), [int(n) for n in re.findall(r"\d+", several["labels"])]
+                label = max(labels, default=0)
+            else:
+                name, label = _split(line.strip(), where, known)
             if classes is not None and label >= len(classes):
                 count = len(classes)
                 raise ValueError(f"{where}: label {label}, but there are {count} classes (0 to {count - 1})")
-            samples.append(Sample(os.path.join(root, name), label, name))
+            place = self.place(root, name)
+            samples.append(Sample.several(place, labels, name) if several else Sample(place, label, name))
+        self.check_root(samples, path, root)
+        return Listing(consistent(samples), classes)
+
+    def place(self, root: Path, name: str) -> str:
+        """Return the path of a name in a list; of `folder 120`, a folder of frames and their number, the folder."""
+        place = os.path.join(root, name)
+        if self.folders is not None and not os.path.exists(place):
+            folder = re.sub(r"[\s,]+\d+$", "", place)
+            return folder if os.path.isdir(folder) else place
+        return place
+
+    def read_csv(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
+        """Read a table with a head line: a column of paths, and one of labels or one of 0 and 1 for every class.
+
+        Columns are found by name (`path`, `file`, `video`, ...; `label`, `class`, ...). Labels are numbers or names;
+        several of a file are separated by `;` or `|`. Classes are the names in alphabetical order unless given.
+        """
+        rows = rows_of(path)
+        columns = columns_of(rows, str(path))
+        named = [labels_of(row, columns) for row in rows]
+        several = columns.label is None or any(len(found) > 1 for found in named)
+        if classes is None and columns.label is None:
+            classes = list(columns.classes)
+        words = {name for found in named for name in found}
+        if classes is None and not all(re.fullmatch(r"\d+(\.0)?", name) for name in words):
+            classes = sorted(words)
+        index = index_of(classes or ())
+        samples = []
+        for number, (row, found) in enumerate(zip(rows, named, strict=True), 2):
+            name = (row.get(columns.path) or "").strip()
+            if not name:
+                raise ValueError(f"{path}:{number}: no path in the column {columns.path!r}")
+            labels = [self.number(word, index, f"{path}:{number}") for word in found]
+            place = self.with_ending(self.place(root, name))
+            samples.append(
+                Sample.several(place, labels, name)
+                if several
+                else Sample(place, labels[0] if labels else NO_LABEL, name)
+            )
         self.check_root(samples, path, root)
         return Listing(samples, classes)
+
+    def number(self, word: str, index: Mapping[str, int], where: str) -> int:
+        """Return the number of a class in a table: of its name, or itself where classes are numbers."""
+        if word not in index and re.fullmatch(r"\d+(\.0)?", word):
+            label = int(float(word))
+            if index and label >= len(set(index.values())):
+                raise ValueError(f"{where}: label {label}, but there are {len(set(index.values()))} classes")
+            return label
+        return look_up(word, index, where)
+
+    def with_ending(self, place: str) -> str:
+        """Return a path of a table with its ending, where the table leaves it out and one such file is there."""
+        if os.path.splitext(place)[1].lower() in self.endings or os.path.exists(place):
+            return place
+        return next((place + ending for ending in self.endings if os.path.exists(place + ending)), place)
 
     def read_folders(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read a folder that has one folder of files per class; classes in alphabetical order unless given."""
@@ -142,8 +223,12 @@ class Annotations:
         samples, left_out = [], LeftOut()
         for folder in folders:
             label = look_up(folder, index, str(path / folder))
-            files = files_below(path / folder, self.endings, left_out)
-            samples += [Sample(p, label, os.path.relpath(p, path)) for p in sorted(files)]
+            inner_out = LeftOut()
+            files = sorted(files_below(path / folder, self.endings, inner_out))
+            if not files and self.folders is not None and (files := sorted(self.folders(path / folder))):
+                inner_out = LeftOut()  # the frames
+            left_out.join(inner_out)
+            samples += [Sample(p, label, os.path.relpath(p, path)) for p in files]
         for entry in sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")):
             left_out.add(str(entry), entry.suffix.lower())  # in no class
         self.say_left_out(path, left_out)
@@ -155,6 +240,9 @@ class Annotations:
         left_out = LeftOut()
         for path in files_below(root, self.endings, left_out):
             found.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
+        for path in self.folders(root) if self.folders is not None and not found else ():
+            found.setdefault(os.path.basename(path), []).append(path)
+            left_out = LeftOut()  # the frames
         self.say_left_out(root, left_out)
         return found
 
@@ -174,49 +262,11 @@ class Annotations:
             )
 
 
-def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
-    """Open a text file so that names of any bytes come through.
-
-    Raises:
-        ValueError: a FIFO, a device or a folder.
-    """
-    try:
-        regular_file(path)
-    except NotAFileError as error:
-        raise ValueError(f"{path} {error}") from None
-    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-
-
-def lines_of(path: str | os.PathLike) -> list[str]:
-    """Read the lines of a text file; only line feeds and carriage returns end one (names may hold other separators)."""
-    with open_text(path) as lines:
-        return [line.rstrip("\n") for line in lines]
-
-
-def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, str]]:
-    """Read the rows of a table with a head line.
-
-    Raises:
-        ValueError: not such a table, naming the file and line.
-    """
-    with open_text(path, newline="") as lines:
-        rows = csv.DictReader(lines, delimiter=delimiter)
-        try:
-            return list(rows)
-        except csv.Error as error:
-            raise ValueError(f"{path}:{rows.line_num}: not a table of values: {error}") from None
-
-
-def unquoted(name: str) -> str:
-    """Return a path of a list without the quotes around it; in quotes, `write_list` escapes what would end a line."""
-    if len(name) > 1 and name[0] == name[-1] == '"':
-        try:
-            escaped = str(json.loads(name))
-        except ValueError:
-            escaped = ""
-        if _UNSAFE.search(escaped):
-            return escaped
-    return name.strip('"')
+def consistent(samples: list[Sample]) -> list[Sample]:
+    """Return the samples as those of a multi-label set where one of them has several classes."""
+    if not any(sample.labels is not None for sample in samples):
+        return samples
+    return [s if s.labels is not None else Sample.several(s.path, [s.label], s.sample_id) for s in samples]
 
 
 def _split(line: str, where: str, known: Mapping[str, int]) -> tuple[str, int]:
@@ -292,30 +342,9 @@ def look_up(name: str, index: Mapping[str, int], where: str) -> int:
     return found
 
 
-def load_json(path: Path, kind: type = object, form: str = "") -> Any:
-    """Read a JSON file; errors name the line, or the form that is expected of a `kind`."""
-    try:
-        with open_text(path) as file:
-            found = json.load(file)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: JSON nested too deeply") from None
-    if not isinstance(found, kind):
-        raise ValueError(f"{path}: expected {form}, found a {type(found).__name__}")
-    return found
-
-
 def write_list(path: str | os.PathLike, samples: Iterable[Sample]) -> None:
     """Write a list file of absolute paths, so that any path survives."""
-    write_lines(path, ((os.path.abspath(sample.path), sample.label) for sample in samples))
-
-
-def write_lines(path: str | os.PathLike, labeled: Iterable[tuple[str, int]]) -> None:
-    """Write a list file of paths and labels, a tab between, paths that would not survive in quotes as JSON."""
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        for name, label in labeled:
-            file.write(f"{json.dumps(name) if _UNSAFE.search(name) else name}\t{label}\n")
+    write_lines(path, ((os.path.abspath(s.path), s.label if s.labels is None else s.labels) for s in samples))
 
 
 IMAGE_ENDINGS = (

@@ -198,7 +198,10 @@ def renumbered(own: Sequence[str], names: Sequence[str], source: str) -> list[in
 
 
 class LabeledFiles(FileDataset):
-    """Files with one class each: `samples` have `path`, `label` and `sample_id`; `classes` are names or None."""
+    """Files with one class each, or several in a multi-label set (`multilabel`): labels are 0/1 of every class then.
+
+    `samples` have `path`, `label` (or `labels`) and `sample_id`; `classes` are names or None.
+    """
 
     def __init__(
         self,
@@ -211,6 +214,19 @@ class LabeledFiles(FileDataset):
     ) -> None:
         super().__init__([s.path for s in samples], source, test_mode, seed, max_broken)
         self.samples, self.classes = samples, classes
+        self.multilabel = any(sample.labels is not None for sample in samples)
+
+    def label_of(self, sample: Sample) -> int | tuple[int, ...]:
+        """Return a sample's class, in a multi-label set its classes; transforms get these."""
+        return sample.label if sample.labels is None else sample.labels
+
+    def target(self, label: int | tuple[int, ...]) -> int | torch.Tensor:
+        """Return what an item holds: the class, in a multi-label set 0 or 1 of every class (K,)."""
+        if isinstance(label, int):
+            return label
+        target = torch.zeros(self.num_classes)
+        target[list(label)] = 1
+        return target
 
     def adopt_classes(self, names: Sequence[str]) -> None:
         """Number the classes as another set does, by their names; a set without names keeps its numbers.
@@ -221,7 +237,10 @@ class LabeledFiles(FileDataset):
         if self.classes is None:
             return
         new = renumbered(self.classes, names, self.source)
-        self.samples = [replace(s, label=new[s.label] if s.label >= 0 else s.label) for s in self.samples]
+        for_all = lambda labels: None if labels is None else tuple(sorted(new[y] for y in labels))  # noqa: E731
+        self.samples = [
+            replace(s, label=new[s.label] if s.label >= 0 else s.label, labels=for_all(s.labels)) for s in self.samples
+        ]
         self.classes = list(names)
 
     def sample_id(self, index: int) -> str:
@@ -229,11 +248,13 @@ class LabeledFiles(FileDataset):
         return self.samples[index].sample_id
 
     @property
-    def labels(self) -> list[int]:
-        """Return the labels in order."""
-        return [sample.label for sample in self.samples]
+    def labels(self) -> list[Any]:
+        """Return the labels in order, tuples in a multi-label set."""
+        return [self.label_of(sample) for sample in self.samples]
 
     @property
     def num_classes(self) -> int:
         """Return the number of classes: of the names given, else the largest label plus one."""
-        return len(self.classes) if self.classes else 1 + max(self.labels)
+        if self.classes:
+            return len(self.classes)
+        return 1 + max(max(s.labels or (s.label,)) for s in self.samples)

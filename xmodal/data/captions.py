@@ -15,7 +15,8 @@ import numpy as np
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES, lines_of, read_csv
+from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES
+from xmodal.data.lists import lines_of, read_csv
 from xmodal.data.pictures import ImageError, bytes_of, center_crop, random_crop, read_picture, to_array
 from xmodal.data.trouble import reading, retried
 from xmodal.registry import DATASETS, build, check_arguments

@@ -35,9 +35,10 @@ class ImageDataset(LabeledFiles):
     `max_broken` the run stops.
 
     Args:
-        annotation: list file (`path label`), folder of classes, or JSON `{image: class}`.
+        annotation: list file (`path label`), table with a head line, folder of classes, or JSON `{image: class}`;
+            several classes a file make the set multi-label.
         root: folder the paths start from; where the annotation lies when not given.
-        format: `list`, `folders`, `json` or `auto`.
+        format: `list`, `csv`, `folders`, `json` or `auto`.
         classes: class names by index, or a file of them; folders and JSON files know them by themselves.
         transforms: in order; each has `type` and its arguments and is called `(frames (1, 3, H, W), label, rng)`.
         test_mode: evaluation: float pixels, unreadable files skipped.
@@ -78,7 +79,7 @@ class ImageDataset(LabeledFiles):
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Read one image and transform it."""
         sample = self.samples[index]
-        frames, label = read_image(sample.path), sample.label  # (1, 3, H, W)
+        frames, label = read_image(sample.path), self.label_of(sample)  # (1, 3, H, W)
         for transform in self.transforms:
             frames, label = transform(frames, label, rng)
-        return {"image": frames[0].contiguous(), "label": label, "sample_id": sample.sample_id}
+        return {"image": frames[0].contiguous(), "label": self.target(label), "sample_id": sample.sample_id}

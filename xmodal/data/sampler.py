@@ -1,14 +1,37 @@
 """Samplers whose order depends only on (seed, epoch, position), so that training can resume at any step."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
 
-def order_of(size: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
-    """Return the order (size,) of the samples in one epoch, the same on every rank."""
+def order_of(size: int, seed: int, epoch: int, shuffle: bool = True, chances: np.ndarray | None = None) -> np.ndarray:
+    """Return the order (size,) of the samples in one epoch, the same on every rank.
+
+    With `chances` (size,), samples are drawn by them, with replacement.
+    """
+    if chances is not None:
+        return np.random.default_rng([seed, epoch]).choice(size, size, p=chances)
     return np.random.default_rng([seed, epoch]).permutation(size) if shuffle else np.arange(size)
+
+
+def balanced_chances(labels: Sequence[int | Sequence[int]]) -> np.ndarray:
+    """Return the chance (N,) of each sample that makes all classes equally frequent.
+
+    A sample of several classes counts for its rarest one, and one of none as often as the average sample.
+
+    Raises:
+        ValueError: no labels.
+    """
+    several = [[y] if isinstance(y, int | np.integer) else list(y) for y in labels]
+    counts = Counter(y for each in several for y in each)
+    if not counts:
+        raise ValueError("balanced sampling needs labels, and the training data set has none")
+    weights = np.asarray([max((1 / counts[y] for y in each), default=np.nan) for each in several])
+    weights = np.where(np.isnan(weights), np.nanmean(weights), weights)
+    return weights / weights.sum()
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -20,9 +43,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rank: of this process.
         world: number of processes.
         shuffle: False keeps the list's order.
+        chances: of the samples, where they are drawn by chance; see `balanced_chances`.
     """
 
-    def __init__(self, size: int, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+    def __init__(
+        self, size: int, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True,
+        chances: np.ndarray | None = None,
+    ):  # fmt: skip
+        self.chances = chances
         if size < 1:
             raise ValueError("the training data set is empty")
         self.size, self.seed, self.rank, self.world, self.shuffle = size, seed, rank, world, shuffle
@@ -36,7 +64,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return -(-self.size // self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.resize(order_of(self.size, self.seed, self.epoch, self.shuffle), len(self) * self.world)
+        order = np.resize(
+            order_of(self.size, self.seed, self.epoch, self.shuffle, self.chances), len(self) * self.world
+        )
         for index in order[self.rank :: self.world][self.start :]:
             yield self.epoch, int(index)
 
@@ -51,9 +81,14 @@ class StreamSampler(Sampler[tuple[int, int]]):
         rank: of this process.
         world: number of processes.
         shuffle: False keeps the list's order.
+        chances: of the samples, where they are drawn by chance; see `balanced_chances`.
     """
 
-    def __init__(self, size: int, total: int, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+    def __init__(
+        self, size: int, total: int, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True,
+        chances: np.ndarray | None = None,
+    ):  # fmt: skip
+        self.chances = chances
         if size < 1:
             raise ValueError("the training data set is empty")
         self.size, self.total, self.seed, self.rank, self.world, self.shuffle = size, total, seed, rank, world, shuffle
@@ -71,7 +106,7 @@ class StreamSampler(Sampler[tuple[int, int]]):
         for mine in range(self.start, self.total):
             epoch, at = divmod(mine * self.world + self.rank, self.size)
             if epoch != drawn:
-                order, drawn = order_of(self.size, self.seed, epoch, self.shuffle), epoch
+                order, drawn = order_of(self.size, self.seed, epoch, self.shuffle, self.chances), epoch
             yield epoch, int(order[at])
 
 

@@ -17,6 +17,7 @@ from xmodal.registry import TRANSFORMS, did_you_mean
 
 Clip = tuple[Tensor, int]
 INTERPOLATIONS = ("bicubic", "bilinear")
+USUAL = 224  # pixels, outside a run, where no encoder says another size
 
 
 def resize(images: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
@@ -59,11 +60,12 @@ class Resize:
     """Resize as Pillow does.
 
     Args:
-        size: the short side in pixels, or (height, width).
+        size: the short side in pixels, or (height, width); in a run the encoder's input size unless given.
         interpolation: `bicubic` or `bilinear`.
     """
 
-    def __init__(self, size: int | Sequence[int] = 224, interpolation: str = "bicubic") -> None:
+    def __init__(self, size: int | Sequence[int] | None = None, interpolation: str = "bicubic") -> None:
+        size = USUAL if size is None else size
         sides = [size] if isinstance(size, int) else list(size)
         if len(sides) not in (1, 2) or min(sides) < 1:
             raise ValueError(f"resize takes the short side or (height, width), in pixels, got {size!r}")
@@ -81,11 +83,11 @@ class CenterCrop:
     """Cut the middle square.
 
     Args:
-        size: side of the square, pixels.
+        size: side of the square, pixels; in a run the encoder's input size unless given.
     """
 
-    def __init__(self, size: int = 224) -> None:
-        self.size = size
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size or USUAL
 
     def __call__(self, frames: Tensor, label: int, rng: np.random.Generator) -> Clip:
         """Crop the frames.
@@ -105,12 +107,13 @@ class ShortSideJitter:
     """Resize the short side to a random length.
 
     Args:
-        low: shortest, pixels.
-        high: longest, pixels, inclusive.
+        low: shortest, pixels; in a run the encoder's input size unless given.
+        high: longest, pixels, inclusive; in a run 258/224 of the encoder's input size unless given.
         interpolation: `bicubic` or `bilinear`.
     """
 
-    def __init__(self, low: int = 224, high: int = 258, interpolation: str = "bicubic") -> None:
+    def __init__(self, low: int | None = None, high: int | None = None, interpolation: str = "bicubic") -> None:
+        low, high = low or USUAL, high or 258
         if not 0 < low <= high:
             raise ValueError(f"short-side jitter needs 0 < low <= high, got {low} and {high}")
         self.low, self.high, self.interpolation = low, high, interpolation
@@ -127,14 +130,14 @@ class RandomCrop:
     """Cut a square anywhere.
 
     Args:
-        size: side of the square, pixels.
+        size: side of the square, pixels; in a run the encoder's input size unless given.
         padding: pixels by which the border is repeated on every side before.
 
     Differs from the released code: the last position can be drawn too.
     """
 
-    def __init__(self, size: int = 224, padding: int = 0) -> None:
-        self.size, self.padding = size, padding
+    def __init__(self, size: int | None = None, padding: int = 0) -> None:
+        self.size, self.padding = size or USUAL, padding
 
     def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
         """Crop the clip."""
@@ -153,7 +156,7 @@ class RandomResizedCrop:
     """Cut a box of random area and shape and resize it to a square.
 
     Args:
-        size: side of the square, pixels.
+        size: side of the square, pixels; in a run the encoder's input size unless given.
         area: least and greatest share of the frame's area.
         ratio: least and greatest width/height; drawn log-uniformly.
         interpolation: `bicubic` or `bilinear`.
@@ -162,7 +165,7 @@ class RandomResizedCrop:
 
     def __init__(
         self,
-        size: int = 224,
+        size: int | None = None,
         area: Sequence[float] = (0.08, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         interpolation: str = "bicubic",
@@ -170,7 +173,7 @@ class RandomResizedCrop:
     ) -> None:
         if not 0 < area[0] <= area[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"need 0 < area[0] <= area[1] <= 1 and 0 < ratio[0] <= ratio[1], got {area} and {ratio}")
-        self.size, self.area, self.ratio, self.interpolation = size, tuple(area), tuple(ratio), interpolation
+        self.size, self.area, self.ratio, self.interpolation = size or USUAL, tuple(area), tuple(ratio), interpolation
         self.antialias = antialias
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -216,6 +219,8 @@ class HorizontalFlip:
         """Mirror the clip and swap its label, or leave both."""
         if rng.random() >= self.prob:
             return clip, label
+        if isinstance(label, tuple):  # of a multi-label set
+            return clip.flip(-1), tuple(self.swap.get(y, y) for y in label)  # type: ignore[return-value]
         return clip.flip(-1), self.swap.get(label, label)
 
 

@@ -19,6 +19,12 @@ class LeftOut:
         self.counts[ending] = self.counts.get(ending, 0) + 1
         self.examples.setdefault(ending, path)
 
+    def join(self, other: "LeftOut") -> None:
+        """Take over what another walk noted."""
+        for ending, count in other.counts.items():
+            self.counts[ending] = self.counts.get(ending, 0) + count
+            self.examples.setdefault(ending, other.examples[ending])
+
     def __str__(self) -> str:
         most = sorted(self.counts, key=lambda ending: (-self.counts[ending], ending))
         parts = [f"{self.counts[e]} {e or 'without an ending'} (e.g. {printable(self.examples[e])})" for e in most[:5]]

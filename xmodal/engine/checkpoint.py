@@ -218,6 +218,7 @@ def pack(runner: Any, step: int, validated: bool) -> dict[str, Any]:
         "encoder": dict(find()) if find else None, "classes": list(map(str, classes)) if classes else None,
         "config": Path(runner.cfg.filename).stem if runner.cfg.filename else None,
         "settings": runner.settings or settings_of(runner.cfg), "data": data_key(loop.dataloader.dataset),
+        "config_text": runner.config_text,
     }  # fmt: skip
     checkpoint = {
         "meta": meta,

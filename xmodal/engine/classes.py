@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.logging import print_log
 
 from xmodal.data.annotations import plain
 from xmodal.data.walk import printable
 
 SHOWN = 5  # names in a message
+UNEVEN = 4  # times as many samples of the most frequent class as of the rarest are worth a word
 
 
 def names_of(dataset: Any) -> list[str] | None:
@@ -104,6 +106,7 @@ def check_training(runner: Any) -> None:
     check_labels(dataset, "train", outputs, names)
     source = getattr(dataset, "source", "the training data")
     check_order(names, runner)
+    balance(dataset, runner)
     if names and outputs is not None and hasattr(dataset, "labels"):
         if len(names) > outputs:
             raise ValueError(
@@ -116,6 +119,44 @@ def check_training(runner: Any) -> None:
         empty = [name for i, name in enumerate(names) if i not in set(labels.tolist())]
         if empty:
             say(f"{source}: {len(empty)} of {len(names)} classes have no training sample: {some(empty)}")
+
+
+def balance(dataset: Any, runner: Any) -> None:
+    """Give the head the numbers of samples that its `class_weights="balanced"` needs, or note classes out of balance.
+
+    Raises:
+        ValueError: a multi-label head for single labels, or the other way round.
+    """
+    head = getattr(getattr(runner.model, "module", runner.model), "head", None)
+    several, source = getattr(dataset, "multilabel", False), getattr(dataset, "source", "the training data")
+    if hasattr(head, "multilabel") and hasattr(dataset, "multilabel") and head.multilabel != several:
+        fix = ("MultiLabelHead", "MultiLabelMetric") if several else ("ClassificationHead", "Accuracy")
+        kind = "several classes a sample" if several else "one class a sample"
+        raise ValueError(f"{source} has {kind}: set model.head.type to {fix[0]} and val_evaluator.type to {fix[1]}")
+    counts = counts_of(dataset, getattr(head, "num_classes", 0))
+    weighted = getattr(head, "class_weights", None)
+    if weighted == "balanced":
+        if not counts.sum():
+            raise ValueError(f"{source} has no labels: model.head.class_weights='balanced' needs them")
+        head.weigh(torch.from_numpy(counts), len(dataset))
+    loader = runner.cfg.get("train_dataloader") or {} if hasattr(runner, "cfg") else {}
+    seen = counts[counts > 0]
+    if weighted is None and not loader.get("balanced") and len(seen) > 1 and seen.max() >= UNEVEN * seen.min():
+        most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+        names = names_of(dataset)
+        say(
+            f"{source}: classes are out of balance: {counts[most]} of {name_of(most, names)}, {counts[least]} of "
+            f"{name_of(least, names)}; look at mean_class, and try train_dataloader.balanced=true or "
+            "model.head.class_weights=balanced"
+        )
+
+
+def counts_of(dataset: Any, classes: int) -> np.ndarray:
+    """Return the number of samples (K,) of each class."""
+    if not getattr(dataset, "multilabel", False):
+        labels = labels_of(dataset)
+        return np.bincount(labels, minlength=classes) if len(labels) else np.zeros(classes, np.int64)
+    return np.bincount([y for several in dataset.labels for y in several], minlength=classes)
 
 
 def check_order(names: Sequence[str] | None, runner: Any) -> None:

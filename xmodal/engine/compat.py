@@ -24,6 +24,7 @@ from xmodal.engine import classes
 from xmodal.engine.optim import TrainedGroups
 from xmodal.engine.resume import resume
 from xmodal.engine.schedule import SCHEDULES, Schedule
+from xmodal.engine.sizes import check_input
 from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, did_you_mean, resolve
 
 RUNS = itertools.count(1)
@@ -75,6 +76,7 @@ class Runner(StockRunner):
         self.stop_requested = False
         self.allow_changes = False  # of settings, on resuming
         self.settings: dict[str, str] | None = None  # kept in checkpoints; None: those of `cfg`
+        self.config_text: str | None = None  # kept in checkpoints
         self.training = False
         self.trained_classes: list[str] | None = None  # of the checkpoint that is tested
         self.log_interval = 50  # steps between two points of the curves; ProgressHook sets it
@@ -163,6 +165,7 @@ class Runner(StockRunner):
         """Build the training loop; misspelt arguments are refused by name."""
         self._train_loop = super().build_train_loop(_checked_loop(loop))
         classes.check_training(self)
+        check_input(self.model, self._train_loop.dataloader.dataset, "train")
         return self._train_loop
 
     def build_val_loop(self, loop: Any) -> Any:
@@ -174,6 +177,7 @@ class Runner(StockRunner):
     def name_classes(self, loop: Any, stage: str) -> None:
         """Number the classes of an evaluation loop's data as in training, and tell their names to its metrics."""
         names = classes.agree(self, stage, loop.dataloader.dataset)
+        check_input(self.model, loop.dataloader.dataset, stage, classes.train_set(self))
         loop.evaluator.dataset_meta = {"classes": names} if names else None
 
     def build_test_loop(self, loop: Any) -> Any:
@@ -233,6 +237,9 @@ class Runner(StockRunner):
             raise
         finally:
             self.training = False
+
+    def dump_config(self) -> None:
+        """Do nothing. Why: mmengine's file is overwritten by a test. Ours: `config.py`, written by `launch.train`."""
 
     def _log_env(self, env_cfg: dict) -> None:
         """Say little. Why: mmengine prints a hundred lines that take seconds to collect; see report.json."""

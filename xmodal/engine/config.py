@@ -14,6 +14,7 @@ from mmengine.runner import Runner as StockRunner
 from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
+CHECKPOINTS = (".pth", ".pt")  # endings; such a file holds the config of its run
 KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache", "benchmarks", "variants"}
 
 
@@ -21,7 +22,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     """Read a config, apply `key.path=value` options, fill in defaults and check the top-level keys.
 
     Args:
-        path: a pure-Python or a text-style mmengine config.
+        path: a pure-Python or a text-style mmengine config, or a checkpoint, which holds the config of its run.
         options: such as `optim_wrapper.optimizer.lr=1e-3`, `model.adapters.0.bottleneck=64`; `benchmark=fgvc` and
             `variant=NAME` first apply what the config's `benchmarks` and `variants` say about that one.
 
@@ -36,7 +37,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         here = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
         raise ValueError(f"no config at {path}; {did_you_mean(str(path), here)}" if here else f"no config at {path}")
     try:
-        cfg = Config.fromfile(str(path))
+        cfg = Config.fromfile(str(path)) if Path(path).suffix not in CHECKPOINTS else stored(path)
     except (SyntaxError, ImportError, ConfigParsingError) as error:
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     check_keys(cfg)
@@ -48,6 +49,16 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     set_defaults(cfg)
     apply_options(cfg, options)
     return cfg
+
+
+def stored(path: str | Path) -> Config:
+    """Read the config that a checkpoint holds."""
+    from xmodal.engine.stored_config import config_of
+    from xmodal.torch_files import read_torch
+
+    checkpoint = read_torch(path, "a checkpoint written by tools/train.py")
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    return config_of(meta if isinstance(meta, dict) else {}, path)
 
 
 def apply_choices(cfg: Config, options: Sequence[str]) -> list[str]:
@@ -69,7 +80,9 @@ def apply_choices(cfg: Config, options: Sequence[str]) -> list[str]:
 
 def experiment_name(cfg: Config, path: str | Path) -> str:
     """Return the name of an experiment: the config's, with the variant where one was chosen."""
-    return "_".join(filter(None, (Path(path).stem, (cfg.get("about") or {}).get("variant"))))
+    path = Path(path)
+    stem = path.absolute().parent.name if path.name == "config.py" or path.suffix in CHECKPOINTS else path.stem
+    return "_".join(filter(None, (stem, (cfg.get("about") or {}).get("variant"))))
 
 
 def merge(config: dict, changes: Mapping[str, Any]) -> None:

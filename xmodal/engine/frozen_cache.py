@@ -29,6 +29,7 @@ from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
 from xmodal.engine.checkpoint import bare
 from xmodal.engine.config import flatten
+from xmodal.engine.sizes import check_input, input_size, sized
 from xmodal.model import CACHED
 from xmodal.registry import check_arguments
 from xmodal.structures import Grid
@@ -229,6 +230,7 @@ class CachedDataset(Dataset):
             str(getattr(cache.dataset, "source", "cache")),
         )
         self.labels = getattr(cache.dataset, "labels", None)
+        self.multilabel = getattr(cache.dataset, "multilabel", False)
         self._numbers: list[int] | None = None  # of the classes, where training has others
         self._marks: dict[tuple[int, int], dict] = {}
         self._arrays: dict[tuple[int, int, str], np.ndarray] = {}
@@ -256,7 +258,11 @@ class CachedDataset(Dataset):
             if not name.endswith(SCALE):
                 scale = self.array(place, name + SCALE)[row] if name + SCALE in mark["names"] else None
                 about[CACHED + name] = torch.from_numpy(unpack(self.array(place, name)[row], scale))
-        if self._numbers is not None and about.get("label", -1) >= 0:
+        if isinstance(about.get("label"), list):  # of a multi-label set
+            label = torch.tensor(about["label"])
+            about["label"] = label if self._numbers is None else label.new_zeros(len(self.classes)).index_put(
+                (torch.tensor(self._numbers),), label)  # fmt: skip
+        elif self._numbers is not None and about.get("label", -1) >= 0:
             about["label"] = self._numbers[about["label"]]
         return {**about, "grid": Grid(**mark["grid"]) if mark["grid"] else None}
 
@@ -268,7 +274,7 @@ class CachedDataset(Dataset):
         """
         if self.classes is not None:
             self._numbers = renumbered(self.classes, names, self.source)
-            self.labels = [self._numbers[y] if y >= 0 else y for y in self.labels] if self.labels is not None else None
+            self.labels = None if self.labels is None else [renamed(y, self._numbers) for y in self.labels]
             self.classes = list(names)
 
     def array(self, place: tuple[int, int], name: str) -> np.ndarray:
@@ -281,6 +287,13 @@ class CachedDataset(Dataset):
             except ValueError as error:
                 raise ValueError(f"{path} is damaged ({error}): start again, and it is computed again") from error
         return self._arrays[where]
+
+
+def renamed(label: Any, numbers: Sequence[int]) -> Any:
+    """Return a label, or the labels of a multi-label sample, by other numbers of the classes; -1 stays."""
+    if isinstance(label, tuple):
+        return tuple(sorted(numbers[y] for y in label))
+    return numbers[label] if label >= 0 else label
 
 
 def place_of(grid: Grid) -> dict[str, int]:
@@ -319,13 +332,17 @@ def use_cache(runner: Any, options: dict[str, Any]) -> None:
         options: arguments of `FrozenCache`; `views` is of the training set.
     """
     check_arguments(FrozenCache, options)
+    train = None
     for stage in ("train", "val"):
         loader = getattr(runner, f"_{stage}_dataloader", None)
         if not isinstance(loader, dict):
             continue
-        dataset = build_dataset(loader["dataset"], seed=runner.seed)
+        described = sized(loader["dataset"], input_size(runner.model))
+        dataset = build_dataset(described, seed=runner.seed)
+        check_input(runner.model, dataset, stage, train)
+        train = dataset if stage == "train" else train
         views = options.get("views", 1) if stage == "train" else 1
-        own = {**options, "views": views, "config": [loader["dataset"], runner.seed]}
+        own = {**options, "views": views, "config": [described, runner.seed]}
         cache = FrozenCache(bare(runner.model), dataset, **own)
         cache.fill(runner.rank, runner.world_size)
         barrier()
@@ -334,7 +351,7 @@ def use_cache(runner: Any, options: dict[str, Any]) -> None:
 
 def plain(item: dict[str, Any]) -> dict[str, Any]:
     """Return an item's label and sample_id as plain JSON values."""
-    numbers = {k: v.item() if isinstance(v, Tensor | np.generic) else v for k, v in item.items() if k == "label"}
+    numbers = {k: v.tolist() if isinstance(v, Tensor | np.generic) else v for k, v in item.items() if k == "label"}
     return {**numbers, "sample_id": item.get("sample_id")}
 
 

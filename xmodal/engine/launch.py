@@ -21,6 +21,7 @@ from xmodal.engine.divergence import replay
 from xmodal.engine.frozen_cache import use_cache
 from xmodal.engine.loops import Interrupted
 from xmodal.engine.precision import check_amp
+from xmodal.engine.stored_config import text_of, write_config
 from xmodal.engine.work_dir import claimed
 
 
@@ -32,7 +33,7 @@ def prepare(
     amp: str | None = None,
     launcher: str = "none",
 ) -> Config:
-    """Read a config and apply command-line arguments.
+    """Read a config, or the one that a checkpoint holds, and apply command-line arguments.
 
     Raises:
         ValueError: see `load_config`; fp16 without a GPU.
@@ -66,6 +67,7 @@ def train(cfg: Config, resume: str | None = None, allow_changes: bool = False) -
     for key in ("train_dataloader", "optim_wrapper"):
         if key not in cfg:
             raise ValueError(f"the config defines no {key}: nothing to train")
+    text = text_of(cfg)
     cfg.resume = resume is not None
     if resume not in (None, "auto"):
         cfg.load_from = resume
@@ -74,7 +76,9 @@ def train(cfg: Config, resume: str | None = None, allow_changes: bool = False) -
     cache = cfg.pop("cache", None)
     with claimed(cfg.work_dir, settings, resume):
         runner = Runner.from_cfg(cfg)
-        runner.settings, runner.allow_changes = settings, allow_changes
+        runner.settings, runner.allow_changes, runner.config_text = settings, allow_changes, text
+        if runner.rank == 0:
+            write_config(cfg.work_dir, text)
         with stop_gently(runner):
             if cache:
                 use_cache(runner, cache)

@@ -14,12 +14,13 @@ from torch import nn
 
 from xmodal.data.collate import batch_size, split
 from xmodal.data.loader import build_dataset, build_loader
-from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler
+from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler, balanced_chances
 from xmodal.engine.checkpoint import not_finite, random_state
 from xmodal.engine.divergence import keep_bad_step
 from xmodal.engine.meter import Meter
 from xmodal.engine.optim import NotFiniteError
 from xmodal.engine.precision import autocast
+from xmodal.engine.sizes import input_size, sized
 from xmodal.metrics import gather
 
 
@@ -37,7 +38,7 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: the runner.
-        dataloader: config of the training loader.
+        dataloader: config of the training loader; `balanced=True` in it draws all classes equally often.
         max_epochs: length in epochs.
         max_steps: length in steps; give one of the two.
         val_interval: epochs (or steps) between validations; the end is always validated.
@@ -63,16 +64,21 @@ class TrainLoop(BaseLoop):
         self.by_steps, self.val_interval, self.val_begin = max_steps is not None, val_interval, val_begin
         self.batch_split = batch_split
         rank, world = get_rank(), get_world_size()
-        dataset = build_dataset(dataloader["dataset"], seed=runner.seed)
+        dataset = build_dataset(
+            sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
+        )
+        dataloader, balanced = dict(dataloader), dataloader.get("balanced", False)
+        dataloader.pop("balanced", None)
+        chances = balanced_chances(getattr(dataset, "labels", ())) if balanced else None
         self.batch = int(dataloader.get("batch_size", 1))
-        sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world)
+        sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world, chances=chances)
         self.steps_per_epoch = -(-len(sampler) // self.batch)
         if dataloader.get("drop_last"):
             self.steps_per_epoch = len(sampler) // self.batch
         if self.steps_per_epoch < 1:
             raise ValueError(f"{len(dataset)} samples do not fill one batch of {self.batch} x {world} (drop_last)")
         if max_steps is not None:
-            sampler = StreamSampler(len(dataset), max_steps * self.batch, runner.seed, rank, world)
+            sampler = StreamSampler(len(dataset), max_steps * self.batch, runner.seed, rank, world, chances=chances)
         self._max_steps = max_steps if max_steps is not None else int(max_epochs or 0) * self.steps_per_epoch
         self.sampler = sampler
         super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))
@@ -226,7 +232,9 @@ class _EvalLoop(BaseLoop):
     stage = ""
 
     def __init__(self, runner: Any, dataloader: dict, evaluator: Any, amp: str | None = None):
-        dataset = build_dataset(dataloader["dataset"], seed=runner.seed)
+        dataset = build_dataset(
+            sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
+        )
         sampler = EvalSampler(len(dataset), get_rank(), get_world_size())
         super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))
         self.evaluator = runner.build_evaluator(evaluator)

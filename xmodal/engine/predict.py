@@ -11,12 +11,13 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from xmodal.data.annotations import write_lines
 from xmodal.data.collate import batch_size
+from xmodal.data.lists import write_lines
 from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EvalSampler
 from xmodal.engine.checkpoint import load_weights
 from xmodal.engine.precision import autocast
+from xmodal.engine.sizes import input_size, sized
 from xmodal.registry import DATASETS, MODELS, build, resolve
 
 
@@ -72,8 +73,8 @@ def predict(
         raise ValueError(f"no file at {given[0]}")
     loader_cfg = dict(cfg.test_dataloader)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = dataset_of_files(loader_cfg.pop("dataset"), files, Path(folder))
         model = build(cfg.model, MODELS).to(get_device()).eval()
+        dataset = dataset_of_files(sized(loader_cfg.pop("dataset"), input_size(model)), files, Path(folder))
         names = load_weights(model, checkpoint).get("classes") or []
         loader_cfg["num_workers"] = min(loader_cfg.get("num_workers", 0), len(files) // 8)
         found: dict[str, dict] = {}

@@ -47,7 +47,12 @@ class Schedule:
         self.warmup = warmup_steps or warmup_epochs * epoch_length
         self.final, self.start, self.ahead, self.final_decay = final, start, ahead, final_decay
         if self.warmup and self.warmup >= total_steps:
-            raise ValueError(f"a warm-up of {self.warmup:g} steps leaves nothing of a run of {total_steps} steps")
+            key, length = ("steps", warmup_steps) if warmup_steps else ("epochs", warmup_epochs)
+            most = total_steps // 10 if warmup_steps else total_steps / epoch_length / 10
+            raise ValueError(
+                f"param_scheduler.warmup_{key}={length:g} is a warm-up of {self.warmup:g} steps, and the run has "
+                f"{total_steps}: set param_scheduler.warmup_{key}={most:.2g} (a tenth of the run), or train longer"
+            )
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
             if final_decay is not None:

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 
 from xmodal.engine.checkpoint import LAST, read
 from xmodal.engine.resume import changes
+from xmodal.engine.stored_config import CONFIG
 
 LOCK = "run.lock"
 
@@ -58,7 +59,7 @@ def make_room(folder: Path, settings: dict[str, str]) -> None:
     Raises:
         ValueError: they are of another experiment.
     """
-    there = sorted([*folder.glob("*.pth"), *folder.glob("report.json")])
+    there = sorted([*folder.glob("*.pth"), *folder.glob("report.json"), *folder.glob(CONFIG)])
     if not any(path.suffix == ".pth" for path in there):
         return
     if not same_experiment(folder / LAST, settings):

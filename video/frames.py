@@ -1,0 +1,140 @@
+"""Read videos that are stored as folders of frames: `img_00001.jpg`, `img_00002.jpg`, ..."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from video.decode import VideoError, VideoFile, resize_short_side
+from xmodal.data.annotations import IMAGE_ENDINGS
+from xmodal.data.pictures import ImageError, read_picture
+from xmodal.data.trouble import reading, words_of
+
+NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)")
+COLOR = ("", "img", "image", "frame", "frames", "rgb")  # prefixes of color frames, where flow lies beside them
+
+
+def frames_in(folder: str | os.PathLike) -> list[str]:
+    """Return the paths of the frames of a folder in the order of their numbers; empty when it holds none.
+
+    Where files of several names are numbered (`img_00001.jpg`, `flow_x_00001.jpg`), the color frames are taken.
+    """
+    series: dict[str, list[tuple[int, str]]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, ending = os.path.splitext(entry.name)
+            found = NUMBERED.fullmatch(stem)
+            if found and ending.lower() in IMAGE_ENDINGS and not entry.name.startswith("."):
+                series.setdefault(found["prefix"], []).append((int(found["number"]), entry.path))
+    if not series:
+        return []
+    prefix = min(series, key=lambda p: (p.strip("_- .").lower() not in COLOR, -len(series[p]), p))
+    return [path for _, path in sorted(series[prefix])]
+
+
+def is_frame_folder(folder: str | os.PathLike) -> bool:
+    """Return whether a folder holds one video as numbered images: at least two, and nothing else of that size."""
+    return os.path.isdir(folder) and len(frames_in(folder)) > 1
+
+
+def frame_folders(root: str | os.PathLike) -> Iterator[str]:
+    """Yield the folders below a folder that hold a video each as numbered images."""
+    for folder, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if folder != os.fspath(root) and is_frame_folder(folder):
+            folders.clear()
+            yield folder
+
+
+class FrameFolder:
+    """Read frames of a folder by index, as `VideoFile` does of a file.
+
+    Args:
+        folder: with numbered images of one size.
+
+    Raises:
+        VideoError: no folder, or no numbered images in it.
+    """
+
+    backend, why_in_sequence = "frames", ""
+    fps = 0.0  # not known
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.path = os.fspath(folder)
+        with self._reading():
+            self.frames = frames_in(folder)
+        if not self.frames:
+            raise VideoError(self.path, "no numbered images (img_00001.jpg, ...) in the folder", "frames")
+        self._size: tuple[int, int] | None = None
+
+    def _reading(self):
+        return reading(self.path, VideoError, lambda e: VideoError(self.path, words_of(e), "frames"))
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of frames."""
+        return len(self.frames)
+
+    @property
+    def codec(self) -> str:
+        """Return the kind of the images."""
+        return Path(self.frames[0]).suffix.lower().lstrip(".")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return height and width."""
+        if self._size is None:
+            self.read([0])
+        assert self._size is not None
+        return self._size
+
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        short_side: int | None = None,
+        shrink: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Read frames; arguments and result are those of `VideoFile.read`.
+
+        Raises:
+            IndexError: an index outside the video.
+            VideoError: a frame that cannot be read, or of another size than the others.
+        """
+        wanted = np.asarray(indices, np.int64).reshape(-1)
+        if not wanted.size or wanted.min() < 0 or wanted.max() >= self.num_frames:
+            raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
+        images = {int(i): self._frame(int(i), short_side, shrink) for i in np.unique(wanted)}
+        return np.stack([images[int(i)] for i in wanted])  # (T, H, W, 3)
+
+    def _frame(self, index: int, short_side: int | None, shrink: Callable | None) -> np.ndarray:
+        try:
+            image = np.asarray(read_picture(self.frames[index]))
+        except ImageError as error:
+            raise VideoError(self.path, f"{Path(self.frames[index]).name}: {error}", "frames") from error
+        if self._size not in (None, image.shape[:2]):
+            raise VideoError(self.path, f"{Path(self.frames[index]).name} has another size than other frames", "frames")
+        self._size = image.shape[:2]
+        if short_side is not None:
+            image = resize_short_side(image[None], short_side)[0]
+        return shrink(image) if shrink is not None else image
+
+    def __enter__(self) -> "FrameFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: no file stays open."""
+
+
+def open_video(path: str | os.PathLike, decoder: str = "own") -> VideoFile | FrameFolder:
+    """Open a video file, or a folder of frames.
+
+    Args:
+        path: the file or the folder.
+        decoder: of files, see `VideoFile`.
+
+    Raises:
+        VideoError: see `VideoFile` and `FrameFolder`.
+    """
+    return FrameFolder(path) if os.path.isdir(path) else VideoFile(path, decoder=decoder)

@@ -1,0 +1,88 @@
+"""Read and write text files of paths and labels: lines, tables and JSON, with names of any bytes."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from xmodal.data.tables import delimiter_of
+from xmodal.data.trouble import NotAFileError, regular_file
+
+_UNSAFE = re.compile(r"[\n\r\t\"]|^\s|\s$")  # in a path: would end its line or its column, or be stripped
+
+
+def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
+    """Open a text file so that names of any bytes come through.
+
+    Raises:
+        ValueError: a FIFO, a device or a folder.
+    """
+    try:
+        regular_file(path)
+    except NotAFileError as error:
+        raise ValueError(f"{path} {error}") from None
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def lines_of(path: str | os.PathLike) -> list[str]:
+    """Read the lines of a text file; only line feeds and carriage returns end one (names may hold other separators)."""
+    with open_text(path) as lines:
+        return [line.rstrip("\n") for line in lines]
+
+
+def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, str]]:
+    """Read the rows of a table with a head line.
+
+    Raises:
+        ValueError: not such a table, naming the file and line.
+    """
+    with open_text(path, newline="") as lines:
+        rows = csv.DictReader(lines, delimiter=delimiter)
+        try:
+            return list(rows)
+        except csv.Error as error:
+            raise ValueError(f"{path}:{rows.line_num}: not a table of values: {error}") from None
+
+
+def rows_of(path: str | os.PathLike) -> list[dict[str, str]]:
+    """Read the rows of a table whose columns are separated by tabs, semicolons or commas."""
+    with open_text(path) as lines:
+        header = next(lines, "")
+    return read_csv(path, delimiter_of(header))
+
+
+def unquoted(name: str) -> str:
+    """Return a path of a list without the quotes around it; in quotes, `write_list` escapes what would end a line."""
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        try:
+            escaped = str(json.loads(name))
+        except ValueError:
+            escaped = ""
+        if _UNSAFE.search(escaped):
+            return escaped
+    return name.strip('"')
+
+
+def load_json(path: Path, kind: type = object, form: str = "") -> Any:
+    """Read a JSON file; errors name the line, or the form that is expected of a `kind`."""
+    try:
+        with open_text(path) as file:
+            found = json.load(file)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: JSON nested too deeply") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"{path}: expected {form}, found a {type(found).__name__}")
+    return found
+
+
+def write_lines(path: str | os.PathLike, labeled: Iterable[tuple[str, int | tuple[int, ...]]]) -> None:
+    """Write a list file of paths and labels, a tab between, paths that would not survive in quotes as JSON."""
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        for name, label in labeled:
+            words = label if isinstance(label, int) else ";".join(map(str, label)) + ";"
+            file.write(f"{json.dumps(name) if _UNSAFE.search(name) else name}\t{words}\n")
