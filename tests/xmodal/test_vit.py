@@ -9,9 +9,9 @@ from tests.xmodal.adapters.towers import build, refill, vit
 from tests.xmodal.test_encoders import OPEN_CLIP_SMALL, SMALL
 from xmodal.adapters.noah import noah
 from xmodal.adapters.vpt import vpt
-from xmodal.encoders.block import DropPath
 from xmodal.encoders.openclip_weights import build as build_clip
 from xmodal.encoders.openclip_weights import config_of, open_clip_clip, open_clip_encoder, text_of, vision_of
+from xmodal.encoders.parts import DropPath
 from xmodal.encoders.statistics import with_statistics
 from xmodal.encoders.timm_weights import from_timm, timm_encoder
 from xmodal.encoders.tiny import tiny_clip, tiny_clip_encoder

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from xmodal.encoders.block import make_activation
+from xmodal.encoders.parts import make_activation
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid
@@ -20,7 +20,7 @@ class Bottleneck(nn.Module):
     Args:
         dim: width D.
         hidden: width h between.
-        act: activation, see `block.ACTIVATIONS`.
+        act: activation, see `parts.ACTIVATIONS`.
         parallel: read the operation's input instead of its output.
         scale: s.
         dropout: between the two layers, in training.

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.encoders.block import Mlp, make_norm
+from xmodal.encoders.block import Mlp
+from xmodal.encoders.parts import make_norm
 from xmodal.encoders.sites import Linear
 
 

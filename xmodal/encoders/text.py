@@ -33,7 +33,7 @@ class TextTransformer(nn.Module):
         num_heads: attention heads.
         out_dim: width D of the projected feature.
         mlp_ratio: hidden width of the MLP over W.
-        act: activation, see `block.ACTIVATIONS`.
+        act: activation, see `parts.ACTIVATIONS`.
         norm_eps: of every LayerNorm.
         causal: a token sees only those before it.
         pool: `end` reads the token with the largest id (CLIP's end token), `last` the last position (SigLIP).

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.encoders.block import Block, PostNormBlock, make_norm, run_block
+from xmodal.encoders.block import Block, PostNormBlock, run_block
 from xmodal.encoders.keys import to_timm_state
+from xmodal.encoders.parts import make_norm
 from xmodal.encoders.pooling import AttentionPool
 from xmodal.encoders.sites import Edits, Pointwise, Stream
 from xmodal.encoders.taps import Taps
@@ -79,7 +80,7 @@ class VisionTransformer(Encoder):
         qkv_bias: bias of the query, key and value projection.
         qk_norm: normalize queries and keys.
         init_values: initial LayerScale, None for none.
-        act: activation, see `block.ACTIVATIONS`.
+        act: activation, see `parts.ACTIVATIONS`.
         gated: gated MLP.
         class_token: whether a class token stands first.
         num_registers: register tokens behind the class token.
@@ -103,7 +104,7 @@ class VisionTransformer(Encoder):
         rotary: rotary positions of the patches, arguments of `rotary.Rotary`; None for none.
         positions: whether there is a table of positions that is added to the tokens.
         patch_norm: a norm behind the patch projection.
-        norm: kind of the norms, a name in `block.NORMS`.
+        norm: kind of the norms, a name in `parts.NORMS`.
         attn_norm: a norm in front of the output projection of every attention.
         mlp_norm: a norm in front of the second layer of every MLP.
         bias: bias of the attention's output projection and of the MLPs.
