@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from xmodal.encoders.attend import attend
-from xmodal.encoders.branches import Branches
+from xmodal.encoders.branches import Layout
 from xmodal.encoders.parts import make_norm
 from xmodal.encoders.rotary import make_rotary
 from xmodal.encoders.sites import Edits, Linear, linear
@@ -83,7 +83,7 @@ class Attention(nn.Module):
         grid: Grid | None = None,
         rows: int | None = None,
         tap: Slot | None = None,
-        branches: Branches | None = None,
+        branches: Layout | None = None,
     ) -> Tensor:
         """Map x (B, N, D) to (B, N or rows, D)."""
         q, k, v = self.project(x, grid, rows)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.attention import Attention, short
-from xmodal.encoders.branches import Branches
+from xmodal.encoders.branches import Layout
 from xmodal.encoders.frozen_mlp import frozen_mlp
 from xmodal.encoders.parts import DropPath, QuickGELU, make_activation, make_norm
 from xmodal.encoders.sites import Edits, LayerScale, Linear, Pointwise, Stream
@@ -29,6 +29,7 @@ class Mlp(nn.Module):
         bias: bias of both layers.
         norm: norm of what the second layer reads, a name in `parts.NORMS`; None for none.
         norm_eps: of that norm.
+        norm_in: norm of what the first layer reads, a name in `parts.NORMS`; None for none.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Mlp(nn.Module):
         bias: bool = True,
         norm: str | None = None,
         norm_eps: float = 1e-6,
+        norm_in: str | None = None,
     ):
         super().__init__()
         self.gated = gated
+        self.norm_in = nn.Identity() if norm_in is None else make_norm(norm_in, dim, norm_eps)
         inner = hidden // 2 if gated else hidden
         self.fc1 = Linear(dim, hidden, bias)
         self.act = Pointwise(make_activation(act))
@@ -54,7 +57,7 @@ class Mlp(nn.Module):
         """Map (B, N, D) to (B, N, D)."""
         if self.plain(x):
             return self.edits(frozen_mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias), x, grid)
-        hidden = self.fc1(x, grid)
+        hidden = self.fc1(self.norm_in(x), grid)
         if self.gated:
             gate, hidden = hidden.chunk(2, dim=-1)
             hidden = self.act(gate, grid) * hidden
@@ -62,11 +65,16 @@ class Mlp(nn.Module):
             hidden = self.act(hidden, grid)
         return self.edits(self.fc2(self.norm(hidden), grid), x, grid)
 
+    @property
+    def normed(self) -> bool:
+        """Return whether there is a norm inside."""
+        return not (isinstance(self.norm, nn.Identity) and isinstance(self.norm_in, nn.Identity))
+
     def plain(self, x: Tensor) -> bool:
         """Return whether `frozen_mlp` computes the same: QuickGELU, nothing trained or placed inside, no autocast."""
         if self.gated or not isinstance(self.act.op, QuickGELU) or torch.is_autocast_enabled(x.device.type):
             return False
-        if self.fc1.edits or self.act.edits or self.fc2.edits or not isinstance(self.norm, nn.Identity):
+        if self.fc1.edits or self.act.edits or self.fc2.edits or self.normed:
             return False
         weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         return all(type(w) is nn.Parameter and not w.requires_grad for w in weights)  # no quantized ones either
@@ -93,6 +101,7 @@ class Block(nn.Module):
         norm: kind of the norms, a name in `parts.NORMS`.
         attn_norm: a norm in front of the attention's output projection.
         mlp_norm: a norm in front of the MLP's second layer.
+        mlp_norm_in: a norm in front of the MLP's first layer, behind `norm2` (ViTamin).
         bias: bias of the attention's output projection and of the MLP.
         rotary: arguments of `rotary.Rotary`, None for no rotary positions.
         joint: attend over all frames of a clip.
@@ -116,6 +125,7 @@ class Block(nn.Module):
         norm: str = "layer",
         attn_norm: bool = False,
         mlp_norm: bool = False,
+        mlp_norm_in: bool = False,
         bias: bool = True,
         rotary: dict | None = None,
         joint: bool = False,
@@ -129,7 +139,8 @@ class Block(nn.Module):
         self.drop_path1 = DropPath(drop_path)
         self.pre_mlp = Stream()
         self.norm2 = make_norm(norm, dim, norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act, gated, bias, norm if mlp_norm else None, norm_eps)
+        norms = (norm if mlp_norm else None, norm_eps, norm if mlp_norm_in else None)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act, gated, bias, *norms)
         self.ls2 = LayerScale(dim, init_values) if init_values is not None else Pointwise()
         self.drop_path2 = DropPath(drop_path)
         self.post = Stream()
@@ -140,7 +151,7 @@ class Block(nn.Module):
         grid: Grid | None = None,
         rows: int | None = None,
         tap: Slot | None = None,
-        branches: Branches | None = None,
+        branches: Layout | None = None,
     ) -> Tensor:
         """Run the block.
 
@@ -201,7 +212,7 @@ def run_block(
     rows: int | None,
     tap: Slot | None,
     recompute: bool,
-    *layout: Branches,
+    *layout: Layout,
 ) -> Tensor:
     """Run one block, recomputing its activations in the backward pass when asked and when there is one."""
     if recompute and torch.is_grad_enabled() and (x.requires_grad or block.trains):
