@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.block import QuickGELU
+from xmodal.encoders.parts import QuickGELU
 from xmodal.encoders.taps import Taps
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from video.evl_tokens import Augment, ReadTokens
 from video.motion import MotionTable
-from xmodal.encoders.block import QuickGELU
+from xmodal.encoders.parts import QuickGELU
 from xmodal.encoders.taps import Taps
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method

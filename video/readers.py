@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.patches import patches_of
 from xmodal.encoders.taps import Taps
-from xmodal.encoders.vit import patches_of
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method
 from xmodal.structures import Encoder, Grid, need_grid

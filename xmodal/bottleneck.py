@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.block import DropPath, make_activation
+from xmodal.encoders.parts import DropPath, make_activation
 from xmodal.structures import Grid
 
 

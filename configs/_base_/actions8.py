@@ -3,6 +3,8 @@
 Make it once: python tools/data/make_actions.py demo_out/actions8
 `variant=actions12` takes 12 actions, approach and rotation among them, while the bystander drifts. Make it once:
 python tools/data/make_actions.py demo_out/actions12 --set hard --moving --train 1200 --val 180 --test 300
+`variant=rotary` takes a tiny CLIP with rotary positions. Make it once:
+python tools/train.py configs/pretrain/tiny-clip_48_things.py --work-dir work_dirs/rotary --cfg-options variant=rotary
 """
 
 from video.datasets import VideoDataset
@@ -33,11 +35,13 @@ test_dataloader = dict(
 _files = lambda split: dict(  # noqa: E731
     dataset=dict(annotation=f"demo_out/actions12/{split}.txt", classes="demo_out/actions12/classes.txt")
 )
+_rotary = dict(positions=False, rotary=dict(kind="axial"))
 variants = dict(
+    rotary=dict(model=dict(encoder=dict(arch=_rotary, weights="work_dirs/rotary/towers.safetensors"))),
     actions12=dict(
         model=dict(head=dict(num_classes=12)),
         train_dataloader=_files("train"),
         val_dataloader=_files("val"),
         test_dataloader=_files("test"),
-    )
+    ),
 )

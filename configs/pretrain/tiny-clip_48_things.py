@@ -4,6 +4,7 @@ Recipe: ours. Losses (CLIP 2103.00020, UniCL 2204.03610): image-text contrast in
 of shape and color on the class token; labels and geometry of the thing that a patch lies on. The first half of the steps
 sees windows of 3 by 3 patches around one thing (as FLIP, 2212.00794, saves tokens). Data: drawn when the run starts.
 Command: python tools/train.py configs/pretrain/tiny-clip_48_things.py        (`make pretrain-tiny`)
+    with variant=rotary an image tower with rotary positions instead of a table, 4,320 steps
 Measured here: 95.3 % zero-shot, 64 classes, seed 0 (shipped weights 97.9); 18.8 minutes beside other jobs.
 """
 
@@ -36,3 +37,9 @@ train_cfg = dict(max_steps=7560, val_interval=1890)
 val_cfg = dict()
 test_cfg = dict()
 custom_hooks = [dict(type=WindowsFirstHook, share=0.5185), dict(type=SaveTowersHook)]
+variants = dict(
+    rotary=dict(
+        model=dict(clip=dict(arch=dict(positions=False, rotary=dict(kind="axial")))),
+        train_cfg=dict(max_steps=4320, val_interval=1080),
+    )
+)

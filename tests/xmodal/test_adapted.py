@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import xmodal
 from tests.xmodal.adapters.towers import refill, vit
 from xmodal.adapted import Adapted, tower_and_head
-from xmodal.encoders.block import DropPath
+from xmodal.encoders.parts import DropPath
 from xmodal.encoders.sites import Edits, Stream, placed
 
 

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.xmodal.adapters import plain
-from xmodal.encoders.block import ACTIVATIONS, Attention, Block, DropPath, Mlp, QuickGELU, make_activation, run_block
+from xmodal.encoders.attention import Attention
+from xmodal.encoders.block import Block, Mlp, run_block
 from xmodal.encoders.branches import Branches
 from xmodal.encoders.frozen_mlp import frozen_mlp
+from xmodal.encoders.parts import ACTIVATIONS, DropPath, QuickGELU, make_activation
 from xmodal.encoders.pooling import AttentionPool
 from xmodal.encoders.sites import LayerNorm, LayerScale, Linear, place, remove
 from xmodal.encoders.taps import Slot

@@ -10,7 +10,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.files import unfilled
 from xmodal.encoders.keys import to_timm_state
-from xmodal.encoders.openclip_weights import config_of, from_open_clip, open_clip_clip, open_clip_encoder
+from xmodal.encoders.openclip_configs import config_of
+from xmodal.encoders.openclip_weights import from_open_clip, open_clip_clip, open_clip_encoder
 from xmodal.encoders.timm_parts import SUPPORTED, describe
 from xmodal.encoders.timm_weights import create, from_timm, timm_encoder
 from xmodal.encoders.tokenizer import ClipTokenizer
@@ -106,7 +107,8 @@ def test_every_plain_vision_transformer_of_timm_is_read_or_refused():
     assert len(read) > 90
     assert {"vit_base_patch16_224", "vit_giant_patch14_dinov2", "vit_large_patch16_siglip_384"} <= read
     assert {"vit_base_patch16_dinov3", "deit_base_distilled_patch16_224"} <= read
-    assert {"vit_base_patch16_xp_224", "vit_relpos_base_patch16_224", "vit_base_r50_s16_224"} <= found.keys() - read
+    assert {"vit_base_r50_s16_224", "vit_base_mci_224"} <= read
+    assert {"vit_base_patch16_xp_224", "vit_relpos_base_patch16_224"} <= found.keys() - read
     assert all(name in said and "is not supported: " in said for name, said in found.items() if said != "read")
 
 
@@ -118,7 +120,7 @@ def test_every_plain_vision_transformer_of_timm_is_read_or_refused():
         ("vit_base_patch16_224.nothing", "augreg_in21k"),
         ("vit_base_patch16_sapiens2", "not square; .*LayerScale is on its attention only"),
         ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
-        ("vit_base_resnet26d_224", "timm's family vision_transformer_hybrid"),
+        ("vit_relpos_small_patch16_224", "timm's family vision_transformer_relpos"),
     ],
 )
 def test_unsupported_timm_models_are_refused_by_name(name, said):
@@ -186,16 +188,40 @@ def test_open_clip_family_equals_open_clip_at_another_resolution(name):
         ("ViT-B-16", None, "say which weights"),
         ("ViT-B-32", "laion2b_s34b_b88k", "models with that tag: ViT-B-16"),
         ("ViT-L-14", "opnai", "did you mean 'openai'"),
-        ("RN50", "openai", "vision_cfg.layers"),
-        ("ViT-L-14-CLIPA", "datacomp1b", "final_ln_after_pool"),
-        ("coca_ViT-B-32", "random", "multimodal_cfg"),
-        ("roberta-ViT-B-32", "random", "hf_model_name"),
+        ("RN50", "openai", "take 'RN50-quickgelu'"),
+        ("MobileCLIP2-S0", "random", "class head"),
+        ("vit_relpos_medium_patch16_cls_224", "random", "none of the blocks"),
     ],
 )
 def test_wrong_open_clip_requests_are_refused_by_name(name, pretrained, said):
     with pytest.raises(ValueError, match=said) as error:
         open_clip_encoder(name, pretrained)
     assert name in str(error.value)
+
+
+def test_a_text_tower_of_hugging_face_is_refused_and_its_image_tower_read():
+    with pytest.raises(ValueError, match=r"roberta-base .*open_clip_encoder"):
+        open_clip_clip("roberta-ViT-B-32", "random")
+    assert (
+        open_clip_encoder("roberta-ViT-B-32", "random", arch=dict(vision_cfg=OPEN_CLIP_SMALL["vision_cfg"])).depth == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "said"),
+    [
+        (dict(vision_cfg=dict(scale_heads=True)), "scale_heads"),
+        (dict(vision_cfg=dict(pool_type="none")), "no feature"),
+        (dict(vision_cfg=dict(timm_drop=0.1)), "no dropout"),
+        (dict(vision_cfg=dict(patchsize=8)), "vision_cfg.patchsize = 8 is not known"),
+        (dict(text_cfg=dict(pool_type="none")), "pool_type = 'none'"),
+        (dict(text_cfg=dict(ls_init_value=0.1)), "init_values"),
+        (dict(embed=8), "embed = 8 is not known"),
+    ],
+)
+def test_options_of_open_clip_that_are_not_supported_are_refused_by_name(arch, said):
+    with pytest.raises(ValueError, match=said):
+        open_clip_clip("ViT-B-32", "random", arch=arch)
 
 
 def test_an_activation_that_was_stated_wrong_is_refused():

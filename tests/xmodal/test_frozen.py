@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from xmodal.encoders.block import DropPath
 from xmodal.encoders.frozen import count, fingerprint, freeze, hold_frozen_in, keep_frozen_in_eval
+from xmodal.encoders.parts import DropPath
 from xmodal.encoders.sites import Edits, Linear
 
 

@@ -12,7 +12,8 @@ from tests.xmodal.adapters.towers import refill, vit
 from video.aim import aim
 from xmodal.adapters.lora import lora
 from xmodal.adapters.vpt import vpt
-from xmodal.encoders.block import Attention, Mlp, PostNormBlock
+from xmodal.encoders.attention import Attention
+from xmodal.encoders.block import Mlp, PostNormBlock
 from xmodal.encoders.rotary import MixedRotary, Rotary
 from xmodal.encoders.timm_weights import from_timm, timm_encoder
 from xmodal.merge import merge_adapters

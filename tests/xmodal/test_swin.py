@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.xmodal.adapters import plain
 from tests.xmodal.test_text import stirred
-from xmodal.encoders.block import DropPath
+from xmodal.encoders.parts import DropPath
 from xmodal.encoders.swin import ConvEmbed, SwinEncoder
 
 SIZES = dict(image_size=32, patch_size=4, dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4)

@@ -100,8 +100,8 @@ def test_too_many_tokens_and_unknown_pools_are_refused():
     tower = TextTransformer(100, 8, 48, 1, 3, 24)
     with pytest.raises(ValueError, match="9 tokens"):
         tower.forward_blocks(torch.zeros(1, 9, 48))
-    with pytest.raises(ValueError, match="first"):
-        TextTransformer(100, 8, 48, 1, 3, 24, pool="first")
+    with pytest.raises(ValueError, match="choose end"):
+        TextTransformer(100, 8, 48, 1, 3, 24, pool="frist")
 
 
 def test_clip_tokenizer_equals_open_clip():

@@ -9,14 +9,17 @@ from tests.xmodal.adapters.towers import build, refill, vit
 from tests.xmodal.test_encoders import OPEN_CLIP_SMALL, SMALL
 from xmodal.adapters.noah import noah
 from xmodal.adapters.vpt import vpt
-from xmodal.encoders.block import DropPath
+from xmodal.encoders.files import unfilled
+from xmodal.encoders.openclip_configs import config_of, describe_visual, text_of, visual_of
 from xmodal.encoders.openclip_weights import build as build_clip
-from xmodal.encoders.openclip_weights import config_of, open_clip_clip, open_clip_encoder, text_of, vision_of
+from xmodal.encoders.openclip_weights import open_clip_clip, open_clip_encoder
+from xmodal.encoders.parts import DropPath
+from xmodal.encoders.patches import resize_positions
 from xmodal.encoders.statistics import with_statistics
 from xmodal.encoders.timm_weights import from_timm, timm_encoder
 from xmodal.encoders.tiny import tiny_clip, tiny_clip_encoder
 from xmodal.encoders.unicl import unicl
-from xmodal.encoders.vit import VisionTransformer, resize_positions
+from xmodal.encoders.vit import VisionTransformer
 
 # as published with the weights: CLIP's repository, torchvision's and timm's ImageNet, Inception's for AugReg and SigLIP
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -223,7 +226,7 @@ def test_the_first_n_blocks_are_recomputed_and_no_others(monkeypatch):
 )
 def test_heads_and_activation_of_the_published_towers(name, heads, text_heads, act):
     config = {"quick_gelu": False, **config_of(name, None)}
-    vision, text = vision_of(config, name, None), text_of(config, name)
+    vision, text = describe_visual(unfilled(lambda: visual_of(config, name)), name), text_of(config, name)
     assert (vision["num_heads"], text["num_heads"], vision["act"], text["act"]) == (heads, text_heads, act, act)
 
 

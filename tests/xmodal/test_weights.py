@@ -26,8 +26,9 @@ from xmodal.encoders.keys import (
     to_timm_state,
 )
 from xmodal.encoders.openai_weights import openai_clip, openai_encoder
+from xmodal.encoders.openclip_configs import config_of
 from xmodal.encoders.openclip_weights import build as build_open_clip
-from xmodal.encoders.openclip_weights import config_of, open_clip_clip, open_clip_encoder
+from xmodal.encoders.openclip_weights import open_clip_clip, open_clip_encoder
 from xmodal.encoders.sites import place
 from xmodal.encoders.timm_weights import from_timm, timm_encoder
 from xmodal.encoders.tiny import tiny_clip, tiny_clip_encoder

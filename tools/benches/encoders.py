@@ -12,11 +12,12 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import HybridEmbed
 from timm.models.vision_transformer import LayerScale
 from torch import Tensor, nn
 
 from xmodal.encoders.files import unfilled
-from xmodal.encoders.timm_parts import describe
+from xmodal.encoders.timm_parts import describe, stride_of
 from xmodal.encoders.timm_weights import FAMILIES, MISSING, create, from_timm
 
 TARGET = Path(__file__).parents[2] / "docs" / "encoders.md"
@@ -56,6 +57,11 @@ def redraw(model: nn.Module) -> nn.Module:
                 p.copy_(0.1 * noise + float(name.endswith("weight") or "gamma" in name or id(p) in scales))
             else:
                 p.copy_(noise * (0.3 if p.ndim == 3 else p[0].numel() ** -0.5))
+        for name, statistic in model.named_buffers():
+            if name.endswith("running_mean"):
+                statistic.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                statistic.uniform_(0.5, 1.5)
     return model.eval()
 
 
@@ -69,6 +75,8 @@ def small(name: str) -> Any:
     attn = getattr(whole.blocks[0], "attn", None)
     heads = getattr(attn, "num_heads", None)
     if heads is None:
+        return create(name, None, dict(depth=2))
+    if isinstance(whole.patch_embed, HybridEmbed):  # its network fixes the width
         return create(name, None, dict(depth=2))
     width = whole.embed_dim // heads
     count = 2 if width > 32 else 4
@@ -92,7 +100,7 @@ def outcome(family: str, name: str) -> Outcome:
         ours = from_timm(theirs)
     except ValueError as error:
         return Outcome(name, family, refused=reason(str(error)))
-    patch = theirs.patch_embed.patch_size[0]
+    patch = stride_of(theirs)
     other: Any = copy.deepcopy(theirs)
     other.set_input_size(img_size=(3 * patch, 5 * patch))
     worst = max(difference(theirs, ours, theirs.patch_embed.img_size), difference(other, ours, (3 * patch, 5 * patch)))

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.block import make_activation
+from xmodal.encoders.parts import make_activation
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, did_you_mean, method
 from xmodal.structures import Encoder, Grid, need_grid
@@ -36,7 +36,7 @@ class ConvAdapter(nn.Module):
         kernel: K.
         stride: of the operation it stands beside.
         padding: of the KxK convolution.
-        act: activation, see `block.ACTIVATIONS`.
+        act: activation, see `parts.ACTIVATIONS`.
         init: `kaiming` (ResNets), `trunc_normal` (ConvNeXt, Swin) or `default` (BiT), as in the released code.
 
     At start: not the identity.

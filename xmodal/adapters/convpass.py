@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.encoders.block import QuickGELU
+from xmodal.encoders.parts import QuickGELU
 from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid, need_grid

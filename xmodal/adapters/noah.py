@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.adapters.lora import LowRank
-from xmodal.encoders.block import QuickGELU
+from xmodal.encoders.parts import QuickGELU
 from xmodal.encoders.sites import place
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid

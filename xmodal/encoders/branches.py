@@ -1,14 +1,24 @@
-"""Run causal sequences with a common beginning as one, so that the beginning is computed once.
+"""Attention in sequences that are laid out in another way than a plain row: branches, padding.
+
+`Branches` runs causal sequences with a common beginning as one, so that the beginning is computed once.
 
 A causal tower computes a token from those before it alone. Prompts that begin alike (the start token and a learned
 context, in front of every class name) need their beginning only once, and each class only its own end.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Layout(Protocol):
+    """How the tokens of a row see each other."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend; all tensors (B, H, N, d)."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +45,20 @@ class Branches:
         weight = (torch.cat([before, own], -1) * scale).softmax(-1)
         ends = weight[..., : self.shared].flatten(2, 3) @ first_v + (weight[..., self.shared :] @ own_v).flatten(2, 3)
         return torch.cat([first, ends], 2)
+
+
+@dataclass(frozen=True)
+class CausalPadded:
+    """Layout of causal sequences in which no token sees padding.
+
+    Args:
+        kept: (B, N), False for padding.
+    """
+
+    kept: Tensor
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Causal attention without padding; all tensors (B, H, N, d)."""
+        size = k.shape[2]
+        seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril() & self.kept[:, None, None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)

@@ -18,7 +18,7 @@ from timm.models import _efficientnet_blocks as efficientnet
 from timm.models import convnext, resnet, resnetv2, swin_transformer
 from torch import Tensor, nn
 
-from xmodal.encoders.block import DropPath
+from xmodal.encoders.parts import DropPath
 from xmodal.encoders.sites import Branch, Edits, LayerNorm, Linear, Pointwise, Stream
 from xmodal.structures import Grid
 

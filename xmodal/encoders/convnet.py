@@ -32,6 +32,7 @@ class ConvNet(Encoder):
         pixel_std: per channel.
         name: what the checkpoint calls itself.
         pad_first: pad maps that a Swin's windows do not divide before they are shifted, as its detection code does.
+        proj: what the pooled feature goes through (open_clip's projection), None for nothing.
 
     Raises:
         ValueError: a model without a block that is known.
@@ -47,17 +48,18 @@ class ConvNet(Encoder):
         pixel_std: Sequence[float] = IMAGENET_STD,
         name: str = "convnet",
         pad_first: bool = False,
+        proj: nn.Module | None = None,
     ):
         clip, blocks = isinstance(body, ModifiedResNet), blocks_of(sited(body))
         dim = body.layer4[-1].conv3.out_channels if clip else body.num_features
         super().__init__(
-            name=name, dim=dim, out_dim=body.output_dim if clip else getattr(body, "head_hidden_size", None) or dim,
+            name=name, dim=dim, out_dim=body.output_dim if clip else width_behind(proj) or body_width(body) or dim,
             depth=len(blocks), num_heads=0, image_size=image_size, patch_size=32, pixel_mean=pixel_mean,
             pixel_std=pixel_std, pool_type="map", family=blocks[0].family,
         )  # fmt: skip
         for block in blocks:
             block.pad_first = pad_first
-        self.body, self.clip, self.norm, self.proj = body, clip, Pointwise(), nn.Identity()
+        self.body, self.clip, self.norm, self.proj = body, clip, Pointwise(), proj or nn.Identity()
 
     @property
     def blocks(self) -> list[Any]:  # type: ignore[override]  # they belong to the stages
@@ -121,7 +123,9 @@ class ConvNet(Encoder):
 
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """The last map to a feature (B, D_out)."""
-        return self.body.attnpool(tokens) if self.clip else self.body.forward_head(tokens, pre_logits=True)
+        if self.clip:
+            return self.body.attnpool(tokens)
+        return self.proj(self.body.forward_head(tokens, pre_logits=True))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Maps (B, C_i, h_i, w_i) of all stages, finest first, for dense tasks: strides 4, 8, 16, 32."""
@@ -150,6 +154,17 @@ class ConvNet(Encoder):
     def library_state(self) -> dict[str, Tensor]:
         """Return the weights under the library's names."""
         return base_state(self.body.state_dict())
+
+
+def body_width(body: Any) -> int | None:
+    """Return the width of the feature of a timm model, None where it is that of its last map."""
+    return getattr(body, "head_hidden_size", None)
+
+
+def width_behind(proj: nn.Module | None) -> int | None:
+    """Return the width that a projection of the feature gives, None without one."""
+    layers = [m for m in proj.modules() if isinstance(m, nn.Linear)] if proj else []
+    return layers[-1].out_features if layers else None
 
 
 def channels_last(images: Tensor) -> Tensor:

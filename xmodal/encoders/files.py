@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.keys import State, under
-from xmodal.encoders.vit import resize_positions
+from xmodal.encoders.patches import resize_positions
 from xmodal.torch_files import read_safetensors, read_torch
 
 WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict")

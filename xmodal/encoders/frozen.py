@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import nn
 
-from xmodal.encoders.block import DropPath
+from xmodal.encoders.parts import DropPath
 from xmodal.encoders.sites import Edits, Linear, M, Stream
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,7 +1,4 @@
-"""Load CLIP and SigLIP towers of open_clip (architecture and weights) into xmodal's.
-
-Its configs are read key by key; an unknown key is an error that names it.
-"""
+"""Load image and text towers of open_clip (architecture and weights) into xmodal's."""
 
 import copy
 from pathlib import Path
@@ -11,31 +8,22 @@ from torch import nn
 
 from xmodal.encoders import timm_weights
 from xmodal.encoders.clip import CLIP
+from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.files import load_exactly, missing_weights, read_state, seeded, unfilled
-from xmodal.encoders.keys import from_clip_state, from_clip_visual_state, put_under
-from xmodal.encoders.openai_weights import vision_spec
+from xmodal.encoders.keys import State, from_clip_state, put_under, under
+from xmodal.encoders.openclip_configs import (
+    config_of,
+    describe_visual,
+    family_of,
+    refuse,
+    text_of,
+    tokenizer_of,
+    visual_of,
+)
 from xmodal.encoders.text import TextTransformer
-from xmodal.encoders.timm_parts import describe
-from xmodal.encoders.timm_weights import create
-from xmodal.encoders.tokenizer import ClipTokenizer, HubTokenizer, Tokenizer
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, CLIP_TOWER, VisionTransformer
+from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.structures import Encoder
-
-SUPPORTED = (
-    "ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, ViT-g-14, ViT-bigG-14, their -quickgelu forms, and the "
-    "SigLIP, SigLIP2, EVA and PE-Core models"
-)
-VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "ls_init_value"}
-TRUNK_KEYS = {
-    "image_size", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_drop", "timm_drop_path",
-}  # fmt: skip
-TEXT_KEYS = {
-    "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "proj_bias", "pool_type",
-    "norm_kwargs", "act_kwargs", "hf_tokenizer_name", "tokenizer_kwargs",
-}  # fmt: skip
-TOP_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_bias"}
-POOLS = {"argmax": "end", "last": "last"}
 
 
 @ENCODERS.register_module(name="open_clip_encoder")
@@ -48,14 +36,14 @@ def open_clip_encoder(
     quick_gelu: bool | None = None,
     arch: dict | None = None,
     weights: str | None = None,
-) -> VisionTransformer:
-    """Load the image tower of an open_clip model as a `VisionTransformer`.
+) -> Encoder:
+    """Load the image tower of an open_clip model: a `VisionTransformer`, or a `ConvNet` for CNNs and Swins.
 
     Args:
         name: open_clip's name, such as `ViT-B-16-quickgelu` (OpenAI's weights) or `ViT-B-16` (LAION's).
         pretrained: a tag (`openai`, `laion2b_s34b_b88k`, ...), a file, or `random`.
         image_size: pixels, when another resolution than the model's own is wanted; positions are resized.
-        drop_path: stochastic depth of the last block, in training only.
+        drop_path: stochastic depth of the last block, in training only (of vision transformers).
         seed: of random weights.
         quick_gelu: state the activation of a file's weights; by default that of `name`.
         arch: keys of open_clip's config that differ from the name's, as `dict(vision_cfg=dict(layers=2))`.
@@ -70,7 +58,14 @@ def open_clip_encoder(
             weights that do not fit.
         FileNotFoundError: weights that are neither cached nor reachable.
     """
-    return open_clip_clip(name, weights or pretrained, image_size, drop_path, seed, quick_gelu, arch).visual
+    source = Source(name, weights or pretrained, quick_gelu, arch)
+    settings = (image_size, drop_path)
+    if source.random:
+        full = f"{source.full}-{seed}"
+        return seeded(seed, lambda: build_visual(source.config, name, full, *settings, filled=True)).eval()
+    state = source.state()
+    visual = build_visual(source.config, name, source.full, *settings, source.origin)
+    return load_exactly(visual, visual_state(state, visual), source.full)
 
 
 @ENCODERS.register_module(name="open_clip_clip")
@@ -84,20 +79,42 @@ def open_clip_clip(
     arch: dict | None = None,
 ) -> CLIP:
     """Load both towers of an open_clip model; arguments and errors are those of `open_clip_encoder`."""
-    config = config_of(name, arch)
-    origin = origin_of(name, pretrained)
-    quick = bool(config.get("quick_gelu", False)) if quick_gelu is None else quick_gelu
-    if origin:
-        check_activation(name, quick, bool(origin.get("quick_gelu", False)), f"the weights {pretrained!r}")
-    config["quick_gelu"] = quick
-    full = f"{name}/{Path(pretrained).stem if pretrained and not origin else pretrained}"
-    if pretrained == "random":
-        return seeded(seed, lambda: build(config, name, f"{full}-{seed}", image_size, drop_path)).eval()
-    state = read_state(fetch(name, pretrained, origin) if origin else str(pretrained), torchscript=True)
-    if "input_resolution" in state:
-        check_activation(name, quick, True, f"OpenAI's file {Path(str(pretrained)).name}")
-    clip = unfilled(lambda: build(config, name, full, image_size, drop_path, origin))
-    return load_exactly(clip, from_clip_state(state), full)
+    source = Source(name, pretrained, quick_gelu, arch)
+    settings = (image_size, drop_path)
+    if source.random:
+        full = f"{source.full}-{seed}"
+        return seeded(seed, lambda: build(source.config, name, full, *settings, filled=True)).eval()
+    text = text_of(source.config, name)  # before a file is fetched
+    state = source.state()
+    clip = build(source.config, name, source.full, *settings, source.origin, text=text)
+    return load_exactly(clip, clip_state(state, clip.visual), source.full)
+
+
+class Source:
+    """Say which config and which weights of open_clip are meant.
+
+    Raises:
+        ValueError: unknown names and tags, or an activation that is not the weights' own.
+    """
+
+    def __init__(self, name: str, pretrained: str | None, quick_gelu: bool | None, arch: dict | None):
+        self.name, self.pretrained = name, pretrained
+        self.config = config_of(name, arch)
+        self.origin = origin_of(name, pretrained)
+        self.random = pretrained == "random"
+        quick = bool(self.config.get("quick_gelu", False)) if quick_gelu is None else quick_gelu
+        if self.origin:
+            check_activation(name, quick, bool(self.origin.get("quick_gelu", False)), f"the weights {pretrained!r}")
+        self.config["quick_gelu"] = quick
+        self.full = f"{name}/{Path(pretrained).stem if pretrained and not self.origin else pretrained}"
+
+    def state(self) -> State:
+        """Read the weights."""
+        path = fetch(self.name, self.pretrained, self.origin) if self.origin else str(self.pretrained)
+        state = read_state(path, torchscript=True)
+        if "input_resolution" in state:
+            check_activation(self.name, self.config["quick_gelu"], True, f"OpenAI's file {Path(path).name}")
+        return state
 
 
 def build(
@@ -107,104 +124,87 @@ def build(
     image_size: int | None = None,
     drop_path: float = 0.0,
     origin: dict | None = None,
+    filled: bool = False,
+    text: dict | None = None,
 ) -> CLIP:
-    """Build a CLIP from an open_clip config without loading weights."""
-    spec = vision_of(config, model, image_size)
-    stats = {f"pixel_{k}": origin[k] for k in ("mean", "std") if origin and k in origin}
-    visual = VisionTransformer(**{**spec, **stats, "name": name, "drop_path": drop_path})
-    text = TextTransformer(**text_of(config, model), name=name)
-    return CLIP(visual, text, tokenizer_of(config, model), logit_bias=config.get("init_logit_bias"))
+    """Build a CLIP from an open_clip config without loading weights; see `build_visual`."""
+    text = text or text_of(config, model)
+    visual = build_visual(config, model, name, image_size, drop_path, origin, filled)
+    with_memory = (lambda make: make()) if filled else unfilled
+    tower = with_memory(lambda: TextTransformer(**text, name=name))
+    return CLIP(visual, tower, tokenizer_of(config, model), logit_bias=config.get("init_logit_bias"))
 
 
-def config_of(name: str, arch: dict | None) -> dict[str, Any]:
-    """Return open_clip's config of a model with the changes of `arch`.
+def build_visual(
+    config: dict,
+    model: str,
+    name: str,
+    image_size: int | None = None,
+    drop_path: float = 0.0,
+    origin: dict | None = None,
+    filled: bool = False,
+) -> Encoder:
+    """Build the image tower of an open_clip config.
+
+    Args:
+        config: of open_clip.
+        model: its name there.
+        name: what the tower calls itself.
+        image_size: pixels, None for the model's own.
+        drop_path: stochastic depth of the last block.
+        origin: open_clip's notes on the weights, with their statistics.
+        filled: draw weights; otherwise vision transformers come without memory, for `load_exactly`.
 
     Raises:
-        ValueError: a name that open_clip does not have, or a key that is not supported.
+        ValueError: a part that is not supported.
     """
-    import open_clip
-
-    config = open_clip.get_model_config(name) if ":" not in name else None
-    if config is None:
-        near = did_you_mean(name, [n for n in open_clip.list_models() if n.startswith("ViT")])
-        raise ValueError(f"open_clip has no model {name!r}; {near if near.startswith('did') else SUPPORTED}")
-    for key, value in (arch or {}).items():
-        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    trunk = "timm_model_name" in vision
-    check_known(name, "", config, TOP_KEYS)
-    check_known(name, "vision_cfg.", vision, TRUNK_KEYS if trunk else VISION_KEYS)
-    check_known(name, "text_cfg.", text, TEXT_KEYS)
-    wrong = {
-        "vision_cfg.layers": vision.get("layers") if isinstance(vision.get("layers"), list) else None,
-        "vision_cfg.timm_drop": vision.get("timm_drop") or None,  # stochastic depth is an argument of the door
-        "vision_cfg.timm_proj": vision.get("timm_proj") if vision.get("timm_proj", "none") != "none" else None,
-        "text_cfg.pool_type": text.get("pool_type") if text.get("pool_type", "argmax") not in POOLS else None,
-    }
-    for key, value in wrong.items():
-        if value is not None:
-            raise ValueError(f"{name!r} is not supported: {key} = {value!r}. Supported are {SUPPORTED}")
-    return config
+    theirs = unfilled(lambda: visual_of(config, model))
+    stats = {f"pixel_{k}": origin[k] for k in ("mean", "std") if origin and k in origin}
+    if family_of(theirs) == "vit":
+        spec = describe_visual(theirs, model)
+        if filled and spec.get("stem"):  # its network needs weights
+            spec = describe_visual(visual_of(config, model), model)
+        spec |= dict(**stats, name=name, drop_path=drop_path, image_size=image_size or spec["image_size"])
+        return VisionTransformer(**spec) if filled else unfilled(lambda: VisionTransformer(**spec))
+    size = image_size or config["vision_cfg"].get("image_size", 224)
+    mean, std = (stats.get(f"pixel_{key}", own) for key, own in (("mean", CLIP_MEAN), ("std", CLIP_STD)))
+    maps_of(theirs, size, mean, std, name, model)
+    return maps_of(visual_of(config, model), size, mean, std, name, model)
 
 
-def check_known(name: str, where: str, found: dict, known: set[str]) -> None:
-    """Refuse keys of a config that are not supported."""
-    strange = sorted(found.keys() - known)
-    if strange:
-        said = ", ".join(f"{where}{key} = {found[key]!r}" for key in strange)
-        raise ValueError(f"{name!r} is not supported: {said}. Supported are {SUPPORTED}")
+def maps_of(visual: Any, size: int, mean: Any, std: Any, name: str, model: str) -> ConvNet:
+    """Build a `ConvNet` of an open_clip tower of stages, which is changed in place.
+
+    Raises:
+        ValueError: a part that is not supported.
+    """
+    if type(visual).__name__ == "ModifiedResNet":
+        return ConvNet(visual, size, mean, std, name)
+    parts = [key for key, _ in visual.head.named_children()]
+    if not parts or "pool" in parts:
+        refuse(model, "its features go through the class head or an attention pooling of its tower in timm")
+    try:
+        return ConvNet(visual.trunk, size, mean, std, name, proj=visual.head)
+    except ValueError as error:
+        refuse(model, str(error))
 
 
-def vision_of(config: dict, model: str, image_size: int | None) -> dict:
-    """Arguments of the image tower of a config."""
-    vision = config["vision_cfg"]
-    size = image_size or vision["image_size"]
-    if "timm_model_name" in vision:
-        pool = {"global_pool": vision["timm_pool"]}
-        spec = describe(unfilled(lambda: create(vision["timm_model_name"], size, pool)), model)
-        # without a word on the projection, open_clip takes the trunk's own class head for it
-        return spec if vision.get("timm_proj") else spec | dict(out_dim=config["embed_dim"], out_bias=True)
-    width = vision["width"]
-    return dict(
-        CLIP_TOWER,
-        image_size=size,
-        patch_size=vision["patch_size"],
-        dim=width,
-        depth=vision["layers"],
-        num_heads=width // vision.get("head_width", 64),
-        mlp_ratio=vision.get("mlp_ratio", 4.0),
-        init_values=vision.get("ls_init_value"),
-        act="quick_gelu" if config["quick_gelu"] else "gelu",
-        out_dim=config["embed_dim"],
+def visual_state(state: State, visual: Encoder) -> State:
+    """Rename the image tower's part of an open_clip state dict to the names of `visual`."""
+    own = under(state, "visual.") or state
+    if isinstance(visual, ConvNet):
+        trunk = under(own, "trunk.")
+        return {**put_under(trunk or own, "body."), **(put_under(under(own, "head."), "proj.") if trunk else {})}
+    assert isinstance(visual, VisionTransformer)
+    return under(
+        from_clip_state(put_under(own, "visual."), after_pool=isinstance(visual.fc_norm, nn.LayerNorm)), "visual."
     )
 
 
-def text_of(config: dict, model: str) -> dict:
-    """Arguments of the text tower of a config."""
-    text = config["text_cfg"]
-    act = "gelu_tanh" if text.get("act_kwargs") else "gelu"
-    if text.get("act_kwargs") not in (None, {"approximate": "tanh"}):
-        raise ValueError(f"{model!r} is not supported: text_cfg.act_kwargs = {text['act_kwargs']!r}")
-    return dict(
-        vocab_size=text["vocab_size"],
-        context_length=text["context_length"],
-        dim=text["width"],
-        depth=text["layers"],
-        num_heads=text["heads"],
-        out_dim=config["embed_dim"],
-        mlp_ratio=text.get("mlp_ratio", 4.0),
-        act="quick_gelu" if config["quick_gelu"] else act,
-        norm_eps=text.get("norm_kwargs", {}).get("eps", 1e-5),
-        causal=not text.get("no_causal_mask", False),
-        pool=POOLS[text.get("pool_type", "argmax")],
-        proj_bias=text.get("proj_bias", False),
-    )
-
-
-def tokenizer_of(config: dict, model: str) -> Tokenizer:
-    """The tokenizer of a config."""
-    length = config["text_cfg"]["context_length"]
-    return HubTokenizer(model, length) if "hf_tokenizer_name" in config["text_cfg"] else ClipTokenizer(length)
+def clip_state(state: State, visual: Encoder) -> State:
+    """Rename an open_clip state dict to the names of a `CLIP` around `visual`."""
+    rest = {key: value for key, value in state.items() if not key.startswith("visual.")}
+    return {**put_under(visual_state(state, visual), "visual."), **from_clip_state(rest)}
 
 
 def origin_of(name: str, pretrained: str | None) -> dict | None:
@@ -265,7 +265,8 @@ def from_open_clip(model: nn.Module, name: str, image_size: int | None = None, a
     """Convert a live open_clip model that was built with `name` and these changes of its config."""
     config = config_of(name, arch)
     config.setdefault("quick_gelu", False)
-    return load_exactly(build(config, name, name, image_size), from_clip_state(model.state_dict()), name)
+    clip = build(config, name, name, image_size)
+    return load_exactly(clip, clip_state(model.state_dict(), clip.visual), name)
 
 
 def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
@@ -280,23 +281,12 @@ def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
         tower, head = timm_weights.tower_and_head(visual.trunk)
         tower.pixel_mean, tower.pixel_std = tuple(visual.image_mean), tuple(visual.image_std)
         return tower, nn.Sequential(head or nn.Identity(), copy.deepcopy(visual.head))
-    mean, std = getattr(visual, "image_mean", None) or CLIP_MEAN, getattr(visual, "image_std", None) or CLIP_STD
     if kind == "ModifiedResNet":
-        from xmodal.encoders.convnet import ConvNet
-
-        return ConvNet(copy.deepcopy(visual), visual.image_size, mean, std, "clip"), None
+        mean, std = getattr(visual, "image_mean", None), getattr(visual, "image_std", None)
+        return ConvNet(copy.deepcopy(visual), visual.image_size, mean or CLIP_MEAN, std or CLIP_STD, "clip"), None
     if kind != "VisionTransformer":
         raise ValueError(
             f"{kind} is no image tower of open_clip that is known: VisionTransformer, ModifiedResNet and TimmModel are"
         )
-    block, state = visual.transformer.resblocks[0], put_under(visual.state_dict(), "visual.")
-    spec = vision_spec(state, "open_clip") | dict(
-        num_heads=block.attn.num_heads,
-        init_values=1.0 if "visual.transformer.resblocks.0.ls_1.gamma" in state else None,
-        act="quick_gelu" if type(block.mlp.gelu).__name__ == "QuickGELU" else "gelu",
-        norm_eps=block.ln_1.eps,
-        patch_bias=visual.conv1.bias is not None,
-        pixel_mean=mean,
-        pixel_std=std,
-    )
-    return load_exactly(VisionTransformer(**spec), from_clip_visual_state(state), "open_clip"), None
+    tower = VisionTransformer(**describe_visual(visual, "open_clip") | dict(name="open_clip"))
+    return load_exactly(tower, visual_state(put_under(visual.state_dict(), "visual."), tower), "open_clip"), None

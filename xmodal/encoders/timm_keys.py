@@ -46,6 +46,9 @@ def plain_block(block: State) -> State:
         parts = (torch.zeros_like(query) if b is None else b for b in biases.values())
         out["attn.qkv.bias"] = torch.cat(list(parts))
     for kind in ("weight", "bias"):
+        if f"mlp.w0.{kind}" in out:
+            for ours, theirs in GEGLU.items():
+                out[f"mlp.{ours}.{kind}"] = out.pop(f"mlp.{theirs}.{kind}")
         if f"mlp.fc1_g.{kind}" in out:
             out[f"mlp.fc1.{kind}"] = torch.cat([out.pop(f"mlp.fc1_{p}.{kind}") for p in "gx"])
     return out
@@ -129,6 +132,15 @@ def frequencies_together(state: State) -> State:
     return {**rest, "rope.freqs": torch.stack([state[key] for key in own], 1)}
 
 
+def geglu(state: State) -> State:
+    """Write gated MLPs with a norm in front as ViTamin does."""
+    pairs = {
+        f"mlp.{ours}.{kind}": f"mlp.{theirs}.{kind}" for ours, theirs in GEGLU.items() for kind in ("weight", "bias")
+    }
+    return rename(gate_apart(state), {theirs: ours for ours, theirs in pairs.items()})
+
+
+GEGLU = {"fc1_g": "w0", "fc1_x": "w1", "fc2": "w2", "norm_in": "norm"}  # ours, ViTamin's
 GAMMAS = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
 PARTS: dict[str, Callable[[State], State]] = {
     "gamma": lambda state: rename(state, GAMMAS),
@@ -137,6 +149,7 @@ PARTS: dict[str, Callable[[State], State]] = {
     "three biases": lambda state: in_three(state, "attn.qkv.bias"),
     "two of three biases": lambda state: without_key_bias(state, ("attn.q_proj.bias", "attn.v_proj.bias")),
     "gate apart": gate_apart,
+    "geglu": geglu,
     "mixed rotary": frequencies_together,
     "distilled": lambda state: {"dist_token" if k == "reg_token" else k: v for k, v in state.items()},
 }

@@ -1,5 +1,6 @@
 """Read the architecture of a live timm vision transformer, part by part; a part that is not supported is an error."""
 
+import copy
 from typing import Any, NoReturn
 
 from torch import nn
@@ -9,6 +10,7 @@ SUPPORTED = (
     "SigLIP and SigLIP2, AIMv2, EVA-02, Perception Encoder, RoPE-ViT); docs/encoders.md lists them"
 )
 NORMS = {"LayerNorm": "layer", "RmsNorm": "rms", "RMSNorm": "rms"}
+GATED = ("GluMlp", "SwiGLU", "GeGluMlp")
 BLOCKS = ("Block", "ResPostBlock", "EvaBlock", "EvaBlockPostNorm")
 
 
@@ -25,12 +27,8 @@ def describe(model: Any, name: str) -> dict[str, Any]:
     """
     check_parts(model, name)
     block, config = model.blocks[0], getattr(model, "pretrained_cfg", {})
-    side, patch = model.patch_embed.grid_size, model.patch_embed.patch_size
-    gated = type(block.mlp).__name__ in ("GluMlp", "SwiGLU")
     act = activation_of(block.mlp.act, name)
     return dict(
-        image_size=side[0] * patch[0],
-        patch_size=patch[0],
         dim=model.embed_dim,
         depth=len(model.blocks),
         num_heads=block.attn.num_heads,
@@ -38,15 +36,11 @@ def describe(model: Any, name: str) -> dict[str, Any]:
         qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
         init_values=None if gamma_of(block) is None else 1e-5,
         act=act,
-        gated=gated,
+        gated=type(block.mlp).__name__ in GATED,
         class_token=model.cls_token is not None,
         embed_prefix=not model.no_embed_class,
         pre_norm=not isinstance(model.norm_pre, nn.Identity),
         norm_eps=block.norm1.eps,
-        patch_bias=model.patch_embed.proj.bias is not None,
-        patch_norm=not isinstance(model.patch_embed.norm, nn.Identity),
-        pad_images=bool(getattr(model.patch_embed, "dynamic_img_pad", False)),
-        crop_images=bool((model.patch_embed.img_size or side)[0] % patch[0]),
         pixel_mean=config.get("mean", (0.5, 0.5, 0.5)),
         pixel_std=config.get("std", (0.5, 0.5, 0.5)),
         name=name,
@@ -54,18 +48,47 @@ def describe(model: Any, name: str) -> dict[str, Any]:
         positions=model.pos_embed is not None,
         norm=NORMS[type(block.norm1).__name__],
         attn_norm=not isinstance(block.attn.norm, nn.Identity),
-        mlp_norm=not isinstance(block.mlp.norm, nn.Identity),
+        mlp_norm=not hasattr(block.mlp, "w0") and not isinstance(block.mlp.norm, nn.Identity),
+        mlp_norm_in=hasattr(block.mlp, "w0"),
         bias=block.attn.proj.bias is not None,
         post_norm=type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm"),
+        **patches_of(model),
         **tokens_of(model),
         **pooling_of(model, act, name),
         **layout_of(model),
     )
 
 
+def stride_of(model: Any) -> int:
+    """Pixels of a patch of a timm model, 1 where it has no patches."""
+    embed: Any = getattr(model, "patch_embed", None)
+    return embed.feat_ratio() if hasattr(embed, "feat_ratio") else getattr(embed, "patch_size", (1, 1))[0]
+
+
+def patches_of(model: Any) -> dict[str, Any]:
+    """How the patches are made of images."""
+    embed = model.patch_embed
+    side, patch = embed.grid_size, stride_of(model)
+    found: dict[str, Any] = dict(image_size=side[0] * patch, patch_size=patch)
+    if type(embed).__name__ == "HybridEmbed":
+        return found | dict(stem=lambda: copy.deepcopy(embed))
+    return found | dict(
+        patch_bias=embed.proj.bias is not None,
+        patch_norm=not isinstance(embed.norm, nn.Identity),
+        pad_images=bool(getattr(embed, "dynamic_img_pad", False)),
+        crop_images=bool((embed.img_size or side)[0] % patch),
+    )
+
+
+def layers_of(mlp: Any) -> list[Any]:
+    """Return the linear layers of an MLP, the last one behind the activation."""
+    names = ("fc1_g", "fc1_x", "fc1", "fc2", "w0", "w1", "w2")
+    return [getattr(mlp, name) for name in names if hasattr(mlp, name)]
+
+
 def hidden_of(mlp: Any) -> int:
     """Rows of the first layer of an MLP, gate and value together."""
-    return 2 * mlp.fc1_g.out_features if hasattr(mlp, "fc1_g") else mlp.fc1.out_features
+    return sum(layer.out_features for layer in layers_of(mlp)[:-1])
 
 
 def exact_ratio(hidden: int, dim: int) -> float:
@@ -154,6 +177,8 @@ def layout_of(model: Any) -> dict[str, Any]:
             layout.append("bias apart")
     if hasattr(block.mlp, "fc1_g"):
         layout.append("gate apart")
+    if hasattr(block.mlp, "w0"):
+        layout.append("geglu")
     if type(getattr(model, "rope", None)).__name__ == "RotaryEmbeddingMixed":
         layout.append("mixed rotary")
     if hasattr(model, "dist_token"):
@@ -172,9 +197,9 @@ def check_parts(model: Any, name: str) -> None:
         refuse(name, f"its block is {kind}; supported: {', '.join(BLOCKS)}")
     parts = {
         "attention": (type(block.attn).__name__, ("Attention", "EvaAttention", "AttentionRope")),
-        "MLP": (type(block.mlp).__name__, ("Mlp", "GluMlp", "SwiGLU")),
+        "MLP": (type(block.mlp).__name__, ("Mlp", *GATED)),
         "norm": (type(block.norm1).__name__, tuple(NORMS)),
-        "patch embedding": (type(model.patch_embed).__name__, ("PatchEmbed",)),
+        "patch embedding": (type(model.patch_embed).__name__, ("PatchEmbed", "HybridEmbed")),
         "pooling": (model.global_pool or "none", ("token", "avg", "map")),
         "attention pooling": (type(model.attn_pool).__name__, ("NoneType", "AttentionPoolLatent")),
     }
@@ -187,15 +212,15 @@ def check_parts(model: Any, name: str) -> None:
 def check_details(model: Any, block: Any, name: str) -> None:
     """Refuse options of supported parts that are not supported."""
     attn, grid, patch = block.attn, model.patch_embed.grid_size, model.patch_embed.patch_size
-    eps = {m.eps for m in model.modules() if hasattr(m, "eps")}
+    channels = getattr(model.patch_embed, "in_chans", None) or model.patch_embed.proj.in_channels
+    eps = {float(m.eps) for m in norms_of(model)}
     shapes = [{key: value.shape for key, value in b.state_dict().items()} for b in model.blocks]
-    biases = {layer.bias is not None for layer in (attn.proj, block.mlp.fc2, getattr(block.mlp, "fc1", block.mlp.fc2))}
+    biases = {layer.bias is not None for layer in (attn.proj, *layers_of(block.mlp))}
     wrong = {
         f"its grid is {grid[0]} x {grid[1]} of {patch[0]} x {patch[1]} pixels, not square": (
             grid[0] != grid[1] or patch[0] != patch[1]
         ),
-        f"it takes images of {model.patch_embed.proj.in_channels} channels, not 3": model.patch_embed.proj.in_channels
-        != 3,
+        f"it takes images of {channels} channels, not 3": channels != 3,
         "its MLP is gated by the second half": getattr(block.mlp, "gate_last", False),
         "its attention is gated": getattr(attn, "gate", None) is not None,
         "its keys and values have fewer heads": getattr(attn, "num_kv_heads", attn.num_heads) != attn.num_heads,
@@ -210,9 +235,9 @@ def check_details(model: Any, block: Any, name: str) -> None:
         refuse(name, "; ".join(why for why, there in wrong.items() if there))
 
 
-def norms_of(model: Any) -> list[nn.Module]:
-    """All norms of a model."""
-    return [m for m in model.modules() if hasattr(m, "eps")]
+def norms_of(model: Any) -> list[Any]:
+    """All norms of a model, without those of a convolution network that makes the patches."""
+    return [m for name, m in model.named_modules() if hasattr(m, "eps") and "patch_embed.backbone." not in name]
 
 
 def activation_of(module: nn.Module, name: str) -> str:

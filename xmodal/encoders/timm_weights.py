@@ -10,16 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from timm.layers import HybridEmbed
 from torch import Tensor, nn
 
 from xmodal.encoders.files import load_exactly, missing_weights, read_state, seeded, unfilled
 from xmodal.encoders.keys import from_timm_state
-from xmodal.encoders.timm_parts import SUPPORTED, describe, refuse
+from xmodal.encoders.timm_parts import SUPPORTED, describe, refuse, stride_of
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.structures import Encoder
 
-FAMILIES = ("vision_transformer", "deit", "eva")  # timm's modules whose models are read
+FAMILIES = (
+    "vision_transformer",
+    "deit",
+    "eva",
+    "vision_transformer_hybrid",
+    "vitamin",
+)  # timm's modules whose models are read
 MISSING = {  # what the other vision transformers of timm have that the tower here has not, by timm's module
     "beit": "its attention has a learned bias by relative position",
     "cait": "it mixes attention heads and adds the class token in late blocks of another kind",
@@ -33,7 +41,6 @@ MISSING = {  # what the other vision transformers of timm have that the tower he
     "qwen3_vit": "its tower is that of a multimodal model (bilinear positions, projector), and is not read yet",
     "tiny_vit": "it has convolution stages and attends in windows",
     "twins": "it has stages and attends in windows",
-    "vision_transformer_hybrid": "its patches come of a convolution network (HybridEmbed)",
     "vision_transformer_relpos": "its attention has a bias by relative position",
     "vision_transformer_sam": "it attends in windows with a bias by relative position",
     "volo": "it has outlook attention",
@@ -74,6 +81,8 @@ def timm_encoder(
     tag = model.pretrained_cfg.get("tag")
     if tag and tag != "untrained":
         name = f"{name.split('.')[0]}.{tag}"
+    if weights == "random" and isinstance(model.patch_embed, HybridEmbed):  # its network needs weights
+        model = seeded(seed, lambda: create(name, image_size, arch))
     spec = {**describe(model, name), "drop_path": drop_path}
     if weights == "random":
         tower = seeded(seed, lambda: VisionTransformer(**spec)).eval()
@@ -199,7 +208,7 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
         if "tag" not in str(error):
             raise
         raise ValueError(f"{name!r}: timm knows the tags {', '.join(tags_of(plain)) or 'none'} of {plain}") from error
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))[0]
+    patch = stride_of(model)
     if image_size and image_size % patch:
         raise ValueError(f"image_size {image_size} is not a multiple of the patch size {patch} of {plain}")
     return model
@@ -258,7 +267,8 @@ def read_for(model: Any, path: Path, make: Callable[[], Any]) -> dict[str, Tenso
         filled.load_pretrained(str(path))
         return filled.state_dict()
     state, own = read_state(path), model.state_dict()
-    patch, size = state.get("patch_embed.proj.weight"), own["patch_embed.proj.weight"].shape[-1]
+    patch = state.get("patch_embed.proj.weight")
+    size = own.get("patch_embed.proj.weight", torch.zeros(1)).shape[-1]
     if patch is not None and patch.ndim == 4 and patch.shape[-1] != size:
         raise ValueError(f"{path.name} has patches of {patch.shape[-1]} pixels, and the model asked for of {size}")
     found = filtered(state, model)

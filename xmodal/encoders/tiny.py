@@ -16,7 +16,11 @@ from xmodal.registry import ENCODERS
 
 @ENCODERS.register_module(name="tiny_clip")
 def tiny_clip(
-    weights: str = "pretrained", image_size: int | None = None, drop_path: float = 0.0, seed: int = 0
+    weights: str = "pretrained",
+    image_size: int | None = None,
+    drop_path: float = 0.0,
+    seed: int = 0,
+    arch: dict | None = None,
 ) -> CLIP:
     """Both towers of the shipped tiny CLIP.
 
@@ -26,6 +30,8 @@ def tiny_clip(
         image_size: pixels, when another resolution than 48 is wanted; positions are resized.
         drop_path: stochastic depth of the last block, in training only.
         seed: of random weights.
+        arch: arguments of the image tower that differ, as `dict(positions=False, rotary=dict(kind="axial"))`; the
+            shipped weights do not fit then.
 
     Returns:
         The CLIP in evaluation mode, with its word tokenizer.
@@ -36,7 +42,7 @@ def tiny_clip(
     if weights not in ("pretrained", "random") and not Path(weights).is_file():
         raise ValueError(f"weights={weights!r}: the tiny CLIP has pretrained or random, and no such file is there")
     about = facts()
-    vision = {**about["vision"], "drop_path": drop_path}
+    vision = {**about["vision"], **(arch or {}), "drop_path": drop_path}
     vision["image_size"] = image_size or vision["image_size"]
 
     def build() -> CLIP:
@@ -54,10 +60,14 @@ def tiny_clip(
 
 @ENCODERS.register_module(name="tiny_clip_encoder")
 def tiny_clip_encoder(
-    weights: str = "pretrained", image_size: int | None = None, drop_path: float = 0.0, seed: int = 0
+    weights: str = "pretrained",
+    image_size: int | None = None,
+    drop_path: float = 0.0,
+    seed: int = 0,
+    arch: dict | None = None,
 ) -> VisionTransformer:
     """The image tower of the shipped tiny CLIP; arguments are those of `tiny_clip`."""
-    tower = tiny_clip(weights, image_size, drop_path, seed).visual
+    tower = tiny_clip(weights, image_size, drop_path, seed, arch).visual
     assert isinstance(tower, VisionTransformer)
     return tower
 

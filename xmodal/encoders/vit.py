@@ -4,18 +4,18 @@ Papers: ViT (arXiv 2010.11929), CLIP (2103.00020), DINOv2 with registers (2309.1
 Names follow timm; weights come from timm, open_clip and OpenAI files.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.encoders.block import Block, PostNormBlock, make_norm, run_block
+from xmodal.encoders.block import Block, PostNormBlock, run_block
 from xmodal.encoders.keys import to_timm_state
-from xmodal.encoders.pooling import AttentionPool
-from xmodal.encoders.sites import Edits, Pointwise, Stream
+from xmodal.encoders.parts import make_norm
+from xmodal.encoders.patches import PatchEmbed, StemEmbed, patches_of, resize_positions
+from xmodal.encoders.pooling import AttentionPool, QueryPool
+from xmodal.encoders.sites import Pointwise, Stream
 from xmodal.encoders.taps import Taps
 from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid
@@ -23,46 +23,6 @@ from xmodal.structures import Encoder, Grid
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP_TOWER = dict(pre_norm=True, norm_eps=1e-5, patch_bias=False, pixel_mean=CLIP_MEAN, pixel_std=CLIP_STD)
-
-
-class PatchEmbed(nn.Module):
-    """Cut images into patches, project each and normalize them if there is a norm. Site: `patch_embed`.
-
-    Args:
-        patch_size: pixels of a patch.
-        dim: width D.
-        bias: bias of the projection.
-        pad: pad images to whole patches without a warning.
-        norm: norm behind the projection, None for none.
-        crop: leave out the pixels behind the last whole patch, instead of padding.
-    """
-
-    def __init__(
-        self,
-        patch_size: int,
-        dim: int,
-        bias: bool = True,
-        pad: bool = False,
-        norm: nn.Module | None = None,
-        crop: bool = False,
-    ):
-        super().__init__()
-        self.patch_size, self.pad, self.crop = patch_size, pad, crop
-        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size, bias=bias)
-        self.norm = norm or nn.Identity()
-        self.edits = Edits()
-
-    def forward(self, images: Tensor) -> tuple[Tensor, int, int]:
-        """Map images (B, 3, H, W) to patches (B, h*w, D), h and w; zeros complete the last patches."""
-        down, right = (-images.shape[2]) % self.patch_size, (-images.shape[3]) % self.patch_size
-        if (down or right) and not self.crop:
-            if not self.pad:
-                size = f"{images.shape[2]} x {images.shape[3]}"
-                warnings.warn(f"images of {size} pixels are padded to whole patches of {self.patch_size}", stacklevel=2)
-            images = F.pad(images, (0, right, 0, down))
-        patches = self.proj(images)  # (B, D, h, w)
-        h, w = patches.shape[-2:]
-        return self.edits(self.norm(patches.flatten(2).transpose(1, 2)), images), h, w
 
 
 @ENCODERS.register_module(name="vit")
@@ -79,13 +39,14 @@ class VisionTransformer(Encoder):
         qkv_bias: bias of the query, key and value projection.
         qk_norm: normalize queries and keys.
         init_values: initial LayerScale, None for none.
-        act: activation, see `block.ACTIVATIONS`.
+        act: activation, see `parts.ACTIVATIONS`.
         gated: gated MLP.
         class_token: whether a class token stands first.
         num_registers: register tokens behind the class token.
         embed_prefix: whether positions are also added to the prefix tokens (not so in DINOv2 with registers).
         pre_norm: a norm before the first block (CLIP).
-        pool: `token`, `avg` (patches only) or `map` (attention pooling, SigLIP).
+        pool: `token`, `avg` (patches only), `map` (attention pooling, SigLIP) or `queries` (attention pooling by
+            several queries of which the first is read, CoCa).
         pool_prefix: `avg` and `map` pool the prefix tokens too (timm's `pool_include_prefix`).
         pad_images: say nothing when images are padded to whole patches, with zeros at the right and below (timm's
             `dynamic_img_pad`).
@@ -103,15 +64,18 @@ class VisionTransformer(Encoder):
         rotary: rotary positions of the patches, arguments of `rotary.Rotary`; None for none.
         positions: whether there is a table of positions that is added to the tokens.
         patch_norm: a norm behind the patch projection.
-        norm: kind of the norms, a name in `block.NORMS`.
+        norm: kind of the norms, a name in `parts.NORMS`.
         attn_norm: a norm in front of the output projection of every attention.
         mlp_norm: a norm in front of the second layer of every MLP.
+        mlp_norm_in: one more norm in front of the first layer of every MLP (ViTamin).
         bias: bias of the attention's output projection and of the MLPs.
         post_norm: norms behind attention and MLP instead of before them.
         final_norm: whether there is a norm behind the blocks, before or after pooling.
         pool_tokens: with `token`, how many of the first tokens are averaged (2 in distilled DeiT).
         pool_heads: heads of attention pooling, None for those of the blocks.
         pool_ratio: hidden width of attention pooling's MLP over D, None for `mlp_ratio`.
+        pool_queries: with `queries`, how many there are; their width is `out_dim`.
+        stem: builds timm's `HybridEmbed`, a convolution network that makes the patches; None for one convolution.
         joint: attend over all frames of a clip.
         layout: of the weights in timm's model, where it is not that of `VisionTransformer`: names in `timm_keys.PARTS`.
 
@@ -132,14 +96,17 @@ class VisionTransformer(Encoder):
         drop_path: float = 0.0,
         pixel_mean: Sequence[float] = CLIP_MEAN, pixel_std: Sequence[float] = CLIP_STD, name: str = "vit",
         rotary: dict | None = None, positions: bool = True, norm: str = "layer", patch_norm: bool = False,
-        attn_norm: bool = False, mlp_norm: bool = False, bias: bool = True, post_norm: bool = False,
-        final_norm: bool = True, pool_tokens: int = 1, pool_heads: int | None = None,
-        pool_ratio: float | None = None, joint: bool = False, layout: Sequence[str] = (),
+        attn_norm: bool = False, mlp_norm: bool = False, mlp_norm_in: bool = False, bias: bool = True,
+        post_norm: bool = False, final_norm: bool = True, pool_tokens: int = 1, pool_heads: int | None = None,
+        pool_ratio: float | None = None, pool_queries: int = 256, joint: bool = False,
+        stem: Callable[[], nn.Module] | None = None, layout: Sequence[str] = (),
     ):  # fmt: skip
         if image_size % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
-        if pool not in ("token", "avg", "map") or (pool == "token" and not class_token):
-            raise ValueError(f"pool {pool!r} with class_token={class_token}: choose token (needs one), avg or map")
+        if pool not in ("token", "avg", "map", "queries") or (pool == "token" and not class_token):
+            raise ValueError(
+                f"pool {pool!r} with class_token={class_token}: choose token (needs one), avg, map or queries"
+            )
         super().__init__(
             name=name, dim=dim, out_dim=out_dim or dim, depth=depth, num_heads=num_heads, image_size=image_size,
             patch_size=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std, pool_type=pool,
@@ -150,7 +117,8 @@ class VisionTransformer(Encoder):
         self.pool_start = 0 if pool_prefix else self.num_prefix
 
         first_norm = make_norm(norm, dim, norm_eps) if patch_norm else None
-        self.patch_embed = PatchEmbed(patch_size, dim, patch_bias, pad_images, first_norm, crop_images)
+        patches = (patch_size, dim, patch_bias, pad_images, first_norm, crop_images)
+        self.patch_embed = PatchEmbed(*patches) if stem is None else StemEmbed(stem())
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
         places = (image_size // patch_size) ** 2 + (self.num_prefix if embed_prefix else 0)
@@ -162,14 +130,18 @@ class VisionTransformer(Encoder):
         kind: type[Block] = PostNormBlock if post_norm else Block
         shared: dict[str, Any] = dict(
             mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_norm=qk_norm, init_values=init_values, act=act, gated=gated,
-            norm_eps=norm_eps, norm=norm, attn_norm=attn_norm, mlp_norm=mlp_norm, bias=bias, rotary=rotary, joint=joint,
+            norm_eps=norm_eps, norm=norm, attn_norm=attn_norm, mlp_norm=mlp_norm,
+            mlp_norm_in=mlp_norm_in, bias=bias, rotary=rotary, joint=joint,
         )  # fmt: skip
         self.blocks = nn.ModuleList(kind(dim, num_heads, drop_path=rate, **shared) for rate in rates)
         self.norm = make_norm(norm, dim, norm_eps) if final_norm and not fc_norm else Pointwise()
-        self.fc_norm = make_norm(norm, dim, norm_eps) if final_norm and fc_norm else nn.Identity()
+        pooled = out_dim or dim if pool == "queries" else dim
+        self.fc_norm = make_norm(norm, pooled, norm_eps) if final_norm and fc_norm else nn.Identity()
         pooling = (pool_heads or num_heads, pool_ratio or mlp_ratio, act, norm_eps, norm)
-        self.attn_pool = AttentionPool(dim, *pooling) if pool == "map" else None
-        self.proj = nn.Linear(dim, out_dim, bias=out_bias) if out_dim else nn.Identity()
+        self.attn_pool: nn.Module | None = AttentionPool(dim, *pooling) if pool == "map" else None
+        if pool == "queries":
+            self.attn_pool = QueryPool(dim, pooled, pool_heads or num_heads, pool_queries, norm_eps)
+        self.proj = nn.Linear(pooled, out_dim, bias=out_bias) if out_dim else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -267,17 +239,3 @@ class VisionTransformer(Encoder):
         else:
             pooled = tokens[:, 0] if self.pool_tokens == 1 else tokens[:, : self.pool_tokens].mean(1)
         return self.proj(self.fc_norm(pooled))
-
-
-def patches_of(tokens: Tensor, grid: Grid | None, start: int) -> Tensor:
-    """Tokens from `start` up to the end of the patches, without prompts behind them."""
-    return tokens[:, start:] if grid is None else tokens[:, start : grid.prefix + grid.num_patches]
-
-
-def resize_positions(positions: Tensor, prefix: int, h: int, w: int) -> Tensor:
-    """Resize position embeddings (1, prefix + g*g, D) to (1, prefix + h*w, D), bicubic with antialiasing."""
-    own = round((positions.shape[1] - prefix) ** 0.5)
-    table = positions[:, prefix:].unflatten(1, (own, own)).permute(0, 3, 1, 2)  # (1, D, g, g)
-    table = F.interpolate(table.float(), size=(h, w), mode="bicubic", antialias=True, align_corners=False)
-    table = table.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, h*w, D)
-    return torch.cat([positions[:, :prefix], table], dim=1)
