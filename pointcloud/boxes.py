@@ -179,7 +179,7 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return (common / union.clamp(min=1e-12)).to(boxes1.dtype)
 
 
-def giou(boxes1: Tensor, boxes2: Tensor, oriented: bool = True) -> Tensor:
+def giou(boxes1: Tensor, boxes2: Tensor, oriented: bool = True, pretest: bool = False) -> Tensor:
     """Generalized IoU (..., N, M): IoU minus the share of the enclosing box that neither covers.
 
     Paper: arXiv 1902.09630; the enclosing box is axis-aligned, as in 3DETR (arXiv 2109.08141).
@@ -189,12 +189,16 @@ def giou(boxes1: Tensor, boxes2: Tensor, oriented: bool = True) -> Tensor:
         boxes2: (..., M, 7).
         oriented: False measures footprints between corners 2 and 0 and so ignores what yaw does beyond moving them, as
             3DETR does on data without yaw.
+        pretest: with `oriented`, boxes whose footprints do not overlap between corners 2 and 0 have no common volume, as
+            in 3DETR on data with yaw; a square that is turned by more than 45 degrees then overlaps nothing.
 
     Returns:
         (..., N, M) in the type of `boxes1`, 0 for malformed boxes.
     """
     a, b = pairs(boxes1, boxes2)
     area = footprint_overlap(a, b) if oriented else diagonal_overlap(a, b)
+    if oriented and pretest:
+        area = torch.where(diagonal_overlap(a, b) > 0, area, torch.zeros_like(area))
     common = area * height_overlap(a, b)
     total = volume(a).clamp(min=1e-8) + volume(b).clamp(min=1e-8)
     union = (total - common).clamp(min=1e-8)

@@ -15,7 +15,8 @@ def pairwise_giou(predicted: Tensor, targets: Targets, rule: str) -> Tensor:
     Args:
         predicted: (B, Q, 7).
         targets: see `Criterion`.
-        rule: `exact`, or `released`: the exact overlap only when some yaw of the batch is above 0, as 3DETR does.
+        rule: `exact`, or `released`: as 3DETR does, the overlap of turned footprints only when some true yaw of the
+            batch is above 0, and then behind a test between two corners (`boxes.giou`).
 
     Raises:
         ValueError: an unknown rule.
@@ -24,7 +25,8 @@ def pairwise_giou(predicted: Tensor, targets: Targets, rule: str) -> Tensor:
         raise ValueError(f"giou rule {rule!r}: choose exact or released")
     mask = targets["box_mask"].bool()
     oriented = rule == "exact" or bool((targets["boxes"][..., 6][mask] > 0).any())
-    return boxes.giou(predicted, targets["boxes"].to(predicted.dtype), oriented) * mask[:, None]
+    overlap = boxes.giou(predicted, targets["boxes"].to(predicted.dtype), oriented, pretest=rule == "released")
+    return overlap * mask[:, None]
 
 
 class Matcher(nn.Module):

@@ -215,3 +215,13 @@ def test_nms_threshold_is_strict_and_what_is_gone_suppresses_nothing():
     assert boxes.nms(row, scores, 0.5).tolist() == [0, 1, 2]
     assert boxes.nms(row, scores, 0.49).tolist() == [0, 2]
     assert boxes.nms(row, scores, 0.19).tolist() == [0]
+
+
+def test_the_released_rule_overlaps_nothing_with_a_square_turned_by_more_than_45_degrees():
+    still, turned = torch.tensor([[0.0, 0, 0, 2, 2, 1, 0]]), torch.tensor([[0.0, 0, 0, 2, 2, 1, 1.0]])
+    exact = boxes.giou(still, turned).item()
+    half = math.cos(1.0) + math.sin(1.0)  # of the turned square's hull
+    assert boxes.giou(still, turned, pretest=True).item() == pytest.approx(8 / (4 * half**2) - 1)
+    assert exact > 0.3
+    slightly = torch.tensor([[0.0, 0, 0, 2, 2, 1, 0.5]])
+    assert boxes.giou(still, slightly, pretest=True).item() == pytest.approx(boxes.giou(still, slightly).item())
