@@ -189,8 +189,8 @@ def giou(boxes1: Tensor, boxes2: Tensor, oriented: bool = True, pretest: bool = 
         boxes2: (..., M, 7).
         oriented: False measures footprints between corners 2 and 0 and so ignores what yaw does beyond moving them, as
             3DETR does on data without yaw.
-        pretest: with `oriented`, boxes whose footprints do not overlap between corners 2 and 0 have no common volume, as
-            in 3DETR on data with yaw; a square that is turned by more than 45 degrees then overlaps nothing.
+        pretest: with `oriented`, boxes whose footprints do not overlap between corners 2 and 0 have no common volume,
+            as in 3DETR on data with yaw; a square that is turned by more than 45 degrees then overlaps nothing.
 
     Returns:
         (..., N, M) in the type of `boxes1`, 0 for malformed boxes.

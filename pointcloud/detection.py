@@ -1,7 +1,7 @@
 """Detection: boxes from EPCL tokens (or from 3DETR's own encoder) through 3DETR's decoder.
 
-The released EPCL detection is a sparse-convolution network with a two-stage head and needs MinkowskiEngine; it is not
-built here. The 3DETR decoder on EPCL tokens is this project's own combination.
+The released EPCL detection is a sparse U-Net (`sparse_unet.py`) with a two-stage head of CAGroup3D, which is not built
+here. The 3DETR decoder on EPCL tokens is this project's own combination.
 """
 
 from collections.abc import Sequence
@@ -95,6 +95,8 @@ class Detector(task.TaskNetwork):
     """
 
     targets = ("boxes", "box_label", "box_mask")
+    decoder_type: Any = BoxDecoder
+    criterion_type: Any = Criterion
 
     def __init__(
         self,
@@ -116,9 +118,9 @@ class Detector(task.TaskNetwork):
         self.backbone, self.feat_dim = backbone, getattr(backbone, "feat_dim", 0)
         self.official = "3detr" if isinstance(backbone, DETREncoder) else ""
         self.votes = VoteHead(backbone.out_dim) if votes else None
-        self.decoder = BoxDecoder(backbone.out_dim, num_classes, num_angle_bins, **(decoder or {}))
+        self.decoder = self.decoder_type(backbone.out_dim, num_classes, num_angle_bins, **(decoder or {}))
         self.look = None if query_points is None else QueryPoints(self.decoder.dim, **query_points)
-        self.criterion = Criterion(num_classes, num_angle_bins, **(criterion or {}))
+        self.criterion = self.criterion_type(num_classes, num_angle_bins, **(criterion or {}))
         self.min_score, self.min_points, self.nms_iou = min_score, min_points, nms_iou
         self.show_score = (0.3 if min_score else 0.0) if show_score is None else show_score
 

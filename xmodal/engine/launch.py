@@ -156,6 +156,7 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
     logging.raiseExceptions = False  # a log file on a full disk is not worth forty lines
     try:
         status = job()
+        leave_group()
     except Interrupted as stop:
         print(f"{stop}{'; --resume goes on from there' if resumable else ''}", file=sys.stderr)
         return 130
@@ -168,6 +169,12 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
         print(f"error: {last_line(error)}", file=sys.stderr)
         return 2
     return status if isinstance(status, int) else 0
+
+
+def leave_group() -> None:
+    """Leave the process group, whose threads can otherwise abort a process that ends."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_mistake(error: Exception) -> bool:
