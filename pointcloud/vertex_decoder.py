@@ -175,8 +175,8 @@ class VertexDecoder(nn.Module):
 
     def stage(self, i: int, x: Tensor, center: Tensor, size: Tensor) -> Boxes:
         """Predict boxes relative to anchors from queries (B, Q, D) behind layer i."""
-        x = self.norm(x)
-        return decode({name: head(x) for name, head in self.mlp_heads[i].items()}, center, size)
+        x, heads = self.norm(x), self.mlp_heads[i]
+        return decode({name: head(x) for name, head in heads.named_children()}, center, size)
 
     def forward(self, memory: Tensor, points: Tensor) -> list[Boxes]:
         """Map memory (B, P, D) at points (B, P, 3) to the predictions of the proposals and of all layers.
