@@ -21,8 +21,8 @@ class OwnDraw(Protocol):
     """K shots as a paper's own code draws them; classes with too few images repeat some.
 
     Args:
-        draw: `clip_lora` (min(K, 4) validation images first), `lp_plus_plus` (K training, then K validation images; also
-            ProLIP's) or `lp_plus_plus_reduced` (its draw on six data sets, the same images for every seed).
+        draw: `clip_lora` (min(K, 4) validation images first), `lp_plus_plus` (K training, then K validation images, as
+            in ProLIP) or `lp_plus_plus_reduced` (its draw on six data sets, the same images for every seed).
 
     Raises:
         ValueError: another draw.
