@@ -14,6 +14,7 @@ from video.decode import VideoError, VideoFile
 from video.sampling import DenseSampling, UniformSampling
 from video.segments import SegmentSampling
 from video.transforms import TestCrops
+from xmodal.data.annotations import part_of
 from xmodal.data.broken import LabeledFiles
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
@@ -82,6 +83,8 @@ class VideoDataset(LabeledFiles):
         test_mode: evaluation clips instead of training clips.
         seed: of everything random.
         max_broken: share of unreadable files that stops a run; five files are always allowed.
+        hold_out: share of every class that is left out, always the same samples.
+        held: take those that are left out instead.
 
     Returns:
         Items `clips` (V, T, 3, H, W), uint8 in training (V = 1, or segments) and float32 of 0 to 255 in testing, RGB,
@@ -112,9 +115,12 @@ class VideoDataset(LabeledFiles):
         test_mode: bool = False,
         seed: int = 0,
         max_broken: float = 0.01,
+        hold_out: float = 0.0,
+        held: bool = False,
     ) -> None:
         listing = VIDEOS.read(annotation, root, format, classes)
-        super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
+        samples = part_of(listing.samples, hold_out, held)
+        super().__init__(samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
         if not test_mode and any(sample.label < 0 for sample in self.samples):
             raise ValueError(f"{annotation} has videos without a class; they can be tested on (test_mode=True) only")
