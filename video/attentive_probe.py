@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.attend import attend
 from xmodal.encoders.block import Block, Mlp
 from xmodal.encoders.taps import Taps
 from xmodal.readers import Reader
@@ -40,10 +39,18 @@ class CrossBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, query: Tensor, x: Tensor) -> Tensor:
-        """Map the query (B, 1, D) and tokens (B, N, D) to (B, 1, D)."""
-        k, v = self.kv(self.norm1(x)).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (self.q(query), k, v))
-        query = query + attend(q, k, v).transpose(1, 2).flatten(2)
+        """Map the query (1, 1, D) and tokens (B, N, D) to (B, 1, D).
+
+        With one query, q.(Wk y) = (Wk^T q).y and the sum of a*(Wv y) is Wv(sum of a*y): tokens are not projected. The
+        key bias shifts all scores alike and cancels.
+        """
+        y, heads = self.norm1(x), (self.num_heads, -1)
+        (wk, wv), bias = self.kv.weight.chunk(2), self.kv.bias.chunk(2)[1]
+        q = self.q(query)[0, 0].unflatten(0, heads)  # (H, d)
+        asked = torch.einsum("hd,hdw->hw", q, wk.unflatten(0, heads)) * q.shape[-1] ** -0.5  # (H, D)
+        read = (y @ asked.T).softmax(1).mT @ y  # (B, H, D)
+        mixed = torch.einsum("bhw,hdw->bhd", read, wv.unflatten(0, heads)).flatten(1) + bias
+        query = query + mixed[:, None]
         return query + self.mlp(self.norm2(query))
 
 
@@ -126,4 +133,4 @@ class AttentiveProbe(Reader):
         """Map the tokens of a video (B, N, D) to its feature (B, D)."""
         for block in self.blocks:
             x = block(x)
-        return self.cross(self.query.expand(len(x), -1, -1), x)[:, 0]
+        return self.cross(self.query, x)[:, 0]

@@ -16,6 +16,7 @@ from video.libraries import check_decoder
 from video.sampling import DenseSampling, UniformSampling
 from video.segments import SegmentSampling
 from video.transforms import TestCrops
+from xmodal.data.annotations import part_of
 from xmodal.data.broken import LabeledFiles
 from xmodal.data.transforms import USUAL
 from xmodal.registry import DATASETS, TRANSFORMS, build
@@ -90,6 +91,8 @@ class VideoDataset(LabeledFiles):
         seed: of everything random.
         max_broken: share of unreadable files that stops a run; five files are always allowed.
         decoder: `own`, or `decord` or `torchcodec` for films that these read exactly; same pixels, see `VideoFile`.
+        hold_out: share of every class that is left out, always the same samples.
+        held: take those that are left out instead.
 
     Returns:
         Items `clips` (V, T, 3, H, W), uint8 in training (V = 1, or segments) and float32 of 0 to 255 in testing, RGB,
@@ -122,10 +125,13 @@ class VideoDataset(LabeledFiles):
         seed: int = 0,
         max_broken: float = 0.01,
         decoder: str = "own",
+        hold_out: float = 0.0,
+        held: bool = False,
     ) -> None:
         self.decoder = check_decoder(decoder)
         listing = VIDEOS.read(annotation, root, format, classes)
-        super().__init__(listing.samples, listing.classes, str(annotation), test_mode, seed, max_broken)
+        samples = part_of(listing.samples, hold_out, held)
+        super().__init__(samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
         if not test_mode and any(s.label < 0 and s.labels is None for s in self.samples):
             raise ValueError(f"{annotation} has videos without a class; they can be tested on (test_mode=True) only")

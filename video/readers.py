@@ -47,6 +47,7 @@ class TimeMeanReader(Reader):
     "attention_probe",
     slot="reader",
     paper="attentive probing over time (as in V-JEPA, arXiv 2404.08471)",
+    parity=("attention_probe",),
     params="T*D + D + 4*D*D + 4*D + 2*D",
 )
 class AttentionProbe(Reader):

@@ -9,9 +9,11 @@ import pytest
 
 from tests.parity.__main__ import CASES, load_builders, main, run_case
 from tests.parity.core import find_builder
+from xmodal.registry import METHODS, load_catalog
 
 PATHS = sorted(CASES.glob("*.json"))
 load_builders()
+load_catalog()
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
@@ -41,3 +43,12 @@ def test_runner_reports_broken_files(tmp_path):
     assert not run_case(tmp_path / "bad.json").passed
     (tmp_path / "new.json").write_text('{"system": "nobody"}')
     assert "no builder" in run_case(Path(tmp_path / "new.json")).line()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_method_is_without_a_case(name):
+    """Released code, the package peft, or a formula in float64 (`tests/parity/_make_formulas.py`) pins every method."""
+    stems = {p.stem.rsplit("_", 1)[0] for p in PATHS}
+    assert METHODS[name].parity, f"{name} has no parity case"
+    unknown = [c for c in METHODS[name].parity if not any(s == c or s.startswith(f"{c}_") for s in stems)]
+    assert not unknown, f"{name} names the cases {unknown}, which are not there"

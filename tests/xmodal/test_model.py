@@ -71,7 +71,7 @@ def test_every_documented_site_exists():
     names = site_names(tower(init_values=1e-5).blocks[0])
     expected = "pre_attn norm1 attn.qkv attn.proj attn ls1 attn_branch pre_mlp norm2 mlp.fc1 mlp.act mlp.fc2 mlp ls2"
     assert sorted(names) == sorted([*expected.split(), "mlp_branch", "post"])
-    assert {"patch_embed", "pre_blocks", "norm", "norm_pre"} <= set(site_names(tower()))
+    assert {"patch_embed", "embedded", "pre_blocks", "norm", "norm_pre"} <= set(site_names(tower()))
 
 
 def test_taps_keep_only_what_was_asked():

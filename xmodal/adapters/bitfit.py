@@ -19,6 +19,7 @@ from xmodal.structures import Encoder
     "bitfit",
     slot="adapter",
     paper="BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models (2106.10199)",
+    parity=("bitfit",),
     params="every bias: (11*L + 2)*D on a ViT",
     families=("vit", "swin", "convnet"),
 )

@@ -1,6 +1,8 @@
 """Readers of annotations: list files, folders of classes, JSON files, and the class names beside them."""
 
+import hashlib
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,6 +58,26 @@ class Listing:
     def multilabel(self) -> bool:
         """Return whether files may have several classes, or none."""
         return any(sample.labels is not None for sample in self.samples)
+
+
+def part_of(samples: Sequence[Sample], share: float, held: bool) -> list[Sample]:
+    """Leave a share of every class out, or take only that; which samples depends on their names alone.
+
+    Raises:
+        ValueError: a share outside 0..1, or nothing left.
+    """
+    if not 0 <= share < 1 or (held and not share):
+        raise ValueError(f"hold_out={share}, held={held}: the share of samples held out lies between 0 and 1")
+    if not share:
+        return list(samples)
+    order: dict[int, list[tuple[str, int]]] = {}
+    for i, sample in enumerate(samples):
+        order.setdefault(sample.label, []).append((hashlib.sha256(str(sample.sample_id).encode()).hexdigest(), i))
+    out = {i for own in order.values() for _, i in sorted(own)[: math.ceil(share * len(own))]}
+    kept = [sample for i, sample in enumerate(samples) if (i in out) == held]
+    if not kept:
+        raise ValueError(f"hold_out={share} leaves nothing of {len(samples)} samples to train on")
+    return kept
 
 
 Format = Callable[[Path, Path, list[str] | None], Listing]  # (annotation, root, classes)

@@ -23,6 +23,7 @@ from xmodal.structures import Encoder, Grid
     "inflated",
     slot="encoder",
     paper="Quo Vadis, Action Recognition?, arXiv 1705.07750; Video Swin Transformer, arXiv 2106.13230",
+    parity=("inflated",),
     params="all, + T'*D (ViT) or (2t-1) position tables (Swin)",
     families=("vit", "swin"),
 )

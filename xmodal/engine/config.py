@@ -11,11 +11,12 @@ from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 from mmengine.runner import Runner as StockRunner
 
+from xmodal.engine.probes import spread_probes
 from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
 CHECKPOINTS = (".pth", ".pt")  # endings; such a file holds the config of its run
-KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache", "benchmarks", "variants"}
+KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache", "benchmarks", "variants", "probes"}
 
 
 def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
@@ -48,6 +49,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     options = apply_choices(cfg, options)
     set_defaults(cfg)
     apply_options(cfg, options)
+    spread_probes(cfg)
     return cfg
 
 

@@ -59,18 +59,20 @@ def param_groups(
         if not any(_below(name, prefix) for name, _ in trained):
             known = {".".join(name.split(".")[:n]) for name, _ in trained for n in (1, 2)}
             raise ValueError(f"lr_mult: nothing that trains is below {prefix!r}; {did_you_mean(prefix, known)}")
+    own = getattr(model, "own_rates", {})  # of a grid of probes: module prefix -> lr and weight_decay
     norms = _norm_weights(model)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in trained:
-        part = max((p for p in lr_mult if _below(name, p)), key=len, default="")
+        part = max((p for p in (*lr_mult, *own) if _below(name, p)), key=len, default="")
         free = any(name in norms if rule == "norm" else rule in name for rule in no_decay)
         group = groups.setdefault((part, free), {"params": [], "names": []})
         group["params"].append(parameter)
         group["names"].append(name)
     for (part, free), group in groups.items():
-        group["name"] = (f"{part} x{lr_mult[part]:g}" if part else "trained") + (", no decay" if free else "")
-        group["lr"] = lr * (lr_mult[part] if part else 1.0)
-        group["weight_decay"] = 0.0 if free else weight_decay
+        factor = f" x{lr_mult[part]:g}" if part in lr_mult else ""
+        group["name"] = (f"{part}{factor}" if part else "trained") + (", no decay" if free else "")
+        group["lr"] = own.get(part, {}).get("lr", lr) * lr_mult.get(part, 1.0)
+        group["weight_decay"] = 0.0 if free else own.get(part, {}).get("weight_decay", weight_decay)
     return list(groups.values())
 
 

@@ -56,7 +56,7 @@ class Source:
         """Labels and class names."""
         empty: list[int] = []
         val, test = (empty if d is None else d.labels for d in (self.val, self.test))
-        return Labeled(self.name, list(self.train.classes), self.train.labels, val, test)
+        return Labeled(self.name, list(self.train.classes), self.train.labels, val, test, names_of(self.train))
 
     def view(self, split: str, augment: bool) -> Any:
         """The data set behind a split."""
@@ -171,15 +171,36 @@ class Bench:
         whole = lambda: not getattr(data, "broken", None)  # noqa: E731
         return self.bank.get(name, part.indices, compute, self.batch_size, whole).to(self.device)
 
-    @torch.no_grad()
-    def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> Tensor:
-        """Features of some samples."""
+    def images(self, part: Part, epoch: int | None, rows: list[int]) -> Tensor:
+        """Normalized images (B, 3, H, W) of some of a part's samples, for methods that train inside the towers.
+
+        Args:
+            part: which samples.
+            epoch: of the training view; None for the test view.
+            rows: places in the part.
+
+        Raises:
+            ValueError: a source of videos.
+        """
+        turn = None if epoch is None else epoch % self.views
+        data = self.source(part.source).view(part.split, turn is not None)
+        inputs = self.inputs(self.models["clip"], data, [part.indices[i] for i in rows], turn)
+        if "image" not in inputs:
+            raise ValueError(f"{part.source}: this method trains on images, and these are clips")
+        return inputs["image"].to(self.device)
+
+    def inputs(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> dict[str, Tensor]:
+        """Normalized pixels of some samples."""
         batch = collate(read_items(data, rows if turn is None else [(turn, i) for i in rows]))
         if "skipped" in batch:
             raise ValueError(f"cannot read {batch['skipped'][0]}: leave it out of the split file, or restore it")
-        batch = model.data_preprocessor(batch)
-        views = batch["clips"].shape[1] if "clips" in batch else 1
-        inputs = {k: v for k, v in batch.items() if k in ("clips", "image")}
+        return {k: v for k, v in model.data_preprocessor(batch).items() if k in ("clips", "image")}
+
+    @torch.no_grad()
+    def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> Tensor:
+        """Features of some samples."""
+        inputs = self.inputs(model, data, rows, turn)
+        views = inputs["clips"].shape[1] if "clips" in inputs else 1
         return model.features(**inputs).unflatten(0, (-1, views)).mean(1).cpu()
 
     def fingerprint(self, encoder: str) -> str:

@@ -20,6 +20,7 @@ class Labeled:
         train: labels in the order of the split.
         val: likewise; may be empty.
         test: likewise.
+        names: of the training samples, for split files that name images.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Labeled:
     train: Sequence[int]
     val: Sequence[int]
     test: Sequence[int]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

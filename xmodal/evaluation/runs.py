@@ -134,11 +134,15 @@ class PromptRun:
         other.load_state_dict(head.state_dict())
         return other
 
+    def optimizer(self, parameters: list[nn.Parameter], epochs: int) -> tuple[torch.optim.Optimizer, list[float]]:
+        """The optimizer, and the rate of every epoch."""
+        warmup: dict[str, Any] = dict(warmup_epochs=self.warmup_epochs, warmup_type=self.warmup_type)
+        return dassl_optimizer(parameters, self.lr, epochs, **warmup)
+
     def fit(self, bench: Bench, plan: Plan, train: Part, head: Any) -> list[float]:
         """Train; the mean loss of every epoch."""
         epochs, label = epochs_for(plan.shots, self.epochs), labels_of(train, bench)
-        warmup: dict[str, Any] = dict(warmup_epochs=self.warmup_epochs, warmup_type=self.warmup_type)
-        optimizer, rates = dassl_optimizer(list(head.parameters()), self.lr, epochs, **warmup)
+        optimizer, rates = self.optimizer(list(head.parameters()), epochs)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             feature = bench.features(train, epoch)

@@ -73,6 +73,7 @@ class CoAttentionLayer(nn.Module):
     "co_attention",
     slot="head",
     paper="An Empirical Study of Training End-to-End Vision-and-Language Transformers, arXiv 2111.02387",
+    parity=("co_attention",),
     families=("vit", "swin"),
 )
 class CoAttentionHead(nn.Module):

@@ -103,6 +103,7 @@ class DynamicBlock(nn.Module):
     "dynamic_head",
     slot="head",
     paper="Dynamic Head: Unifying Object Detection Heads with Attentions, arXiv 2106.08322",
+    parity=("dynamic_head",),
     families=("convnet", "swin"),
 )
 class DynamicHead(nn.Module):

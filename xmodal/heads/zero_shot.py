@@ -18,6 +18,7 @@ from xmodal.registry import HEADS, method
     "zero_shot",
     slot="head",
     paper="Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020",
+    parity=("coop",),
     params="0",
 )
 class ZeroShotHead(ScoringHead):

@@ -1,0 +1,23 @@
+"""V-JEPA 2's attentive probe (depth 1) on all tokens of the frozen tiny CLIP; 8 built-in actions, 8 frames.
+
+The probe itself is blind to the order of frames, which half of these classes differ in: about 50 % is all it can reach.
+Recipe: ours. Data: see configs/_base_/actions8.py
+Command: python tools/train.py configs/video/attentive-probe_tiny-clip_8u_actions8.py
+Variants: --cfg-options variant=actions12; variant=grid trains 6 probes at once and chooses on a tenth of the training data
+Measured here: nothing.
+"""
+
+from mmengine.config import read_base
+
+from video.attentive_probe import AttentiveProbe
+
+with read_base():
+    from .._base_.runtime import *
+    from .._base_.actions import *
+    from .._base_.actions8 import *
+
+model.reader = dict(type=AttentiveProbe, depth=1)
+optim_wrapper.optimizer.update(lr=1e-3)
+variants["grid"] = dict(
+    probes=dict(lr=[3e-3, 1e-3, 3e-4], weight_decay=[0.02, 0.2], holdout=0.1), optim_wrapper=dict(clip_grad=None)
+)

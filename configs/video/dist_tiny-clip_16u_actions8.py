@@ -1,0 +1,21 @@
+"""DiST beside the frozen tiny CLIP: 16 frames, of which the tower sees every second; 8 built-in actions.
+
+A linear head stands in the place of the released cosines with text features: these actions have no names that CLIP knows.
+Recipe: ours. Data: see configs/_base_/actions8.py
+Command: python tools/train.py configs/video/dist_tiny-clip_16u_actions8.py
+Measured here: nothing.
+"""
+
+from mmengine.config import read_base
+
+from video.dist import DiST
+
+with read_base():
+    from .._base_.runtime import *
+    from .._base_.actions import *
+    from .._base_.actions8 import *
+
+model.reader = dict(type=DiST, num_frames=16, alpha=2, dim=64, channels=24, pooling_layers=1)
+optim_wrapper.optimizer.update(lr=1e-3)
+for _loader in (train_dataloader, val_dataloader, test_dataloader):
+    _loader["dataset"].update(num_frames=16)

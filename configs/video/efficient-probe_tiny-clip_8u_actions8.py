@@ -1,0 +1,20 @@
+"""Efficient Probing with 8 queries on the patches of the frozen tiny CLIP; 8 built-in actions, 8 frames. Blind to order.
+
+Recipe: ours. Data: see configs/_base_/actions8.py
+Command: python tools/train.py configs/video/efficient-probe_tiny-clip_8u_actions8.py
+Measured here: nothing.
+"""
+
+from mmengine.config import read_base
+
+from xmodal.efficient_probe import EfficientProbe
+from xmodal.heads.classification import ClassificationHead
+
+with read_base():
+    from .._base_.runtime import *
+    from .._base_.actions import *
+    from .._base_.actions8 import *
+
+model.reader = dict(type=EfficientProbe, num_queries=8)
+model.head = dict(type=ClassificationHead, num_classes=8, norm="batch", init_std=None)
+optim_wrapper.optimizer.update(lr=1e-3)

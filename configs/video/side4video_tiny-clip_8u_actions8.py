@@ -1,0 +1,18 @@
+"""Side4Video of width 64 beside the frozen tiny CLIP; 8 built-in actions, 8 frames. No gradient enters the tower.
+
+Recipe: ours. Data: see configs/_base_/actions8.py
+Command: python tools/train.py configs/video/side4video_tiny-clip_8u_actions8.py
+Measured here: nothing.
+"""
+
+from mmengine.config import read_base
+
+from video.side4video import Side4Video
+
+with read_base():
+    from .._base_.runtime import *
+    from .._base_.actions import *
+    from .._base_.actions8 import *
+
+model.reader = dict(type=Side4Video, dim=64)
+optim_wrapper.optimizer.update(lr=1e-3)
