@@ -33,11 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     from xmodal.engine.launch import run
     from xmodal.start.write import Wish, write
 
-    tool = (
-        "xmodal {}"
-        if os.path.basename(sys.argv[0]) in ("xmodal", "__main__.py")
-        else f"python {os.path.dirname(sys.argv[0]) or '.'}/{{}}.py"
-    )
+    here = os.path.dirname(sys.argv[0]) or "."
+    tool = f"python {here}/{{}}.py" if sys.argv[0].endswith("new.py") else "xmodal {}"
     return run(lambda: write(Wish(**vars(args), tool=tool.format)) and 0)
 
 
