@@ -16,6 +16,11 @@ def parser() -> argparse.ArgumentParser:
         help="go on from PATH, or from last.pth in the work directory when there is one",
     )  # fmt: skip
     p.add_argument(
+        "--load-from", metavar="CHECKPOINT",
+        help="start from the weights of another run or a release; a head for another number of classes starts anew",
+    )  # fmt: skip
+    p.add_argument("--new-head", action="store_true", help="with --load-from: start the head anew in any case")
+    p.add_argument(
         "--allow-changes", action="store_true",
         help="with --resume: go on although the config differs in what changes the mathematics",
     )  # fmt: skip
@@ -40,13 +45,15 @@ def main(argv: list[str] | None = None) -> int:
 
     def job() -> None:
         cfg = prepare(args.config, args.work_dir, args.cfg_options, args.seed, args.amp, args.launcher)
+        if args.load_from:
+            cfg.load_from = args.load_from
         if args.print_config:
             print(cfg.pretty_text)
             return
         if args.replay:
             repeat(cfg, args.replay)
             return
-        train(cfg, args.resume, args.allow_changes)
+        train(cfg, args.resume, args.allow_changes, args.new_head)
 
     return run(job, resumable=True)
 
