@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
         "--print-config", action="store_true",
         help="print the whole experiment as a config that can be loaded again, and stop",
     )  # fmt: skip
+    p.add_argument("--dry-run", action="store_true", help="build everything, say what the run needs, and stop")
+    p.add_argument("--max-memory", metavar="SIZE", help="with --dry-run: name settings that fit into, say, 24GB")
     p.add_argument("--seed", type=int, help="of everything random; default: the config's")
     return p
 
@@ -49,6 +51,12 @@ def main(argv: list[str] | None = None) -> int:
             cfg.load_from = args.load_from
         if args.print_config:
             print(cfg.pretty_text)
+            return
+        if args.dry_run or args.max_memory:
+            from xmodal.engine.dry_run import bytes_of, dry_run
+
+            limit = bytes_of(args.max_memory) if args.max_memory else None
+            print("\n".join(dry_run(cfg, limit)[1]))
             return
         if args.replay:
             repeat(cfg, args.replay)
