@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--dry-run", action="store_true", help="build everything, say what the run needs, and stop")
     p.add_argument("--max-memory", metavar="SIZE", help="with --dry-run: name settings that fit into, say, 24GB")
+    p.add_argument("--log", nargs="+", default=[], metavar="NAME", help="also send curves to tensorboard or wandb")
     p.add_argument("--seed", type=int, help="of everything random; default: the config's")
     return p
 
@@ -49,6 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         cfg = prepare(args.config, args.work_dir, args.cfg_options, args.seed, args.amp, args.launcher)
         if args.load_from:
             cfg.load_from = args.load_from
+        if args.log:
+            from xmodal.engine.logs import log_to
+
+            log_to(cfg, args.log)
         if args.print_config:
             print(cfg.pretty_text)
             return

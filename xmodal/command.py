@@ -40,6 +40,14 @@ def tool_file(command: str) -> Path:
     return folder("tools") / f"{command.replace('-', '_')}.py"
 
 
+def spoken(tool: str) -> str:
+    """Return the command of a tool as this program was called: `xmodal test`, or `python tools/test.py`."""
+    called = Path(sys.argv[0])
+    if called.suffix == ".py" and (called.parent / f"{tool}.py").is_file() and called.parent.name == "tools":
+        return f"python {called.parent / tool}.py"
+    return f"xmodal {tool}"
+
+
 def offered() -> dict[str, str]:
     """Return the commands that are there, with what they do."""
     return {name: what for name, what in COMMANDS.items() if name == "configs" or tool_file(name).is_file()}

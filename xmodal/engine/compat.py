@@ -22,6 +22,7 @@ from torch import nn
 from xmodal.engine import checkpoint as checkpoints
 from xmodal.engine import classes
 from xmodal.engine.finetune import load_start
+from xmodal.engine.logs import note, share_files
 from xmodal.engine.optim import TrainedGroups
 from xmodal.engine.resume import resume
 from xmodal.engine.schedule import SCHEDULES, Schedule
@@ -235,12 +236,24 @@ class Runner(StockRunner):
         self.training = True
         try:
             return super().train()
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             with suppress(OSError):  # the disk may be what failed
-                self.call_hook("on_failure", error=error)
+                note(self.logger, f"{'stopped' if isinstance(error, KeyboardInterrupt) else 'error'}: {error}")
+                if isinstance(error, Exception):
+                    self.call_hook("on_failure", error=error)
             raise
         finally:
             self.training = False
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the logger; what the packages warn of goes into its file too. Why: mmengine's has its own lines alone.
+
+        The list of hooks that mmengine prints is left out.
+        """
+        logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(lambda record: not str(record.msg).startswith("Hooks will be executed"))
+        share_files(logger)
+        return logger
 
     def dump_config(self) -> None:
         """Do nothing. Why: mmengine's file is overwritten by a test. Ours: `config.py`, written by `launch.train`."""
