@@ -21,6 +21,7 @@ CEILINGS = {
     "xmodal.heads": ("xmodal.adapters", "xmodal.model", "xmodal.engine", "xmodal.evaluation", "video", "pointcloud"),
     "xmodal.data": ("xmodal.heads", "xmodal.model", "xmodal.engine", "xmodal.evaluation", "video", "pointcloud"),
     "xmodal.engine": ("xmodal.evaluation", "video", "pointcloud"),
+    "xmodal.command": ("xmodal.engine", "video", "pointcloud"),
     "xmodal.start": (),  # writes configs of all kinds
     "xmodal": ("video", "pointcloud"),
     "video": ("pointcloud",),

@@ -28,17 +28,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Write; returns the exit status."""
     args = parser().parse_args(argv)
-    import os
-
+    from xmodal.command import spoken
     from xmodal.engine.launch import run
     from xmodal.start.write import Wish, write
 
-    tool = (
-        "xmodal {}"
-        if os.path.basename(sys.argv[0]) in ("xmodal", "__main__.py")
-        else f"python {os.path.dirname(sys.argv[0]) or '.'}/{{}}.py"
-    )
-    return run(lambda: write(Wish(**vars(args), tool=tool.format)) and 0)
+    return run(lambda: write(Wish(**vars(args), tool=spoken)) and 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,11 @@ def parser() -> argparse.ArgumentParser:
         help="go on from PATH, or from last.pth in the work directory when there is one",
     )  # fmt: skip
     p.add_argument(
+        "--load-from", metavar="CHECKPOINT",
+        help="start from the weights of another run or a release; a head for another number of classes starts anew",
+    )  # fmt: skip
+    p.add_argument("--new-head", action="store_true", help="with --load-from: start the head anew in any case")
+    p.add_argument(
         "--allow-changes", action="store_true",
         help="with --resume: go on although the config differs in what changes the mathematics",
     )  # fmt: skip
@@ -29,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
         "--print-config", action="store_true",
         help="print the whole experiment as a config that can be loaded again, and stop",
     )  # fmt: skip
+    p.add_argument("--dry-run", action="store_true", help="build everything, say what the run needs, and stop")
+    p.add_argument("--max-memory", metavar="SIZE", help="with --dry-run: name settings that fit into, say, 24GB")
+    p.add_argument("--log", nargs="+", default=[], metavar="NAME", help="also send curves to tensorboard or wandb")
     p.add_argument("--seed", type=int, help="of everything random; default: the config's")
     return p
 
@@ -40,13 +48,25 @@ def main(argv: list[str] | None = None) -> int:
 
     def job() -> None:
         cfg = prepare(args.config, args.work_dir, args.cfg_options, args.seed, args.amp, args.launcher)
+        if args.load_from:
+            cfg.load_from = args.load_from
+        if args.log:
+            from xmodal.engine.logs import log_to
+
+            log_to(cfg, args.log)
         if args.print_config:
             print(cfg.pretty_text)
+            return
+        if args.dry_run or args.max_memory:
+            from xmodal.engine.dry_run import bytes_of, dry_run
+
+            limit = bytes_of(args.max_memory) if args.max_memory else None
+            print("\n".join(dry_run(cfg, limit)[1]))
             return
         if args.replay:
             repeat(cfg, args.replay)
             return
-        train(cfg, args.resume, args.allow_changes)
+        train(cfg, args.resume, args.allow_changes, args.new_head)
 
     return run(job, resumable=True)
 

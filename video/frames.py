@@ -16,13 +16,13 @@ NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)")
 COLOR = ("", "img", "image", "frame", "frames", "rgb")  # prefixes of color frames, where flow lies beside them
 
 
-def frames_in(folder: str | os.PathLike) -> list[str]:
+def frames_in(folder: "str | os.PathLike[str]") -> list[str]:
     """Return the paths of the frames of a folder in the order of their numbers; empty when it holds none.
 
     Where files of several names are numbered (`img_00001.jpg`, `flow_x_00001.jpg`), the color frames are taken.
     """
     series: dict[str, list[tuple[int, str]]] = {}
-    with os.scandir(folder) as entries:
+    with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             stem, ending = os.path.splitext(entry.name)
             found = NUMBERED.fullmatch(stem)
@@ -34,14 +34,14 @@ def frames_in(folder: str | os.PathLike) -> list[str]:
     return [path for _, path in sorted(series[prefix])]
 
 
-def is_frame_folder(folder: str | os.PathLike) -> bool:
+def is_frame_folder(folder: "str | os.PathLike[str]") -> bool:
     """Return whether a folder holds one video as numbered images: at least two, and nothing else of that size."""
     return os.path.isdir(folder) and len(frames_in(folder)) > 1
 
 
-def frame_folders(root: str | os.PathLike) -> Iterator[str]:
+def frame_folders(root: "str | os.PathLike[str]") -> Iterator[str]:
     """Yield the folders below a folder that hold a video each as numbered images."""
-    for folder, folders, _ in os.walk(root):
+    for folder, folders, _ in os.walk(os.fspath(root)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if folder != os.fspath(root) and is_frame_folder(folder):
             folders.clear()

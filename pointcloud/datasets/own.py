@@ -42,7 +42,7 @@ class OwnClouds(CloudDataset):
         if listing.multilabel:
             raise ValueError(f"{annotation} has several classes a cloud; clouds are classified into one")
         self.samples, self.features = listing.samples, tuple(features)
-        self.how = {"columns": columns, "unit": unit, "up": up}
+        self.how: dict[str, Any] = {"columns": columns, "unit": unit, "up": up}
         super().__init__([s.sample_id for s in self.samples], listing.classes, **options)
         self.source = str(annotation)
 

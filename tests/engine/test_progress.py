@@ -32,6 +32,7 @@ def drive(monkeypatch, sizes=SIZES, losses=LOSSES, interval=2, world=1, rates=(0
         optim_wrapper=SimpleNamespace(grad_norm=None, optimizer=SimpleNamespace(param_groups=groups)),
     )  # fmt: skip
     loop._iter, loop._max_steps, loop.meter = 0, len(sizes), Meter()
+    loop.steps_per_epoch = len(sizes)
     loop.meter.begin(0)
     for size, loss in zip(sizes, losses, strict=True):
         loop.meter.batch_is_here()

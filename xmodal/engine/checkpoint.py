@@ -261,6 +261,7 @@ class CheckpointHook(Hook):
         self.every_epochs, self.every_steps, self.keep_epochs = every_epochs, every_steps, keep_epochs
         self.best, self.sign = best, -1 if lower_is_better else 1
         self.best_value: float | None = None
+        self.best_step: int | None = None
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save in the middle of an epoch."""
@@ -290,7 +291,7 @@ class CheckpointHook(Hook):
             print_log(f"{self.best} is {value}: {BEST} stays as it is", logger="current")
             value = None
         if value is not None and (self.best_value is None or self.sign * value > self.sign * self.best_value):
-            self.best_value = float(value)
+            self.best_value, self.best_step = float(value), runner.iter
             self.save(runner, runner.iter, validated=True, name=BEST, weights_only=True)
         self.save(runner, runner.iter, validated=True)
 
@@ -301,7 +302,7 @@ class CheckpointHook(Hook):
     def save(self, runner: Any, step: int, validated: bool, name: str = LAST, weights_only: bool = False) -> None:
         """Write one file (rank 0)."""
         checkpoint = pack(runner, step, validated)
-        checkpoint["meta"]["best"] = self.best_value
+        checkpoint["meta"] |= {"best": self.best_value, "best_step": self.best_step}
         if weights_only:
             for key in ("optimizer", "schedules", "random", "report", "progress"):
                 checkpoint.pop(key, None)
@@ -311,3 +312,4 @@ class CheckpointHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Remember the best value so far."""
         self.best_value = checkpoint["meta"].get("best")
+        self.best_step = checkpoint["meta"].get("best_step")

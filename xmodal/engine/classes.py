@@ -127,7 +127,7 @@ def balance(dataset: Any, runner: Any) -> None:
     Raises:
         ValueError: a multi-label head for single labels, or the other way round.
     """
-    head = getattr(getattr(runner.model, "module", runner.model), "head", None)
+    head: Any = getattr(getattr(runner.model, "module", runner.model), "head", None)
     several, source = getattr(dataset, "multilabel", False), getattr(dataset, "source", "the training data")
     if hasattr(head, "multilabel") and hasattr(dataset, "multilabel") and head.multilabel != several:
         fix = ("MultiLabelHead", "MultiLabelMetric") if several else ("ClassificationHead", "Accuracy")

@@ -21,6 +21,8 @@ from torch import nn
 
 from xmodal.engine import checkpoint as checkpoints
 from xmodal.engine import classes
+from xmodal.engine.finetune import load_start
+from xmodal.engine.logs import note, share_files
 from xmodal.engine.optim import TrainedGroups
 from xmodal.engine.resume import resume
 from xmodal.engine.schedule import SCHEDULES, Schedule
@@ -77,6 +79,7 @@ class Runner(StockRunner):
         self.allow_changes = False  # of settings, on resuming
         self.settings: dict[str, str] | None = None  # kept in checkpoints; None: those of `cfg`
         self.config_text: str | None = None  # kept in checkpoints
+        self.start_from: tuple[str, bool] | None = None  # weights to start from, and whether the head starts anew
         self.training = False
         self.trained_classes: list[str] | None = None  # of the checkpoint that is tested
         self.log_interval = 50  # steps between two points of the curves; ProgressHook sets it
@@ -214,6 +217,8 @@ class Runner(StockRunner):
         last = os.path.join(self.work_dir, checkpoints.LAST)
         if self._resume and (self._load_from or os.path.exists(last)):
             resume(self, self._load_from or last, self.allow_changes)
+        elif self.training and self.start_from is not None:
+            load_start(self.model, self.start_from[0], classes.names_of(classes.train_set(self)), self.start_from[1])
         elif self._resume:
             print_log(f"nothing to resume in {self.work_dir}: starting from the beginning", logger="current")
         elif self._load_from:
@@ -231,12 +236,24 @@ class Runner(StockRunner):
         self.training = True
         try:
             return super().train()
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             with suppress(OSError):  # the disk may be what failed
-                self.call_hook("on_failure", error=error)
+                note(self.logger, f"{'stopped' if isinstance(error, KeyboardInterrupt) else 'error'}: {error}")
+                if isinstance(error, Exception):
+                    self.call_hook("on_failure", error=error)
             raise
         finally:
             self.training = False
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the logger; what the packages warn of goes into its file too. Why: mmengine's has its own lines alone.
+
+        The list of hooks that mmengine prints is left out.
+        """
+        logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(lambda record: not str(record.msg).startswith("Hooks will be executed"))
+        share_files(logger)
+        return logger
 
     def dump_config(self) -> None:
         """Do nothing. Why: mmengine's file is overwritten by a test. Ours: `config.py`, written by `launch.train`."""

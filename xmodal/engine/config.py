@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 from mmengine.runner import Runner as StockRunner
 
+from xmodal.command import config_file, config_files
 from xmodal.engine.probes import spread_probes
 from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
@@ -23,7 +24,8 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     """Read a config, apply `key.path=value` options, fill in defaults and check the top-level keys.
 
     Args:
-        path: a pure-Python or a text-style mmengine config, or a checkpoint, which holds the config of its run.
+        path: a pure-Python or a text-style mmengine config, the name of a config that comes along, or a checkpoint,
+            which holds the config of its run.
         options: such as `optim_wrapper.optimizer.lr=1e-3`, `model.adapters.0.bottleneck=64`; `benchmark=fgvc` and
             `variant=NAME` first apply what the config's `benchmarks` and `variants` say about that one.
 
@@ -35,7 +37,10 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         ValueError: no such file, a key nobody reads, or an option for something that is not there.
     """
     if not Path(path).is_file():
+        path = config_file(str(path)) or path
+    if not Path(path).is_file():
         here = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
+        here += [name for name, _ in config_files()]
         raise ValueError(f"no config at {path}; {did_you_mean(str(path), here)}" if here else f"no config at {path}")
     try:
         cfg = Config.fromfile(str(path)) if Path(path).suffix not in CHECKPOINTS else stored(path)

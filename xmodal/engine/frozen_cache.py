@@ -260,7 +260,7 @@ class CachedDataset(Dataset):
                 about[CACHED + name] = torch.from_numpy(unpack(self.array(place, name)[row], scale))
         if isinstance(about.get("label"), list):  # of a multi-label set
             label = torch.tensor(about["label"])
-            about["label"] = label if self._numbers is None else label.new_zeros(len(self.classes)).index_put(
+            about["label"] = label if self._numbers is None else label.new_zeros(len(self.classes or ())).index_put(
                 (torch.tensor(self._numbers),), label)  # fmt: skip
         elif self._numbers is not None and about.get("label", -1) >= 0:
             about["label"] = self._numbers[about["label"]]

@@ -18,6 +18,7 @@ from mmengine.device import get_device
 from xmodal.engine.compat import Runner
 from xmodal.engine.config import experiment_name, load_config, settings_of
 from xmodal.engine.divergence import replay
+from xmodal.engine.finetune import find_file
 from xmodal.engine.frozen_cache import use_cache
 from xmodal.engine.loops import Interrupted
 from xmodal.engine.precision import check_amp
@@ -53,13 +54,14 @@ def prepare(
     return cfg
 
 
-def train(cfg: Config, resume: str | None = None, allow_changes: bool = False) -> Runner:
+def train(cfg: Config, resume: str | None = None, allow_changes: bool = False, new_head: bool = False) -> Runner:
     """Train.
 
     Args:
         cfg: from `prepare`.
         resume: a checkpoint, or `auto` for the last one in the work directory (none there: from the beginning).
         allow_changes: resume although settings differ that change the mathematics.
+        new_head: with `load_from` in the config, start the head anew although its shape fits.
 
     Raises:
         ValueError: another run holds the work directory, or its checkpoints are of another experiment.
@@ -69,13 +71,18 @@ def train(cfg: Config, resume: str | None = None, allow_changes: bool = False) -
             raise ValueError(f"the config defines no {key}: nothing to train")
     text = text_of(cfg)
     cfg.resume = resume is not None
-    if resume not in (None, "auto"):
-        cfg.load_from = resume
+    start = cfg.get("load_from")
+    if start is not None:
+        find_file(start)
+    elif new_head:
+        raise ValueError("--new-head is for a run that starts from other weights: give --load-from")
+    cfg.load_from = None if resume in (None, "auto") else resume
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
     settings = settings_of(cfg)
     cache = cfg.pop("cache", None)
     with claimed(cfg.work_dir, settings, resume):
         runner = Runner.from_cfg(cfg)
+        runner.start_from = (start, new_head) if start is not None else None
         runner.settings, runner.allow_changes, runner.config_text = settings, allow_changes, text
         if runner.rank == 0:
             write_config(cfg.work_dir, text)

@@ -209,12 +209,13 @@ class TrainLoop(BaseLoop):
         return outputs
 
     def log(self, outputs: dict[str, Any], batch: dict) -> None:
-        """Count a step; every `runner.log_interval` steps hand means, rate and speed to the hooks (`after_log`)."""
+        """Count a step; every `log_interval` steps and at the end of an epoch hand means to the hooks (`after_log`)."""
         norm = self.runner.optim_wrapper.grad_norm
         values = outputs if norm is None else {**outputs, "grad_norm": norm}
         self.meter.add(values, batch_size(batch), self.runner.world_size)
         step = self._iter + 1
-        if step % self.runner.log_interval and step != self._max_steps:
+        at_end = step == self._max_steps or step % self.steps_per_epoch == 0
+        if step % self.runner.log_interval and not at_end:
             return
         means, speed = self.meter.log()
         lr = max(group["lr"] for group in self.runner.optim_wrapper.optimizer.param_groups)

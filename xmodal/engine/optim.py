@@ -253,14 +253,15 @@ class TrainedGroups:
             if key not in ("no_decay", "lr_mult"):
                 raise ValueError(f"paramwise_cfg has no {key!r}; {did_you_mean(key, ['no_decay', 'lr_mult'])}")
 
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer and its wrapper, and print the table."""
+    def __call__(self, model: nn.Module, say: bool = True) -> OptimWrapper:
+        """Build the optimizer and its wrapper, and print the table unless `say` is False."""
         cfg = dict(self.cfg.pop("optimizer"))
         kind = resolve(cfg.pop("type"), OPTIMIZERS)
         check_arguments(kind, cfg)
         if "lr" not in cfg:
             raise ValueError("optim_wrapper.optimizer needs lr")
         groups = param_groups(bare(model), cfg["lr"], cfg.get("weight_decay", 0.0), **self.rules)
-        print_log("Optimizer groups\n" + table(groups), logger="current")
+        if say:
+            print_log("Optimizer groups\n" + table(groups), logger="current")
         wrapper = {"type": OptimWrapper, **self.cfg}
         return build(wrapper, OPTIMIZERS, optimizer=kind(groups, **cfg))

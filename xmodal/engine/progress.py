@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from tqdm import tqdm
 
+from xmodal.engine.summary import beginning, ending
 from xmodal.metrics import one_line
 from xmodal.registry import HOOKS
 
@@ -57,6 +58,16 @@ class ProgressHook(Hook):
         """Set how often the loop logs."""
         runner.log_interval = self.interval
 
+    def before_train(self, runner: Any) -> None:
+        """Say what will happen."""
+        for line in beginning(runner):
+            runner.logger.info(line)
+
+    def after_train(self, runner: Any) -> None:
+        """Say what came out, where it is, and what to run next."""
+        for line in ending(runner):
+            runner.logger.info(line)
+
     def before_train_epoch(self, runner: Any) -> None:
         """Start the bar of an epoch, or of the whole run where it is counted in steps."""
         loop = runner.train_loop
@@ -80,7 +91,7 @@ class ProgressHook(Hook):
         text = f"{in_words(values)}  lr {values['lr']:.2e}  {speed}  eta {eta}"
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
-        elif runner.rank == 0:
+        elif runner.rank == 0 and (step % self.interval == 0 or step == loop.max_iters):
             in_epoch = f"step {(step - 1) % loop.steps_per_epoch + 1}/{loop.steps_per_epoch}"
             runner.logger.info(f"{self.text} {f'{step}/{loop.max_iters}' if loop.by_steps else in_epoch}  {text}")
 

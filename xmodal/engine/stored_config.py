@@ -85,7 +85,7 @@ def parse(text: str) -> dict[str, Any]:
     return found
 
 
-def value_of(node: ast.expr) -> Any:
+def value_of(node: Any) -> Any:
     """Return the value that an expression of constants stands for."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         positional = {key: value for given in node.args for key, value in dict(value_of(given)).items()}
@@ -137,7 +137,9 @@ def is_part(kind: Any) -> bool:
         part = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return False
-    return part is not None and (in_registry(part) or load_catalog() or in_registry(part))
+    if part is not None and not in_registry(part):
+        load_catalog()
+    return part is not None and in_registry(part)
 
 
 def in_registry(part: Any) -> bool:

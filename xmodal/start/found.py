@@ -12,7 +12,7 @@ from video.annotations import VIDEOS
 from video.frames import frame_folders, frames_in
 from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, plain, read_classes
 from xmodal.data.lists import lines_of, rows_of
-from xmodal.data.tables import columns_of, has_header, part_of
+from xmodal.data.tables import columns_of, part_of
 from xmodal.data.walk import files_below
 from xmodal.start.groups import group_of
 
@@ -108,7 +108,7 @@ def from_lists(lists: dict[str, Path], task: str | None, root: str | None, class
     )
     task = task or task_of_list(first)
     reader = READERS[task]
-    classes = classes or names_in(list(lists.values()))
+    classes = classes or names_in([path for path in lists.values() if reader.detect(path) == "list"])
     listings = {part: read(reader, path, root, classes) for part, path in lists.items()}
     parts = {part: listing.samples for part, listing in listings.items()}
     kinds = {part: reader.detect(path) for part, path in lists.items()}
@@ -171,8 +171,6 @@ def names_in(paths: Sequence[Path]) -> list[str] | None:
     """Return the class names of lists `path<tab>name` or `path,name`; None where labels are numbers."""
     names = set()
     for path in paths:
-        if path.suffix.lower() == ".json" or has_header(lines_of(path)[0] if lines_of(path) else ""):
-            return None
         for line in filter(str.strip, lines_of(path)):
             found = NAMED.fullmatch(line.strip())
             if not found or re.fullmatch(r"[\d;|]+", found["label"]):

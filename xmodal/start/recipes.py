@@ -213,7 +213,7 @@ def scale(method: Method, encoder: EncoderRecipe, samples: int, gpu: bool, task:
     scaled = float(f"{rate * (batch / reference) ** 0.5:.2g}")
     source = "The recipe of the tiny CLIP" if encoder.tiny else method.source
     why = (
-        f"{source} has the rate {rate:g} at a batch of {reference}; it follows the root of the batch. {samples} samples "
-        f"in batches of {batch} for {epochs} epochs are {epochs * math.ceil(samples / batch)} steps."
+        f"{source} has the rate {rate:g} at a batch of {reference}; it follows the root of the batch. {samples} "
+        f"samples in batches of {batch} for {epochs} epochs are {epochs * math.ceil(samples / batch)} steps."
     )
     return Scale(batch, epochs, scaled, why)

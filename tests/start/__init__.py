@@ -1,0 +1,1 @@
+"""Tests of writing configs for own data."""
