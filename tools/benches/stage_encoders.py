@@ -5,14 +5,17 @@ exported weights are compared.
 """
 
 import copy
+import itertools
 from collections.abc import Iterable
 from typing import Any
+from unittest import mock
 
 import timm
 import torch
 from torch import nn
 
 from tools.benches.encoders import TOLERANCE, Outcome, reason, redraw
+from xmodal.encoders import convblocks
 from xmodal.encoders.convblocks import KINDS
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.files import unfilled
@@ -31,7 +34,7 @@ def prune(model: nn.Module) -> nn.Module:
     """Leave two blocks of a kind in a row, where the channels allow it."""
     for parent in list(model.modules()):
         children = list(parent.named_children())
-        for (_, before), (name, block) in list(zip(children, children[1:], strict=False))[1:]:
+        for (_, before), (name, block) in list(itertools.pairwise(children))[1:]:
             shapes = [[p.shape for p in m.parameters()] for m in (before, block)]
             if type(block) in KINDS and type(before) is type(block) and shapes[0] == shapes[1]:
                 del parent._modules[name]
@@ -59,9 +62,11 @@ def stage_outcome(family: str, name: str) -> Outcome:
         theirs = redraw(small(name))
     except (ValueError, AttributeError, TypeError, NotImplementedError, RuntimeError) as error:
         return Outcome(name, family, refused=reason(str(error)))
-    ours = ConvNet(copy.deepcopy(theirs), 224, name=name).eval()
+    theirs = theirs.double()
+    with mock.patch.object(convblocks, "covered", return_value=1.0):  # a short model has other shares
+        ours = ConvNet(copy.deepcopy(theirs), 224, name=name).eval()
     size = theirs.pretrained_cfg["input_size"][-1] if hasattr(theirs, "set_input_size") else SIZE
-    images = torch.randn(1, 3, size, size)
+    images = torch.randn(1, 3, size, size, dtype=torch.float64)
     with torch.no_grad():
         maps = theirs.forward_features(images)
         pairs = [(theirs(images), ours(images)), (maps, ours.forward_blocks(*ours.embed(images)))]
@@ -80,9 +85,9 @@ def stage_section(outcomes: Iterable[Outcome]) -> list[str]:
         "## CNNs and Swins of timm",
         "",
         f"Of {len(found)} other architectures of timm {timm.__version__}, {len(exact)} are taken (`convnet`,",
-        "`xmodal.adapt`): stages cut to two blocks in a row, all weights and statistics drawn anew; last map, feature and",
-        f"exported weights equal timm's within {TOLERANCE:g} of the largest value. A model of which blocks with sites hold",
-        "less than half of the weights is refused.",
+        "`xmodal.adapt`): stages cut to two blocks in a row, all weights and statistics drawn anew, in float64; last",
+        f"map, feature and exported weights equal timm's within {TOLERANCE:g} of the largest value. A model of which",
+        "less than half of the weights have sites is refused.",
         "",
         "| timm's module | taken | refused | architectures taken |",
         "|---|---|---|---|",
@@ -96,7 +101,6 @@ def stage_section(outcomes: Iterable[Outcome]) -> list[str]:
     for said in dict.fromkeys(why.values()):
         members = [o for o in why if why[o] == said]
         families = dict.fromkeys(o.family for o in members)
-        lines.append(
-            f"| {said.replace('|', '/')} | {', '.join(f'{f} ({sum(o.family == f for o in members)})' for f in families)} |"
-        )
+        counts = ", ".join(f"{f} ({sum(o.family == f for o in members)})" for f in families)
+        lines.append(f"| {said.replace('|', '/')} | {counts} |")
     return lines
