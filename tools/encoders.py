@@ -1,4 +1,4 @@
-"""Compare the towers here with the vision transformers of the installed timm: python tools/encoders.py --write."""
+"""Compare the towers here with those of the installed timm and open_clip: python tools/encoders.py --write."""
 
 import argparse
 import sys
@@ -17,16 +17,26 @@ def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> i
     """Compare; exit with 1 where one differs."""
     args = parser().parse_args(argv)
     from tools.benches.encoders import TARGET, architectures, outcome, page
+    from tools.benches.open_clip_encoders import configs, pair, section
+    from tools.benches.stage_encoders import stage_architectures, stage_outcome, stage_section
 
-    chosen = [(f, n) for f, n in architectures() if not args.words or any(word in n for word in args.words)]
-    outcomes = [outcome(family, name) for family, name in chosen]
-    for o in outcomes:
+    def wanted(name: str) -> bool:
+        return not args.words or any(word in name for word in args.words)
+
+    outcomes = [outcome(family, name) for family, name in architectures() if wanted(name)]
+    stages = [stage_outcome(family, name) for family, name in stage_architectures() if wanted(name)]
+    pairs = [pair(name) for name in configs() if wanted(name)]
+    for o in (*outcomes, *stages):
         if not o.fits:
             say(f"{o.name}: differs by {o.difference:.1e}")
-    say(f"{sum(not o.refused for o in outcomes)} rebuilt, {sum(bool(o.refused) for o in outcomes)} refused")
+    for p in pairs:
+        if not p.fits:
+            say(f"{p.name}: image tower differs by {p.image:.1e}, text tower by {p.text:.1e}")
+    taken = [not o.refused for o in (*outcomes, *stages)] + [not p.image_refused for p in pairs]
+    say(f"{sum(taken)} taken, {len(taken) - sum(taken)} refused")
     if args.write:
-        TARGET.write_text(page(outcomes))
-    return int(not all(o.fits for o in outcomes))
+        TARGET.write_text(page(outcomes, [*stage_section(stages), *section(pairs)]))
+    return int(not all(o.fits for o in (*outcomes, *stages, *pairs)))
 
 
 if __name__ == "__main__":

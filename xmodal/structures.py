@@ -20,6 +20,7 @@ class Grid:
         maps: feature maps of the same images that a tower fuses into its tokens between blocks (MS-CLIP).
         kept: numbers (B, K) of the patches that a sequence holds, counted frame by frame, when it does not hold all
             (masked pretraining); t is 1 then.
+        valid: (B, h*w), False for padding, when images of several sizes share the grid; None when all is image.
     """
 
     t: int
@@ -28,6 +29,7 @@ class Grid:
     prefix: int = 1
     maps: tuple[Tensor, ...] = field(default=(), compare=False)
     kept: Tensor | None = field(default=None, compare=False)
+    valid: Tensor | None = field(default=None, compare=False)
 
     @property
     def num_patches(self) -> int:
@@ -36,17 +38,19 @@ class Grid:
 
     def prefix_only(self) -> "Grid":
         """The same grid for a sequence of which only the prefix tokens are left."""
-        return replace(self, h=0, w=0, kept=None)
+        return replace(self, h=0, w=0, kept=None, valid=None)
 
 
 def need_grid(grid: Grid | None, method: str) -> Grid:
     """Return `grid`, or explain which method cannot do without one.
 
     Raises:
-        ValueError: `grid` is None (a point cloud, say).
+        ValueError: `grid` is None (a point cloud, say), or images of several sizes share it.
     """
     if grid is None:
         raise ValueError(f"{method} works on a grid of patches, and these tokens have none (a point cloud?): remove it")
+    if grid.valid is not None:
+        raise ValueError(f"{method} works on whole grids of patches: give images of one size")
     return grid
 
 

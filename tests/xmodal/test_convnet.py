@@ -11,6 +11,8 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
+import xmodal
+from tests.xmodal.adapters import towers
 from tests.xmodal.adapters.towers import TOWERS, build
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.convnet import ConvNet, convnet, load_body
@@ -190,3 +192,26 @@ def test_recompute_runs_blocks_again_and_gives_the_same_gradients():
     for other in grads[1:]:
         for key, value in grads[0].items():
             torch.testing.assert_close(other[key], value, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_swin_v2_equals_timm():
+    torch.manual_seed(0)
+    tower = towers.swin_v2()
+    towers.refill(tower, 0.3)
+    theirs = timm.create_model(
+        "swinv2_tiny_window8_256", num_classes=0, img_size=32, patch_size=4, window_size=4, embed_dim=16,
+        depths=(2, 1), num_heads=(2, 4),
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(tower.library_state())
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(tower.eval()(images), theirs(images), atol=1e-5, rtol=1e-5)
+    adapted = xmodal.adapt(towers.swin_v2(), "lora").eval()  # a site on the projection of queries, keys and values acts
+    plain = adapted.encoder(images)
+    towers.refill(adapted.encoder, 0.3, only=lambda p: p.requires_grad)
+    assert not torch.allclose(adapted.encoder(images), plain, atol=1e-3)
+
+
+def test_a_model_that_is_mostly_without_sites_is_refused():
+    with pytest.raises(ValueError, match=r"only \d+% of the weights of EfficientNet have sites"):
+        convnet("efficientnet_cc_b0_4e")

@@ -12,8 +12,10 @@ from xmodal.encoders.convnet import convnet
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.encoders.inflate import inflate
 from xmodal.encoders.msclip import MSCLIP
+from xmodal.encoders.openclip_weights import open_clip_encoder
 from xmodal.encoders.sites import Edits, Stream
 from xmodal.encoders.swin import SwinEncoder
+from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.encoders.tiny import tiny_clip_encoder
 from xmodal.encoders.unicl import unicl
 from xmodal.encoders.vjepa2 import VJEPA2
@@ -37,6 +39,15 @@ FAMILIES = {
         rotary=dict(kind="axial"), positions=False, num_registers=2, gated=True, act="silu"
     ),
     "post-norm vit": lambda: towers.vit(post_norm=True, final_norm=False, norm="rms"),
+    "beit": lambda: towers.vit(relative=True, positions=False, pool="avg", fc_norm=True),
+    "naflex": lambda: towers.vit(
+        class_token=False, pool="map", resize=dict(mode="bilinear", grid=3), embed_prefix=False
+    ),
+    "coca": lambda: towers.vit(
+        pool="queries", pool_prefix=True, pool_queries=4, pool_heads=2, fc_norm=True, out_dim=12
+    ),
+    "clipa": lambda: towers.vit(pool="avg", fc_norm=True, out_dim=10, patch_bias=False, norm_eps=1e-5),
+    "vitamin": lambda: timm_encoder("vitamin_small_224", "random", arch=dict(depth=1)),
     "vjepa2": lambda: VJEPA2(32, 8, 24, 2, 3),
     "vjepa2.1": lambda: VJEPA2(32, 16, 24, 12, 3, version="2.1"),
     "tiny": lambda: tiny_clip_encoder("random"),
@@ -45,6 +56,10 @@ FAMILIES = {
     "efficientnet": lambda: efficientnet_lite0("random", image_size=32),
     "swin": lambda: SwinEncoder(dim=16, out_dim=12, **SWIN),
     "timm swin": towers.swin,
+    "swin v2": towers.swin_v2,
+    "regnet": lambda: convnet("regnetx_002"),
+    "mobilenetv4": lambda: convnet("mobilenetv4_conv_small"),
+    "open_clip convnext": lambda: open_clip_encoder("convnext_tiny", "random", image_size=32),
     "unicl": lambda: unicl(swin_dim=16, text_width=16, text_depth=1, text_heads=2, vocab_size=20, **SWIN).visual,
     "msclip": lambda: MSCLIP(lateral_layers=(1, 2), branch_blocks=(0, 1), **MS).visual,
     "clip resnet": lambda: convnet("clip/RN50"),

@@ -76,7 +76,7 @@ def small(name: str) -> Any:
     heads = getattr(attn, "num_heads", None)
     if heads is None:
         return create(name, None, dict(depth=2))
-    if isinstance(whole.patch_embed, HybridEmbed):  # its network fixes the width
+    if isinstance(getattr(whole, "patch_embed", None), HybridEmbed):  # its network fixes the width
         return create(name, None, dict(depth=2))
     width = whole.embed_dim // heads
     count = 2 if width > 32 else 4
@@ -102,8 +102,11 @@ def outcome(family: str, name: str) -> Outcome:
         return Outcome(name, family, refused=reason(str(error)))
     patch = stride_of(theirs)
     other: Any = copy.deepcopy(theirs)
-    other.set_input_size(img_size=(3 * patch, 5 * patch))
-    worst = max(difference(theirs, ours, theirs.patch_embed.img_size), difference(other, ours, (3 * patch, 5 * patch)))
+    own = (ours.image_size,) * 2
+    if hasattr(theirs, "patch_embed"):  # NaFlex models take any size
+        other.set_input_size(img_size=(3 * patch, 5 * patch))
+        own = theirs.patch_embed.img_size
+    worst = max(difference(theirs, ours, own), difference(other, ours, (3 * patch, 5 * patch)))
     back, state = ours.library_state(), theirs.state_dict()
     same = back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
     return Outcome(name, family, worst if same else float("inf"))
@@ -114,8 +117,8 @@ def reason(message: str) -> str:
     return message.partition("is not supported: ")[2].partition(". Supported are")[0] or message
 
 
-def page(outcomes: Iterable[Outcome]) -> str:
-    """The whole page."""
+def page(outcomes: Iterable[Outcome], further: Iterable[str] = ()) -> str:
+    """The whole page: vision transformers of timm, and further lines."""
     found = list(outcomes)
     exact = [o for o in found if not o.refused]
     refused = [o for o in found if o.refused]
@@ -125,6 +128,9 @@ def page(outcomes: Iterable[Outcome]) -> str:
         "Made by `python tools/encoders.py --write`. Towers come from timm (`timm_encoder`, `xmodal.adapt`), open_clip",
         "(`open_clip_encoder`), OpenAI's files (`openai_encoder`), Hugging Face folders on disk (`hub_folder_encoder`:",
         "CLIP, SigLIP, SigLIP2 of fixed size, DINOv2, DINOv3) and V-JEPA 2's files and folders (`vjepa2_encoder`).",
+        "NaFlex towers take images of several sizes in one batch: `encoder.embed([image, image, ...])`.",
+        "",
+        "## Vision transformers of timm",
         "",
         f"Of {len(found)} vision transformers of timm {timm.__version__}, {len(exact)} are rebuilt and",
         f"{len(refused)} refused. Rebuilt means: tokens, feature and exported weights equal timm's within",
@@ -142,4 +148,4 @@ def page(outcomes: Iterable[Outcome]) -> str:
     lines += ["", "| refused because | architectures |", "|---|---|"]
     for why in dict.fromkeys(o.refused for o in refused):
         lines.append(f"| {why.replace('|', '/')} | {', '.join(o.name for o in refused if o.refused == why)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *further, ""])

@@ -31,7 +31,7 @@ class WidenedAttention(torch.autograd.Function):
         return *(x.to(q.dtype) for x in gradients), None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """softmax(q.k / sqrt(d)) v, by torch's fused kernel.
 
     On a CPU without AMX bfloat16 goes through the float32 kernel, which took two thirds of the time there (where this
@@ -42,10 +42,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
         k: keys (B, H, M, d).
         v: values (B, H, M, d).
         is_causal: a token sees those in front of it alone.
+        mask: added to the scores, or False for keys that are not seen; None for neither.
 
     Returns:
         (B, H, N, d).
     """
+    if mask is not None:
+        mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and HALF_IS_SLOWER and hasattr(torch.ops.aten, FUSED):
         return WidenedAttention.apply(q, k, v, is_causal)
     return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)

@@ -1,10 +1,14 @@
 """Multi-head self-attention with sites, taps, rotary positions and rows."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from xmodal.encoders.attend import attend
 from xmodal.encoders.branches import Layout
+from xmodal.encoders.mixed_sizes import seen
 from xmodal.encoders.parts import make_norm
+from xmodal.encoders.relative import RelativeBias
 from xmodal.encoders.rotary import make_rotary
 from xmodal.encoders.sites import Edits, Linear, linear
 from xmodal.encoders.taps import Slot
@@ -28,6 +32,7 @@ class Attention(nn.Module):
         bias: bias of the output projection.
         rotary: arguments of `rotary.Rotary`, None for no rotary positions.
         joint: let the tokens of all frames of a clip attend to each other.
+        relative: rows and columns of the grid that a bias by relative position belongs to, None for no such bias.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class Attention(nn.Module):
         bias: bool = True,
         rotary: dict | None = None,
         joint: bool = False,
+        relative: Sequence[int] | None = None,
     ):
         super().__init__()
         if dim % num_heads:
@@ -53,6 +59,7 @@ class Attention(nn.Module):
         self.q_norm = make_norm(norm, dim // num_heads, norm_eps) if qk_norm else nn.Identity()
         self.k_norm = make_norm(norm, dim // num_heads, norm_eps) if qk_norm else nn.Identity()
         self.rotary = make_rotary(rotary, num_heads, dim // num_heads)
+        self.relative = None if relative is None else RelativeBias(num_heads, relative)
         self.norm = make_norm(norm, dim, norm_eps) if out_norm else nn.Identity()
         self.proj = Linear(dim, dim, bias)
         self.edits = Edits()
@@ -96,9 +103,18 @@ class Attention(nn.Module):
         elif self.joint and grid is not None and grid.t > 1:
             y = attend_frames(q, k, v, grid.t)
         else:
-            y = attend(q, k, v, is_causal=self.causal and rows is None)
+            y = attend(q, k, v, self.causal and rows is None, self.mask(grid, rows, k.shape[2]))
         y = self.proj(self.norm(y.transpose(1, 2).flatten(2)), short(grid, rows))  # (B, N, D)
         return self.edits(y, x if rows is None else x[:, :rows], short(grid, rows)) if self.edits else y
+
+    def mask(self, grid: Grid | None, rows: int | None, tokens: int) -> Tensor | None:
+        """Return what is added to the scores of the first `rows` queries, or which keys they see; None for neither."""
+        kept = seen(grid, tokens)
+        kept = None if kept is None else kept[:, None, None]  # (B, 1, 1, N)
+        if self.relative is None or grid is None:
+            return kept
+        bias = self.relative(grid, tokens)[:, :, :rows]
+        return bias if kept is None else bias.masked_fill(~kept, float("-inf"))
 
     def query(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let extra tokens x (B, Q, D) attend to given keys and values (B, H, N, D/H); nothing attends to them."""

@@ -4,6 +4,7 @@ Names and arithmetic are timm's; what is ours are the sites (see `sites.py`), th
 only the first tokens of the output will be read, only they are computed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -106,6 +107,7 @@ class Block(nn.Module):
         bias: bias of the attention's output projection and of the MLP.
         rotary: arguments of `rotary.Rotary`, None for no rotary positions.
         joint: attend over all frames of a clip.
+        relative: grid of a bias by relative position, None for no such bias.
     """
 
     post_norm = False
@@ -130,11 +132,12 @@ class Block(nn.Module):
         bias: bool = True,
         rotary: dict | None = None,
         joint: bool = False,
+        relative: Sequence[int] | None = None,
     ):
         super().__init__()
         self.pre_attn = Stream()
         self.norm1 = make_norm(norm, dim, norm_eps)
-        inside = dict(norm=norm, out_norm=attn_norm, bias=bias, rotary=rotary, joint=joint)
+        inside = dict(norm=norm, out_norm=attn_norm, bias=bias, rotary=rotary, joint=joint, relative=relative)
         self.attn = Attention(dim, num_heads, qkv_bias, qk_norm, causal, norm_eps, **inside)  # type: ignore[arg-type]
         self.ls1 = LayerScale(dim, init_values) if init_values is not None else Pointwise()
         self.drop_path1 = DropPath(drop_path)

@@ -7,57 +7,20 @@ Sites of a convolutional block: `conv` (the KxK convolution up to its activation
 branch before the identity is added; x is the block's input) and `post`, a stream.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm.layers
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from open_clip import modified_resnet as clip_resnet
 from timm.models import _efficientnet_blocks as efficientnet
-from timm.models import convnext, resnet, resnetv2, swin_transformer
+from timm.models import convnext, regnet, resnet, resnetv2, swin_transformer, swin_transformer_v2
 from torch import Tensor, nn
 
+from xmodal.encoders.convsites import Sited, Sizes, add_site, sizes_of
 from xmodal.encoders.parts import DropPath
-from xmodal.encoders.sites import Branch, Edits, LayerNorm, Linear, Pointwise, Stream
-from xmodal.structures import Grid
-
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
-
-
-class Sizes(NamedTuple):
-    """Channels, kernel and stride of an operation, for an adapter beside it."""
-
-    ins: int
-    outs: int
-    kernel: int
-    stride: int
-
-
-class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` with a site."""
-
-    maps = True  # what comes out has its channels on the second axis
-    edits: Edits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W)."""
-        return self.edits(super().forward(x), x)
-
-    def sizes(self) -> Sizes:
-        """Its own sizes."""
-        return Sizes(self.in_channels, self.out_channels, self.kernel_size[0], self.stride[0])
-
-
-class LayerNorm2d(timm.layers.LayerNorm2d):
-    """LayerNorm over the channels of a map, with a site."""
-
-    maps = True
-    edits: Edits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W)."""
-        return self.edits(super().forward(x), x)
+from xmodal.encoders.sites import Edits
+from xmodal.encoders.windowblocks import SwinBlock, SwinV2Block
 
 
 class StdConv2d(timm.layers.StdConv2d):
@@ -68,45 +31,6 @@ class StdConv2d(timm.layers.StdConv2d):
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, unbiased=False)
         weight = (self.weight - mean) / torch.sqrt(variance + self.eps)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class Sited:
-    """Base class of convolutional blocks with sites.
-
-    Attributes:
-        family: of the tower.
-        act: activation of an adapter beside the convolution.
-        convs: names of the block's first, its adapted, and its last convolution.
-        recompute: recompute activations in the backward pass; the tower sets it.
-        aa: timm's anti-aliasing, in the blocks that have it.
-    """
-
-    family = "resnet"
-    act = "relu"
-    convs = ("conv1", "conv2", "conv3")
-    recompute = False
-    aa: Any
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Run the block, recomputing its activations in the backward pass where the tower asks for it."""
-        run: Any = super().__call__  # type: ignore[misc]
-        moving = any(isinstance(m, BATCH_NORMS) and m.training for m in self.modules())  # type: ignore[attr-defined]
-        needed = self.recompute and torch.is_grad_enabled() and not moving  # statistics would move twice
-        if needed and (x.requires_grad or any(p.requires_grad for p in self.parameters())):  # type: ignore[attr-defined]
-            return torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False)
-        return run(x)
-
-    def add_sites(self) -> None:
-        """Create the sites."""
-        self.conv, self.residual, self.post = Pointwise(), Pointwise(), Stream()
-
-    def sizes(self, site: str) -> Sizes:
-        """Return the sizes of the operation between the input and the output of a site."""
-        first, conv, last = (getattr(self, name) for name in self.convs)
-        kernel, stride = conv.kernel_size[0], conv.stride[0]
-        if site == "conv":
-            return Sizes(conv.in_channels, conv.out_channels, kernel, stride)
-        return Sizes(first.in_channels if site == "residual" else last.out_channels, last.out_channels, 3, stride)
 
 
 class ResNetBottleneck(Sited, resnet.Bottleneck):
@@ -254,52 +178,48 @@ class EdgeResidual(Sited, efficientnet.EdgeResidual):
         return self.post(self.drop_path(y) + x if self.has_skip else y)
 
 
-class SwinBlock(Sited, swin_transformer.SwinTransformerBlock):
-    """Swin: the sites of a transformer block; what is placed at `attn` sees the un-shifted map, outside drop-path.
-
-    Attributes:
-        pad_first: pad maps that windows do not divide before they are shifted, as Swin's detection code does; timm
-            shifts first.
-    """
-
-    family = "swin"
-    pad_first = False
-    act = "gelu"
-    attn: Any  # timm's, with sites added
-    mlp: Any
-
-    def add_sites(self) -> None:
-        """Create the sites of a transformer block."""
-        self.pre_attn, self.pre_mlp, self.post = Stream(), Stream(), Stream()
-        self.attn.edits, self.mlp.edits = Edits(), Edits()
-        self.attn_branch, self.mlp_branch = Branch(), Branch()
-        for op in (self.norm1, self.attn.qkv, self.attn.proj, self.norm2, self.mlp.fc1, self.mlp.fc2):
-            add_site(op)
+class RegNetBottleneck(Sited, regnet.Bottleneck):
+    """RegNet: `conv` is the grouped 3x3 convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C)."""
-        _, h, w, _ = x.shape
-        grid = Grid(1, h, w, prefix=0)
-        x = self.pre_attn(x.flatten(1, 2), grid)  # (B, HW, C)
-        u = self.norm1(x, grid)
-        y = self.drop_path1(self.attend(u.unflatten(1, (h, w))).flatten(1, 2))
-        x = self.pre_mlp(x + self.attn_branch(self.attn.edits(y, u, grid), x, grid), grid)
-        u = self.norm2(x, grid)
-        y = self.mlp.edits(self.drop_path2(self.mlp(u)), u, grid)
-        x = self.post(x + self.mlp_branch(y, x, grid), grid)
-        return x.unflatten(1, (h, w))
-
-    def attend(self, x: Tensor) -> Tensor:
-        """Attention within shifted windows of a map (B, H, W, C)."""
-        h, w = x.shape[1:3]
-        down, right = -h % self.window_size[0], -w % self.window_size[1]
-        if not self.pad_first or not (down or right):
-            return self._attn(x)
-        return self._attn(nn.functional.pad(x, (0, 0, 0, right, 0, down)))[:, :h, :w]
+        """Map (B, C, H, W)."""
+        u = self.conv1(x)
+        y = self.conv.edits(self.conv2(u), u)
+        y = self.residual.edits(self.conv3(self.se(y)), x)
+        if self.downsample is not None:
+            y = self.drop_path(y) + self.downsample(x)
+        return self.post(self.act3(y))
 
     def sizes(self, site: str) -> Sizes:
         """See `Sited`."""
-        return Sizes(self.dim, self.dim, 7, 1)
+        return sizes_of((self.conv1.conv, self.conv2.conv, self.conv3.conv), site)
+
+
+class UniversalInvertedResidual(Sited, efficientnet.UniversalInvertedResidual):
+    """MobileNetV4: `conv` is the depth-wise convolution in the middle, or the expanding one where there is none."""
+
+    family = "efficientnet"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W)."""
+        u = self.dw_start(x)
+        if isinstance(self.dw_mid, nn.Identity):
+            y = self.conv.edits(self.pw_exp(u), u)
+        else:
+            u = self.pw_exp(u)
+            y = self.conv.edits(self.dw_mid(u), u)
+        y = self.layer_scale(self.dw_end(self.pw_proj(self.se(y))))
+        y = self.residual.edits(y, x)
+        return self.post(self.drop_path(y) + x if self.has_skip else y)
+
+    def sizes(self, site: str) -> Sizes:
+        """See `Sited`; the stride of the branch is that of whichever convolution has it."""
+        middle = self.pw_exp if isinstance(self.dw_mid, nn.Identity) else self.dw_mid
+        found = sizes_of((self.pw_exp.conv, middle.conv, self.pw_proj.conv), site)
+        if site == "conv":
+            return found
+        parts = (self.dw_start, self.pw_exp, self.dw_mid, self.dw_end)
+        return found._replace(stride=max(p.conv.stride[0] for p in parts if hasattr(p, "conv")))
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {
@@ -312,21 +232,17 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
     efficientnet.InvertedResidual: InvertedResidual,
     efficientnet.DepthwiseSeparableConv: DepthwiseSeparable,
     efficientnet.EdgeResidual: EdgeResidual,
+    efficientnet.UniversalInvertedResidual: UniversalInvertedResidual,
+    regnet.Bottleneck: RegNetBottleneck,
+    swin_transformer_v2.SwinTransformerV2Block: SwinV2Block,
     swin_transformer.SwinTransformerBlock: SwinBlock,
 }
 
 
+WITH_SITED_OPS = (convnext.ConvNeXt, swin_transformer.SwinTransformer, swin_transformer_v2.SwinTransformerV2)
 REPLACED: dict[type[nn.Module], type[nn.Module]] = {
     timm.layers.StdConv2d: StdConv2d,
     timm.layers.DropPath: DropPath,  # ours stays on in frozen towers when a recipe asks for it
-}
-# operations of ConvNeXt and Swin, inside and between the blocks
-OPS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: Conv2d,
-    nn.Linear: Linear,
-    nn.LayerNorm: LayerNorm,
-    timm.layers.LayerNorm: LayerNorm,
-    timm.layers.LayerNorm2d: LayerNorm2d,
 }
 
 
@@ -334,7 +250,7 @@ def sited(model: nn.Module) -> nn.Module:
     """Add sites to every block of a timm or open_clip model in place; weights and keys stay.
 
     Raises:
-        ValueError: the model has no block of a kind that is known here.
+        ValueError: the model has no block of a kind that is known here, or most of its weights lie outside of them.
     """
     found = 0
     modules: list[Any] = list(model.modules())
@@ -347,20 +263,33 @@ def sited(model: nn.Module) -> nn.Module:
         elif type(module) in REPLACED:
             module.__class__ = REPLACED[type(module)]
     if not found:
-        known = ", ".join(sorted(k.__name__ for k in KINDS))
+        known = ", ".join(sorted({k.__name__ for k in KINDS}))
         raise ValueError(f"{type(model).__name__} has none of the blocks that have sites: {known}")
-    if isinstance(model, convnext.ConvNeXt | swin_transformer.SwinTransformer):
+    if isinstance(model, WITH_SITED_OPS):
         for module in list(model.modules()):
             add_site(module)
+    for name in ("conv_stem", "conv_head"):  # of MobileNets and EfficientNets
+        add_site(getattr(model, name, nn.Identity()))
+    share = covered(model)
+    if share < 0.5:
+        raise ValueError(f"only {share:.0%} of the weights of {type(model).__name__} have sites")
     return model
 
 
-def add_site(module: nn.Module) -> None:
-    """Add a site to an operation with weights that has none."""
-    for plain, ours in OPS.items():
-        if type(module) is plain:
-            module.__class__ = ours
-            module.edits = Edits()
+def covered(model: nn.Module) -> float:
+    """Return the share of a model's weights, its classifier aside, that lie in blocks or operations with sites."""
+    head = {id(p) for p in classifier_of(model).parameters()}
+    count = {id(p): p.numel() for p in model.parameters() if id(p) not in head}
+    reached = {
+        id(p): p.numel() for m in model.modules() if isinstance(m, Sited) or hasattr(m, "edits") for p in m.parameters()
+    }
+    return sum(n for key, n in reached.items() if key in count) / max(sum(count.values()), 1)
+
+
+def classifier_of(model: Any) -> nn.Module:
+    """Return the class head of a timm model, an identity where there is none."""
+    found = model.get_classifier() if hasattr(model, "get_classifier") else None
+    return found if isinstance(found, nn.Module) else nn.Identity()
 
 
 def blocks_of(model: nn.Module) -> list[Any]:

@@ -11,7 +11,8 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from xmodal.encoders.convblocks import BATCH_NORMS, ClipAttentionPool, Conv2d, blocks_of, sited
+from xmodal.encoders.convblocks import ClipAttentionPool, blocks_of, sited
+from xmodal.encoders.convsites import BATCH_NORMS, Conv2d
 from xmodal.encoders.keys import base_state
 from xmodal.encoders.sites import Pointwise
 from xmodal.registry import ENCODERS

@@ -1,6 +1,7 @@
 """Cut images into patches: one convolution, or a convolution network; resize positions; find patches among tokens."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,14 +73,44 @@ class StemEmbed(nn.Module):
 
 
 def patches_of(tokens: Tensor, grid: Grid | None, start: int) -> Tensor:
-    """Tokens from `start` up to the end of the patches, without prompts behind them."""
-    return tokens[:, start:] if grid is None else tokens[:, start : grid.prefix + grid.num_patches]
+    """Tokens from `start` up to the end of the patches, without prompts behind them.
+
+    Raises:
+        ValueError: images of several sizes share the grid.
+    """
+    if grid is None:
+        return tokens[:, start:]
+    if grid.valid is not None:
+        raise ValueError("this reads the patches of whole grids: give images of one size")
+    return tokens[:, start : grid.prefix + grid.num_patches]
 
 
-def resize_positions(positions: Tensor, prefix: int, h: int, w: int) -> Tensor:
-    """Resize position embeddings (1, prefix + g*g, D) to (1, prefix + h*w, D), bicubic with antialiasing."""
+@dataclass(frozen=True)
+class Resize:
+    """How a table of positions becomes one for another grid.
+
+    Args:
+        mode: `bicubic` or `bilinear`.
+        antialias: as in `torch.nn.functional.interpolate`.
+        align_corners: as there.
+        square: resize to the square of the longer side, and cut (keeps the aspect ratio).
+        grid: rows and columns of the table, None for those of the tower's own images.
+    """
+
+    mode: str = "bicubic"
+    antialias: bool = True
+    align_corners: bool = False
+    square: bool = False
+    grid: int | None = None
+
+
+def resize_positions(positions: Tensor, prefix: int, h: int, w: int, how: Resize = Resize()) -> Tensor:
+    """Resize position embeddings (1, prefix + g*g, D) to (1, prefix + h*w, D), bicubic with antialiasing by default."""
     own = round((positions.shape[1] - prefix) ** 0.5)
     table = positions[:, prefix:].unflatten(1, (own, own)).permute(0, 3, 1, 2)  # (1, D, g, g)
-    table = F.interpolate(table.float(), size=(h, w), mode="bicubic", antialias=True, align_corners=False)
+    size = (max(h, w),) * 2 if how.square else (h, w)
+    table = F.interpolate(
+        table.float(), size=size, mode=how.mode, antialias=how.antialias, align_corners=how.align_corners
+    )[:, :, :h, :w]
     table = table.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, h*w, D)
     return torch.cat([positions[:, :prefix], table], dim=1)

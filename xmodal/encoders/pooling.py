@@ -30,12 +30,14 @@ class AttentionPool(nn.Module):
         self.norm = make_norm(norm, dim, norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, N, D) to a feature (B, D)."""
+    def forward(self, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Map tokens (B, N, D) to a feature (B, D); `kept` (B, N) is False for padding."""
         split = (self.num_heads, -1)
         q = self.q(self.latent).expand(tokens.shape[0], -1, -1).unflatten(-1, split).transpose(1, 2)  # (B, H, 1, D/H)
         k, v = (x.unflatten(-1, split).transpose(1, 2) for x in self.kv(tokens).chunk(2, dim=-1))  # (B, H, N, D/H)
-        y = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, 1, D)
+        mask = None if kept is None else kept[:, None, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        y = self.proj(y)  # (B, 1, D)
         return (y + self.mlp(self.norm(y)))[:, 0]
 
 
@@ -58,11 +60,12 @@ class QueryPool(nn.Module):
         self.q, self.k, self.v = Linear(out_dim, out_dim), Linear(dim, out_dim), Linear(dim, out_dim)
         self.proj = Linear(out_dim, out_dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, N, D) to a feature (B, D_out)."""
+    def forward(self, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Map tokens (B, N, D) to a feature (B, D_out); `kept` (B, N) is False for padding."""
         tokens = self.norm_k(tokens)
         first = self.q(self.norm_q(self.latent[:1])).expand(tokens.shape[0], 1, -1)
         q, k, v = (
             x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (first, self.k(tokens), self.v(tokens))
         )
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))[:, 0]
+        mask = None if kept is None else kept[:, None, None]
+        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))[:, 0]

@@ -19,7 +19,7 @@ def to_plain(state: State) -> State:
     """Rename and fuse the weights of any layout of timm that is known to those of `VisionTransformer`."""
     out: State = {}
     blocks: dict[str, State] = {}
-    for key, value in state.items():
+    for key, value in from_naflex(state).items():
         found = BLOCK.fullmatch(key)
         if found:
             blocks.setdefault(found[1], {})[found[2]] = value
@@ -33,9 +33,37 @@ def to_plain(state: State) -> State:
     return out
 
 
+def from_naflex(state: State) -> State:
+    """Rename the embedding of a NaFlex model; its projection reads pixels of a patch with the color last."""
+    out: State = {}
+    for key, value in state.items():
+        if key == "embeds.pos_embed":  # (1, h, w, D)
+            value = value.flatten(1, 2)
+        elif key == "embeds.proj.weight" and value.ndim == 2:
+            side = round((value.shape[1] / 3) ** 0.5)
+            value = value.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2).contiguous()  # (D, 3, P, P)
+        inside = key.removeprefix("embeds.")
+        out[f"patch_embed.{inside}" if inside != key and inside.startswith(("proj.", "norm.")) else inside] = value
+    return out
+
+
+def to_naflex(state: State) -> State:
+    """The inverse of `from_naflex`, for a linear projection."""
+    out: State = {}
+    for key, value in state.items():
+        if key == "pos_embed":
+            side = round(value.shape[1] ** 0.5)
+            value = value.unflatten(1, (side, side))
+        elif key == "patch_embed.proj.weight":
+            value = value.permute(0, 2, 3, 1).flatten(1)
+        inside = key.removeprefix("patch_embed.")
+        out[f"embeds.{inside}" if inside != key or key in ("cls_token", "reg_token", "pos_embed") else key] = value
+    return out
+
+
 def plain_block(block: State) -> State:
     """Rename and fuse the weights of one block."""
-    out = {GAMMAS.get(key, key): value for key, value in block.items()}
+    out = {RENAMED.get(key, key): value for key, value in block.items()}
     if "attn.q_proj.weight" in out:
         out["attn.qkv.weight"] = torch.cat([out.pop(f"attn.{p}_proj.weight") for p in "qkv"])
         biases = {p: out.pop(f"attn.{p}_proj.bias", None) for p in "qkv"}
@@ -142,9 +170,13 @@ def geglu(state: State) -> State:
 
 GEGLU = {"fc1_g": "w0", "fc1_x": "w1", "fc2": "w2", "norm_in": "norm"}  # ours, ViTamin's
 GAMMAS = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
+RELATIVE = {"attn.relative_position_bias_table": "attn.relative.table"}
+RENAMED = {**GAMMAS, **RELATIVE}
 PARTS: dict[str, Callable[[State], State]] = {
     "gamma": lambda state: rename(state, GAMMAS),
     "bias apart": lambda state: without_key_bias(state, ("attn.q_bias", "attn.v_bias")),
+    "naflex": to_naflex,
+    "relative": lambda state: rename(state, RELATIVE),
     "three projections": lambda state: in_three(state, "attn.qkv.weight"),
     "three biases": lambda state: in_three(state, "attn.qkv.bias"),
     "two of three biases": lambda state: without_key_bias(state, ("attn.q_proj.bias", "attn.v_proj.bias")),

@@ -7,7 +7,7 @@ from torch import nn
 
 SUPPORTED = (
     "timm's VisionTransformer and Eva models of supported parts (AugReg, in21k, MAE, DINO, DeiT, DINOv2, DINOv3, CLIP, "
-    "SigLIP and SigLIP2, AIMv2, EVA-02, Perception Encoder, RoPE-ViT); docs/encoders.md lists them"
+    "SigLIP and SigLIP2, AIMv2, EVA-02, Perception Encoder, RoPE-ViT, BEiT, NaFlex, hybrids); docs/encoders.md has all"
 )
 NORMS = {"LayerNorm": "layer", "RmsNorm": "rms", "RMSNorm": "rms"}
 GATED = ("GluMlp", "SwiGLU", "GeGluMlp")
@@ -25,6 +25,8 @@ def describe(model: Any, name: str) -> dict[str, Any]:
     Raises:
         ValueError: a part that is not supported, by its name.
     """
+    if type(model).__name__ == "NaFlexVit":
+        model = NaFlexView(model, name)
     check_parts(model, name)
     block, config = model.blocks[0], getattr(model, "pretrained_cfg", {})
     act = activation_of(block.mlp.act, name)
@@ -33,22 +35,23 @@ def describe(model: Any, name: str) -> dict[str, Any]:
         depth=len(model.blocks),
         num_heads=block.attn.num_heads,
         mlp_ratio=exact_ratio(hidden_of(block.mlp), model.embed_dim),
-        qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
+        qk_norm=has(block.attn, "q_norm"),
         init_values=None if gamma_of(block) is None else 1e-5,
         act=act,
         gated=type(block.mlp).__name__ in GATED,
         class_token=model.cls_token is not None,
-        embed_prefix=not model.no_embed_class,
-        pre_norm=not isinstance(model.norm_pre, nn.Identity),
+        embed_prefix=not getattr(model, "no_embed_class", False),
+        pre_norm=has(model, "norm_pre"),
         norm_eps=block.norm1.eps,
         pixel_mean=config.get("mean", (0.5, 0.5, 0.5)),
         pixel_std=config.get("std", (0.5, 0.5, 0.5)),
         name=name,
         rotary=rotary_of(model, name),
         positions=model.pos_embed is not None,
+        relative=relative_of(model),
         norm=NORMS[type(block.norm1).__name__],
-        attn_norm=not isinstance(block.attn.norm, nn.Identity),
-        mlp_norm=not hasattr(block.mlp, "w0") and not isinstance(block.mlp.norm, nn.Identity),
+        attn_norm=has(block.attn, "norm"),
+        mlp_norm=not hasattr(block.mlp, "w0") and has(block.mlp, "norm"),
         mlp_norm_in=hasattr(block.mlp, "w0"),
         bias=block.attn.proj.bias is not None,
         post_norm=type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm"),
@@ -59,9 +62,50 @@ def describe(model: Any, name: str) -> dict[str, Any]:
     )
 
 
+class NaFlexView:
+    """Look at a NaFlex model of timm as at a plain one.
+
+    Raises:
+        ValueError: positions or patches of a kind that is not supported.
+    """
+
+    no_embed_class = True
+
+    def __init__(self, model: Any, name: str):
+        self.model, embeds = model, model.embeds
+        wrong = {
+            f"its positions are of kind {embeds.pos_embed_type}": embeds.pos_embed_type != "learned",
+            "its positions are sampled (pos_embed_use_grid_sample)": embeds.pos_embed_use_grid_sample,
+            "its pixels are normed before the projection": embeds.norm_input is not None,
+            "its patches are no linear projection with the color last": not embeds.is_linear
+            or not embeds.channels_last,
+        }
+        if any(wrong.values()):
+            refuse(name, "; ".join(why for why, there in wrong.items() if there))
+        embeds.grid_size = embeds.pos_embed_grid_size
+        self.patch_embed, self.cls_token = embeds, embeds.cls_token
+        self.reg_token, self.pos_embed = embeds.reg_token, embeds.pos_embed
+        self.own_size = model.pretrained_cfg.get("input_size", (3, 256, 256))[-1]
+        self.resize = dict(
+            mode=embeds.pos_embed_interp_mode,
+            antialias=embeds.pos_embed_antialias,
+            align_corners=embeds.pos_embed_align_corners,
+            square=embeds.pos_embed_ar_preserving,
+            grid=embeds.pos_embed_grid_size[0],
+        )
+
+    def __getattr__(self, key: str) -> Any:
+        return getattr(self.model, key)
+
+
+def has(owner: Any, part: str) -> bool:
+    """Return whether an optional part is there and does something."""
+    return not isinstance(getattr(owner, part, None), nn.Identity | None)
+
+
 def stride_of(model: Any) -> int:
     """Pixels of a patch of a timm model, 1 where it has no patches."""
-    embed: Any = getattr(model, "patch_embed", None)
+    embed: Any = getattr(model, "patch_embed", getattr(model, "embeds", None))
     return embed.feat_ratio() if hasattr(embed, "feat_ratio") else getattr(embed, "patch_size", (1, 1))[0]
 
 
@@ -70,13 +114,15 @@ def patches_of(model: Any) -> dict[str, Any]:
     embed = model.patch_embed
     side, patch = embed.grid_size, stride_of(model)
     found: dict[str, Any] = dict(image_size=side[0] * patch, patch_size=patch)
+    if type(embed).__name__ == "NaFlexEmbeds":
+        found |= dict(image_size=model.own_size, resize=model.resize)
     if type(embed).__name__ == "HybridEmbed":
         return found | dict(stem=lambda: copy.deepcopy(embed))
     return found | dict(
         patch_bias=embed.proj.bias is not None,
         patch_norm=not isinstance(embed.norm, nn.Identity),
         pad_images=bool(getattr(embed, "dynamic_img_pad", False)),
-        crop_images=bool((embed.img_size or side)[0] % patch),
+        crop_images=bool((getattr(embed, "img_size", None) or side)[0] % patch) and "resize" not in found,
     )
 
 
@@ -84,6 +130,11 @@ def layers_of(mlp: Any) -> list[Any]:
     """Return the linear layers of an MLP, the last one behind the activation."""
     names = ("fc1_g", "fc1_x", "fc1", "fc2", "w0", "w1", "w2")
     return [getattr(mlp, name) for name in names if hasattr(mlp, name)]
+
+
+def relative_of(model: Any) -> bool:
+    """Return whether attention has a bias by relative position."""
+    return getattr(model.blocks[0].attn, "relative_position_bias_table", None) is not None
 
 
 def hidden_of(mlp: Any) -> int:
@@ -106,16 +157,17 @@ def tokens_of(model: Any) -> dict[str, Any]:
     """Registers, and the token of distillation, which stands where one would."""
     if hasattr(model, "dist_token"):
         return dict(num_registers=1, pool_tokens=2)
-    return dict(num_registers=0 if model.reg_token is None else model.reg_token.shape[1])
+    registers = getattr(model, "reg_token", None)
+    return dict(num_registers=0 if registers is None else registers.shape[1])
 
 
 def pooling_of(model: Any, act: str, name: str) -> dict[str, Any]:
     """How the feature is made of the tokens."""
-    tokens, pooled = (not isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm))
+    tokens, pooled = has(model, "norm"), has(model, "fc_norm")
     if tokens and pooled:
         refuse(name, "it has a norm before pooling and one behind")
     found = dict(final_norm=tokens or pooled, fc_norm=pooled)
-    pool = model.attn_pool
+    pool = getattr(model, "attn_pool", None)
     if pool is None:
         return dict(found, pool=model.global_pool, pool_prefix=getattr(model, "pool_include_prefix", False))
     strange = {
@@ -175,21 +227,23 @@ def layout_of(model: Any) -> dict[str, Any]:
         if getattr(attn, "q_bias", None) is not None:
             bias = True
             layout.append("bias apart")
-    if hasattr(block.mlp, "fc1_g"):
-        layout.append("gate apart")
-    if hasattr(block.mlp, "w0"):
-        layout.append("geglu")
-    if type(getattr(model, "rope", None)).__name__ == "RotaryEmbeddingMixed":
-        layout.append("mixed rotary")
-    if hasattr(model, "dist_token"):
-        layout.append("distilled")
+    further = {
+        "gate apart": hasattr(block.mlp, "fc1_g"),
+        "geglu": hasattr(block.mlp, "w0"),
+        "relative": relative_of(model),
+        "naflex": isinstance(model, NaFlexView),
+        "mixed rotary": type(getattr(model, "rope", None)).__name__ == "RotaryEmbeddingMixed",
+        "distilled": hasattr(model, "dist_token"),
+    }
+    layout += [part for part, there in further.items() if there]
     return dict(qkv_bias=bias, layout=tuple(layout))
 
 
 def check_parts(model: Any, name: str) -> None:
     """Refuse, by name, every part of a timm model that is not supported."""
-    known: tuple[str, ...] = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
-    if type(model).__name__ not in known or not type(model).__module__.startswith("timm.models."):
+    known: tuple[str, ...] = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit")
+    known_here = isinstance(model, NaFlexView) or type(model).__module__.startswith("timm.models.")
+    if type(model).__name__ not in (*known, "NaFlexView") or not known_here:
         refuse(name, f"it is a {type(model).__name__}")
     block = model.blocks[0]
     kind = type(block).__name__
@@ -199,9 +253,9 @@ def check_parts(model: Any, name: str) -> None:
         "attention": (type(block.attn).__name__, ("Attention", "EvaAttention", "AttentionRope")),
         "MLP": (type(block.mlp).__name__, ("Mlp", *GATED)),
         "norm": (type(block.norm1).__name__, tuple(NORMS)),
-        "patch embedding": (type(model.patch_embed).__name__, ("PatchEmbed", "HybridEmbed")),
+        "patch embedding": (type(model.patch_embed).__name__, ("PatchEmbed", "HybridEmbed", "NaFlexEmbeds")),
         "pooling": (model.global_pool or "none", ("token", "avg", "map")),
-        "attention pooling": (type(model.attn_pool).__name__, ("NoneType", "AttentionPoolLatent")),
+        "attention pooling": (type(getattr(model, "attn_pool", None)).__name__, ("NoneType", "AttentionPoolLatent")),
     }
     for part, (found, allowed) in parts.items():
         if found not in allowed:
@@ -222,6 +276,7 @@ def check_details(model: Any, block: Any, name: str) -> None:
         ),
         f"it takes images of {channels} channels, not 3": channels != 3,
         "its MLP is gated by the second half": getattr(block.mlp, "gate_last", False),
+        "its blocks share a bias by relative position": getattr(model, "rel_pos_bias", None) is not None,
         "its attention is gated": getattr(attn, "gate", None) is not None,
         "its keys and values have fewer heads": getattr(attn, "num_kv_heads", attn.num_heads) != attn.num_heads,
         "its heads are not as wide as the tokens": attn.proj.in_features != model.embed_dim,

@@ -21,15 +21,9 @@ from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.structures import Encoder
 
-FAMILIES = (
-    "vision_transformer",
-    "deit",
-    "eva",
-    "vision_transformer_hybrid",
-    "vitamin",
-)  # timm's modules whose models are read
+# timm's modules whose models are read
+FAMILIES = ("vision_transformer", "deit", "eva", "beit", "naflexvit", "vision_transformer_hybrid", "vitamin")
 MISSING = {  # what the other vision transformers of timm have that the tower here has not, by timm's module
-    "beit": "its attention has a learned bias by relative position",
     "cait": "it mixes attention heads and adds the class token in late blocks of another kind",
     "crossvit": "it has two branches of patches of two sizes",
     "deepseek_vit": "its tower is that of a multimodal model (MLP without bias, projector), and is not read yet",
@@ -37,7 +31,6 @@ MISSING = {  # what the other vision transformers of timm have that the tower he
     "hiera": "it pools tokens between stages",
     "hieradet_sam2": "it pools tokens between stages and attends in windows",
     "mvitv2": "its attention pools keys and values",
-    "naflexvit": "its images come as sequences of patches with padding",
     "qwen3_vit": "its tower is that of a multimodal model (bilinear positions, projector), and is not read yet",
     "tiny_vit": "it has convolution stages and attends in windows",
     "twins": "it has stages and attends in windows",
@@ -81,9 +74,12 @@ def timm_encoder(
     tag = model.pretrained_cfg.get("tag")
     if tag and tag != "untrained":
         name = f"{name.split('.')[0]}.{tag}"
-    if weights == "random" and isinstance(model.patch_embed, HybridEmbed):  # its network needs weights
+    if weights == "random" and isinstance(
+        getattr(model, "patch_embed", None), HybridEmbed
+    ):  # its network needs weights
         model = seeded(seed, lambda: create(name, image_size, arch))
     spec = {**describe(model, name), "drop_path": drop_path}
+    spec["image_size"] = image_size or spec["image_size"]
     if weights == "random":
         tower = seeded(seed, lambda: VisionTransformer(**spec)).eval()
         tower.name = f"{name}/random-{seed}"
@@ -199,7 +195,8 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
     family = timm.model_entrypoint(plain).__module__.rpartition(".")[2]
     if family not in FAMILIES:
         refuse(plain, f"it is no plain vision transformer but of timm's family {family}{why_not(family)}")
-    size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    any_size = image_size is None or family == "naflexvit"
+    size: dict[str, Any] = {} if any_size else {"img_size": image_size}
     try:
         model = timm.create_model(name, num_classes=0, **size, **arch, **more)
     except (TypeError, AssertionError) as error:
@@ -267,7 +264,7 @@ def read_for(model: Any, path: Path, make: Callable[[], Any]) -> dict[str, Tenso
         filled.load_pretrained(str(path))
         return filled.state_dict()
     state, own = read_state(path), model.state_dict()
-    patch = state.get("patch_embed.proj.weight")
+    patch = state.get("patch_embed.proj.weight") if "embeds.proj.weight" not in own else None
     size = own.get("patch_embed.proj.weight", torch.zeros(1)).shape[-1]
     if patch is not None and patch.ndim == 4 and patch.shape[-1] != size:
         raise ValueError(f"{path.name} has patches of {patch.shape[-1]} pixels, and the model asked for of {size}")
@@ -277,8 +274,12 @@ def read_for(model: Any, path: Path, make: Callable[[], Any]) -> dict[str, Tenso
 
 def filtered(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """Rename an official checkpoint to timm's names, as timm does for models of this class."""
-    from timm.models import eva, vision_transformer
+    from timm.models import beit, eva, naflexvit, vision_transformer
 
+    if isinstance(model, naflexvit.NaFlexVit):
+        return naflexvit.checkpoint_filter_fn(state, model)
     if isinstance(model, eva.Eva):
         return eva.checkpoint_filter_fn(state, model)
+    if isinstance(model, beit.Beit):
+        return beit.checkpoint_filter_fn(state, model)
     return vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True)

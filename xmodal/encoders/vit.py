@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from xmodal.encoders.block import Block, PostNormBlock, run_block
 from xmodal.encoders.keys import to_timm_state
+from xmodal.encoders.mixed_sizes import embed_together, seen
 from xmodal.encoders.parts import make_norm
-from xmodal.encoders.patches import PatchEmbed, StemEmbed, patches_of, resize_positions
+from xmodal.encoders.patches import PatchEmbed, Resize, StemEmbed, resize_positions
 from xmodal.encoders.pooling import AttentionPool, QueryPool
 from xmodal.encoders.sites import Pointwise, Stream
 from xmodal.encoders.taps import Taps
@@ -75,6 +76,8 @@ class VisionTransformer(Encoder):
         pool_heads: heads of attention pooling, None for those of the blocks.
         pool_ratio: hidden width of attention pooling's MLP over D, None for `mlp_ratio`.
         pool_queries: with `queries`, how many there are; their width is `out_dim`.
+        relative: whether attention has a bias by relative position (BEiT).
+        resize: how positions are resized, arguments of `patches.Resize`.
         stem: builds timm's `HybridEmbed`, a convolution network that makes the patches; None for one convolution.
         joint: attend over all frames of a clip.
         layout: of the weights in timm's model, where it is not that of `VisionTransformer`: names in `timm_keys.PARTS`.
@@ -99,6 +102,7 @@ class VisionTransformer(Encoder):
         attn_norm: bool = False, mlp_norm: bool = False, mlp_norm_in: bool = False, bias: bool = True,
         post_norm: bool = False, final_norm: bool = True, pool_tokens: int = 1, pool_heads: int | None = None,
         pool_ratio: float | None = None, pool_queries: int = 256, joint: bool = False,
+        relative: bool = False, resize: dict | None = None,
         stem: Callable[[], nn.Module] | None = None, layout: Sequence[str] = (),
     ):  # fmt: skip
         if image_size % patch_size:
@@ -121,7 +125,9 @@ class VisionTransformer(Encoder):
         self.patch_embed = PatchEmbed(*patches) if stem is None else StemEmbed(stem())
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
-        places = (image_size // patch_size) ** 2 + (self.num_prefix if embed_prefix else 0)
+        self.resize = Resize(**(resize or {}))
+        side = image_size // patch_size
+        places = (self.resize.grid or side) ** 2 + (self.num_prefix if embed_prefix else 0)
         self.pos_embed = nn.Parameter(torch.zeros(1, places, dim)) if positions else None
         self.embedded = Stream()
         self.norm_pre = make_norm(norm, dim, norm_eps) if pre_norm else Pointwise()
@@ -130,8 +136,8 @@ class VisionTransformer(Encoder):
         kind: type[Block] = PostNormBlock if post_norm else Block
         shared: dict[str, Any] = dict(
             mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_norm=qk_norm, init_values=init_values, act=act, gated=gated,
-            norm_eps=norm_eps, norm=norm, attn_norm=attn_norm, mlp_norm=mlp_norm,
-            mlp_norm_in=mlp_norm_in, bias=bias, rotary=rotary, joint=joint,
+            norm_eps=norm_eps, norm=norm, attn_norm=attn_norm, mlp_norm=mlp_norm, mlp_norm_in=mlp_norm_in, bias=bias,
+            rotary=rotary, joint=joint, relative=(side, side) if relative else None,
         )  # fmt: skip
         self.blocks = nn.ModuleList(kind(dim, num_heads, drop_path=rate, **shared) for rate in rates)
         self.norm = make_norm(norm, dim, norm_eps) if final_norm and not fc_norm else Pointwise()
@@ -155,16 +161,19 @@ class VisionTransformer(Encoder):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
 
-    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+    def embed(self, images: Tensor | Sequence[Tensor], num_frames: int = 1) -> tuple[Tensor, Grid]:
         """Make tokens of images.
 
         Args:
-            images: (B*T, 3, H, W), normalized with `pixel_mean` and `pixel_std`.
+            images: (B*T, 3, H, W), normalized with `pixel_mean` and `pixel_std`; or images (3, H_i, W_i) of several
+                sizes, which share a grid with padding.
             num_frames: T, frames per clip.
 
         Returns:
             Tokens (B*T, prefix + h*w, D) and their grid.
         """
+        if not isinstance(images, Tensor):
+            return embed_together(self, images)
         tokens, h, w = self.patch_embed(images)
         grid = Grid(num_frames, h, w, self.num_prefix)
         prefix = [t.expand(tokens.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
@@ -179,10 +188,10 @@ class VisionTransformer(Encoder):
     def positions(self, h: int, w: int) -> Tensor:
         """Position embeddings (1, N, D) for a grid of h by w patches, resized when it is not the tower's own."""
         assert self.pos_embed is not None
-        own = self.image_size // self.patch_size
+        own = self.resize.grid or self.image_size // self.patch_size
         if h == w == own:
             return self.pos_embed
-        return resize_positions(self.pos_embed, self.num_prefix if self.embed_prefix else 0, h, w)
+        return resize_positions(self.pos_embed, self.num_prefix if self.embed_prefix else 0, h, w, self.resize)
 
     def forward_blocks(
         self,
@@ -204,9 +213,14 @@ class VisionTransformer(Encoder):
             start: first block run; `tokens` are its input.
             stop: run only the blocks before this one.
 
+        Raises:
+            ValueError: taps on images of several sizes.
+
         Returns:
             The raw residual stream, (B, N', D), or (B, prefix, D) for `read="prefix"`.
         """
+        if taps is not None and grid is not None and grid.valid is not None:
+            raise ValueError("what reads inside the blocks needs whole grids of patches: give images of one size")
         if start == 0:
             tokens = self.pre_blocks(tokens, grid)
         last = len(self.blocks) - 1
@@ -232,10 +246,15 @@ class VisionTransformer(Encoder):
 
     def pool(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Pool normed tokens (B, N, D) to one feature (B, D_out) the way this checkpoint was trained."""
-        if self.attn_pool is not None:
-            pooled = self.attn_pool(patches_of(tokens, grid, self.pool_start))
-        elif self.pool_type == "avg":
-            pooled = patches_of(tokens, grid, self.pool_start).mean(1)
-        else:
+        if self.pool_type == "token":
             pooled = tokens[:, 0] if self.pool_tokens == 1 else tokens[:, : self.pool_tokens].mean(1)
+            return self.proj(self.fc_norm(pooled))
+        kept, end = seen(grid, tokens.shape[1]), None if grid is None else grid.prefix + grid.num_patches
+        kept, read = None if kept is None else kept[:, self.pool_start : end], tokens[:, self.pool_start : end]
+        if self.attn_pool is not None:
+            pooled = self.attn_pool(read, kept)
+        elif kept is None:
+            pooled = read.mean(1)
+        else:
+            pooled = (read * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
         return self.proj(self.fc_norm(pooled))

@@ -23,6 +23,11 @@ def swin():
     return ConvNet(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, **options), 32)
 
 
+def swin_v2():
+    options = dict(img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))
+    return ConvNet(timm.create_model("swinv2_tiny_window8_256", num_classes=0, **options), 32)
+
+
 def resnet():
     return ConvNet(
         timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=0, channels=(8, 8, 8, 16)),
