@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from xmodal.encoders.attend import attend
 from xmodal.encoders.block import Mlp
+from xmodal.encoders.patches import patches_of
 from xmodal.encoders.taps import Taps
-from xmodal.encoders.vit import patches_of
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method
 from xmodal.structures import Encoder, Grid, need_grid

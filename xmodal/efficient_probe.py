@@ -10,8 +10,8 @@ without query, key or output projection. D*D/d_out + Q*D weights; the head has a
 import torch
 from torch import Tensor, nn
 
+from xmodal.encoders.patches import patches_of
 from xmodal.encoders.taps import Taps
-from xmodal.encoders.vit import patches_of
 from xmodal.readers import Reader
 from xmodal.registry import READERS, method
 from xmodal.structures import Encoder, Grid

@@ -119,7 +119,6 @@ class VisionTransformer(Encoder):
         self.layout = tuple(layout)
         self.embed_prefix, self.pool_tokens = embed_prefix, pool_tokens
         self.pool_start = 0 if pool_prefix else self.num_prefix
-
         first_norm = make_norm(norm, dim, norm_eps) if patch_norm else None
         patches = (patch_size, dim, patch_bias, pad_images, first_norm, crop_images)
         self.patch_embed = PatchEmbed(*patches) if stem is None else StemEmbed(stem())
