@@ -13,7 +13,7 @@ from pointcloud.datasets.files import read_cloud
 from pointcloud.detection import Detector
 from pointcloud.formats.write import write_boxes_ply, write_labeled
 from pointcloud.page import write_page
-from pointcloud.segmentation import EPCLSegmenter
+from pointcloud.segmenter import Segmenter
 
 MAP = np.array([665187.5, 5648349.25, 241.75])
 RNG = np.random.default_rng(0)
@@ -21,14 +21,12 @@ ROOM = np.c_[np.round(RNG.uniform(0, 4, (4000, 3)) * 64) / 64, RNG.integers(0, 2
 NAMES = ["low", "high"]
 
 
-class HeightSegmenter(EPCLSegmenter):
+class HeightSegmenter(Segmenter):
     """Points above the middle of a crop are `high`."""
 
     def __init__(self, feat_dim=3):
-        torch.nn.Module.__init__(self)
+        super().__init__(2, 3 + feat_dim, eval_voxel=0.1, eval_points=100_000, smallest=16)
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.feat_dim, self.num_classes, self.strides = feat_dim, 2, (1, 4, 4)
-        self.eval_voxel, self.eval_points, self.eval_parts = 0.1, 100_000, None
 
     def forward(self, coord, feat, sizes):
         high = (coord[:, 2] > coord[:, 2].mean()).float()
