@@ -33,6 +33,9 @@ AREAS = {
     "farthest-points": ("points", "farthest_points"),
     "knn": ("points", "knn"),
     "ball-query": ("points", "ball_query"),
+    "sparse-conv": ("sparse", "sparse_conv"),
+    "sparse-unet": ("sparse", "sparse_unet"),
+    "ptv3": ("sparse", "ptv3"),
     "coop": ("coop_memory", "coop"),
     "tip-search": ("tip_search", "tip_search"),
 }
