@@ -35,6 +35,7 @@ AREAS = {
     "ball-query": ("points", "ball_query"),
     "coop": ("coop_memory", "coop"),
     "tip-search": ("tip_search", "tip_search"),
+    "probes": ("probes", "probes"),
 }
 
 
