@@ -13,11 +13,9 @@ from xmodal.encoders.convnet import convnet
 with read_base():
     from .._base_.shape_segments import *
 
-model.update(
-    encoder=dict(
-        type=convnet, name="swin_tiny_patch4_window7_224.ms_in1k", pretrained=True, img_size=224, pad_first=True
-    ),
-    adapters=[dict(type=mona)],
+model.encoder = dict(
+    type=convnet, name="swin_tiny_patch4_window7_224.ms_in1k", pretrained=True, img_size=224, pad_first=True
 )
+model.adapters = [dict(type=mona)]
 for _loader in (train_dataloader, val_dataloader, test_dataloader):
     _loader["dataset"].update(size=224)
