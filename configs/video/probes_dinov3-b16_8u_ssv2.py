@@ -24,7 +24,7 @@ with read_base():
     from .._base_.ssv2 import *
     from .._base_.attentive_probe import *
 
-model.encoder = dict(type=timm_encoder, name="vit_base_patch16_dinov3.lvd1689m", image_size=224)
+model.encoder = dict(type=timm_encoder, name="vit_base_patch16_dinov3.lvd1689m", weights="pretrained", image_size=224)
 model.reader = dict(type=AttentiveProbe)
 probes = dict(lr=[3e-3, 1e-3, 3e-4], weight_decay=[0.1], holdout=0.1)
 _clip = dict(num_frames=8, sampling=dict(type=UniformSampling))
