@@ -5,8 +5,8 @@
   python tools/results.py add work_dirs/fewshot/NAME --config configs/fewshot/NAME.py
   python tools/results.py --rebuild                         run the cheap rows again first
 
-A row is one (task, encoder, method): mean and spread over seeds, trained weights, stored bytes, seconds, peak memory, the
-config and command, a hash of the logs, and on what the result was selected.
+A row is one (task, encoder, method): accuracy as mean and spread over seeds, trained weights, stored bytes, seconds, peak
+memory, the config and command, a hash of the logs, and on what the result was selected.
 """
 
 import argparse
@@ -137,8 +137,9 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     number = lambda value: "-" if value is None else f"{value:,}"  # noqa: E731
     count = f" ({len(row['accuracy'])} seeds)" if len(row["accuracy"]) > 1 else " (1 seed)"
     link = f"[{Path(row['config']).stem}](../{row['config']})"
-    return [row["method"], spread(list(row["accuracy"].values())) + count, number(row["trained"]), number(row["bytes"]),
-            number(row["seconds"]), number(row["peak_mb"]), row["selection"], link, f"`{row['log']}`", row["date"]]  # fmt: skip
+    size = [number(row[key]) for key in ("trained", "bytes", "seconds", "peak_mb")]
+    accuracy = spread(list(row["accuracy"].values())) + count
+    return [row["method"], accuracy, *size, row["selection"], link, f"`{row['log']}`", row["date"]]
 
 
 def make_page(rows: Sequence[dict[str, Any]]) -> str:
