@@ -5,7 +5,7 @@
   python tools/results.py add work_dirs/fewshot/NAME --config configs/fewshot/NAME.py
   python tools/results.py --rebuild                         run the cheap rows again first
 
-A row is one (task, encoder, method): accuracy as mean and spread over seeds, trained weights, stored bytes, seconds, peak
+A row is one (task, encoder, method): accuracy over seeds (mean, spread), trained weights, stored bytes, seconds, peak
 memory, the config and command, a hash of the logs, and on what the result was selected.
 """
 
