@@ -38,6 +38,7 @@ AREAS = {
     "ptv3": ("sparse", "ptv3"),
     "coop": ("coop_memory", "coop"),
     "tip-search": ("tip_search", "tip_search"),
+    "probes": ("probes", "probes"),
 }
 
 

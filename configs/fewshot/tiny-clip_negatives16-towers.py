@@ -7,19 +7,31 @@ Rates and steps are ours, for a tower of 48 pixels whose logit scale is 15: the 
 Measured here: see docs/fewshot.md
 """
 
-from mmengine.config import read_base
-
 from xmodal.clip_tuning.clip_lora import CLIPLoRA
 from xmodal.clip_tuning.maple import MaPLe
 from xmodal.clip_tuning.promptsrc import PromptSRC
 from xmodal.clip_tuning.two_stage import TwoStage
+from xmodal.encoders.tiny import tiny_clip
 from xmodal.evaluation.feature_runs import LPPlusPlusRun, ProLIPRun, TaskResRun
+from xmodal.evaluation.plans import Coop11
 from xmodal.evaluation.runs import ZeroShotRun
 from xmodal.evaluation.tower_runs import EpochRun, StepRun
+from xmodal.toys.shape_images import ShapeImages
 
-with read_base():
-    from .._base_.negatives16 import *
-
+_shapes = dict(type=ShapeImages, colors=("red", "blue"), style="negative")
+_train = dict(**_shapes, split="train", per_class=32)
+encoder = dict(type=tiny_clip)
+sources = [
+    dict(
+        name="negatives16",
+        train=dict(**_train, augment=True, scale=(0.6, 1.0)),
+        plain=_train,
+        val=dict(**_shapes, split="val", per_class=30),
+        test=dict(**_shapes, split="test", per_class=40),
+        templates=("a photo of a {}.",),
+    )
+]
+protocol = dict(type=Coop11)
 _deep = dict(depth_text=2, depth_visual=3)
 _free = dict(text_weight=0.0, image_weight=0.0, logit_weight=0.0)
 methods = {
@@ -36,4 +48,5 @@ methods = {
         average=(8, 2),
     ),
 }  # fmt: skip
+shots = (1, 2, 4, 8, 16)
 title = "tiny CLIP on negatives of drawn shapes, 16 classes"

@@ -9,14 +9,26 @@ add --on val --shots 1 4 16 --seeds 11 12 to see those figures. 50 epochs are en
 Measured here: see docs/fewshot.md
 """
 
-from mmengine.config import read_base
-
-from xmodal.evaluation.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
+from xmodal.encoders.tiny import tiny_clip
 from xmodal.heads.coop import CoOpHead
+from xmodal.toys.shape_images import ShapeImages
+from xmodal.evaluation.plans import Coop11
+from xmodal.evaluation.runs import CacheRun, LinearProbeRun, PromptRun, ZeroShotRun
 
-with read_base():
-    from .._base_.negatives16 import *
-
+_shapes = dict(type=ShapeImages, colors=("red", "blue"), style="negative")
+_train = dict(**_shapes, split="train", per_class=32)
+encoder = dict(type=tiny_clip)
+sources = [
+    dict(
+        name="negatives16",
+        train=dict(**_train, augment=True, scale=(0.6, 1.0)),
+        plain=_train,
+        val=dict(**_shapes, split="val", per_class=30),
+        test=dict(**_shapes, split="test", per_class=40),
+        templates=("a photo of a {}.",),
+    )
+]
+protocol = dict(type=Coop11)
 _coop = dict(type=PromptRun, epochs=50)
 _cache = dict(type=CacheRun, scale=(20.0, 20.0), alpha=2.0, logit_scale=15.0)  # the tiny CLIP's scale is 15, not 100
 methods = {
@@ -27,4 +39,5 @@ methods = {
     "Tip-Adapter": dict(**_cache),
     "Tip-Adapter-F": dict(**_cache, finetune=True, lr=0.01),
 }
+shots = (1, 2, 4, 8, 16)
 title = "tiny CLIP on negatives of drawn shapes, 16 classes"

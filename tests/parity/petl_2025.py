@@ -208,7 +208,7 @@ def further_names() -> list[tuple[str, str]]:
 def place_low_rank(encoder: nn.Module, options: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
     """Low-rank maps of queries, keys and values, and of what the output projection gives."""
     rank, location = options["dim"], options["location"]
-    bias = any(".adapters." in k and k.endswith("bias") for k in own)
+    bias = any(re.search(r"\.adapters\.[qkv]\..*bias$", k) for k in own)
     if parts := [p for p in location if p != "o"]:
         lora(encoder, rank, alpha=options["scaling"] * rank, targets=parts, dropout=options["dropout"], bias=bias)
     for block in encoder.blocks if "o" in location else ():

@@ -10,9 +10,10 @@ from torch import nn
 from tests.xmodal.clips import small_clip
 from xmodal.data.collate import collate
 from xmodal.evaluation.bench import Bench, Source, accuracy
+from xmodal.evaluation.domain_search import RUN_SPACE, DomainSearchRun, drawn
 from xmodal.evaluation.fit import COOP_EPOCHS, KeyTraining, dassl_optimizer, epochs_for, minibatches
 from xmodal.evaluation.image_runs import DomainRun, ImageRun, columns_of
-from xmodal.evaluation.plans import Coop11, Part, Plan, Tip
+from xmodal.evaluation.plans import Coop11, Outcome, Part, Plan, Tip
 from xmodal.evaluation.results import spread
 from xmodal.evaluation.run_grid import RunGrid, format_table
 from xmodal.evaluation.runs import CacheRun, CaFoRun, PromptRun
@@ -305,3 +306,24 @@ def test_prompts_train_for_all_epochs_and_the_last_step_is_tested(bench):
     losses = PromptRun({}, epochs={1: 2, 2: 3, 4: 9}, batch_size=4).fit(bench, plan, plan.train[0], head)
     assert head.seen == [4] * 6  # 2 shots of 4 classes
     assert losses == [1.5, 3.5, 5.5]
+
+
+def test_draws_of_hyperparameters_are_chosen_on_the_training_domains(monkeypatch):
+    """Draw 0 has the defaults; of three draws the one best on validation is reported, whatever the test says."""
+    seen = []
+
+    def run(self, bench, plan):
+        seen.append((self.lr, dict(self.head)))
+        val, test = [(50.0, 90.0), (70.0, 40.0), (60.0, 95.0)][len(seen) - 1]
+        return Outcome({"held": test}, "val", 1, {"val": [10.0, val]})
+
+    monkeypatch.setattr(DomainRun, "__call__", run)
+    search = DomainSearchRun(dict(type=ScriptedHead, n_ctx=4), lr=0.5, draws=3)
+    outcome = search(None, Plan("domainbed", -1, 7, [], [], {}))
+    assert outcome.scores == {"held": 40.0}
+    assert outcome.details["best_on_test"] == 95.0
+    assert [e["val"] for e in outcome.details["draws"]] == [50.0, 70.0, 60.0]
+    assert seen[0] == (0.5, dict(type=ScriptedHead, n_ctx=4))
+    assert len({lr for lr, _ in seen}) == 3
+    assert all(10**-4.5 <= lr <= 10**-2.5 for lr, _ in seen[1:])
+    assert drawn(RUN_SPACE, 3, 7) == drawn(RUN_SPACE, 3, 7) != drawn(RUN_SPACE, 3, 8)

@@ -1,7 +1,7 @@
 """Sparse convolution and point transformers against the number of voxels, and against a dense convolution.
 
-`python tools/bench.py sparse-conv sparse-unet ptv3` times them; `python -m tools.benches.sparse` measures seconds and peak
-memory of a forward pass over 25,000, 50,000 and 100,000 voxels, each in a separate process.
+`python tools/bench.py sparse-conv sparse-unet ptv3` times them; `python -m tools.benches.sparse` measures seconds and
+peak memory of a forward pass over 25,000, 50,000 and 100,000 voxels, each in a separate process.
 """
 
 import argparse

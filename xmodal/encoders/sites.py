@@ -60,7 +60,7 @@ class Branch(nn.Module):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` in the precision of its weight: beside a float32 stream a frozen trunk may be held in bfloat16."""
-    if torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)
     return F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
 

@@ -12,7 +12,7 @@ from mmengine.config.utils import ConfigParsingError
 from mmengine.runner import Runner as StockRunner
 
 from xmodal.command import config_file, config_files
-from xmodal.engine.probes import spread_probes
+from xmodal.engine.probes import by_name, spread_probes
 from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
@@ -98,7 +98,7 @@ def merge(config: dict, changes: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(config.get(key), Mapping):
             merge(config[key], value)
         else:
-            config[key] = copy.deepcopy(value)
+            config[key] = by_name(value)
 
 
 def check_keys(cfg: Config) -> None:

@@ -72,6 +72,17 @@ def finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
+def peak_megabytes() -> float | None:
+    """Return the most memory that this run held: on the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
 @HOOKS.register_module(name="report")
 class ReportHook(Hook):
     """Keep `report.json` in the work directory up to date.
@@ -186,6 +197,7 @@ class ReportHook(Hook):
     def after_run(self, runner: Any) -> None:
         """Done."""
         self.report["status"] = "finished"
+        self.report["peak_mb"] = peak_megabytes()
         self.save(runner)
 
     def save(self, runner: Any) -> None:

@@ -164,7 +164,7 @@ class Bench:
             epoch: of the training view; None for the test view.
             encoder: `clip`, `second`, or another name of `models`.
         """
-        turn = None if epoch is None else epoch % self.views
+        turn = self.turn(epoch)
         data = self.source(part.source).view(part.split, turn is not None)
         compute = lambda rows: self.run(self.models[encoder], data, rows, turn)  # noqa: E731
         name = self.name((encoder, part.source, part.split, "plain" if turn is None else f"view{turn}"))
@@ -182,7 +182,7 @@ class Bench:
         Raises:
             ValueError: a source of videos.
         """
-        turn = None if epoch is None else epoch % self.views
+        turn = self.turn(epoch)
         data = self.source(part.source).view(part.split, turn is not None)
         inputs = self.inputs(self.models["clip"], data, [part.indices[i] for i in rows], turn)
         if "image" not in inputs:
@@ -202,6 +202,10 @@ class Bench:
         inputs = self.inputs(model, data, rows, turn)
         views = inputs["clips"].shape[1] if "clips" in inputs else 1
         return model.features(**inputs).unflatten(0, (-1, views)).mean(1).cpu()
+
+    def turn(self, epoch: int | None) -> int | None:
+        """Number of the training view of an epoch; None for the test view."""
+        return None if epoch is None else epoch % self.views
 
     def fingerprint(self, encoder: str) -> str:
         """Hash of an encoder's weights, adapters included; computed once."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xmodal.engine.report import peak_megabytes
 from xmodal.evaluation.bench import Bench
 from xmodal.evaluation.plans import Labeled, Outcome, Plan, Protocol
 from xmodal.evaluation.results import markdown, once, plain, plot, read_result, spread, stamp
@@ -119,6 +120,7 @@ class RunGrid:
             "recipe": plain(recipe),
             "details": outcome.details,
             "seconds": seconds,
+            "peak_mb": peak_megabytes(),
         }
 
     def save_head(self, outcome: Outcome, plan: Plan, folder: Path) -> None:

@@ -1,0 +1,57 @@
+"""The standing table: every row's config is there, the page is what the rows make, and runs become rows."""
+
+import json
+
+import pytest
+
+from tools import results
+
+
+def test_every_row_has_its_config_and_the_page_is_up_to_date():
+    rows = results.read_rows()
+    gone = [r["config"] for r in rows if not (results.ROOT / r["config"]).is_file()]
+    assert not gone, f"rows of docs/results.json name configs that are gone: {gone}"
+    assert len({results.key_of(r) for r in rows}) == len(rows)
+    assert results.PAGE.read_text() == results.make_page(rows), "run `make results`"
+
+
+def write(folder, seed, top1, config="probe_tiny-clip_8u_actions8"):
+    folder.mkdir()
+    command = f"train.py configs/video/{config}.py --seed {seed}"
+    about = dict(config=config, seed=seed, command=command, seconds=10.0 + seed,
+                 encoder={"encoder": "tiny"}, trained_parameters=1032, peak_mb=100.0 * seed)  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(about))
+    (folder / "test.json").write_text(json.dumps({"test": {"top1": top1}}))
+    return folder
+
+
+def test_runs_of_three_seeds_become_a_row(tmp_path):
+    folders = [write(tmp_path / str(s), s, v) for s, v in ((0, 20.0), (1, 30.0), (2, 25.0))]
+    (row,) = results.rows_of_runs(folders, "actions8")
+    assert row["accuracy"] == {"0": 20.0, "1": 30.0, "2": 25.0}
+    assert (row["method"], row["trained"], row["seconds"], row["peak_mb"]) == ("probe", 1032, 11.0, 200.0)
+    assert row["config"] == "configs/video/probe_tiny-clip_8u_actions8.py"
+    page = results.make_page([row])
+    assert "25.00 +- 5.00 (3 seeds)" in page
+    assert row["log"] in page
+    other = write(tmp_path / "x", 3, 1.0, "lora_tiny-clip_8u_actions8")
+    with pytest.raises(ValueError, match="several configs"):
+        results.rows_of_runs([folders[0], other], "actions8")
+    (other / "test.json").unlink()
+    with pytest.raises(ValueError, match=r"has no test\.json"):
+        results.rows_of_runs([other], "actions8")
+
+
+def test_a_few_shot_folder_becomes_rows_and_replaces_those_of_the_same_kind(tmp_path):
+    for seed, score in ((1, 60.0), (2, 70.0)):
+        path = tmp_path / "LP++" / f"shots4_seed{seed}"
+        path.mkdir(parents=True)
+        result = dict(method="LP++", shots=4, seed=seed, scores={"toy": score}, selected_on="val", trained_weights=10,
+                      encoders={"clip": {"name": "tiny"}}, seconds=0.5)  # fmt: skip
+        (path / "result.json").write_text(json.dumps(result))
+    (row,) = results.rows_of_grid(tmp_path, "configs/fewshot/tiny-clip_negatives16.py")
+    assert (row["task"], row["bytes"], row["cheap"], row["selection"]) == ("toy, 4 shots", 40, True, "val")
+    old = {**row, "accuracy": {"1": 0.0}}
+    assert results.merged([old], [row]) == [row]
+    with pytest.raises(ValueError, match=r"no result\.json"):
+        results.rows_of_grid(tmp_path / "nothing", "x")

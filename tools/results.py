@@ -1,0 +1,227 @@
+"""Keep the standing table of results: docs/results.md, made from docs/results.json.
+
+  python tools/results.py                                   write the page and its plots
+  python tools/results.py add work_dirs/NAME_0 work_dirs/NAME_1 work_dirs/NAME_2 --task actions8
+  python tools/results.py add work_dirs/fewshot/NAME --config configs/fewshot/NAME.py
+  python tools/results.py --rebuild                         run the cheap rows again first
+
+A row is one (task, encoder, method): accuracy over seeds (mean, spread), trained weights, stored bytes, seconds, peak
+memory, the config and command, a hash of the logs, and on what the result was selected.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
+PLOTS = {"trained": "trained weights", "seconds": "seconds to train"}
+HEAD = """# Results
+
+Made by `make results` from `docs/results.json`; `python tools/results.py add` adds a row from folders of finished runs.
+Accuracy is top-1 in percent, mean and sample standard deviation over seeds. Nothing is selected on test data unless the
+column says so. All tasks are made by this project: they show that methods work and how they compare here, and nothing
+about natural images and videos.
+"""
+COLUMNS = ("method", "accuracy", "trained", "bytes", "seconds", "peak MB", "selected on", "config", "log", "date")
+
+
+def read_rows() -> list[dict[str, Any]]:
+    """The rows that are kept."""
+    return json.loads(ROWS.read_text()) if ROWS.exists() else []
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What a row is of."""
+    return row["task"], row["encoder"], row["method"]
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """sha256 over files, first 12 digits."""
+    found = hashlib.sha256()
+    for path in sorted(paths):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def largest(values: Iterable[float | None]) -> float | None:
+    """The largest of the values that are known."""
+    known = [v for v in values if v is not None]
+    return round(max(known), 1) if known else None
+
+
+def rows_of_runs(folders: Sequence[Path], task: str) -> list[dict[str, Any]]:
+    """One row of the folders of `tools/train.py` and `tools/test.py`, one a seed.
+
+    Raises:
+        ValueError: a run that was not finished or not tested, or runs of several configs.
+    """
+    reports, tests = [], []
+    for folder in folders:
+        for name, kept in (("report.json", reports), ("test.json", tests)):
+            if not (folder / name).is_file():
+                raise ValueError(
+                    f"{folder} has no {name}: train and test the run first (tools/train.py, tools/test.py)"
+                )
+            kept.append(json.loads((folder / name).read_text()))
+    configs = {r["config"] for r in reports}
+    if len(configs) > 1:
+        raise ValueError(f"{', '.join(map(str, folders))} are runs of several configs: {sorted(configs)}")
+    config = next(p for p in (ROOT / "configs").rglob(f"{configs.pop()}.py"))
+    files = [f / name for f in folders for name in ("report.json", "test.json")]
+    stored = [p.stat().st_size for f in folders for p in [f / "best.pth"] if p.exists()]
+    return [
+        dict(
+            task=task, encoder=reports[0]["encoder"]["encoder"], method=config.stem.partition("_")[0],
+            accuracy={str(r["seed"]): t["test"]["top1"] for r, t in zip(reports, tests, strict=True)},
+            trained=reports[0]["trained_parameters"], bytes=max(stored, default=None),
+            seconds=round(mean(r["seconds"] for r in reports), 1), peak_mb=largest(r.get("peak_mb") for r in reports),
+            config=str(config.relative_to(ROOT)), command=f"python tools/{reports[0]['command']}", cheap=False,
+            log=digest(files), selection=tests[0]["test"].get("selected_on", "validation data"),
+            date=time.strftime("%Y-%m-%d"),
+        )
+    ]  # fmt: skip
+
+
+def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
+    """One row for each method and number of shots of a folder of `tools/fewshot.py`.
+
+    Raises:
+        ValueError: a folder without results.
+    """
+    cells: dict[tuple[str, str, int], list[Path]] = {}
+    for path in sorted(folder.glob("*/shots*_seed*/result.json")):
+        found = json.loads(path.read_text())
+        for test in found["scores"]:
+            cells.setdefault((test, found["method"], found["shots"]), []).append(path)
+    if not cells:
+        raise ValueError(f"{folder} holds no result.json of tools/fewshot.py")
+    rows = []
+    for (test, method, shots), paths in cells.items():
+        results = [json.loads(p.read_text()) for p in paths]
+        seconds = round(mean(r["seconds"] for r in results), 2)
+        seeds = " ".join(str(r["seed"]) for r in results)
+        rows.append(
+            dict(
+                task=f"{test}, {shots} shots" if shots else test, encoder=results[0]["encoders"]["clip"]["name"],
+                method=method, accuracy={str(r["seed"]): r["scores"][test] for r in results},
+                trained=results[0]["trained_weights"], bytes=4 * results[0]["trained_weights"], seconds=seconds,
+                peak_mb=largest(r.get("peak_mb") for r in results), config=config, cheap=seconds < 10,
+                command=f'python tools/fewshot.py {config} --methods "{method}" --shots {shots or 1} --seeds {seeds}',
+                log=digest(paths), selection=results[0]["selected_on"], date=time.strftime("%Y-%m-%d"),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in order, those of the same task, encoder and method replaced."""
+    return [rows for _, rows in sorted({key_of(r): r for r in (*old, *new)}.items())]
+
+
+def write_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows."""
+    ROWS.write_text(json.dumps(list(rows), indent=1) + "\n")
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    from xmodal.evaluation.results import spread
+
+    number = lambda value: "-" if value is None else f"{value:,}"  # noqa: E731
+    count = f" ({len(row['accuracy'])} seeds)" if len(row["accuracy"]) > 1 else " (1 seed)"
+    link = f"[{Path(row['config']).stem}](../{row['config']})"
+    size = [number(row[key]) for key in ("trained", "bytes", "seconds", "peak_mb")]
+    accuracy = spread(list(row["accuracy"].values())) + count
+    return [row["method"], accuracy, *size, row["selection"], link, f"`{row['log']}`", row["date"]]
+
+
+def make_page(rows: Sequence[dict[str, Any]]) -> str:
+    """The whole page."""
+    from xmodal.evaluation.results import markdown
+
+    parts = [HEAD]
+    for task, encoder in dict.fromkeys((r["task"], r["encoder"]) for r in rows):
+        own = [r for r in rows if (r["task"], r["encoder"]) == (task, encoder)]
+        own.sort(key=lambda r: -mean(r["accuracy"].values()))
+        parts.append(f"## {task}, {encoder}\n\n{markdown(COLUMNS, [cells_of(r) for r in own])}\n")
+    if rows:
+        parts.append("![accuracy against trained weights and seconds](results.png)\n")
+    commands = "\n".join(f"- {' / '.join(key_of(r))}: `{r['command']}`" for r in rows)
+    return "\n".join([*parts, f"## Commands\n\n{commands}\n" if rows else ""]).rstrip() + "\n"
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> None:
+    """Draw accuracy against trained weights and against seconds."""
+    from xmodal.evaluation.results import plot
+
+    with plot(PAGE.with_suffix(".png"), len(PLOTS)) as axes:
+        for axis, (key, label) in zip(axes, PLOTS.items(), strict=True):
+            for task in dict.fromkeys(r["task"] for r in rows):
+                own = [r for r in rows if r["task"] == task and r[key]]
+                axis.plot([r[key] for r in own], [mean(r["accuracy"].values()) for r in own], "o", label=task)
+                for r in own:
+                    axis.annotate(r["method"], (r[key], mean(r["accuracy"].values())), fontsize=6)
+            axis.set_xscale("log")
+            axis.set(xlabel=label, ylabel="top-1, %")
+        axes[0].legend(fontsize=7)
+
+
+def rebuild(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run the cheap rows again in a fresh folder; the others stay as they are, with their date."""
+    import shlex
+    import tempfile
+
+    from tools import fewshot
+
+    for row in [r for r in rows if r["cheap"]]:
+        with tempfile.TemporaryDirectory() as out:
+            fewshot.main([*shlex.split(row["command"])[2:], "--out", out])
+            rows = merged(rows, [r for r in rows_of_grid(Path(out), row["config"]) if key_of(r) == key_of(row)])
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page, add rows, or say whether the page is up to date; returns the exit status."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("verb", nargs="?", choices=("add",), help="add a row from the folders of finished runs")
+    p.add_argument(
+        "folders", nargs="*", type=Path, help="work directories, one a seed, or a folder of tools/fewshot.py"
+    )
+    p.add_argument("--task", help="name of the task, for work directories")
+    p.add_argument("--config", help="the config, for a folder of tools/fewshot.py")
+    p.add_argument("--rebuild", action="store_true", help="run the cheap rows again first")
+    p.add_argument("--check", action="store_true", help="exit with 1 when docs/results.md is out of date")
+    args = p.parse_args(argv)
+    from xmodal.engine.launch import run
+
+    def work() -> int:
+        rows = read_rows()
+        if args.check:
+            return int(not PAGE.exists() or PAGE.read_text() != make_page(rows))
+        if args.verb == "add":
+            if not args.folders or not (args.task or args.config):
+                raise ValueError("add takes folders, and --task for work directories or --config for a few-shot folder")
+            new = rows_of_grid(args.folders[0], args.config) if args.config else rows_of_runs(args.folders, args.task)
+            rows = merged(rows, new)
+        rows = rebuild(rows) if args.rebuild else rows
+        write_rows(rows)
+        PAGE.write_text(make_page(rows))
+        if rows:
+            draw(rows)
+        print(f"wrote {PAGE.relative_to(ROOT)}: {len(rows)} rows")
+        return 0
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    import checkout  # noqa: F401 - puts the root of the checkout on the path
+
+    sys.exit(main())
