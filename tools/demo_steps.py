@@ -15,25 +15,46 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's memory profile warns of what was there before
 
 
-def call(*words: str, log: Path | None = None) -> float:
+def call(*words: str, log: Path | None = None, name: str = "") -> float:
     """Run one of the project's tools in a new process and return the seconds that it took.
 
     Args:
         *words: the tool and its arguments.
         log: a file that the output is appended to; None shows it.
+        name: put in front of every line of the output, where several run side by side.
 
     Raises:
         RuntimeError: the tool failed.
     """
-    print("$ python", " ".join(words), flush=True)
+    print(f"{name}$ python", " ".join(words), flush=True)
     start = time.time()
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    env = {**os.environ, "PYTHONPATH": paths, **({"OMP_NUM_THREADS": "1"} if log else {})}
+    env = {**os.environ, "PYTHONPATH": paths, **({"OMP_NUM_THREADS": "1"} if log or name else {})}
+    if name:
+        return called_by_name(words, env, name)
     with appended(log) as file:
         done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, stdout=file, stderr=file, check=False)
     if done.returncode:
         hint = f": see {log}" if log else ""
         raise RuntimeError(f"`python {' '.join(words)}` ended with status {done.returncode}{hint}")
+    return time.time() - start
+
+
+def called_by_name(words: Sequence[str], env: dict[str, str], name: str) -> float:
+    """Run a tool and print its lines with a name in front; returns the seconds.
+
+    Raises:
+        RuntimeError: the tool failed.
+    """
+    start = time.time()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-u", *words], cwd=ROOT, env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            print(f"{name}{line.rstrip().rpartition(' - INFO - ')[2]}", flush=True)
+    if process.returncode:
+        raise RuntimeError(f"`python {' '.join(words)}` ended with status {process.returncode}")
     return time.time() - start
 
 
