@@ -53,6 +53,9 @@ def test_parts_are_told_from_other_names():
     assert is_part("torch.optim.AdamW")
     assert not is_part("xmodal.atomic.write_text")
     assert not is_part("xmodal.engine.launch.os")
+    assert not is_part("xmodal.engine.loops.keep_bad_step")
+    assert not is_part("torch.optim.swa_utils.deepcopy")
+    assert not is_part("torch.hub.load")
     assert not is_part("tests.engine.toy.ToyModel")
     assert parse("a = dict(b=(1, -2.5), c=[inf, None], d={'e': True})") == {
         "a": {"b": (1, -2.5), "c": [float("inf"), None], "d": {"e": True}}
