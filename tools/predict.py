@@ -69,10 +69,9 @@ def show(rows: list[dict]) -> None:
 def reads_clouds(cfg: Any) -> bool:
     """Return whether the model of a config is one of point clouds."""
     from pointcloud.model import CloudModel
-    from xmodal.registry import MODELS
+    from xmodal.registry import MODELS, resolve
 
-    kind = cfg.model.type
-    return issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, CloudModel)
+    return issubclass(resolve(cfg.model.type, MODELS), CloudModel)
 
 
 def predict_clouds(cfg: Any, args: argparse.Namespace) -> list[dict]:

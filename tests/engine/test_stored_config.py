@@ -101,6 +101,15 @@ def test_tools_take_the_config_of_a_checkpoint(tmp_path, capsys):
     assert "annotation" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("kind", "clouds"),
+    [("xmodal.model.TransferModel", False), ("transfer", False), ("pointcloud.model.CloudModel", True)],
+)
+def test_predict_tells_the_models_of_a_stored_config_apart(kind, clouds):
+    reads_clouds = tool("predict").__globals__["reads_clouds"]
+    assert reads_clouds(Config({"model": {"type": kind}})) is clouds
+
+
 def test_a_checkpoint_without_a_config_says_what_to_do(tmp_path, capsys):
     launch.train(launch.prepare(write_config(tmp_path), str(tmp_path / "w")))
     content = read(tmp_path / "w" / "best.pth")
