@@ -36,6 +36,7 @@ def installed(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_own_films_from_the_installed_command(installed, videos, tmp_path):  # noqa: F811
     films = tmp_path / "my films"
     for name in ("bikes", "bigbuckbunny", "carphone_pristine"):

@@ -28,6 +28,7 @@ def test_there_are_five_and_the_page_has_the_same():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_five_lines_run_as_they_are_printed(tmp_path):
     made = make_actions(tmp_path / "made", ActionSet(train=24, val=1, test=2, frames=16))
     names = (made / "classes.txt").read_text().split("\n")
