@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from tools.methods import TARGET, make_page
+from xmodal.command import offered, tool_file
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))))
@@ -40,6 +41,13 @@ def test_commands_of_the_pages_have_their_options():
             source = "".join((ROOT / file).read_text() for file in files)
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
                 assert f'"{option}"' in source, f"{page}: {tool} has no {option}"
+                seen += 1
+        for tool, rest in re.findall(r"(?<![\w/.-])xmodal ([a-z][a-z-]+)([^\n`|#;]*)", text):
+            if tool not in offered():
+                continue
+            source = tool_file(tool).read_text() if tool != "configs" else ""
+            for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
+                assert f'"{option}"' in source, f"{page}: xmodal {tool} has no {option}"
                 seen += 1
     assert seen > 50
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -9,32 +10,54 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's memory profile warns of what was there before
 
 
-def call(*words: str, log: Path | None = None) -> float:
+def call(*words: str, log: Path | None = None, name: str = "") -> float:
     """Run one of the project's tools in a new process and return the seconds that it took.
 
     Args:
         *words: the tool and its arguments.
         log: a file that the output is appended to; None shows it.
+        name: put in front of every line of the output, where several run side by side.
 
     Raises:
         RuntimeError: the tool failed.
     """
-    print("$ python", " ".join(words), flush=True)
+    print(f"{name}$ python", " ".join(words), flush=True)
     start = time.time()
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    env = {**os.environ, "PYTHONPATH": paths, **({"OMP_NUM_THREADS": "1"} if log else {})}
+    env = {**os.environ, "PYTHONPATH": paths, **({"OMP_NUM_THREADS": "1"} if log or name else {})}
     with appended(log) as file:
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, stdout=file, stderr=file, check=False)
-    if done.returncode:
+        if name or file is not None:
+            status = streamed(words, env, name, file)
+        else:
+            status = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, check=False).returncode
+    if status:
         hint = f": see {log}" if log else ""
-        raise RuntimeError(f"`python {' '.join(words)}` ended with status {done.returncode}{hint}")
+        raise RuntimeError(f"`python {' '.join(words)}` ended with status {status}{hint}")
     return time.time() - start
+
+
+def streamed(words: Sequence[str], env: dict[str, str], name: str, log: TextIO | None) -> int:
+    """Run a tool: every line into the log and some of them shown, or all shown with a name in front.
+
+    Returns:
+        The tool's exit status.
+    """
+    shown = Shown(log) if log is not None else None
+    with subprocess.Popen(
+        [sys.executable, "-u", *words], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            if shown is not None:
+                shown.write(line)
+            else:
+                print(f"{name}{line.rstrip().rpartition(' - INFO - ')[2]}", flush=True)
+    return process.returncode
 
 
 def appended(log: Path | None) -> Any:
@@ -45,6 +68,32 @@ def appended(log: Path | None) -> Any:
     return open(log, "a")
 
 
+class Shown(io.TextIOBase):
+    """Write into a log, and show its newest line on the terminal every few seconds.
+
+    Args:
+        log: the file.
+        seconds: between two lines.
+    """
+
+    def __init__(self, log: TextIO, seconds: float = 5.0):
+        self.log, self.seconds, self.terminal = log, seconds, sys.stdout
+        self.next = time.monotonic() + seconds
+
+    def write(self, text: str) -> int:
+        """Write, and show the text when it is time for a line."""
+        self.log.write(text)
+        line = text.strip().rpartition(" - INFO - ")[2]
+        if line and "\n" not in line and time.monotonic() >= self.next:
+            print(f"    {line[:110]}", file=self.terminal, flush=True)
+            self.next = time.monotonic() + self.seconds
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the log."""
+        self.log.flush()
+
+
 def call_here(tool: str, *words: str, log: Path) -> None:
     """Run tools/<tool>.py in this process: many short runs need not start Python and torch each time.
 
@@ -52,8 +101,10 @@ def call_here(tool: str, *words: str, log: Path) -> None:
         ValueError: the tool failed.
     """
     print(f"$ python tools/{tool}.py", " ".join(f'"{w}"' if " " in w else w for w in words), flush=True)
-    with appended(log) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        status = importlib.import_module(f"tools.{tool}").main(list(words))
+    with appended(log) as file:
+        shown = Shown(file)
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+            status = importlib.import_module(f"tools.{tool}").main(list(words))
     if status:
         raise ValueError(f"tools/{tool}.py ended with status {status}: {log.read_text().strip().splitlines()[-1]}")
 
@@ -66,7 +117,7 @@ def train_and_test(
     Returns:
         The contents of report.json, and the test's metrics (empty without a test).
     """
-    log, given = work / "log.txt", ["--cfg-options", *options, "default_hooks.progress.interval=1000"]
+    log, given = work / "log.txt", ["--cfg-options", *options, "default_hooks.progress.interval=20"]
     call_here("train", config, "--work-dir", str(work), "--seed", str(seed), *given, log=log)
     report = json.loads((work / "report.json").read_text())
     if not test:

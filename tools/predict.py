@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from typing import Any
 
@@ -36,6 +37,22 @@ def read(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def files_of(named: list[str], endings: tuple[str, ...], videos: bool) -> list[str]:
+    """Return the files that a user named; with `videos`, a folder of frames is one, and so is each below a folder."""
+    from video.frames import frame_folders, is_frame_folder
+    from xmodal.engine.inputs import expand
+
+    files: list[str] = []
+    for word in named:
+        if videos and os.path.isdir(word):
+            inner = [word] if is_frame_folder(word) else list(frame_folders(word))
+            if inner:
+                files += inner
+                continue
+        files += [entry.path for entry in expand([word], endings)]
+    return list(dict.fromkeys(files))
+
+
 def show(rows: list[dict]) -> None:
     """Print a few lines a file."""
     from xmodal.data.walk import printable
@@ -52,10 +69,9 @@ def show(rows: list[dict]) -> None:
 def reads_clouds(cfg: Any) -> bool:
     """Return whether the model of a config is one of point clouds."""
     from pointcloud.model import CloudModel
-    from xmodal.registry import MODELS
+    from xmodal.registry import MODELS, resolve
 
-    kind = cfg.model.type
-    return issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, CloudModel)
+    return issubclass(resolve(cfg.model.type, MODELS), CloudModel)
 
 
 def predict_clouds(cfg: Any, args: argparse.Namespace) -> list[dict]:
@@ -79,10 +95,11 @@ def main(argv: list[str] | None = None) -> int:
     import json
 
     from video.annotations import VIDEOS
+    from video.datasets import VideoDataset
     from xmodal.data.annotations import IMAGES
-    from xmodal.engine.inputs import expand
     from xmodal.engine.launch import prepare, run
     from xmodal.engine.predict import predict
+    from xmodal.registry import DATASETS, resolve
 
     rows: list[dict] = []
 
@@ -92,7 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         if clouds:
             rows.extend(predict_clouds(cfg, args))
         else:
-            files = [entry.path for entry in expand(args.files, VIDEOS.endings + IMAGES.endings)]
+            videos = issubclass(resolve(cfg.test_dataloader.dataset.type, DATASETS), VideoDataset)
+            files = files_of(args.files, VIDEOS.endings + IMAGES.endings, videos)
             rows.extend(predict(cfg, args.checkpoint, files, args.amp, args.top or 5, args.min_score))
         if args.json:
             print(json.dumps(rows, indent=1))

@@ -316,13 +316,13 @@ def test_a_test_without_progress_writes_its_result(tmp_path):
 
 
 def test_a_resumed_curve_has_the_means_of_its_whole_window(tmp_path):
-    """Points of the curve lie four steps apart; the kill is between two of them."""
+    """Points of the curve lie four steps apart and at the ends of epochs; the kill is between two of them."""
     options = ["default_hooks.progress.interval=4", "default_hooks.checkpoint.every_steps=1"]
     run(tmp_path, CONFIG, "whole", options=options)
     run(tmp_path, CONFIG, "parts", options=options, stop_at=8)
     run(tmp_path, CONFIG, "parts", resume="auto", options=options)
     one, two = losses(tmp_path, "whole"), losses(tmp_path, "parts")
-    assert one.keys() == two.keys() == {4, 8, 12, 16, 20}
+    assert one.keys() == two.keys() == {4, 5, 8, 10, 12, 15, 16, 20}
     assert one == two
 
 

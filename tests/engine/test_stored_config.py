@@ -53,6 +53,9 @@ def test_parts_are_told_from_other_names():
     assert is_part("torch.optim.AdamW")
     assert not is_part("xmodal.atomic.write_text")
     assert not is_part("xmodal.engine.launch.os")
+    assert not is_part("xmodal.engine.loops.keep_bad_step")
+    assert not is_part("torch.optim.swa_utils.deepcopy")
+    assert not is_part("torch.hub.load")
     assert not is_part("tests.engine.toy.ToyModel")
     assert parse("a = dict(b=(1, -2.5), c=[inf, None], d={'e': True})") == {
         "a": {"b": (1, -2.5), "c": [float("inf"), None], "d": {"e": True}}
@@ -96,6 +99,15 @@ def test_tools_take_the_config_of_a_checkpoint(tmp_path, capsys):
     assert loaded.test_dataloader.dataset.annotation == "none"
     assert tool("test")([best, *options]) == 2  # toy_data takes no annotation
     assert "annotation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "clouds"),
+    [("xmodal.model.TransferModel", False), ("transfer", False), ("pointcloud.model.CloudModel", True)],
+)
+def test_predict_tells_the_models_of_a_stored_config_apart(kind, clouds):
+    reads_clouds = tool("predict").__globals__["reads_clouds"]
+    assert reads_clouds(Config({"model": {"type": kind}})) is clouds
 
 
 def test_a_checkpoint_without_a_config_says_what_to_do(tmp_path, capsys):

@@ -84,3 +84,13 @@ def test_curves_for_other_programs(tmp_path, capsys):
     else:
         assert tool("train")([*args, "tensorboard"]) == 0
         assert list((tmp_path / "w").rglob("events.out.tfevents*"))
+
+
+def test_long_waits_are_counted_where_there_is_no_terminal(capsys):
+    from xmodal.engine.logs import counted
+
+    assert list(counted([7, 8, 9], "cache: shards", seconds=0.0)) == [7, 8, 9]
+    said = capsys.readouterr()
+    assert "cache: shards: 2 of 3" in said.out + said.err
+    assert list(counted([7, 8, 9], "cache: shards", seconds=60.0)) == [7, 8, 9]
+    assert "of 3" not in capsys.readouterr().out

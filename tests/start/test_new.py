@@ -304,3 +304,11 @@ def test_images_of_numbered_names_are_no_frames(tmp_path):
     assert found.task_of_folder(tmp_path / "flat") == "image"
     assert found.task_of_folder(clips(tmp_path / "clips")) == "video"
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+
+
+def test_any_name_survives_in_the_config(tmp_path):
+    odd = tmp_path / 'it\'s "my" set \\ here'
+    photos(odd, classes=("it's", 'the "x"', "back\\slash"), count=4)
+    cfg, _ = new(tmp_path, odd)
+    assert sorted(cfg.train_dataloader.dataset.classes) == sorted(["it's", 'the "x"', "back\\slash"])
+    step(cfg)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.demo import METHODS, run_method
+from tools.demo import METHODS, cached, run_method
 from tools.demo_steps import call
 
 
@@ -10,7 +10,7 @@ from tools.demo_steps import call
 def results(tmp_path_factory):
     call("tools/data/make_actions.py", "demo_out/actions8")
     out = tmp_path_factory.mktemp("demo")
-    return {name: run_method(config, out, 0, []) for name, config in METHODS.items()}
+    return {name: run_method(config, out, 0, cached(name, out)) for name, config in METHODS.items()}
 
 
 @pytest.mark.slow
@@ -26,6 +26,6 @@ def test_order_needs_the_temporal_methods(results):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_an_untrained_encoder_does_not_do(tmp_path, results):
-    options = ["model.encoder.weights=random"]
+    options = ["model.encoder.weights=random", *cached("ST-Adapter", tmp_path)]
     untrained = run_method(METHODS["ST-Adapter"], tmp_path, 0, options)
     assert untrained["test"]["top1"] <= results["ST-Adapter"]["test"]["top1"] - 40

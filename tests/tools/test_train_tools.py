@@ -208,3 +208,15 @@ def test_two_processes_equal_one_on_the_joint_batch(tmp_path):
         torch.testing.assert_close(a[key], b[key], atol=1e-6, rtol=1e-5)
     again = call(*two, "--resume")
     assert again.returncode == 0, again.stderr
+
+
+def test_folders_of_frames_are_predicted_as_videos(tmp_path):
+    from tests.xmodal.test_own_formats import frames, picture
+
+    predict = tool("predict").__globals__["files_of"]
+    one, other = frames(tmp_path / "set" / "a" / "clip 1"), frames(tmp_path / "set" / "b" / "clip 2")
+    endings = (".mp4", ".png")
+    assert predict([str(one)], endings, True) == [str(one)]
+    assert predict([str(tmp_path / "set"), str(one)], endings, True) == [str(one), str(other)]
+    assert predict([str(one)], endings, False) == sorted(str(p) for p in one.iterdir())  # of an image model
+    assert predict([str(picture(tmp_path / "x.png"))], endings, True) == [str(tmp_path / "x.png")]

@@ -20,7 +20,6 @@ from mmengine.dist import barrier
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from xmodal.atomic import replacing, write_text
 from xmodal.data.broken import renumbered
@@ -29,6 +28,7 @@ from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
 from xmodal.engine.checkpoint import bare
 from xmodal.engine.config import flatten
+from xmodal.engine.logs import counted
 from xmodal.engine.sizes import check_input, input_size, sized
 from xmodal.model import CACHED
 from xmodal.registry import check_arguments
@@ -161,7 +161,7 @@ class FrozenCache:
         )
         training = self.model.training
         self.model.eval()
-        for view, number in tqdm(todo, desc="cache", unit="shard", disable=None):
+        for view, number in counted(todo, "cache: shards"):
             self.fill_shard(view, number)
         self.model.train(training)
         if self.dtype != "float32":

@@ -2,12 +2,17 @@
 
 import importlib
 import logging
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from mmengine.config import Config
+from mmengine.logging import print_log
+from tqdm import tqdm
 
 from xmodal.registry import did_you_mean
 
+T = TypeVar("T")
 PACKAGES = ("xmodal", "video", "pointcloud")
 BACKENDS = {  # name -> mmengine's backend, the modules of which one is needed
     "tensorboard": ("TensorboardVisBackend", ("tensorboard", "tensorboardX")),
@@ -22,6 +27,16 @@ def share_files(logger: logging.Logger) -> None:
         other = logging.getLogger(name)
         terminal = [logging.lastResort] if logging.lastResort is not None else []
         other.handlers = [*terminal, *files]
+
+
+def counted(items: Sequence[T], title: str, seconds: float = 5.0) -> Iterator[T]:
+    """Yield items under a progress bar; where there is no terminal, say every few seconds how many are done."""
+    bar, told = tqdm(items, desc=title, disable=None), time.monotonic()
+    for done, item in enumerate(bar):
+        if bar.disable and time.monotonic() - told >= seconds:
+            print_log(f"{title}: {done} of {len(items)}", logger="current")
+            told = time.monotonic()
+        yield item
 
 
 def note(logger: logging.Logger, text: str) -> None:

@@ -68,7 +68,7 @@ def predict(
     Raises:
         ValueError: a checkpoint that does not fit, or none of the files is there.
     """
-    given, files = list(files), [file for file in files if os.path.isfile(file)]
+    given, files = list(files), [file for file in files if os.path.exists(file)]
     if not files:
         raise ValueError(f"no file at {given[0]}")
     loader_cfg = dict(cfg.test_dataloader)

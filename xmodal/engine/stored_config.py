@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import BaseLoop
+from torch.optim import Optimizer
 
 from xmodal.atomic import write_text
+from xmodal.encoders.tokenizer import Tokenizer
 from xmodal.registry import Registry, load_catalog
 
 CONFIG = "config.py"
@@ -17,15 +20,8 @@ PLACES = ("work_dir", "launcher", "experiment_name", "resume", "log_level")  # w
 KEPT = ("about", "model", "cache", "randomness", "optim_wrapper", "param_scheduler", "default_hooks")
 STAGES = tuple(f"{stage}_{part}" for stage in ("train", "val", "test") for part in ("dataloader", "cfg", "evaluator"))
 PACKAGES = ("xmodal", "video", "pointcloud")
-ENGINE = (
-    "xmodal.engine.loops.",
-    "xmodal.encoders.tokenizer.",
-    "xmodal.toys.shape_captions.shape_tokenizer",
-    "torch.optim.",
-    "torch.nn.GELU",
-    "torch.nn.ReLU",
-    "mmengine.hooks.ParamSchedulerHook",
-)
+EXACT = ("mmengine.hooks.ParamSchedulerHook", "xmodal.toys.shape_captions.shape_tokenizer")
+KINDS = (Optimizer, BaseLoop, Tokenizer)  # whose subclasses are parts without being registered
 
 
 def text_of(cfg: Config) -> str:
@@ -125,18 +121,23 @@ def named(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_part(kind: Any) -> bool:
-    """Return whether a name stands for a registered part of xmodal, a loop, an optimizer or a plain short name."""
+    """Return whether a name stands for a part of xmodal: a registered one, a loop, a tokenizer, an optimizer of torch.
+
+    A short name without dots does: it can only be looked up in a registry.
+    """
     if not isinstance(kind, str):
         return False
-    if "." not in kind.removeprefix("xmodal.") or kind.startswith(ENGINE):
+    if "." not in kind.removeprefix("xmodal.") or kind in EXACT:
         return True
     module, _, name = kind.rpartition(".")
-    if module.split(".")[0] not in PACKAGES:
+    if module != "torch.optim" and module.split(".")[0] not in PACKAGES:
         return False
     try:
         part = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return False
+    if isinstance(part, type) and issubclass(part, KINDS):
+        return True
     if part is not None and not in_registry(part):
         load_catalog()
     return part is not None and in_registry(part)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xmodal.data.walk import printable
 from xmodal.start.recipes import METHODS, EncoderRecipe, Method, Scale
 
 SIDES = re.compile(r"(?i)left|right|clockwise|links|rechts|gauche|droite|izquierd|derech")
@@ -73,10 +74,13 @@ def text_of(plan: Plan) -> str:
 
 def head(plan: Plan) -> str:
     """Return the docstring."""
-    return (
-        f'"""{plan.title}\n\nWritten by `{plan.command}`; every value may be changed.\n'
-        f'Command: {plan.train}\nMeasured here: nothing.\n"""'
+    text = (
+        f"{plan.title}\n\nWritten by `{plan.command}`; every value may be changed.\n"
+        f"Command: {plan.train}\nMeasured here: nothing.\n"
     )
+    quotes = '"' * 3
+    body = "\n".join(printable(line) for line in text.split("\n")).replace("\\", "/").replace(quotes, "'")
+    return f"{quotes}{body}{quotes}"
 
 
 def imports(plan: Plan) -> list[str]:
@@ -114,22 +118,20 @@ def classes_text(plan: Plan) -> str:
     """Return the class names, a few a line."""
     rows, row = [], ""
     for name in plan.classes:
-        word = (
-            f"{name!r}, ".replace("'", '"')
-            if "'" not in name and '"' not in name and "\\" not in name
-            else f"{name!r}, "
-        )
+        word = f"{quoted(name)}, "
         if len(row) + len(word) > 108:
             rows.append(row.rstrip())
             row = ""
         row += word
     rows.append(row.rstrip())
     body = "\n".join(f"    {row}" for row in rows)
-    note = "# numbered in this order"
-    lists = f"_lists = {str(plan.lists)!r}  # a line a file: path, tab, class; broken files are left out".replace(
-        "'", '"'
-    )
-    return f"_classes = [  {note}\n{body}\n]\n{lists}"
+    lists = f"_lists = {quoted(str(plan.lists))}  # a line a file: path, tab, class; broken files are left out"
+    return f"_classes = [  # numbered in this order\n{body}\n]\n{lists}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as a Python string, in double quotes where it needs no others."""
+    return repr(text) if any(c in repr(text)[1:-1] for c in "'\"\\") else f'"{text}"'
 
 
 def model(plan: Plan) -> str:
