@@ -43,5 +43,5 @@ variants = dict(
         train_dataloader=_files("train"),
         val_dataloader=_files("val"),
         test_dataloader=_files("test"),
-    )
+    ),
 )

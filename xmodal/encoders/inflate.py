@@ -276,7 +276,7 @@ class SpaceTimeBlock(nn.Module):
         bias = self.bias(deep)[None]  # (1, heads, n, n)
         if any(shift):
             mask = shift_mask(x.shape[1:4], size, shift).to(bias)  # (nW, n, n)
-            bias = (bias + mask[:, None]).repeat(len(x), 1, 1, 1)
+            bias = (bias + mask[:, None]).repeat(x.shape[0], 1, 1, 1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         y = from_windows(self.proj(y.transpose(1, 2).flatten(2)), size, x.shape)
         y = y.roll(shift, dims) if any(shift) else y

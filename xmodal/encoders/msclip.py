@@ -105,7 +105,7 @@ class MSCLIPTower(VisionTransformer):
                 for i in range(stages)
             )
 
-    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:  # type: ignore[override]
         """Make tokens of images, and run the parallel branch; its maps travel in the grid.
 
         Args:

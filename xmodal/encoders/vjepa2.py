@@ -130,7 +130,7 @@ class VJEPA2(VisionTransformer):
                 block.attn.proj.weight.div_((2 * (i + 1)) ** 0.5)
                 block.mlp.fc2.weight.div_((2 * (i + 1)) ** 0.5)
 
-    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:
+    def embed(self, images: Tensor, num_frames: int = 1) -> tuple[Tensor, Grid]:  # type: ignore[override]
         """Make tokens of frames.
 
         Args:
