@@ -128,7 +128,7 @@ class OffsetSum(torch.autograd.Function):
         """Maps (B, T-1, h*w, h*w) and tables ((2h-1)*(2w-1), D) to vectors (B, T, h*w, D)."""
         ctx.save_for_backward(past, future)
         ctx.grid = h, w
-        b, t, c = len(past), past.shape[1] + 1, run_width(w)
+        b, t, c = past.shape[0], past.shape[1] + 1, run_width(w)
         vectors = w1.new_zeros(w // c, h, t * b * c, w1.shape[-1])
         for maps, table, seen in ((past, w1, vectors[:, :, b * c :]), (future, w2, vectors[:, :, : -b * c])):
             parts = table.unflatten(0, (2 * h - 1, 2 * w - 1)).unfold(1, c + w - 1, c).permute(1, 0, 3, 2)

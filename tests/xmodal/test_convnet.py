@@ -206,7 +206,7 @@ def test_swin_v2_equals_timm():
     theirs.load_state_dict(tower.library_state())
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(tower.eval()(images), theirs(images), atol=1e-5, rtol=1e-5)
-    adapted = xmodal.adapt(towers.swin_v2(), "lora").eval()  # a site on the projection of queries, keys and values acts
+    adapted = xmodal.adapt(tower, "lora").eval()  # a site on the projection of queries, keys and values acts
     plain = adapted.encoder(images)
     towers.refill(adapted.encoder, 0.3, only=lambda p: p.requires_grad)
     assert not torch.allclose(adapted.encoder(images), plain, atol=1e-3)

@@ -8,6 +8,7 @@ import torch
 import xmodal
 from tests.examples import example
 from tests.xmodal.adapters import towers
+from tools.benches.encoders import redraw
 from xmodal.encoders.convnet import convnet
 from xmodal.encoders.efficientnet_lite import efficientnet_lite0
 from xmodal.encoders.inflate import inflate
@@ -161,3 +162,31 @@ def test_a_tower_without_a_verb_is_refused():
 
     with pytest.raises(TypeError, match="abstract"):
         Half()
+
+
+TWO = {  # methods of two adapters that live on one tower of a family
+    "vit": (("lora", {}), ("vpt", dict(num_tokens=2))),
+    "maps": (("conv_adapter", dict(norms="none")), ("conv_adapter", dict(norms="none", scheme="residual_parallel"))),
+}
+MAPS = ("swin v2", "regnet", "mobilenetv4", "open_clip convnext")
+
+
+@pytest.mark.parametrize("family", ["beit", "naflex", "coca", "clipa", "vitamin", *MAPS])
+@torch.no_grad()
+def test_two_adapters_on_one_tower_leave_it_as_it_was(family):
+    torch.manual_seed(0)
+    encoder = redraw(FAMILIES[family]())  # RegNet's blocks begin as identities
+    images = images_of(encoder)
+    want = encoder(images)
+    first, second = TWO["maps" if family in MAPS else "vit"]
+    adapted = xmodal.adapt(encoder, first[0], name="first", **first[1])
+    found = {}
+    for name in ("first", "second"):
+        if name == "second":
+            adapted.add(second[0], name, **second[1])
+        towers.refill(adapted.use(name).encoder, 0.3, only=lambda p: p.requires_grad)
+        found[name] = adapted.eval()(images)
+        assert not torch.allclose(found[name], want, atol=1e-4)
+    assert torch.equal(adapted.use("first").eval()(images), found["first"])
+    assert torch.equal(adapted.use(None).eval()(images), want)
+    assert torch.equal(adapted.use("second").eval()(images), found["second"])

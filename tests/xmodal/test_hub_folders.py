@@ -63,6 +63,33 @@ def test_it_equals_transformers(make, tmp_path):
     assert (larger(torch.randn(1, 3, 48, 48)).shape, larger.image_size) == ((1, want.shape[1]), 48)
 
 
+def pixels_of(images, patch):
+    """Patches (B, N, 3*P*P) of images of several sizes, their mask and their grids, as transformers wants them."""
+    grids = torch.tensor([(x.shape[1] // patch, x.shape[2] // patch) for x in images])
+    count = int(grids.prod(1).max())
+    pixels, mask = torch.zeros(len(images), count, 3 * patch * patch), torch.zeros(len(images), count, dtype=torch.long)
+    for i, (image, (h, w)) in enumerate(zip(images, grids.tolist(), strict=True)):
+        own = image.view(3, h, patch, w, patch).permute(1, 3, 2, 4, 0).reshape(h * w, -1)
+        pixels[i, : h * w], mask[i, : h * w] = own, 1
+    return dict(pixel_values=pixels, pixel_attention_mask=mask, spatial_shapes=grids)
+
+
+@torch.no_grad()
+def test_siglip2_with_images_of_several_sizes_equals_transformers(tmp_path):
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in WIDE.items() if key != "image_size"}
+    model = transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**sizes, num_patches=16))
+    refill(model, 0.2).eval().save_pretrained(tmp_path / "x")
+    ours = hub_folder_encoder(str(tmp_path / "x"))
+    images = [torch.randn(3, 32, 32), torch.randn(3, 16, 56), torch.randn(3, 40, 24)]
+    want = model(**pixels_of(images, 8)).pooler_output
+    tokens, grid = ours.embed(images)
+    found = ours.pool(ours.forward_tokens(tokens, grid), grid)
+    assert want.std() > 0.01
+    assert (found - want).abs().max() < 1e-5
+    assert ours.image_size == 32
+
+
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         hub_folder_encoder(str(tmp_path))

@@ -3,6 +3,7 @@
 The tokens of these towers are maps (B, C, H, W), which only their own `pool` and the adapters that say so understand.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class ConvNet(Encoder):
         proj: what the pooled feature goes through (open_clip's projection), None for nothing.
 
     Raises:
-        ValueError: a model without a block that is known.
+        ValueError: a model without a block that is known, or without a pooled feature.
     """
 
     body: Any
@@ -52,6 +53,8 @@ class ConvNet(Encoder):
         proj: nn.Module | None = None,
     ):
         clip, blocks = isinstance(body, ModifiedResNet), blocks_of(sited(body))
+        if not clip and "pre_logits" not in inspect.signature(body.forward_head).parameters:
+            raise ValueError(f"{type(body).__name__} has no pooled feature: it is made for dense tasks")
         dim = body.layer4[-1].conv3.out_channels if clip else body.num_features
         super().__init__(
             name=name, dim=dim, out_dim=body.output_dim if clip else width_behind(proj) or body_width(body) or dim,

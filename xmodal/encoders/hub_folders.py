@@ -1,4 +1,4 @@
-"""Load image towers from Hugging Face folders on disk: CLIP, SigLIP, SigLIP2 (fixed size), DINOv2 and DINOv3."""
+"""Load image towers from Hugging Face folders on disk: CLIP, SigLIP, SigLIP2, DINOv2 and DINOv3."""
 
 import json
 import re
@@ -77,6 +77,14 @@ def siglip(config: dict[str, Any]) -> dict[str, Any]:
     return common(vision) | dict(class_token=False, pool="map", norm_eps=vision.get("layer_norm_eps", 1e-6)) | HALF
 
 
+def siglip2(config: dict[str, Any]) -> dict[str, Any]:
+    """SigLIP2 NaFlex: images of any size and aspect ratio, positions resized for each."""
+    vision = dict(num_patches=256) | config.get("vision_config", config)
+    side = round(vision["num_patches"] ** 0.5)
+    size = side * vision.get("patch_size", 16)
+    return siglip(config) | dict(image_size=size, resize=dict(mode="bilinear", grid=side))
+
+
 def dinov2(config: dict[str, Any]) -> dict[str, Any]:
     """DINOv2: LayerScale, the class token behind the last norm.
 
@@ -115,6 +123,8 @@ KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "clip_vision_model": clip,
     "siglip": siglip,
     "siglip_vision_model": siglip,
+    "siglip2": siglip2,
+    "siglip2_vision_model": siglip2,
     "dinov2": dinov2,
     "dinov3_vit": dinov3,
 }
@@ -126,8 +136,7 @@ def hub_folder_encoder(folder: str, image_size: int | None = None, drop_path: fl
 
     Args:
         folder: with `config.json` and `model.safetensors`, of the types `clip`, `siglip` (also SigLIP2 of fixed size),
-            their vision models, `dinov2` or
-            `dinov3_vit`.
+            `siglip2` (NaFlex), their vision models, `dinov2` or `dinov3_vit`.
         image_size: pixels, when another resolution than the model's own is wanted; positions are resized.
         drop_path: stochastic depth of the last block, in training only.
 
@@ -183,7 +192,10 @@ def to_plain(state: State) -> State:
 
 
 def shaped(key: str, value: Tensor) -> Tensor:
-    """Give tokens and positions the shape (1, N, D)."""
+    """Give tokens and positions the shape (1, N, D), and a linear projection of pixels that of a convolution."""
+    if key == "patch_embed.proj.weight" and value.ndim == 2:  # pixels of a patch, the color last
+        side = round((value.shape[1] / 3) ** 0.5)
+        return value.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2).contiguous()
     return value.reshape(1, -1, value.shape[-1]) if key in ("cls_token", "pos_embed", "reg_token") else value
 
 
