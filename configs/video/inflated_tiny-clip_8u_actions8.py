@@ -18,7 +18,6 @@ with read_base():
 model.encoder = dict(type=inflate, encoder=dict(type=tiny_clip_encoder), num_frames=8, tubelet=2)
 model.freeze_encoder = False
 del model["reader"]
-variants = dict()
 optim_wrapper.update(
     paramwise_cfg=dict(no_decay=[".bias", "norm", "time_embed"], lr_mult={"encoder": 0.1, "encoder.time_embed": 1.0})
 )
