@@ -110,7 +110,8 @@ def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
         seeds = " ".join(str(r["seed"]) for r in results)
         rows.append(
             dict(
-                task=f"{test}, {shots} shot{'s' * (shots > 1)}" if shots else test, encoder=results[0]["encoders"]["clip"]["name"],
+                task=f"{test}, {shots} shot{'s' * (shots > 1)}" if shots else test,
+                encoder=results[0]["encoders"]["clip"]["name"],
                 method=method, accuracy={str(r["seed"]): r["scores"][test] for r in results},
                 trained=results[0]["trained_weights"], bytes=4 * results[0]["trained_weights"], seconds=seconds,
                 peak_mb=largest(r.get("peak_mb") for r in results), config=config, cheap=seconds < 10,
