@@ -12,6 +12,7 @@ memory, the config and command, a hash of the logs, and on what the result was s
 import argparse
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -109,7 +110,8 @@ def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
         seeds = " ".join(str(r["seed"]) for r in results)
         rows.append(
             dict(
-                task=f"{test}, {shots} shots" if shots else test, encoder=results[0]["encoders"]["clip"]["name"],
+                task=f"{test}, {shots} shot{'s' * (shots > 1)}" if shots else test,
+                encoder=results[0]["encoders"]["clip"]["name"],
                 method=method, accuracy={str(r["seed"]): r["scores"][test] for r in results},
                 trained=results[0]["trained_weights"], bytes=4 * results[0]["trained_weights"], seconds=seconds,
                 peak_mb=largest(r.get("peak_mb") for r in results), config=config, cheap=seconds < 10,
@@ -147,7 +149,8 @@ def make_page(rows: Sequence[dict[str, Any]]) -> str:
     from xmodal.evaluation.results import markdown
 
     parts = [HEAD]
-    for task, encoder in dict.fromkeys((r["task"], r["encoder"]) for r in rows):
+    numbered = lambda text: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", text)]  # noqa: E731
+    for task, encoder in sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: numbered(t[0])):
         own = [r for r in rows if (r["task"], r["encoder"]) == (task, encoder)]
         own.sort(key=lambda r: -mean(r["accuracy"].values()))
         parts.append(f"## {task}, {encoder}\n\n{markdown(COLUMNS, [cells_of(r) for r in own])}\n")
