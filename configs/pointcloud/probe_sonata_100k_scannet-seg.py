@@ -24,6 +24,7 @@ from pointcloud.transforms import (
     VoxelPoints,
 )
 from xmodal.adapters.lora import lora
+from xmodal.engine.schedule import CosineSchedule
 
 with read_base():
     from .._base_.runtime import *
@@ -53,7 +54,7 @@ val_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(**_scenes, split
 test_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(**_scenes, split="val", test_mode=True))
 val_evaluator = dict(type=SegmentationMetric, classes=SCANNET_CLASSES)
 test_evaluator = dict(type=SegmentationMetric, classes=SCANNET_CLASSES)
-optim_wrapper.optimizer = dict(type=AdamW, lr=2e-3, weight_decay=0.02)
-param_scheduler.update(warmup_epochs=2)
+optim_wrapper = dict(optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.02))
+param_scheduler = dict(type=CosineSchedule, warmup_epochs=2)
 train_cfg = dict(max_epochs=40, val_interval=5)
 default_hooks.checkpoint.update(best="miou")
