@@ -139,7 +139,7 @@ class DiST(Reader):
         ratios: hidden widths of the temporal encoder, of the MLP and of the MLP over time, over their widths.
 
     At start: not an identity.
-    Trains: all of it.
+    Trains: all of it but the last exchange into the temporal encoder, which cannot change the output.
 
     Raises:
         ValueError: frames that alpha does not divide, or a tower without a class token.
@@ -162,6 +162,7 @@ class DiST(Reader):
         self.stem = nn.Conv3d(3, channels, stem, stride=(1, patch, patch), padding=(stem_kernel // 2, 0, 0))
         given = (encoder.dim, dim, channels, alpha, frames, kernel, ratios)
         self.join = nn.ModuleList(JoinLayer(*given) for _ in self.layers)
+        self.join[-1].up.requires_grad_(False)  # nothing reads what it would change; kept for checkpoints
         heads = num_heads or max(dim // 64, 1)
         self.pooling = nn.ModuleList(Pooling(dim, heads, frames) for _ in range(pooling_layers))
         self.frame_query, self.query = (nn.Parameter(torch.zeros(1, 1, dim)) for _ in range(2))
