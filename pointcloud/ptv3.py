@@ -297,7 +297,7 @@ class PointTransformer(nn.Module):
         self.out_dim = (dec_channels if dec_depths else enc_channels[::-1])[0]
         self.dims = tuple(enc_channels)
         self.embedding = Embedding(in_channels, enc_channels[0], first_version, mask_token)
-        rates = torch.linspace(0, drop_path, sum(enc_depths)).tolist()
+        rates = rising(drop_path, sum(enc_depths))
         self.enc = nn.ModuleDict()
         for s, depth in enumerate(enc_depths):
             parts: dict[str, nn.Module] = {}
@@ -310,7 +310,7 @@ class PointTransformer(nn.Module):
         self.dec = None if dec_depths is None else nn.ModuleDict()
         if self.dec is not None and dec_depths is not None:
             back = [*dec_channels, enc_channels[-1]]
-            rates = torch.linspace(0, drop_path, sum(dec_depths)).tolist()
+            rates = rising(drop_path, sum(dec_depths))
             for s in reversed(range(count - 1)):
                 own = rates[sum(dec_depths[:s]) : sum(dec_depths[: s + 1])][::-1]
                 up = Unpooling(back[s + 1], enc_channels[s], back[s], first_version)
@@ -377,6 +377,11 @@ class PointTransformer(nn.Module):
         for fine, parent in zip(features[-2::-1], parents[::-1], strict=True):
             found = torch.cat([fine, found[parent]], 1)
         return found
+
+
+def rising(last: float, count: int) -> list[float]:
+    """Return numbers from 0 to `last`, equally spaced."""
+    return [last * i / max(count - 1, 1) for i in range(count)]
 
 
 def blocks_of(dim: int, heads: int, patch: int, rates: Sequence[float], options: Options) -> dict[str, nn.Module]:
