@@ -86,11 +86,12 @@ def test_curves_for_other_programs(tmp_path, capsys):
         assert list((tmp_path / "w").rglob("events.out.tfevents*"))
 
 
-def test_long_waits_are_counted_where_there_is_no_terminal(capsys):
-    from xmodal.engine.logs import counted
+def test_long_waits_are_counted_where_there_is_no_terminal(monkeypatch):
+    from xmodal.engine import logs
 
-    assert list(counted([7, 8, 9], "cache: shards", seconds=0.0)) == [7, 8, 9]
-    said = capsys.readouterr()
-    assert "cache: shards: 2 of 3" in said.out + said.err
-    assert list(counted([7, 8, 9], "cache: shards", seconds=60.0)) == [7, 8, 9]
-    assert "of 3" not in capsys.readouterr().out
+    said: list[str] = []
+    monkeypatch.setattr(logs, "print_log", lambda text, logger: said.append(text))
+    assert list(logs.counted([7, 8, 9], "cache: shards", seconds=0.0)) == [7, 8, 9]
+    assert said == [f"cache: shards: {i} of 3" for i in range(3)]
+    assert list(logs.counted([7, 8, 9], "cache: shards", seconds=60.0)) == [7, 8, 9]
+    assert len(said) == 3
