@@ -56,7 +56,7 @@ class VideoFile:
     Args:
         source: a path, or the bytes of a file.
         name: what errors call it; the path when not given.
-        decoder: reader of films that can be read at random: `own`, `decord` or `torchcodec`; same pixels.
+        decoder: reader of plain films (`Scan.is_plain`): `own`, `decord` or `torchcodec`; same pixels.
 
     Raises:
         ValueError: a decoder that is not known or not installed.
@@ -88,10 +88,11 @@ class VideoFile:
         """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
         if self._scan.why_in_sequence:
             return Sequential(self.source, self._scan)
-        with contextlib.suppress(Exception):  # libraries raise anything; what they cannot read is read without them
-            reader = LIBRARIES[self._decoder](self.source, self._scan)
-            if reader.num_frames == self._scan.num_frames:
-                return reader
+        if self._decoder in LIBRARIES and self._scan.is_plain:
+            with contextlib.suppress(Exception):  # libraries raise anything; what they cannot read is read without them
+                reader = LIBRARIES[self._decoder](self.source, self._scan)
+                if reader.num_frames == self._scan.num_frames:
+                    return reader
         return KeyFrames(self.source, self._scan)
 
     @property

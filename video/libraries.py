@@ -1,8 +1,7 @@
-"""Read frames with decord or torchcodec, for films whose packets say that their frames can be found at random.
+"""Read frames with decord or torchcodec, for films that are plain by their packets (`Scan.is_plain`).
 
-Both seek by themselves and give the same pixels as `keyframes.py`; which is faster depends on codec and machine
-(`python tools/bench.py decode`). Neither is asked about other films: on trims, open groups and transport streams they
-return other frames than asked.
+Both seek by themselves and give the same pixels as `keyframes.py`. Neither is asked about other films: on trims, open
+groups, intra refresh, times below zero and transport streams decord returns other frames than asked.
 """
 
 import importlib.util

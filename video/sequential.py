@@ -42,6 +42,7 @@ class Scan:
         interlaced: frames may be stored as two fields.
         delayed: the decoder gives frames in another order than it gets them.
         size: height and width by the header.
+        false_keys: the container marks packets as key frames with which decoding cannot begin.
     """
 
     num_frames: int
@@ -58,6 +59,14 @@ class Scan:
     interlaced: bool = False
     delayed: bool = False
     size: tuple[int, int] = (0, 0)
+    false_keys: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether libraries that trust the container's key frames, and times from 0 on, find the same frames."""
+        if self.why_in_sequence or self.false_keys or self.leading:
+            return False
+        return int(self.times[0]) >= 0
 
     @property
     def why_in_sequence(self) -> str:
@@ -110,7 +119,7 @@ class _Table:
         self.shown = self.hidden = self.count = 0
         self.key: int | None = None
         self.first_key: int | None = None
-        self.leading = self.broken_start = self.first_is_key = False
+        self.leading = self.broken_start = self.first_is_key = self.false_keys = False
         self.times: list[int] = []
         self.places: list[int] = []
         self.keys: dict[int, int] = {}
@@ -125,7 +134,9 @@ class _Table:
         if packet.pts is not None and not hidden:
             self.times.append(packet.pts)
             self.places.append(self.count)
-        if packet.is_keyframe and begins(self.codec, packet, self.extradata):
+        starts = packet.is_keyframe and begins(self.codec, packet, self.extradata)
+        self.false_keys |= packet.is_keyframe and not starts
+        if starts:
             self.key = packet.pts
             self.first_is_key |= self.count == 0
             self.first_key = self.key if self.first_key is None else self.first_key
@@ -149,6 +160,7 @@ class _Table:
             places=np.array(self.places, np.int64)[order],
             keys=self.keys,
             first_is_key=self.first_is_key,
+            false_keys=self.false_keys,
         )
 
 

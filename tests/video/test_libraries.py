@@ -37,6 +37,16 @@ def test_films_that_libraries_misread_stay_with_us(tmp_path: Path, decoder: str)
         assert numbers_of(video.read([15, 46])) == [15, 46]
 
 
+@pytest.mark.parametrize("decoder", INSTALLED)
+@pytest.mark.parametrize("options", [{"x264-params": "intra-refresh=1"}, {"x264-params": "open-gop=1:bframes=3"}])
+def test_films_whose_key_frames_are_none_stay_with_us(tmp_path: Path, decoder: str, options: dict):
+    path = write_video(tmp_path / "a.mp4", frames=120, options=options)
+    asked = [48, 16, 113, 81]
+    with VideoFile(path, decoder=decoder) as video:
+        assert video.backend in ("keyframes", "pyav")
+        assert numbers_of(video.read(asked)) == asked
+
+
 def test_a_library_that_counts_other_frames_is_not_used(tmp_path: Path, monkeypatch):
     class Miscounting:
         def __init__(self, source, found):
