@@ -1,15 +1,14 @@
 """Process many videos in parallel with a progress bar."""
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any, TypeVar
 
-import torch
 from tqdm import tqdm
+
+from xmodal.data.pools import process_pool
 
 Item = TypeVar("Item")
 CRASHED = "the decoder crashed on this file"
@@ -41,7 +40,7 @@ def _in_processes(
     function: Callable[[Item], Any], items: list[Item], workers: int
 ) -> Generator[tuple[Item, Any], None, None]:
     unfinished: list[Item] = []
-    with _stopping(_pool(workers)) as pool:
+    with process_pool(workers) as pool:
         futures = {pool.submit(function, item): item for item in items}
         for future in as_completed(futures):
             if isinstance(future.exception(), BrokenProcessPool):
@@ -49,32 +48,6 @@ def _in_processes(
             else:
                 yield futures[future], future.result()
     for item in unfinished:  # one of these killed its worker, and the others with it: find out which
-        with _stopping(_pool(1)) as pool:
+        with process_pool(1) as pool:
             alone: Future = pool.submit(function, item)
             yield item, None if isinstance(alone.exception(), BrokenProcessPool) else alone.result()
-
-
-@contextmanager
-def _stopping(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """Close a pool; when the caller stops early (Ctrl-C, an error), at once instead of after all items."""
-    try:
-        yield pool
-    except BaseException:
-        processes = list((getattr(pool, "_processes", None) or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
-        raise
-    pool.shutdown()
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
-
-
-def _begin() -> None:
-    """Set up a worker: one torch thread; Ctrl-C is for the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)

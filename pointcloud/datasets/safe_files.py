@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import pickle
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,6 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from xmodal.atomic import replacing
+from xmodal.data.pools import process_pool
+from xmodal.data.trouble import regular_file
 
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -48,6 +49,7 @@ def load_pickle(path: str | Path) -> Any:
     Raises:
         ValueError: the file holds something else, or is no pickle.
     """
+    regular_file(path)
     with open(path, "rb") as file:
         try:
             return ArraysOnly(file, encoding="latin1").load()
@@ -63,6 +65,7 @@ def load_pth(path: str | Path) -> Any:
     """
     import torch
 
+    regular_file(path)
     core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
     multiarray = importlib.import_module(f"{core}.multiarray")
     types = [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64, np.int32, np.int16, np.uint8, np.bool_)]
@@ -85,6 +88,7 @@ def save_arrays(path: str | Path, **arrays: Any) -> None:
 def content_key(source: str | Path, *more: Any) -> str:
     """A name for what a file holds and how it is processed; another content, another name."""
     digest = hashlib.sha256(repr(more).encode())
+    regular_file(source)
     with open(source, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -133,10 +137,18 @@ def convert_all(
         skipped: ending of what `convert` returns for a file that is left out on purpose: counted, not listed.
 
     Returns:
-        The exit status: 1 when some could not be read.
+        The exit status: 1 when some could not be read, 130 when interrupted.
     """
-    with ProcessPoolExecutor(workers) as pool:
-        problems = [p for p in tqdm(pool.map(convert, jobs, chunksize=4), total=len(jobs), desc=unit) if p]
+    problems: list[str] = []
+    done = 0
+    try:
+        with process_pool(workers) as pool:
+            for problem in tqdm(pool.map(convert, jobs, chunksize=4), total=len(jobs), desc=unit, disable=None):
+                problems += [problem] if problem else []
+                done += 1
+    except KeyboardInterrupt:
+        print(f"stopped; {done} of {len(jobs)} {unit} were looked at, the same command goes on")
+        return 130
     left_out = [p for p in problems if skipped and p.endswith(skipped)]
     written, problems = len(jobs) - len(problems), [p for p in problems if p not in left_out]
     print(f"{written} {unit} written, {there} were there, {len(problems)} failed")
