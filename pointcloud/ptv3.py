@@ -16,8 +16,9 @@ from pointcloud.ptv3_level import Level
 from pointcloud.serialization import ORDERS
 from pointcloud.sparse import GatherMultiplyScatter
 from pointcloud.sparse_layers import from_spconv
+from xmodal.encoders.block import Mlp
 from xmodal.encoders.parts import DropPath
-from xmodal.encoders.sites import Linear
+from xmodal.encoders.sites import LayerScale, Linear
 
 
 class SubmanifoldConv(nn.Module):
@@ -88,33 +89,9 @@ class OffsetBias(nn.Module):
         return self.rpe_table[offset].sum(3).permute(0, 3, 1, 2)
 
 
-class Mlp(nn.Module):
-    """fc1 - GELU - fc2."""
-
-    def __init__(self, dim: int, hidden: int):
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C) to (N, C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Scale(nn.Module):
-    """A learned factor by channel."""
-
-    def __init__(self, dim: int, start: float):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), start))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C) to (N, C)."""
-        return x * self.gamma
-
-
 @dataclass(frozen=True)
 class Options:
-    """What the blocks of a network share.
+    """Settings of all blocks of a network.
 
     Args:
         mlp_ratio: hidden width of the MLPs over C.
@@ -145,7 +122,7 @@ class PointBlock(nn.Module):
         self.attn = PatchAttention(dim, num_heads, patch_size, o.qkv_bias, o.rpe, o.shrink)
         self.mlp = nn.Sequential(Mlp(dim, int(dim * o.mlp_ratio)))
         scaled = o.layer_scale is not None
-        self.ls1, self.ls2 = (nn.Sequential(*[Scale(dim, o.layer_scale or 0.0)] * scaled) for _ in range(2))
+        self.ls1, self.ls2 = (nn.Sequential(*[LayerScale(dim, o.layer_scale or 0.0)] * scaled) for _ in range(2))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, level: Level, curve: int, seen: Tensor | None = None) -> Tensor:

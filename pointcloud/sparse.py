@@ -84,7 +84,7 @@ def offsets_of(kernel_size: Triple, dilation: Triple, stride: Triple, cross: boo
 
 @dataclass
 class Maps:
-    """What the tensors of one batch share: voxels by stride and kernel maps."""
+    """Voxels by stride and kernel maps, shared by the tensors of one batch."""
 
     levels: dict[Triple, Voxels] = field(default_factory=dict)
     pairs: dict[Any, Pairs] = field(default_factory=dict)

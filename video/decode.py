@@ -149,13 +149,9 @@ class VideoFile:
             VideoError: a frame that cannot be decoded, or more than `MAX_CLIP` bytes.
             TroubleError: the machine or its storage fails.
         """
-        wanted = np.asarray(indices, np.int64).reshape(-1)
         if isinstance(self._backend, _Closed):
             raise ValueError(f"{self.path} is closed")
-        if wanted.size == 0:
-            raise ValueError("read() needs at least one frame index")
-        if wanted.min() < 0 or wanted.max() >= self.num_frames:
-            raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
+        wanted = checked_indices(indices, self.num_frames, self.path)
         unique, inverse = np.unique(wanted, return_inverse=True)
 
         def convert(image: np.ndarray) -> np.ndarray:
@@ -204,6 +200,21 @@ class VideoFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def checked_indices(indices: Sequence[int] | np.ndarray, num_frames: int, path: str) -> np.ndarray:
+    """Return frame numbers as an array (T,).
+
+    Raises:
+        ValueError: none is asked for.
+        IndexError: one is outside the video.
+    """
+    wanted = np.asarray(indices, np.int64).reshape(-1)
+    if wanted.size == 0:
+        raise ValueError("read() needs at least one frame index")
+    if wanted.min() < 0 or wanted.max() >= num_frames:
+        raise IndexError(f"{path} has frames 0 to {num_frames - 1}, asked for {wanted.tolist()}")
+    return wanted
 
 
 def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:

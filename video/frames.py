@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from video.decode import VideoError, VideoFile, resize_short_side
+from video.decode import VideoError, VideoFile, checked_indices, resize_short_side
 from xmodal.data.annotations import IMAGE_ENDINGS
 from xmodal.data.pictures import ImageError, read_picture
 from xmodal.data.trouble import reading, words_of
@@ -102,9 +102,7 @@ class FrameFolder:
             IndexError: an index outside the video.
             VideoError: a frame that cannot be read, or of another size than the others.
         """
-        wanted = np.asarray(indices, np.int64).reshape(-1)
-        if not wanted.size or wanted.min() < 0 or wanted.max() >= self.num_frames:
-            raise IndexError(f"{self.path} has frames 0 to {self.num_frames - 1}, asked for {wanted.tolist()}")
+        wanted = checked_indices(indices, self.num_frames, self.path)
         images = {int(i): self._frame(int(i), short_side, shrink) for i in np.unique(wanted)}
         return np.stack([images[int(i)] for i in wanted])  # (T, H, W, 3)
 

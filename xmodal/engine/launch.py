@@ -164,7 +164,8 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
     try:
         status = job()
         leave_group()
-    except Interrupted as stop:
+    except Interrupted as stop:  # of all processes together
+        leave_group()
         print(f"{stop}{'; --resume goes on from there' if resumable else ''}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
