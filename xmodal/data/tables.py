@@ -1,4 +1,4 @@
-"""Find the columns of a user's table that hold paths, labels, splits and groups, and read several labels of one file."""
+"""Find the columns of a user's table that hold paths, labels, splits and groups, and read several labels a file."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Embed images of several sizes in one batch: they share the smallest grid that holds them all, and padding is masked."""
+"""Embed images of several sizes in one batch: they share the smallest grid that holds all; padding is masked."""
 
 from collections.abc import Sequence
 from typing import Any
