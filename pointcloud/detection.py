@@ -1,7 +1,7 @@
 """Detection: boxes from EPCL tokens (or from 3DETR's own encoder) through 3DETR's decoder.
 
-The released EPCL detection is a sparse U-Net (`sparse_unet.py`) with a two-stage head of CAGroup3D, which is not built
-here. The 3DETR decoder on EPCL tokens is this project's own combination.
+The released EPCL detection stands on a sparse U-Net (`sparse_detection.py`). The 3DETR decoder on EPCL tokens is this
+project's own combination.
 """
 
 from collections.abc import Sequence

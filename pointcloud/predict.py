@@ -46,17 +46,22 @@ def feature_names(cfg: Config) -> tuple[str, ...]:
     return ask(options)
 
 
-def fit_features(cloud: Cloud, wanted: int, names: Sequence[str] = ("color",)) -> Cloud:
+def fit_features(cloud: Cloud, wanted: int, names: Sequence[str] = ("color",), gray: float | None = None) -> Cloud:
     """Give a cloud the features that the network was trained with.
 
     Args:
         cloud: from `read_cloud`.
         wanted: how many the network takes.
         names: what they are, see `feature_names`.
+        gray: color of a file that has none, where the network can do without.
 
     Raises:
         ValueError: the file does not have them.
     """
+    if gray is not None:
+        names = names or ("color",)
+        if cloud.get("feat") is None:
+            cloud = {**cloud, "feat": np.full_like(cloud["coord"], gray)}
     if not wanted:
         return {k: v for k, v in cloud.items() if k != "feat"}
     have = {"color": cloud.get("feat"), "normal": cloud.get("normal"), "intensity": cloud.get("intensity")}
@@ -111,7 +116,7 @@ def predict_file(
         reading.setdefault("columns", getattr(test_set(cfg)[0], "bin_columns", None))
     raw = {**read_cloud(path, **reading), "path": str(path)}
     stem = stem_of(Path(out), name or Path(path).stem, str(path))
-    cloud = fit_features(raw, model.network.feat_dim, feature_names(cfg))
+    cloud = fit_features(raw, model.network.feat_dim, feature_names(cfg), model.network.gray)
     transforms = [build(t, TRANSFORMS) for t in cfg.test_dataloader.dataset.get("transforms", [])]
     with autocast(torch.device(get_device()), amp):
         found = model.network.predict_cloud(cloud, transforms, progress)

@@ -31,6 +31,7 @@ class TaskNetwork(nn.Module):
         predict: maps `coord`, `feat` and `lengths` to a dict for each cloud, as the metric and `show` read it.
         targets: keys of the batch that `loss` takes beside the points.
         feat_dim: features of a point, beside its coordinates, that the network was built for.
+        gray: color of clouds that have none; None where the network cannot do without the features it wants.
         official: name of the layout of released checkpoints (see `pointcloud.checkpoints`), empty where there is none.
         show_score: lowest score that a report of one file shows, where scores decide.
     """
@@ -39,6 +40,7 @@ class TaskNetwork(nn.Module):
     predict: Callable[..., list[dict[str, Any]]]
     targets: tuple[str, ...] = ()
     feat_dim = 0
+    gray: float | None = None
     official = ""
     show_score = 0.0
 
