@@ -26,9 +26,9 @@ PLOTS = {"trained": "trained weights", "seconds": "seconds to train"}
 HEAD = """# Results
 
 Made by `make results` from `docs/results.json`; `python tools/results.py add` adds a row from folders of finished runs.
-Accuracy is top-1 in percent, mean and sample standard deviation over seeds. Nothing is selected on test data unless the
-column says so. All tasks are made by this project: they show that methods work and how they compare here, and nothing
-about natural images and videos.
+Accuracy is top-1 in percent, or the measure in a task's title, as mean and sample standard deviation over seeds. Nothing
+is selected on test data unless the column says so. All tasks are made by this project: they show that methods work and how
+they compare here, and nothing about natural images and videos.
 """
 COLUMNS = ("method", "accuracy", "trained", "bytes", "seconds", "peak MB", "selected on", "config", "log", "date")
 
@@ -57,11 +57,19 @@ def largest(values: Iterable[float | None]) -> float | None:
     return round(max(known), 1) if known else None
 
 
-def rows_of_runs(folders: Sequence[Path], task: str) -> list[dict[str, Any]]:
+def rows_of_runs(
+    folders: Sequence[Path], task: str, method: str | None = None, metric: str = "top1"
+) -> list[dict[str, Any]]:
     """One row of the folders of `tools/train.py` and `tools/test.py`, one a seed.
 
+    Args:
+        folders: work directories, one a seed.
+        task: name of the task.
+        method: name of the method, None for the first word of the config's name.
+        metric: the test result that counts.
+
     Raises:
-        ValueError: a run that was not finished or not tested, or runs of several configs.
+        ValueError: a run that was not finished or not tested, runs of several configs, or a metric that is not there.
     """
     reports, tests = [], []
     for folder in folders:
@@ -74,20 +82,34 @@ def rows_of_runs(folders: Sequence[Path], task: str) -> list[dict[str, Any]]:
     configs = {r["config"] for r in reports}
     if len(configs) > 1:
         raise ValueError(f"{', '.join(map(str, folders))} are runs of several configs: {sorted(configs)}")
+    lacks = [str(f) for f, t in zip(folders, tests, strict=True) if metric not in t["test"]]
+    if lacks:
+        raise ValueError(f"{lacks[0]}/test.json has no {metric}; it has {', '.join(tests[0]['test'])}")
     config = next(p for p in (ROOT / "configs").rglob(f"{configs.pop()}.py"))
     files = [f / name for f in folders for name in ("report.json", "test.json")]
     stored = [p.stat().st_size for f in folders for p in [f / "best.pth"] if p.exists()]
     return [
         dict(
-            task=task, encoder=reports[0]["encoder"]["encoder"], method=config.stem.partition("_")[0],
-            accuracy={str(r["seed"]): t["test"]["top1"] for r, t in zip(reports, tests, strict=True)},
+            task=task, encoder=reports[0]["encoder"]["encoder"], method=method or config.stem.partition("_")[0],
+            metric=metric, accuracy={str(r["seed"]): t["test"][metric] for r, t in zip(reports, tests, strict=True)},
             trained=reports[0]["trained_parameters"], bytes=max(stored, default=None),
             seconds=round(mean(r["seconds"] for r in reports), 1), peak_mb=largest(r.get("peak_mb") for r in reports),
-            config=str(config.relative_to(ROOT)), command=f"python tools/{reports[0]['command']}", cheap=False,
-            log=digest(files), selection=tests[0]["test"].get("selected_on", "validation data"),
+            config=str(config.relative_to(ROOT)), command=without_folders(reports[0]["command"]), cheap=False,
+            log=digest(files), selection=tests[0]["test"].get("selected_on", selection_of(tests[0]["command"])),
             date=time.strftime("%Y-%m-%d"),
         )
     ]  # fmt: skip
+
+
+def without_folders(command: str) -> str:
+    """The command of a run, without the folders in which it happened to be run."""
+    words = re.sub(r" --work-dir \S+| cache\.root=\S+| --resume\b", "", command)
+    return f"python tools/{words}"
+
+
+def selection_of(command: str) -> str:
+    """What the tested checkpoint was selected on, from the command of the test."""
+    return "none (last step)" if "last.pth" in command else "validation data"
 
 
 def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
@@ -153,7 +175,9 @@ def make_page(rows: Sequence[dict[str, Any]]) -> str:
     for task, encoder in sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: numbered(t[0])):
         own = [r for r in rows if (r["task"], r["encoder"]) == (task, encoder)]
         own.sort(key=lambda r: -mean(r["accuracy"].values()))
-        parts.append(f"## {task}, {encoder}\n\n{markdown(COLUMNS, [cells_of(r) for r in own])}\n")
+        metric = own[0].get("metric", "top1")
+        title = f"{task}, {encoder}" + f" ({metric})" * (metric != "top1")
+        parts.append(f"## {title}\n\n{markdown(COLUMNS, [cells_of(r) for r in own])}\n")
     if rows:
         parts.append("![accuracy against trained weights and seconds](results.png)\n")
     commands = "\n".join(f"- {' / '.join(key_of(r))}: `{r['command']}`" for r in rows)
@@ -198,6 +222,8 @@ def main(argv: list[str] | None = None) -> int:
         "folders", nargs="*", type=Path, help="work directories, one a seed, or a folder of tools/fewshot.py"
     )
     p.add_argument("--task", help="name of the task, for work directories")
+    p.add_argument("--method", help="name of the method, where it is not the first word of the config's name")
+    p.add_argument("--metric", default="top1", help="the test result that counts (default top1)")
     p.add_argument("--config", help="the config, for a folder of tools/fewshot.py")
     p.add_argument("--rebuild", action="store_true", help="run the cheap rows again first")
     p.add_argument("--check", action="store_true", help="exit with 1 when docs/results.md is out of date")
@@ -211,7 +237,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "add":
             if not args.folders or not (args.task or args.config):
                 raise ValueError("add takes folders, and --task for work directories or --config for a few-shot folder")
-            new = rows_of_grid(args.folders[0], args.config) if args.config else rows_of_runs(args.folders, args.task)
+            if args.config:
+                new = rows_of_grid(args.folders[0], args.config)
+            else:
+                new = rows_of_runs(args.folders, args.task, args.method, args.metric)
             rows = merged(rows, new)
         rows = rebuild(rows) if args.rebuild else rows
         write_rows(rows)
