@@ -26,8 +26,8 @@ PLOTS = {"trained": "trained weights", "seconds": "seconds to train"}
 HEAD = """# Results
 
 Made by `make results` from `docs/results.json`; `python tools/results.py add` adds a row from folders of finished runs.
-Accuracy is top-1 in percent, or the measure in a task's title, as mean and sample standard deviation over seeds. Nothing
-is selected on test data unless the column says so. All tasks are made by this project: they show that methods work and how
+Accuracy is top-1 in percent, or the measure in a task's title: mean and sample standard deviation over seeds. Nothing is
+selected on test data unless the column says so. All tasks are made by this project: they show that methods work and how
 they compare here, and nothing about natural images and videos.
 """
 COLUMNS = ("method", "accuracy", "trained", "bytes", "seconds", "peak MB", "selected on", "config", "log", "date")
