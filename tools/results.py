@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -26,7 +27,7 @@ PLOTS = {"trained": "trained weights", "seconds": "seconds to train"}
 HEAD = """# Results
 
 Made by `make results` from `docs/results.json`; `python tools/results.py add` adds a row from folders of finished runs.
-Accuracy is top-1 in percent, or the measure in a task's title: mean and sample standard deviation over seeds. Nothing is
+Accuracy is top-1 in percent, or the measure in a title: mean and sample standard deviation over seeds. Nothing is
 selected on test data unless the column says so. All tasks are made by this project: they show that methods work and how
 they compare here, and nothing about natural images and videos.
 """
@@ -166,13 +167,18 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     return [row["method"], accuracy, *size, row["selection"], link, f"`{row['log']}`", row["date"]]
 
 
+def tasks_of(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Tasks and encoders in the order of their names and of the numbers in them."""
+    numbered = lambda text: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", text)]  # noqa: E731
+    return sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: numbered(t[0]))
+
+
 def make_page(rows: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
     from xmodal.evaluation.results import markdown
 
     parts = [HEAD]
-    numbered = lambda text: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", text)]  # noqa: E731
-    for task, encoder in sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: numbered(t[0])):
+    for task, encoder in tasks_of(rows):
         own = [r for r in rows if (r["task"], r["encoder"]) == (task, encoder)]
         own.sort(key=lambda r: -mean(r["accuracy"].values()))
         metric = own[0].get("metric", "top1")
@@ -188,16 +194,18 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     """Draw accuracy against trained weights and against seconds."""
     from xmodal.evaluation.results import plot
 
-    with plot(PAGE.with_suffix(".png"), len(PLOTS)) as axes:
-        for axis, (key, label) in zip(axes, PLOTS.items(), strict=True):
-            for task in dict.fromkeys(r["task"] for r in rows):
-                own = [r for r in rows if r["task"] == task and r[key]]
-                axis.plot([r[key] for r in own], [mean(r["accuracy"].values()) for r in own], "o", label=task)
-                for r in own:
-                    axis.annotate(r["method"], (r[key], mean(r["accuracy"].values())), fontsize=6)
+    tasks = [key for key in tasks_of(rows) if sum((r["task"], r["encoder"]) == key for r in rows) > 1]
+    if not tasks:
+        return
+    with plot(PAGE.with_suffix(".png"), len(PLOTS), (6, 3.6), len(tasks)) as axes:
+        for axis, (task, (key, label)) in zip(axes, product(tasks, PLOTS.items()), strict=True):
+            own = [r for r in rows if (r["task"], r["encoder"]) == task and r[key]]
+            for r in own:
+                place = (r[key], mean(r["accuracy"].values()))
+                axis.plot(*place, "o", color="tab:blue")
+                axis.annotate(r["method"], place, fontsize=6, xytext=(3, 2), textcoords="offset points")
             axis.set_xscale("log")
-            axis.set(xlabel=label, ylabel="top-1, %")
-        axes[0].legend(fontsize=7)
+            axis.set(xlabel=label, ylabel=f"{own[0].get('metric', 'top1') if own else ''}, %", title=task[0])
 
 
 def rebuild(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
