@@ -15,7 +15,7 @@ import numpy as np
 
 ASSETS = Path(__file__).parent / "assets"
 SERIES = 8  # colors of curves and classes, then they repeat
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 460, 240, 48, 36, 24
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 470, 240, 52, 22, 36, 24
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 KINDS = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm", ".ogv": "video/ogg",
          ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp",
@@ -109,7 +109,7 @@ def chart(curves: Curves, y_name: str, x_name: str, top: float | None = None, do
     points = [p for line in curves.values() for p in line] or [(1.0, 1.0)]
     x_max = max(max(p[0] for p in points), 1e-9) * (1.25 if dots else 1)
     y_max = top or max(max(p[1] for p in points), 1e-9) * 1.05
-    width, height = WIDTH - LEFT - 10, HEIGHT - BOTTOM - TOP
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM - TOP
 
     def at(x: float, y: float) -> tuple[str, str]:
         return f"{LEFT + x / x_max * width:.1f}", f"{TOP + (1 - y / y_max) * height:.1f}"
@@ -118,7 +118,7 @@ def chart(curves: Curves, y_name: str, x_name: str, top: float | None = None, do
     for i in range(5):
         y = f"{TOP + (1 - i / 4) * height:.1f}"
         out.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + width}" y1="{y}" y2="{y}"/>')
-        out.append(f'<text x="{LEFT - 6}" y="{y}" dy="4" text-anchor="end">{y_max * i / 4:.3g}</text>')
+        out.append(f'<text x="{LEFT - 6}" y="{y}" dy="4" text-anchor="end">{tick(y_max * i / 4)}</text>')
     for value in (0, x_max / 2, x_max):
         out.append(f'<text x="{at(value, 0)[0]}" y="{HEIGHT - 20}" text-anchor="middle">{tick(value)}</text>')
     out.append(f'<text x="{LEFT + width / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_name)}</text>')
@@ -146,6 +146,8 @@ def legend(names: Sequence[str]) -> str:
 
 def tick(value: float) -> str:
     """Return a number of an axis: 0.5, 150, 120k, 1.2M."""
+    if 0 < value < 0.01:
+        return f"{value:.1e}"
     for size, letter in ((1e6, "M"), (1e4, "k")):
         if value >= size:
             return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
