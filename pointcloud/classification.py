@@ -26,7 +26,9 @@ class CloudClassifier(task.TaskNetwork):
         """Return the `label` of a cloud."""
         return {"label": int(batch["label"][index])} if batch.get("label") is not None else {}
 
-    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def show(
+        self, found: dict[str, Any], names: Sequence[str], stem: Path | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return `label`, `name` and `score` of the likeliest class, all `scores`, and a title of the page."""
         row = described(found["scores"], names, len(found["scores"]))
         return row, {"title": f"{row['name']} ({100 * row['score']:.0f} %)"} if "name" in row else {}

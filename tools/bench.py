@@ -20,6 +20,7 @@ AREAS = {
     "decode-gop250": ("data", "decode_gop250"),
     "decode-memory": ("data", "decode_memory"),
     "workers": ("data", "workers"),
+    "predict": ("predict", "predict"),
     "cache-evl": ("cached", "evl"),
     "cache-probe": ("cached", "probe"),
     "cache-top-block": ("cached", "top_block"),
