@@ -21,6 +21,7 @@ AREAS = {
     "decode-memory": ("data", "decode_memory"),
     "workers": ("data", "workers"),
     "predict": ("predict", "predict"),
+    "serve": ("serve", "serve"),
     "cache-evl": ("cached", "evl"),
     "cache-probe": ("cached", "probe"),
     "cache-top-block": ("cached", "top_block"),

@@ -72,7 +72,7 @@ class CSV(Rows):
         """Write a row; of a timeline, one line for each window."""
         for line in [{"file": row["file"], **window} for window in row.get("windows", ())] or [row]:
             known = {key: line[key] for key in COLUMNS if key in line}
-            if "label" not in line and "error" not in line:
+            if not {"label", "score", "error"} & line.keys():
                 rest = {k: v for k, v in line.items() if k not in (*COLUMNS, "segment", "coordinates", "notes")}
                 known["found"] = json.dumps(rest)
             self.table.writerow(known)
@@ -119,4 +119,6 @@ def lines_of(row: dict[str, Any]) -> str:
         return "\n".join([name, *spans])
     if "top" in row and "page" not in row:
         return "\n".join([name, *(f"    {100 * entry['score']:6.2f} %  {entry['name']}" for entry in row["top"])])
+    if row.keys() == {"file", "score"}:
+        return f"{row['score']:8.4f}  {name}"
     return line_of(row)
