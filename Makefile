@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods results pretrain-tiny
+.PHONY: help test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods results screenshots pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,10 @@ pretrain-tiny: install  ## repeat the pretraining of the tiny CLIP, print zero-s
 
 results: install  ## rebuild the cheap rows of docs/results.md, keep the others with their date, write page and plots
 	OMP_NUM_THREADS=1 $(BIN)/python tools/results.py --rebuild
+
+screenshots: demo  ## the pictures of docs/using.md, from the demo's runs (needs chromium)
+	$(BIN)/pip install -q -c constraints.txt starlette uvicorn
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.screenshots
 
 methods: install  ## regenerate docs/methods.md from the registry
 	$(BIN)/python tools/methods.py

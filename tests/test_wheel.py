@@ -25,7 +25,9 @@ def test_wheel_holds_exactly_the_three_packages(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {n.split("/")[0] for n in names if ".dist-info" not in n}
     assert tops == {"xmodal", "video", "pointcloud"}
-    assert {f"xmodal/assets/{n}" for n in ("tiny_clip.safetensors", "benchmarks.json")} <= set(names)
+    assert {f"xmodal/assets/{n}" for n in ("tiny_clip.safetensors", "benchmarks.json", "page.css", "page.js")} <= set(
+        names
+    )
     tools = {n for n in names if n.startswith("xmodal/tools/")}
     assert tools == {f"xmodal/tools/{n.replace('-', '_')}.py" for n in offered() if n != "configs"}
     configs = {n.removeprefix("xmodal/") for n in names if n.startswith("xmodal/configs/")}
