@@ -125,6 +125,7 @@ DETR3D = register_converter(
             ("decoder.{x}", "decoder.decoder.{x}"),
         ],
         values=(flatten_points, unflatten_points),
+        sign=r"query_projection\.",  # V-DETR's decoder on the same encoder has none
     )
 )
 UNET = (

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from xmodal.registry import TRANSFORMS
+
 PRIME, START = np.uint64(1099511628211), np.uint64(14695981039346656037)
 
 
@@ -37,6 +39,7 @@ def voxel_numbers(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return inverse.reshape(-1), counts
 
 
+@TRANSFORMS.register_module(name="grid_sample")
 class GridSample:
     """Keep one point of each voxel, drawn at random; adds `grid` (V, 3) and `inverse` (P,) to a cloud.
 

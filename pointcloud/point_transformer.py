@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud import task
-from pointcloud.ptv3 import PointTransformer
+from pointcloud.ptv3 import PointDecoder, PointTransformer
 from pointcloud.segmenter import Segmenter
 from pointcloud.serialization import ORDERS
 from xmodal.registry import ENCODERS, check_arguments, method
@@ -106,12 +106,12 @@ def point_transformer(weights: str = "random", decoder: bool = False, **options:
     "point_probe",
     slot="encoder+head",
     paper="Sonata: Self-Supervised Learning of Reliable Point Representations (arXiv 2503.16429)",
-    params="D*K + K, D the sum of the levels' widths",
+    params="D*K + K, D the sum of the levels' widths; with a decoder its weights",
     parity=("ptv3",),
     families=("none",),
 )
 class PointProbe(Segmenter):
-    """A linear classifier on the features of all levels of a frozen point transformer.
+    """A linear classifier on the features of all levels of a frozen point transformer, or on a trained decoder.
 
     Points of one voxel share its features; a voxel takes those of its first point. The features of a point are place
     (meters, middle of the cloud at 0 and floor at 0), color and normal; what the cloud does not have is 0.
@@ -120,14 +120,30 @@ class PointProbe(Segmenter):
         encoder: a `PointTransformer`; its decoder's features are taken where it has one.
         num_classes: K.
         voxel: edge, meters.
+        decoder: arguments of a `PointDecoder` that is trained; None for none.
+        use_coord: the features of a point begin with its place (not so in PTv3's released files).
         **options: of `Segmenter`.
+
+    Raises:
+        ValueError: a decoder where the encoder has its own.
     """
 
-    def __init__(self, encoder: PointTransformer, num_classes: int, voxel: float = 0.02, **options: Any):
+    def __init__(
+        self,
+        encoder: PointTransformer,
+        num_classes: int,
+        voxel: float = 0.02,
+        decoder: dict | None = None,
+        use_coord: bool = True,
+        **options: Any,
+    ):
         super().__init__(num_classes, **options)
-        self.encoder, self.voxel = encoder, voxel
-        self.width = sum(encoder.dims) if encoder.dec is None else encoder.out_dim
-        self.head = nn.Linear(self.width, num_classes)
+        if decoder is not None and encoder.dec is not None:
+            raise ValueError("the encoder has a decoder of its own: leave out `decoder` of one of the two")
+        self.encoder, self.voxel, self.use_coord = encoder, voxel, use_coord
+        self.decoder = None if decoder is None else PointDecoder(encoder.dims, **decoder)
+        width = sum(encoder.dims) if encoder.dec is None else encoder.out_dim
+        self.head = nn.Linear(width if self.decoder is None else self.decoder.out_dim, num_classes)
 
     def forward(self, coord: Tensor, feat: Tensor | None, sizes: list[int]) -> Tensor:
         """Classify packed points (n, 3) with features (n, C): logits (n, K)."""
@@ -140,13 +156,15 @@ class PointProbe(Segmenter):
         cells, voxel = torch.unique(torch.cat([cloud[:, None], grid], 1), dim=0, return_inverse=True)
         order = torch.arange(len(coord), device=coord.device)
         first = order.new_full((len(cells),), len(order)).scatter_reduce(0, voxel, order, "amin")
-        x = centered if feat is None else torch.cat([centered, feat], 1)
+        x = torch.cat([part for part in (centered if self.use_coord else None, feat) if part is not None], 1)
         wanted = self.encoder.embedding.in_dim
         x = nn.functional.pad(x, (0, wanted - x.shape[1]))[first]
         return self.head(self.read(centered[first], cells[:, 1:], cells[:, 0], x))[voxel]
 
     def read(self, *voxels: Tensor) -> Tensor:
         """Features of voxels (N, D)."""
+        if self.decoder is not None:
+            return self.decoder(*self.encoder.encode(*voxels))[0]
         return self.encoder.all_levels(*voxels) if self.encoder.dec is None else self.encoder(*voxels)[0]
 
     @staticmethod

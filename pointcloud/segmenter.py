@@ -13,6 +13,7 @@ from pointcloud import task
 from pointcloud.datasets.base import Cloud, CloudError
 from pointcloud.datasets.files import in_place
 from pointcloud.formats.write import write_labeled
+from pointcloud.lovasz import lovasz_softmax
 from pointcloud.packed import pack
 from pointcloud.scenes import vote
 from pointcloud.voxels import voxel_groups
@@ -26,6 +27,7 @@ class Segmenter(task.TaskNetwork):
         in_dim: channels of the input features, coordinates included (6: xyz and color).
         ignore_label: points with this label have no loss.
         class_weight: weight of each class in the loss (K,), so that rare things count; None for 1.
+        lovasz: weight of `lovasz_softmax` beside cross-entropy.
         eval_voxel: predict scenes in parts of one point per voxel of this edge (meters), summing logits at every raw
             point (see `scenes.vote`); None runs each cloud as it is.
         eval_points: most points that go through the network at once when predicting in parts.
@@ -49,9 +51,10 @@ class Segmenter(task.TaskNetwork):
         eval_points: int = 40_000,
         eval_parts: int | None = None,
         smallest: int = 1,
+        lovasz: float = 0.0,
     ):
         super().__init__()
-        self.feat_dim = in_dim - 3
+        self.feat_dim, self.lovasz = in_dim - 3, lovasz
         self.eval_voxel, self.eval_points, self.eval_parts = eval_voxel, eval_points, eval_parts
         if class_weight is not None and len(class_weight) != num_classes:
             raise ValueError(f"class_weight has {len(class_weight)} entries for {num_classes} classes")
@@ -78,7 +81,10 @@ class Segmenter(task.TaskNetwork):
             return {"loss_segment": logits.sum() * 0, "oa": logits.new_zeros(())}
         loss = F.cross_entropy(logits, target, self.class_weight, ignore_index=self.ignore_label)
         right = (logits.argmax(1) == target)[keep].float().mean() * 100
-        return {"loss_segment": loss, "oa": right}
+        losses = {"loss_segment": loss, "oa": right}
+        if self.lovasz:
+            losses["loss_lovasz"] = self.lovasz * lovasz_softmax(logits[keep].softmax(1), target[keep])
+        return losses
 
     def predict(
         self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None

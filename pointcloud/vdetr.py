@@ -34,6 +34,7 @@ class VertexDetector(Detector):
         if votes or query_points is not None:
             raise ValueError("V-DETR chooses its queries among its proposals: leave out votes and query_points")
         super().__init__(*args, **kwargs)
+        self.official = ""  # not 3DETR's, whatever the backbone
 
 
 @method(task.NETWORKS, "vdetr3d_epcl", params="tokenizer, task tokens, V-DETR's decoder", **PAPER)

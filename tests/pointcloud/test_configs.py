@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pointcloud.schedule import StepSchedule
-from tests.test_configs import random_weights
+from tests.test_configs import random_weights, runs_of
 from xmodal.engine.config import load_config
 from xmodal.engine.launch import prepare
 from xmodal.registry import METRICS, MODELS, TRANSFORMS, build, check_arguments
@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "pointcloud").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_config_builds(path):
-    cfg = random_weights(load_config(path))
+@pytest.mark.parametrize(("path", "options"), runs_of("pointcloud"))
+def test_config_builds(path, options):
+    cfg = random_weights(load_config(path, options))
     with torch.device("meta"):
         model = build(cfg.model, MODELS)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

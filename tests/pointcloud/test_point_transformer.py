@@ -5,7 +5,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from pointcloud.datasets.pointcept import PointceptScanNet
 from pointcloud.grid_points import GridSample
+from pointcloud.lovasz import lovasz_softmax
 from pointcloud.model import CloudModel
 from pointcloud.point_transformer import PointProbe, point_transformer
 from pointcloud.ptv3 import PointTransformer
@@ -128,3 +130,70 @@ def test_one_point_of_each_voxel_is_kept_and_the_way_back_known():
     assert (found["grid"][found["inverse"]] == cells - cells.min(0)).all()
     assert (coord[found["segment"]] == found["coord"]).all()
     assert found["name"] == "a"
+
+
+def test_a_decoder_trains_on_the_frozen_levels():
+    torch.manual_seed(0)
+    coord, color = cloud()
+    small = dict(channels=(8,), depths=(1,), num_head=(2,), patch_size=(8,))
+    network = dict(type=PointProbe, num_classes=3, voxel=0.1, decoder=small, lovasz=1.0)
+    model = CloudModel(point_transformer(**SMALL), network).train()
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all(n.startswith(("network.decoder.", "network.head.")) for n in trained)
+    segment = (coord[:, 2] * 3).long()[None]
+    optimizer, totals = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2), []
+    for _ in range(10):
+        losses = model(mode="loss", coord=coord[None], feat=color[None], segment=segment)
+        total = losses["loss_segment"] + losses["loss_lovasz"]
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.9 * totals[0]
+    with pytest.raises(ValueError, match="a decoder of its own"):
+        PointProbe(point_transformer(**SMALL, **{f"dec_{k}": v for k, v in small.items()}), 3, decoder=small)
+    with pytest.raises(ValueError, match="must fit 2 levels"):
+        PointProbe(point_transformer(**SMALL), 3, decoder={})
+
+
+def test_the_features_may_leave_the_place_out():
+    torch.manual_seed(0)
+    coord, color = cloud()
+    probe = PointProbe(point_transformer(**SMALL).eval(), 3, voxel=0.1, use_coord=False).eval()
+    seen = []
+    probe.encoder.embedding.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    probe(coord, color, [200])
+    cells = np.unique((coord.numpy() - coord.numpy().min(0)) // np.float32(0.1), axis=0)
+    assert seen[0].shape == (len(cells), 6)
+    assert (seen[0][:, 3:] == 0).all()
+    assert {tuple(row) for row in seen[0][:, :3].tolist()} <= {tuple(row) for row in color.tolist()}
+
+
+def test_lovasz_of_two_rows_by_hand():
+    """Class 0: errors .4 (another's row) and .3 at steps 1/2 and 1/2; class 1: .4 (its own row) at step 1."""
+    found = lovasz_softmax(torch.tensor([[0.7, 0.3], [0.4, 0.6]]), torch.tensor([0, 1]))
+    assert found.item() == pytest.approx((0.35 + 0.4) / 2)
+    right = torch.eye(3)[torch.tensor([0, 2, 2])]
+    assert lovasz_softmax(right, torch.tensor([0, 2, 2])).item() == 0
+
+
+def test_scenes_as_pointcept_prepares_them(tmp_path):
+    folder = tmp_path / "val" / "scene0011_00"
+    folder.mkdir(parents=True)
+    np.save(folder / "coord.npy", np.zeros((3, 3)))
+    np.save(folder / "color.npy", np.array([[0, 51, 255]] * 3, np.uint8))
+    np.save(folder / "segment20.npy", np.array([-1, 0, 19]))
+    np.save(folder / "segment200.npy", np.array([199, 255, 7]))
+    data = PointceptScanNet(str(tmp_path), "val", repeat=2)
+    assert len(data) == 2
+    assert data[0]["segment"].tolist() == [-1, 0, 19]
+    assert torch.allclose(data[0]["feat"][0], torch.tensor([0, 0.2, 1]))
+    wide = PointceptScanNet(str(tmp_path), "val", num_classes=200)
+    assert wide[0]["segment"].tolist() == [199, -1, 7]
+    assert wide.classes[7] == "class 7"
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"names\.txt has 2 names, and num_classes is 200"):
+        PointceptScanNet(str(tmp_path), "val", num_classes=200, names=str(tmp_path / "names.txt"))
+    with pytest.raises(ValueError, match="no folders scene"):
+        PointceptScanNet(str(tmp_path), "train")

@@ -11,6 +11,7 @@ from pointcloud.sparse import SparseTensor
 from pointcloud.sparse_detection import FrozenBottleneck, VDETRBackbone, clouds_of, epcl_sparse3d, vdetr3d_sparse
 from pointcloud.sparse_layers import SparseBasicBlock, to_spconv
 from pointcloud.sparse_resnet import SparseResNetFPN
+from pointcloud.sparse_segmentation import SparseSegmenter
 from pointcloud.transforms import RandomScale
 from pointcloud.vdetr import vdetr3d
 from tests.pointcloud.towers import small_tower
@@ -81,6 +82,29 @@ def test_a_scene_does_not_depend_on_its_batch_mates_nor_on_padding(make):
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("tower", [small_tower, lambda: None])
+def test_a_sparse_segmenter_learns_and_tells_points_of_one_voxel_apart(tower):
+    torch.manual_seed(0)
+    options = dict(num_classes=3, voxel=0.1, widths=WIDTHS, num_groups=8, group_size=4)
+    model = CloudModel(tower(), dict(type=SparseSegmenter, **options)).train()
+    inputs, _ = scene()
+    batch = dict(**inputs, segment=(inputs["coord"][..., 2] * 1.4).long(), lengths=torch.tensor([300, 400]))
+    optimizer, losses = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2), []
+    for _ in range(12):
+        loss = model(mode="loss", **batch)["loss_segment"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    model.eval()
+    with torch.no_grad():
+        first = model(mode="predict", **inputs, lengths=batch["lengths"])[0]["logits"]
+        alone = model(mode="predict", coord=inputs["coord"][:1, :300], feat=inputs["feat"][:1, :300])[0]["logits"]
+    torch.testing.assert_close(first, alone, atol=1e-4, rtol=1e-4)
+    assert len(torch.unique(first, dim=0)) == 300
+
+
 def test_rows_go_back_to_where_they_came_from():
     """Clouds whose rows are mixed, each in its own order, give what they give one behind the other."""
     torch.manual_seed(0)
@@ -108,7 +132,8 @@ def test_a_residual_block_with_a_stride_is_dense_convolutions_read_at_the_voxels
     x = SparseTensor.make(torch.randn(len(cells), 3), cells)
     block = SparseBasicBlock(5, 3, 2).eval()
     grid = torch.zeros(1, 3, side, side, side)
-    grid[0][(slice(None), *there.nonzero().T)] = x.features.t()
+    i, j, k = there.nonzero().T
+    grid[0, :, i, j, k] = x.features.t()
     coarse = F.max_pool3d(there[None].float(), 2)[0] > 0
     mask = coarse[None, None].float()
 
@@ -125,8 +150,8 @@ def test_a_residual_block_with_a_stride_is_dense_convolutions_read_at_the_voxels
         y = norm(block.norm2, F.conv3d(y, weight(block.conv2, 3), padding=1))
         way = norm(block.downsample[1], F.conv3d(grid, weight(block.downsample[0], 1), stride=2))
         found = block(x)
-        at = (found.coordinates[:, 1:] // 2).T
-        torch.testing.assert_close(found.features, (y + way).relu()[0][(slice(None), *at)].t(), atol=1e-5, rtol=1e-4)
+        i, j, k = (found.coordinates[:, 1:] // 2).T
+        torch.testing.assert_close(found.features, (y + way).relu()[0][:, i, j, k].t(), atol=1e-5, rtol=1e-4)
 
 
 def test_the_published_backbone_has_its_sizes():
@@ -198,6 +223,14 @@ def test_a_file_of_another_size_is_refused_by_name(tmp_path):
     released(tmp_path, **{"epcl.strange.kernel": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"no rule renames the key 'epcl\.strange\.kernel'"):
         official_state(epcl(), str(tmp_path / "a.pth"))
+
+
+def test_v_detr_on_3detrs_encoder_is_no_file_of_3detr():
+    model = vdetr_on_detr()
+    with pytest.raises(ValueError, match="no official checkpoints exist for VertexDetector on DETREncoder"):
+        official_state(model, "a.pth")
+    with pytest.raises(ValueError, match="no official layout fits"):
+        official_export(model.state_dict())
 
 
 def test_scenes_are_scaled_and_moved_with_their_boxes():

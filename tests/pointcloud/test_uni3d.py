@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pointcloud.classification import FeatureClassifier
+from pointcloud.datasets.base import CloudDataset
 from pointcloud.datasets.objects import ModelNet40
 from pointcloud.datasets.openshape import (
     AS_WRITTEN,
@@ -196,6 +197,7 @@ def test_openshapes_three_layouts(tmp_path):
     (tmp_path / "test_split.json").write_text(json.dumps([{"category": "tv_stand"}, {"category": "bed"}]))
     data = OpenShapeModelNet40(str(tmp_path))
     assert data.labels == [36, 2]
+    assert not hasattr(CloudDataset, "labels")  # training asks every data set whether it has labels
     assert torch.allclose(data[0]["feat"], torch.full((5, 3), 0.4))
     assert np.allclose(OpenShapeModelNet40(str(tmp_path), swap_axes=True)[1]["coord"], rows[1]["xyz"][:, [0, 2, 1]])
     save_objects(tmp_path / "xyz_label.npy", dict(xyz=rng.normal(size=(3, 5, 3)), label=np.array([14, 0, 4])))
