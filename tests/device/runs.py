@@ -1,13 +1,15 @@
 """Steps of every config on a pretended device: training loss, evaluation, prediction, backward pass and optimizer step."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pointcloud.datasets.base import finish
 from pointcloud.model import CloudModel
@@ -151,16 +153,26 @@ def on_cuda(model: nn.Module, batch: dict[str, Any], values: bool, precisions: A
     return device
 
 
+class Lifted(TorchFunctionMode):
+    """Make tensors of numbers on the host and copy them, as a GPU does: the meta device would drop the numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function."""
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            return func(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
+        return func(*args, **kwargs)
+
+
 def training_step(cfg: Config, model: nn.Module, batch: dict[str, Any], values: bool) -> Pretended:
     """Take an optimizer step, backward pass and logging included, as the training loop does."""
     device = Pretended("meta", values)
     wrapper = {k: v for k, v in cfg.optim_wrapper.items() if k not in ("type", "amp")}
-    with device:
+    with Lifted(), device, patch("torch.autocast", lambda *_, **__: nullcontext()):  # which knows no meta device
         device.move(model)
         model.train()
         groups = TrainedGroups(wrapper, wrapper.pop("paramwise_cfg", None))
         optimizer = groups(model, say=False)
-        optimizer.device = torch.device("cpu")  # of autocast, which knows no meta device
         optimizer.begin(1.0, last=True)
         model.train_step(dict(batch), optim_wrapper=optimizer)
     return device

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 ROOT = Path(__file__).parents[2]
 aten = torch.ops.aten
@@ -105,7 +105,8 @@ class Pretended(TorchDispatchMode):
 
     def hold(self, real: Tensor) -> Shadow:
         """Put a tensor on the device."""
-        return Shadow(real if self.values else real.to("meta"), self.device)
+        with _disable_current_modes():  # it is no copy that a run makes
+            return Shadow(real if self.values else real.to("meta"), self.device)
 
     def move(self, model: nn.Module) -> nn.Module:
         """Put weights and buffers of a model on the device; tensors that it keeps elsewhere stay where they are."""
@@ -147,12 +148,16 @@ class Pretended(TorchDispatchMode):
             return self.unknown(packet, here[0])
         if asked is not None and torch.device(asked).type != self.device.type:
             return func(*self.inside(args), **{**self.inside(kwargs), "device": asked})
-        found = func(*self.inside(args), **self.inside(kwargs))
+        inner = self.inside(args)
+        if packet in (aten._softmax, aten._log_softmax) and args[2]:  # a mixed precision that only GPUs have
+            inner = [inner[0].float(), args[1], False]
+        found = func(*inner, **self.inside(kwargs))
         return kwargs.get("out", args[0]) if writes(func) else self.wrapped(found)
 
     def check(self, func: Any, away: list[Tensor]) -> None:
         """Refuse tensors of the host beside those of the device; numbers in pointwise operations are fine."""
-        if any(t.ndim or torch.Tag.pointwise not in func.tags for t in away):
+        takes_numbers = torch.Tag.pointwise in func.tags or func.overloadpacket in MASKED
+        if any(t.ndim or not takes_numbers for t in away):
             found = next(t for t in away)
             raise RuntimeError(
                 f"{func} mixes devices: {self.device} and {found.device} {tuple(found.shape)} at {self.place(func)}"
