@@ -31,7 +31,8 @@ demo-3d: install  ## point clouds: three tasks, three encoders each, on clouds m
 	$(BIN)/python tools/demo_3d.py
 
 demo-fewshot: install  ## CLIP from 1 to 16 shots: zero-shot, probe, CoOp, Tip-Adapter(-F), with a plot
-	OMP_NUM_THREADS=1 $(BIN)/python tools/fewshot.py configs/fewshot/tiny-clip_negatives16.py --workers 2 --out demo_out/fewshot
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fewshot.py configs/fewshot/tiny-clip_negatives16.py --workers 2 --out demo_out/fewshot \
+		--methods "zero-shot CLIP" "linear probe" "CoOp (4 words)" "CoOp (M=4, class-specific)" Tip-Adapter Tip-Adapter-F
 
 test: install  ## the fast tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --cov --cov-report=term:skip-covered

@@ -127,15 +127,38 @@ DETR3D = register_converter(
         values=(flatten_points, unflatten_points),
     )
 )
+UNET = (
+    "embdding_layer", "downsampling_layer_2", "downsampling_layer_4", "downsampling_layer_8", "upsampling_layer_4",
+    "upsampling_layer_2", "out_layer",
+)  # fmt: skip
+MIDDLE = "backbone.net.bottleneck.dense"
+# The released two-stage head is another network than the decoder here, and the layer behind the frozen blocks is not in
+# the files (it is drawn anew in every call there): both are left out.
+EPCL_DETECTION = register_converter(
+    Converter(
+        "epcl-detection",
+        [
+            *((f"epcl.{part}.{{x}}", f"backbone.net.{part}.{{x}}") for part in UNET),
+            ("epcl.pre_encoder.encoder.{x}", f"{MIDDLE}.tokenizer.encoder.{{x}}"),
+            *((f"epcl.encoder.{part}.{{x}}", f"{MIDDLE}.epcl.{part}.{{x}}") for part in ("pos_embed", "te_encoder")),
+        ],
+        holder="model_state",
+        ignored=r"(dense_head|roi_head)\..*|global_step",
+        sign=r"epcl\.",
+        unofficial=rf"decoder\..*|{re.escape(MIDDLE)}\.upsampling\..*",
+    )
+)
 # What released files carry besides the trained parts: the frozen tower, and index tensors.
-FROZEN = re.compile(r"(clip_vit\.|(transformer|encoder)\.(blocks\.|cls_token$))|.*te_tok$")
+FROZEN = re.compile(r"(clip_vit\.|(epcl\.)?(transformer|encoder)\.(blocks\.|cls_token$))|.*te_tok$")
+
+HOLDERS = ("base_model", "state_dict", "model", "model_state")
 
 
 def trained_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The trained tensors of a released checkpoint, without the frozen tower.
 
     Args:
-        content: what the file holds: a state dict, or a dict with one under `base_model`, `state_dict` or `model`.
+        content: what the file holds: a state dict, or a dict with one under an entry of `HOLDERS`.
 
     Returns:
         Official keys without `module.` and `model.` in front.
@@ -143,17 +166,17 @@ def trained_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         ValueError: no state dict.
     """
-    for holder in ("base_model", "state_dict", "model"):
+    for holder in HOLDERS:
         if isinstance(content.get(holder), Mapping):
             content = content[holder]
             break
     if not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError("found no state dict (expected tensors under base_model, state_dict or model)")
+        raise ValueError(f"found no state dict (expected tensors under {', '.join(HOLDERS)})")
     plain = {re.sub(r"^(module\.|model\.)", "", k): v for k, v in content.items()}
     return {k: v for k, v in plain.items() if not FROZEN.match(k)}
 
 
-OFFICIAL = {c.name: c for c in (EPCL_CLASSIFICATION, EPCL_SEGMENTATION, EPCL_DENSE, DETR3D)}
+OFFICIAL = {c.name: c for c in (EPCL_CLASSIFICATION, EPCL_SEGMENTATION, EPCL_DENSE, DETR3D, EPCL_DETECTION)}
 
 
 def converter_of(network: nn.Module) -> Converter:
@@ -192,7 +215,7 @@ def official_export(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], str] |
             return converter.file_of(plain), converter.name
         except ValueError:
             continue
-    raise ValueError("no official layout fits these keys: adapters and EPCL's detection on 3DETR's decoder have none")
+    raise ValueError("no official layout fits these keys: adapters and EPCL's tokens on 3DETR's decoder have none")
 
 
 def load_official(network: nn.Module, path: str, converter: Converter) -> None:
@@ -206,9 +229,16 @@ def load_official(network: nn.Module, path: str, converter: Converter) -> None:
     Raises:
         ValueError: keys that do not fit.
     """
-    content = read_torch(path)
-    ours = converter.to_ours(trained_state(content))
+    ours, own = converter.to_ours(trained_state(read_torch(path))), network.state_dict()
+    wrong = [
+        f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}"
+        for k, v in ours.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    if wrong:
+        raise ValueError(f"{path} has other sizes than this network: {', '.join(wrong[:3])}")
     missing, unexpected = network.load_state_dict(ours, strict=False)
-    missing = [k for k in missing if not k.startswith(("epcl.encoder.", "backbone.epcl.encoder."))]
+    known = re.compile(rf"(.*\.)?epcl\.encoder\..*|{converter.unofficial}")
+    missing = [k for k in missing if not known.fullmatch(k)]
     if missing or unexpected:
         raise ValueError(f"{path} does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")

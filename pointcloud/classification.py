@@ -1,4 +1,4 @@
-"""EPCL for classification and few-shot classification of object clouds."""
+"""Classification of object clouds: any head on an encoder of clouds, and EPCL."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,61 @@ from pointcloud.epcl import EPCL
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
 from xmodal.engine.predict import described
-from xmodal.registry import method
+from xmodal.registry import HEADS, build, method
+
+
+class CloudClassifier(task.TaskNetwork):
+    """Base of networks that give a whole cloud a class: truths and reports."""
+
+    targets = ("label",)
+
+    def truth(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
+        """Return the `label` of a cloud."""
+        return {"label": int(batch["label"][index])} if batch.get("label") is not None else {}
+
+    def show(
+        self, found: dict[str, Any], names: Sequence[str], stem: Path | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return `label`, `name` and `score` of the likeliest class, all `scores`, and a title of the page."""
+        row = described(found["scores"], names, len(found["scores"]))
+        return row, {"title": f"{row['name']} ({100 * row['score']:.0f} %)"} if "name" in row else {}
+
+
+@method(
+    task.NETWORKS,
+    "feature_classification3d",
+    slot="head",
+    paper="Uni3D: Exploring Unified 3D Representation at Scale, arXiv 2310.06773",
+    params="those of the head: D*K + K for a linear one",
+    parity=("uni3d",),
+    families=("none",),
+)
+class FeatureClassifier(CloudClassifier):
+    """A head on the feature of a frozen encoder of clouds: linear, zero-shot, prompts.
+
+    Args:
+        encoder: maps (coord, feat, lengths) to features (B, `out_dim`), such as `Uni3D`.
+        head: any head of images, or its config; receives `in_dim`.
+    """
+
+    feat_dim = 3
+    gray = 0.4
+
+    def __init__(self, encoder: Any, head: Any):
+        super().__init__()
+        self.encoder, self.head = encoder, build(head, HEADS, in_dim=encoder.out_dim)
+
+    def forward(self, coord: Tensor, feat: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Map clouds (B, P, 3), centered, of unit radius, with colors (B, P, 3) in 0..1 to logits (B, K)."""
+        return self.head(self.encoder(coord, feat, lengths))
+
+    def loss(self, label: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the head's losses."""
+        return self.head.loss(self.encoder(**inputs), label)
+
+    def predict(self, **inputs: Tensor) -> list[dict[str, Any]]:
+        """One dict a cloud with `scores` (K,), class probabilities."""
+        return [{"scores": s} for s in self.head.predict(self.encoder(**inputs)).float().cpu()]
 
 
 @method(
@@ -24,7 +78,7 @@ from xmodal.registry import method
     parity=("epcl_cls",),
     **task.EPCL,
 )
-class EPCLClassifier(task.TaskNetwork):
+class EPCLClassifier(CloudClassifier):
     """Class token and strongest point tokens of the frozen blocks, an embedding in CLIP's space, a small head.
 
     Paper: arXiv 2212.04098.
@@ -54,7 +108,6 @@ class EPCLClassifier(task.TaskNetwork):
         ValueError: fewer than two classes, no votes, or text features that do not fit.
     """
 
-    targets = ("label",)
     official = "epcl-classification"
     text: Tensor | None
 
@@ -158,15 +211,6 @@ class EPCLClassifier(task.TaskNetwork):
             passes = [self(**redrawn(seed, self.vote_points, **inputs))[0].float() for seed in range(self.votes)]
             logits = torch.stack(passes).mean(0)
         return [{"scores": s, "votes": self.votes} for s in logits.softmax(-1).cpu()]
-
-    def truth(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
-        """Return the `label` of a cloud."""
-        return {"label": int(batch["label"][index])} if batch.get("label") is not None else {}
-
-    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return `label`, `name` and `score` of the likeliest class, all `scores`, and a title of the page."""
-        row = described(found["scores"], names, len(found["scores"]))
-        return row, {"title": f"{row['name']} ({100 * row['score']:.0f} %)"} if "name" in row else {}
 
 
 def redrawn(

@@ -1,7 +1,7 @@
 """Detection: boxes from EPCL tokens (or from 3DETR's own encoder) through 3DETR's decoder.
 
-The released EPCL detection is a sparse U-Net (`sparse_unet.py`) with a two-stage head of CAGroup3D, which is not built
-here. The 3DETR decoder on EPCL tokens is this project's own combination.
+The released EPCL detection stands on a sparse U-Net (`sparse_detection.py`). The 3DETR decoder on EPCL tokens is this
+project's own combination.
 """
 
 from collections.abc import Sequence
@@ -216,8 +216,10 @@ class Detector(task.TaskNetwork):
         boxes[:, :3] += frame.offset
         return {**found, "boxes": boxes, "corners": corners}
 
-    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the likely `boxes`, best first, and what the page draws; writes them to `<stem>_boxes.ply`."""
+    def show(
+        self, found: dict[str, Any], names: Sequence[str], stem: Path | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the likely `boxes`, best first, and what the page draws; with `stem`, writes `<stem>_boxes.ply`."""
         kept = best_class(found, self.show_score)
         rows = []
         for i, (box, label, score) in enumerate(zip(kept["boxes"], kept["box_label"], kept["scores"], strict=True)):
@@ -228,7 +230,7 @@ class Detector(task.TaskNetwork):
             rows.append(row)
         hidden = len(best_class(found, 0.0)["scores"]) - len(rows)
         report: dict[str, Any] = {"boxes": rows, "min_score": self.show_score, "hidden": hidden}
-        if "corners" in kept:
+        if "corners" in kept and stem is not None:
             colors = [class_color(int(label)) for label in kept["box_label"]]
             report["mesh"] = str(write_boxes_ply(f"{stem}_boxes.ply", kept["corners"], colors))
         return report, {"found": kept}

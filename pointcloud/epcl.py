@@ -136,9 +136,17 @@ class EPCLDense(nn.Module):
             Features (B, P, C) and the centers of the groups (B, G, 3), in voxels. Rows behind a cloud's length mean
             nothing.
         """
+        carried, centers = self.carry(coord, feat, lengths)
+        return feat + self.up(carried), centers
+
+    def carry(self, coord: Tensor, feat: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what the frozen blocks make of the groups, at every voxel (B, P, D), and the groups' centers."""
         tokens, centers = self.tokenizer(coord, feat, lengths)
         position = centers * self.voxel_size
         x = self.epcl(tokens, unit_ball(position) if self.normalize else position)
         x = self.epcl.points_of(x, tokens.shape[1])
-        x = ops.three_interpolate(coord, centers, x, lengths)  # (B, P, D)
-        return feat + self.upsampling(x.transpose(1, 2)).transpose(1, 2), centers
+        return ops.three_interpolate(coord, centers, x, lengths), centers
+
+    def up(self, carried: Tensor) -> Tensor:
+        """Map (B, P, D) to channels of the features (B, P, C)."""
+        return self.upsampling(carried.transpose(1, 2)).transpose(1, 2)

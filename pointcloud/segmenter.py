@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pointcloud import task
 from pointcloud.datasets.base import Cloud, CloudError
+from pointcloud.datasets.files import in_place
 from pointcloud.formats.write import write_labeled
 from pointcloud.packed import pack
 from pointcloud.scenes import vote
@@ -131,10 +132,14 @@ class Segmenter(task.TaskNetwork):
                 f"needs {wanted}: give the file's unit (--unit), or a smaller model.network.eval_voxel"
             )
 
-    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Write the classes as `.npy` and with the points (`write_labeled`); returns both paths and the `counts`."""
+    def show(
+        self, found: dict[str, Any], names: Sequence[str], stem: Path | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the `counts` and the `segment` of the points; with `stem`, the paths that `write_labeled` gives."""
         segment = found["segment"].numpy()
         values, counts = np.unique(segment, return_counts=True)
         per_class = {task.named(names, int(v)): int(c) for v, c in zip(values, counts, strict=True)}
+        if stem is None:
+            return {"segment": in_place(found["cloud"], segment, -1).tolist(), "counts": per_class}, {}
         files = write_labeled(stem, found["cloud"], segment, names)
         return {**files, "counts": per_class}, {"segment": segment}

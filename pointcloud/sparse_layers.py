@@ -168,22 +168,38 @@ class SparseReLU(nn.Module):
         return x.with_features(x.features.relu())
 
 
+class SparseELU(nn.Module):
+    """ELU of the features."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Map (N, C) to (N, C)."""
+        return x.with_features(nn.functional.elu(x.features))
+
+
 class SparseBasicBlock(nn.Module):
     """conv - norm - ReLU - conv - norm, the input added, ReLU.
 
     Args:
         channels: C.
+        in_channels: of the input; with others than C, or a stride, a convolution of one voxel and a norm stand on the
+            way of the input.
+        stride: of the first convolution.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, in_channels: int | None = None, stride: int = 1):
         super().__init__()
-        self.conv1, self.norm1 = SparseConv(channels, channels), SparseBatchNorm(channels)
+        before = in_channels or channels
+        self.conv1, self.norm1 = SparseConv(before, channels, 3, stride), SparseBatchNorm(channels)
         self.conv2, self.norm2 = SparseConv(channels, channels), SparseBatchNorm(channels)
         self.relu = SparseReLU()
+        self.downsample = None
+        if before != channels or stride != 1:
+            self.downsample = nn.Sequential(SparseConv(before, channels, 1, stride), SparseBatchNorm(channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """Map (N, C) to (N, C)."""
-        return self.relu(self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x))))) + x)
+        """Map (N, C) to (M, C')."""
+        y = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def multiplied(stride: Triple, by: Triple) -> Triple:

@@ -36,7 +36,7 @@ class SparseUNet(nn.Module):
     ):
         super().__init__()
         one, two, four, eight = widths
-        out = out_channels or one
+        out = self.out_dim = out_channels or one
         self.embdding_layer = stage(SparseConv(in_channels, one, 1), one, block=False)  # spelled so in the files
         self.downsampling_layer_2 = stage(SparseConv(one, two, 3, 2), two)
         self.downsampling_layer_4 = stage(SparseConv(two, four, 3, 2), four)

@@ -31,6 +31,7 @@ class TaskNetwork(nn.Module):
         predict: maps `coord`, `feat` and `lengths` to a dict for each cloud, as the metric and `show` read it.
         targets: keys of the batch that `loss` takes beside the points.
         feat_dim: features of a point, beside its coordinates, that the network was built for.
+        gray: color of clouds that have none; None where the network cannot do without the features it wants.
         official: name of the layout of released checkpoints (see `pointcloud.checkpoints`), empty where there is none.
         show_score: lowest score that a report of one file shows, where scores decide.
     """
@@ -39,6 +40,7 @@ class TaskNetwork(nn.Module):
     predict: Callable[..., list[dict[str, Any]]]
     targets: tuple[str, ...] = ()
     feat_dim = 0
+    gray: float | None = None
     official = ""
     show_score = 0.0
 
@@ -62,14 +64,18 @@ class TaskNetwork(nn.Module):
         Raises:
             CloudError: the cloud is too small for the network.
         """
-        raw = cloud
+        inputs, seen = self.inputs_of(cloud, transforms)
+        found = self.predict(**inputs)[0]
+        found["seen"] = len(seen["coord"])
+        return self.place(found, cloud, seen.get("scale", 1.0), seen.get("shift", np.zeros(3)))
+
+    def inputs_of(self, cloud: Cloud, transforms: Sequence[Callable]) -> tuple[dict[str, Tensor], Cloud]:
+        """Transform a raw cloud; returns the network's inputs as a batch of one, and the transformed cloud."""
         cloud = {k: cloud[k] for k in ("coord", "feat") if k in cloud}
         for transform in transforms:
             cloud = transform(cloud, np.random.default_rng(0))
         item, device = finish(cloud, "", None, None), next(self.parameters()).device
-        found = self.predict(**{k: item[k][None].to(device) for k in ("coord", "feat") if k in item})[0]
-        found["seen"] = len(cloud["coord"])
-        return self.place(found, raw, cloud.get("scale", 1.0), cloud.get("shift", np.zeros(3)))
+        return {k: item[k][None].to(device) for k in ("coord", "feat") if k in item}, cloud
 
     def place(self, found: dict[str, Any], cloud: Cloud, scale: float, shift: np.ndarray) -> dict[str, Any]:
         """Bring what was found back to where the cloud was read; by default nothing has a place.
@@ -82,13 +88,15 @@ class TaskNetwork(nn.Module):
         """
         return found
 
-    def show(self, found: dict[str, Any], names: Sequence[str], stem: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def show(
+        self, found: dict[str, Any], names: Sequence[str], stem: Path | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Turn what `predict_cloud` found into a report.
 
         Args:
             found: one entry of `predict`.
             names: of the classes.
-            stem: path without suffix, for files that belong to the report.
+            stem: path without suffix, for files that belong to the report; None writes none.
 
         Returns:
             A dict of plain values for the JSON file, and arguments of `page.write_page`.

@@ -106,22 +106,25 @@ class Jitter:
 
 @TRANSFORMS.register_module(name="random_scale")
 class RandomScale:
-    """Scale the whole scene, boxes included.
+    """Scale the whole scene, then move it, boxes included.
 
     Args:
         low: smallest factor.
         high: largest factor.
+        shift: farthest that it moves along each axis, meters.
     """
 
-    def __init__(self, low: float = 0.9, high: float = 1.1):
-        self.low, self.high = low, high
+    def __init__(self, low: float = 0.9, high: float = 1.1, shift: float = 0.0):
+        self.low, self.high, self.shift = low, high, shift
 
     def __call__(self, cloud: Cloud, rng: np.random.Generator) -> Cloud:
         """Augment coordinates and boxes."""
         factor = np.float32(rng.uniform(self.low, self.high))
-        out = {**cloud, "coord": cloud["coord"] * factor}
+        shift = rng.uniform(-self.shift, self.shift, 3).astype(np.float32) if self.shift else np.zeros(3, np.float32)
+        out = {**cloud, "coord": cloud["coord"] * factor + shift}
         if "boxes" in cloud:
-            out["boxes"] = np.concatenate([cloud["boxes"][:, :6] * factor, cloud["boxes"][:, 6:]], axis=1)
+            boxes = cloud["boxes"]
+            out["boxes"] = np.concatenate([boxes[:, :3] * factor + shift, boxes[:, 3:6] * factor, boxes[:, 6:]], 1)
         return out
 
 

@@ -23,6 +23,7 @@ CEILINGS = {
     "xmodal.engine": ("xmodal.evaluation", "video", "pointcloud"),
     "xmodal.command": ("xmodal.engine", "video", "pointcloud"),
     "xmodal.start": (),  # writes configs of all kinds
+    "xmodal.use": (),  # loads models of all kinds
     "xmodal": ("video", "pointcloud"),
     "video": ("pointcloud",),
     "pointcloud": ("video",),

@@ -20,6 +20,8 @@ AREAS = {
     "decode-gop250": ("data", "decode_gop250"),
     "decode-memory": ("data", "decode_memory"),
     "workers": ("data", "workers"),
+    "predict": ("predict", "predict"),
+    "serve": ("serve", "serve"),
     "cache-evl": ("cached", "evl"),
     "cache-probe": ("cached", "probe"),
     "cache-top-block": ("cached", "top_block"),

@@ -15,6 +15,7 @@ CONFIG = "configs/image/conv-adapter_efficientnet-lite0_64_segments.py"
 LINES = {
     "frozen": ["model.adapters=[]"],
     "conv-adapter": [],
+    "mona": ["variant=mona"],
     "finetune": ["model.adapters=[]", "model.freeze_encoder=false", "optim_wrapper.optimizer.lr=1e-3"],
 }
 

@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("source", metavar="FOLDER_OR_LIST", help="your files")
     p.add_argument("--task", choices=("video", "image", "cloud"), help="default: told from the files")
     p.add_argument("--encoder", help="tiny-clip (ships with xmodal), a name of open_clip or timm, or a folder")
-    p.add_argument("--method", help="st-adapter, evl, probe, attention-probe, lora, conv-adapter, finetune or epcl")
+    p.add_argument("--method", help="st-adapter, evl, probe, attentive-probe, lora, conv-adapter, finetune or epcl")
     p.add_argument("--out", metavar="CONFIG", help="the config to write; default: NAME.py of the folder or list")
     p.add_argument("--root", help="folder that the paths of a list start from; default: tried")
     p.add_argument("--classes", metavar="FILE", help="class names by number, one a line, where the list has numbers")

@@ -1,8 +1,6 @@
 """Classify, label or search files: python tools/predict.py work_dirs/NAME/best.pth clip.mp4 scans/."""
 
 import argparse
-import contextlib
-import os
 import sys
 from typing import Any
 
@@ -15,10 +13,16 @@ def parser() -> argparse.ArgumentParser:
         "clouds are in meters, z up, in the file's own place and point order; boxes are center, full sizes, yaw.",
     )
     p.add_argument("config", nargs="?", help="a config file; left out: the config that the checkpoint holds")
-    p.add_argument("checkpoint", help="last.pth or best.pth of a run")
-    p.add_argument("files", nargs="+", metavar="FILE", help="files, folders, patterns, lists (@list, .txt of paths)")
-    p.add_argument("--out", default="predictions", help="folder of labels, boxes and pages of point clouds")
-    p.add_argument("--json", action="store_true", help="print JSON: all scores, or why a file could not be read")
+    p.add_argument("checkpoint", help="last.pth or best.pth of a run, or its folder")
+    p.add_argument(
+        "files", nargs="+", metavar="FILE", help="files, folders, patterns, lists (@list, .txt of paths), - for stdin"
+    )
+    p.add_argument("--out", default="predictions", help="folder of pages, and of labels and boxes of point clouds")
+    p.add_argument("--format", choices=("text", "json", "jsonl", "csv"), default="text", help="of what is printed")
+    p.add_argument("--json", action="store_const", const="json", dest="format", help="same as --format json")
+    p.add_argument("--write", metavar="FILE", help="write there instead: .json, .jsonl (a row as it comes), .csv, .txt")
+    p.add_argument("--window", metavar="2s", help="of long videos: predict windows of this length, with a page each")
+    p.add_argument("--stride", metavar="1s", help="from one window to the next (half a window)")
     p.add_argument("--top", type=int, help="classes to show (5)")
     p.add_argument("--min-score", type=float, help="leave out classes and boxes below this score (boxes: 0.3)")
     p.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision (fp16 needs a GPU)")
@@ -31,93 +35,83 @@ def parser() -> argparse.ArgumentParser:
 
 def read(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; a checkpoint in the first place stands for the config that it holds."""
-    args = parser().parse_intermixed_args(argv)
-    if args.config is not None and args.config.endswith((".pth", ".pt")):
-        args.config, args.checkpoint, args.files = None, args.config, [args.checkpoint, *args.files]
+    import os
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_intermixed_args(words)
+    first = args.config
+    if first is not None and (first.endswith((".pth", ".pt")) or os.path.isdir(first)):
+        args.config, args.checkpoint, args.files = None, first, [args.checkpoint, *args.files]
     return args
 
 
-def files_of(named: list[str], endings: tuple[str, ...], videos: bool) -> list[str]:
-    """Return the files that a user named; with `videos`, a folder of frames is one, and so is each below a folder."""
-    from video.frames import frame_folders, is_frame_folder
-    from xmodal.engine.inputs import expand
+def reading(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Return the options of the files of a kind, checked before anything is loaded.
 
-    files: list[str] = []
-    for word in named:
-        if videos and os.path.isdir(word):
-            inner = [word] if is_frame_folder(word) else list(frame_folders(word))
-            if inner:
-                files += inner
-                continue
-        files += [entry.path for entry in expand([word], endings)]
-    return list(dict.fromkeys(files))
-
-
-def show(rows: list[dict]) -> None:
-    """Print a few lines a file."""
-    from xmodal.data.walk import printable
-
-    for row in rows:
-        if "error" in row:
-            print(f"{printable(row['file'])}\n    cannot be read: {row['error']}")
-            continue
-        print(printable(row["file"]))
-        for entry in row["top"]:
-            print(f"    {100 * entry['score']:6.2f} %  {entry['name']}")
-
-
-def reads_clouds(cfg: Any) -> bool:
-    """Return whether the model of a config is one of point clouds."""
-    from pointcloud.model import CloudModel
-    from xmodal.registry import MODELS, resolve
-
-    return issubclass(resolve(cfg.model.type, MODELS), CloudModel)
-
-
-def predict_clouds(cfg: Any, args: argparse.Namespace) -> list[dict]:
-    """Predict point clouds; prints a line each as they come, with --json to standard error."""
+    Raises:
+        ValueError: an unknown unit, axis or column, or an option of files of another kind.
+    """
     from pointcloud.formats.columns import check_columns
     from pointcloud.formats.frame import Frame
-    from pointcloud.predict import predict_files
 
+    given = {k: getattr(args, k) for k in ("columns", "unit", "up") if getattr(args, k) is not None}
+    if given and kind != "cloud":
+        raise ValueError(f"--{next(iter(given))} is for point clouds, and this model reads {kind}s")
     if args.columns:
         check_columns(args.columns)
     Frame(args.unit or "m", args.up or "z")
-    known = ("top", "min_score", "amp", "columns", "unit", "up")
-    options = {k: getattr(args, k) for k in known if getattr(args, k) is not None}
-    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-        return predict_files(cfg, args.checkpoint, args.files, args.out, **options)
+    return given
+
+
+def rows_of(args: argparse.Namespace) -> tuple[int, Any]:
+    """Load the model and return how many files there are and their rows, which come one by one."""
+    from video.windows import seconds_of
+    from xmodal.engine.launch import prepare
+    from xmodal.use.loaded import Loaded, find_checkpoint, kind_of
+
+    checkpoint = find_checkpoint(args.checkpoint)
+    cfg = prepare(args.config or str(checkpoint), options=args.cfg_options, amp=args.amp)
+    kind = kind_of(cfg)
+    options = reading(args, kind)
+    window = seconds_of(args.window) if args.window else None
+    stride = seconds_of(args.stride, "--stride") if args.stride else (window or 0) / 2
+    if window and kind != "video":
+        raise ValueError(f"--window is for videos, and this model reads {kind}s")
+    model = Loaded(cfg, checkpoint, args.amp)
+    found = model.inputs(args.files, args.out)
+    paths, names = [entry.path for entry in found], [entry.name for entry in found]
+    if window:
+        from xmodal.use.timeline import Timeline
+
+        line = Timeline(model.predictor, window, stride, args.top or 5, args.min_score)
+        return len(paths), line.stream(paths, args.out, names)
+    if kind == "cloud":
+        options |= {"out": args.out, "names": names, "bars": True}
+    top = args.top if kind == "cloud" else args.top or 5
+    return len(paths), model.stream(paths, top=top, min_score=args.min_score, **options)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict; returns the exit status, 1 when no file could be read."""
     args = read(argv)
-    import json
+    from xmodal.engine.launch import run
 
-    from video.annotations import VIDEOS
-    from video.datasets import VideoDataset
-    from xmodal.data.annotations import IMAGES
-    from xmodal.engine.launch import prepare, run
-    from xmodal.engine.predict import predict
-    from xmodal.registry import DATASETS, resolve
-
-    rows: list[dict] = []
+    read_any = []
 
     def job() -> None:
-        cfg = prepare(args.config or args.checkpoint, options=args.cfg_options, amp=args.amp)
-        clouds = reads_clouds(cfg)
-        if clouds:
-            rows.extend(predict_clouds(cfg, args))
-        else:
-            videos = issubclass(resolve(cfg.test_dataloader.dataset.type, DATASETS), VideoDataset)
-            files = files_of(args.files, VIDEOS.endings + IMAGES.endings, videos)
-            rows.extend(predict(cfg, args.checkpoint, files, args.amp, args.top or 5, args.min_score))
-        if args.json:
-            print(json.dumps(rows, indent=1))
-        elif not clouds:
-            show(rows)
+        from tqdm import tqdm
 
-    return run(job) or int(all("error" in row for row in rows))
+        from xmodal.use.rows import Written
+
+        count, rows = rows_of(args)
+        with Written(args.write, args.format) as out, tqdm(total=count, unit="file", disable=None) as bar:
+            for row in rows:
+                read_any.append("error" not in row)
+                bar.clear()
+                out.add(row)
+                bar.update()
+
+    return run(job) or int(not any(read_any))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -26,9 +27,9 @@ PLOTS = {"trained": "trained weights", "seconds": "seconds to train"}
 HEAD = """# Results
 
 Made by `make results` from `docs/results.json`; `python tools/results.py add` adds a row from folders of finished runs.
-Accuracy is top-1 in percent, mean and sample standard deviation over seeds. Nothing is selected on test data unless the
-column says so. All tasks are made by this project: they show that methods work and how they compare here, and nothing
-about natural images and videos.
+Accuracy is top-1 in percent, or the measure in a title: mean and sample standard deviation over seeds. Nothing is
+selected on test data unless the column says so. All tasks are made by this project: they show that methods work and how
+they compare here, and nothing about natural images and videos.
 """
 COLUMNS = ("method", "accuracy", "trained", "bytes", "seconds", "peak MB", "selected on", "config", "log", "date")
 
@@ -57,11 +58,19 @@ def largest(values: Iterable[float | None]) -> float | None:
     return round(max(known), 1) if known else None
 
 
-def rows_of_runs(folders: Sequence[Path], task: str) -> list[dict[str, Any]]:
+def rows_of_runs(
+    folders: Sequence[Path], task: str, method: str | None = None, metric: str = "top1"
+) -> list[dict[str, Any]]:
     """One row of the folders of `tools/train.py` and `tools/test.py`, one a seed.
 
+    Args:
+        folders: work directories, one a seed.
+        task: name of the task.
+        method: name of the method, None for the first word of the config's name.
+        metric: the test result that counts.
+
     Raises:
-        ValueError: a run that was not finished or not tested, or runs of several configs.
+        ValueError: a run that was not finished or not tested, runs of several configs, or a metric that is not there.
     """
     reports, tests = [], []
     for folder in folders:
@@ -74,20 +83,34 @@ def rows_of_runs(folders: Sequence[Path], task: str) -> list[dict[str, Any]]:
     configs = {r["config"] for r in reports}
     if len(configs) > 1:
         raise ValueError(f"{', '.join(map(str, folders))} are runs of several configs: {sorted(configs)}")
+    lacks = [str(f) for f, t in zip(folders, tests, strict=True) if metric not in t["test"]]
+    if lacks:
+        raise ValueError(f"{lacks[0]}/test.json has no {metric}; it has {', '.join(tests[0]['test'])}")
     config = next(p for p in (ROOT / "configs").rglob(f"{configs.pop()}.py"))
     files = [f / name for f in folders for name in ("report.json", "test.json")]
     stored = [p.stat().st_size for f in folders for p in [f / "best.pth"] if p.exists()]
     return [
         dict(
-            task=task, encoder=reports[0]["encoder"]["encoder"], method=config.stem.partition("_")[0],
-            accuracy={str(r["seed"]): t["test"]["top1"] for r, t in zip(reports, tests, strict=True)},
+            task=task, encoder=reports[0]["encoder"]["encoder"], method=method or config.stem.partition("_")[0],
+            metric=metric, accuracy={str(r["seed"]): t["test"][metric] for r, t in zip(reports, tests, strict=True)},
             trained=reports[0]["trained_parameters"], bytes=max(stored, default=None),
             seconds=round(mean(r["seconds"] for r in reports), 1), peak_mb=largest(r.get("peak_mb") for r in reports),
-            config=str(config.relative_to(ROOT)), command=f"python tools/{reports[0]['command']}", cheap=False,
-            log=digest(files), selection=tests[0]["test"].get("selected_on", "validation data"),
+            config=str(config.relative_to(ROOT)), command=without_folders(reports[0]["command"]), cheap=False,
+            log=digest(files), selection=tests[0]["test"].get("selected_on", selection_of(tests[0]["command"])),
             date=time.strftime("%Y-%m-%d"),
         )
     ]  # fmt: skip
+
+
+def without_folders(command: str) -> str:
+    """The command of a run, without the folders in which it happened to be run."""
+    words = re.sub(r" --work-dir \S+| cache\.root=\S+| --resume\b", "", command)
+    return f"python tools/{words}"
+
+
+def selection_of(command: str) -> str:
+    """What the tested checkpoint was selected on, from the command of the test."""
+    return "none (last step)" if "last.pth" in command else "validation data"
 
 
 def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
@@ -144,16 +167,23 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     return [row["method"], accuracy, *size, row["selection"], link, f"`{row['log']}`", row["date"]]
 
 
+def tasks_of(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Tasks and encoders in the order of their names and of the numbers in them."""
+    numbered = lambda text: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", text)]  # noqa: E731
+    return sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: numbered(t[0]))
+
+
 def make_page(rows: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
     from xmodal.evaluation.results import markdown
 
     parts = [HEAD]
-    numbered = lambda text: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", text)]  # noqa: E731
-    for task, encoder in sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: numbered(t[0])):
+    for task, encoder in tasks_of(rows):
         own = [r for r in rows if (r["task"], r["encoder"]) == (task, encoder)]
         own.sort(key=lambda r: -mean(r["accuracy"].values()))
-        parts.append(f"## {task}, {encoder}\n\n{markdown(COLUMNS, [cells_of(r) for r in own])}\n")
+        metric = own[0].get("metric", "top1")
+        title = f"{task}, {encoder}" + f" ({metric})" * (metric != "top1")
+        parts.append(f"## {title}\n\n{markdown(COLUMNS, [cells_of(r) for r in own])}\n")
     if rows:
         parts.append("![accuracy against trained weights and seconds](results.png)\n")
     commands = "\n".join(f"- {' / '.join(key_of(r))}: `{r['command']}`" for r in rows)
@@ -164,16 +194,18 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     """Draw accuracy against trained weights and against seconds."""
     from xmodal.evaluation.results import plot
 
-    with plot(PAGE.with_suffix(".png"), len(PLOTS)) as axes:
-        for axis, (key, label) in zip(axes, PLOTS.items(), strict=True):
-            for task in dict.fromkeys(r["task"] for r in rows):
-                own = [r for r in rows if r["task"] == task and r[key]]
-                axis.plot([r[key] for r in own], [mean(r["accuracy"].values()) for r in own], "o", label=task)
-                for r in own:
-                    axis.annotate(r["method"], (r[key], mean(r["accuracy"].values())), fontsize=6)
+    tasks = [key for key in tasks_of(rows) if sum((r["task"], r["encoder"]) == key for r in rows) > 1]
+    if not tasks:
+        return
+    with plot(PAGE.with_suffix(".png"), len(PLOTS), (6, 3.6), len(tasks)) as axes:
+        for axis, (task, (key, label)) in zip(axes, product(tasks, PLOTS.items()), strict=True):
+            own = [r for r in rows if (r["task"], r["encoder"]) == task and r[key]]
+            for r in own:
+                place = (r[key], mean(r["accuracy"].values()))
+                axis.plot(*place, "o", color="tab:blue")
+                axis.annotate(r["method"], place, fontsize=6, xytext=(3, 2), textcoords="offset points")
             axis.set_xscale("log")
-            axis.set(xlabel=label, ylabel="top-1, %")
-        axes[0].legend(fontsize=7)
+            axis.set(xlabel=label, ylabel=f"{own[0].get('metric', 'top1') if own else ''}, %", title=task[0])
 
 
 def rebuild(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -198,6 +230,8 @@ def main(argv: list[str] | None = None) -> int:
         "folders", nargs="*", type=Path, help="work directories, one a seed, or a folder of tools/fewshot.py"
     )
     p.add_argument("--task", help="name of the task, for work directories")
+    p.add_argument("--method", help="name of the method, where it is not the first word of the config's name")
+    p.add_argument("--metric", default="top1", help="the test result that counts (default top1)")
     p.add_argument("--config", help="the config, for a folder of tools/fewshot.py")
     p.add_argument("--rebuild", action="store_true", help="run the cheap rows again first")
     p.add_argument("--check", action="store_true", help="exit with 1 when docs/results.md is out of date")
@@ -211,7 +245,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "add":
             if not args.folders or not (args.task or args.config):
                 raise ValueError("add takes folders, and --task for work directories or --config for a few-shot folder")
-            new = rows_of_grid(args.folders[0], args.config) if args.config else rows_of_runs(args.folders, args.task)
+            if args.config:
+                new = rows_of_grid(args.folders[0], args.config)
+            else:
+                new = rows_of_runs(args.folders, args.task, args.method, args.metric)
             rows = merged(rows, new)
         rows = rebuild(rows) if args.rebuild else rows
         write_rows(rows)

@@ -38,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-memory", metavar="SIZE", help="with --dry-run: name settings that fit into, say, 24GB")
     p.add_argument("--log", nargs="+", default=[], metavar="NAME", help="also send curves to tensorboard or wandb")
     p.add_argument("--seed", type=int, help="of everything random; default: the config's")
+    p.add_argument(
+        "--no-report", action="store_true", help="do not write report.html at the end (tools/report.py does)"
+    )
     return p
 
 
@@ -66,7 +69,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.replay:
             repeat(cfg, args.replay)
             return
-        train(cfg, args.resume, args.allow_changes, args.new_head)
+        runner = train(cfg, args.resume, args.allow_changes, args.new_head)
+        if not args.no_report and runner.rank == 0:
+            from xmodal.use.report import page_of
+
+            page_of(runner.work_dir)
 
     return run(job, resumable=True)
 

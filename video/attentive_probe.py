@@ -4,7 +4,7 @@ Paper: V-JEPA 2 (arXiv 2506.09985). With x all normed tokens of a clip's segment
 (pre-norm, without positions, LayerNorm eps 1e-5), then for the query q
     q = q + concat_heads softmax(Wq q (Wk n1(x))^T / sqrt(D/H)) Wv n1(x)      (no output projection, q not normed)
     q = q + fc2(gelu(fc1(n2(q))))
-The probe is blind to the order of frames unless the encoder is not. 14*D*D + ... weights for depth 1.
+The probe is blind to the order of frames unless the encoder is not, or `num_frames` gives it a position for each.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from video.readers import frame_stream
 from xmodal.encoders.block import Block, Mlp
 from xmodal.encoders.taps import Taps
 from xmodal.readers import Reader
@@ -59,8 +60,8 @@ class CrossBlock(nn.Module):
     "attentive_probe",
     slot="reader",
     paper="V-JEPA 2 (arXiv 2506.09985)",
-    params="(depth - 1)*(12*D*D + 13*D) + 11*D*D + 13*D",
-    parity=("vjepa2_probe",),
+    params="(depth - 1)*(12*D*D + 13*D) + 11*D*D + 13*D + num_frames*D",
+    parity=("vjepa2_probe", "attentive_probe"),
 )
 class AttentiveProbe(Reader):
     """V-JEPA 2's attentive probe, on all tokens of one or more segments and of one or more blocks.
@@ -72,12 +73,15 @@ class AttentiveProbe(Reader):
         segments: consecutive clips of a video that are read together, in time order.
         layers: blocks whose normed outputs are read, concatenated clip by clip; () for the last one.
         mlp_ratio: hidden width of the MLPs over D.
+        per_frame: read one feature a frame, the class token or the mean of the patches, instead of all tokens.
+        num_frames: frames of a clip, each of which gets a learned position (zero at start) behind the encoder's norm;
+            None for no positions, as in V-JEPA 2.
 
     At start: not an identity.
     Trains: all of it.
 
     Raises:
-        ValueError: no block, or a number of heads that does not divide the width.
+        ValueError: no block, a number of heads that does not divide the width, clips of other than `num_frames` frames.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class AttentiveProbe(Reader):
         segments: int = 1,
         layers: Sequence[int] = (),
         mlp_ratio: float = 4.0,
+        per_frame: bool = False,
+        num_frames: int | None = None,
     ):
         super().__init__()
         if depth < 1 or segments < 1:
@@ -95,6 +101,10 @@ class AttentiveProbe(Reader):
         dim = self.out_dim = encoder.dim
         self.segments, self.layers = segments, tuple(layers)
         self.reads, self.taps = ("taps", ("post",)) if layers else ("all", ())
+        if per_frame and encoder.num_prefix and not layers:
+            self.reads = "prefix"
+        self.per_frame, self.num_frames = per_frame, num_frames
+        self.time = None if num_frames is None else nn.Parameter(torch.zeros(num_frames, dim))
         heads = num_heads or encoder.num_heads
         self.query = nn.Parameter(torch.zeros(1, 1, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, norm_eps=1e-5) for _ in range(depth - 1))
@@ -126,8 +136,19 @@ class AttentiveProbe(Reader):
             levels = [encoder.norm_behind(i)(taps["post", i], grid) for i in self.layers]
         else:
             levels = [encoder.norm(tokens, grid)]
-        clips = torch.cat([x.unflatten(0, (-1, frames)).flatten(1, 2) for x in levels], 1)  # (B*S, L*T*N, D)
+        if self.per_frame:
+            levels = [frame_stream(x, grid)[:, None] for x in levels]
+        levels = [self.timed(x.unflatten(0, (-1, frames))) for x in levels]  # (B*S, T, N, D)
+        clips = torch.cat([x.flatten(1, 2) for x in levels], 1)  # (B*S, L*T*N, D)
         return clips.unflatten(0, (-1, self.segments)).flatten(1, 2)
+
+    def timed(self, x: Tensor) -> Tensor:
+        """Add the positions of the frames to the tokens (B*S, T, N, D) of clips."""
+        if self.time is None:
+            return x
+        if x.shape[1] != len(self.time):
+            raise ValueError(f"attentive_probe was built for num_frames={len(self.time)}, this clip has {x.shape[1]}")
+        return x + self.time[:, None]
 
     def attend(self, x: Tensor) -> Tensor:
         """Map the tokens of a video (B, N, D) to its feature (B, D)."""

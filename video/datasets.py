@@ -10,8 +10,8 @@ from torch import Tensor
 
 from video.annotations import VIDEOS
 from video.augment import RandAugment  # noqa: F401 - registers "rand_augment"
-from video.decode import VideoError
-from video.frames import open_video
+from video.decode import VideoError, VideoFile
+from video.frames import FrameFolder, open_video
 from video.libraries import check_decoder
 from video.sampling import DenseSampling, UniformSampling
 from video.segments import SegmentSampling
@@ -47,9 +47,25 @@ def read_views(
         VideoError: a video that cannot be read.
     """
     with open_video(path, decoder) as video:
-        views = sampling.test(video.num_frames, temporal_views)  # (V, T)
-        unique, rows = np.unique(views, return_inverse=True)
-        frames = _channels_first(video.read(unique, short_side, lambda image: _smaller(image, crops)))
+        return cut_views(video, sampling.test(video.num_frames, temporal_views), crops, short_side)
+
+
+def cut_views(
+    video: VideoFile | FrameFolder, views: np.ndarray, crops: TestCrops, short_side: int | None = None
+) -> Tensor:
+    """Read frames of an open video and cut them.
+
+    Args:
+        video: from `open_video`.
+        views: the frames of each view (V, T).
+        crops: how views are cut.
+        short_side: see `read_views`.
+
+    Returns:
+        (crops * V, T, 3, S, S), see `TestCrops`.
+    """
+    unique, rows = np.unique(views, return_inverse=True)
+    frames = _channels_first(video.read(unique, short_side, lambda image: _smaller(image, crops)))
     return crops(frames, rows.reshape(views.shape))
 
 

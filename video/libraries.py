@@ -1,6 +1,6 @@
-"""Read frames with decord or torchcodec, for films that are plain by their packets (`Scan.is_plain`).
+"""Read frames with decord or torchcodec, from videos in which both seek correctly (`Scan.is_plain`).
 
-Both seek by themselves and give the same pixels as `keyframes.py`. Neither is asked about other films: on trims, open
+There they give the same pixels as `keyframes.py`. They are not used for other videos: on trims, open
 groups, intra refresh, times below zero and transport streams decord returns other frames than asked.
 """
 

@@ -1,13 +1,11 @@
 """Readers that combine the features of a clip's frames."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.encoders.patches import patches_of
 from xmodal.encoders.taps import Taps
 from xmodal.readers import Reader
-from xmodal.registry import READERS, method
+from xmodal.registry import READERS
 from xmodal.structures import Encoder, Grid, need_grid
 
 
@@ -40,54 +38,3 @@ class TimeMeanReader(Reader):
         """Map (B*T, N, D) to (B, D)."""
         frames = frame_stream(tokens, grid).unflatten(0, (-1, need_grid(grid, "TimeMeanReader").t))  # (B, T, D)
         return encoder.norm(frames).mean(1) if self.norm_first else encoder.norm(frames.mean(1))
-
-
-@method(
-    READERS,
-    "attention_probe",
-    slot="reader",
-    paper="attentive probing over time (as in V-JEPA, arXiv 2404.08471)",
-    parity=("attention_probe",),
-    params="T*D + D + 4*D*D + 4*D + 2*D",
-)
-class AttentionProbe(Reader):
-    """One learned query attends over the frames' features: the order-aware probe of frozen frames.
-
-    Args:
-        encoder: the tower read.
-        num_frames: T.
-        num_heads: attention heads; default the encoder's.
-
-    At start: the query and the time positions are zero: the mean over frames, projected.
-    Trains: all of it.
-    """
-
-    def __init__(self, encoder: Encoder, num_frames: int, num_heads: int | None = None):
-        super().__init__()
-        self.reads = "prefix" if encoder.num_prefix else "all"
-        dim = self.out_dim = encoder.dim
-        self.num_heads = num_heads or encoder.num_heads
-        self.query = nn.Parameter(torch.zeros(1, 1, dim))
-        self.num_frames = num_frames
-        self.time = nn.Parameter(torch.zeros(num_frames, dim))
-        self.norm = nn.LayerNorm(dim)
-        self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
-
-    def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None = None) -> Tensor:
-        """Map (B*T, N, D) to (B, D).
-
-        Raises:
-            ValueError: clips of another length than `num_frames`.
-        """
-        grid = need_grid(grid, "AttentionProbe")
-        if grid.t != len(self.time):
-            raise ValueError(f"AttentionProbe was built for num_frames={len(self.time)}, this clip has {grid.t}")
-        frames = encoder.norm(frame_stream(tokens, grid)).unflatten(0, (-1, grid.t))  # (B, T, D)
-        frames = self.norm(frames + self.time)
-        q = self.heads(self.q(self.query.expand(frames.shape[0], -1, -1)))
-        y = F.scaled_dot_product_attention(q, self.heads(self.k(frames)), self.heads(self.v(frames)))
-        return self.proj(y.transpose(1, 2).flatten(1))  # (B, D)
-
-    def heads(self, x: Tensor) -> Tensor:
-        """Split (B, N, D) into (B, H, N, D/H)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

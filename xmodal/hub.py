@@ -30,13 +30,21 @@ def folder_of(source: str | Path) -> Path:
     Raises:
         FileNotFoundError: nothing of that name here, nor on huggingface.co.
     """
-    folder = Path(source)
-    if folder.is_dir() or not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/")):
-        return folder
+    return fetched(source, [WEIGHTS, NOTES]) or Path(source)
+
+
+def fetched(source: str | Path, files: list[str]) -> Path | None:
+    """Download files of a repository `user/name`; None for a folder that is here and for what is no such name.
+
+    Raises:
+        FileNotFoundError: nothing of that name on huggingface.co.
+    """
+    if Path(source).is_dir() or not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/")):
+        return None
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=[WEIGHTS, NOTES]))
+        return Path(snapshot_download(source, allow_patterns=files))
     except Exception as error:  # its own errors, and those of the network below it
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FileNotFoundError(f"no folder {source}, and huggingface.co does not give it: {reason}") from error

@@ -72,7 +72,9 @@ def same_text_label(ids: Tensor) -> Tensor:
     return (number ^ (number >> 31)).bitwise_and((1 << 62) - 1) + 1
 
 
-def unicl_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor | None = None) -> dict[str, Tensor]:
+def unicl_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor | None = None, counted: Tensor | None = None
+) -> dict[str, Tensor]:
     """Bidirectional contrast in which samples of one class are positives of each other.
 
     Paper: UniCL (arXiv 2204.03610). The target of an image is spread evenly over its positives; the loss of a direction
@@ -83,6 +85,7 @@ def unicl_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor |
         text: (B, D) likewise; row i goes with image i.
         logit_scale: logarithm of the factor on the similarities, a scalar.
         label: (B,) see `unicl_target`; None when all texts are captions, which makes it CLIP's loss.
+        counted: (B,) True for pairs that the means are taken over; the others are negatives alone. None for all.
 
     Returns:
         `loss`, `i2t` and `t2i` over all processes.
@@ -98,11 +101,21 @@ def unicl_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor |
         logits = logit_scale.float().exp() * image @ text.t()  # (N, N)
         target = torch.eye(len(logits), device=logits.device) if label is None else unicl_target(gather_rows(label))
         share = target / target.sum(1, keepdim=True)
-        i2t, t2i = F.cross_entropy(logits, share), F.cross_entropy(logits.t(), share)  # the target is symmetric
+        i2t, t2i = soft_cross_entropy(logits, share, counted), soft_cross_entropy(logits.t(), share, counted)
     return {"loss": (i2t + t2i) / 2, "i2t": i2t, "t2i": t2i}
 
 
-def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor | None = None) -> dict[str, Tensor]:
+def soft_cross_entropy(logits: Tensor, share: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean cross-entropy of rows (N, N), of those that are counted (B of each process); 0 where none is."""
+    if counted is None:
+        return F.cross_entropy(logits, share)
+    rows = gather_rows(counted).bool()
+    return F.cross_entropy(logits[rows], share[rows]) if bool(rows.any()) else logits.sum() * 0
+
+
+def clip_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor | None = None, counted: Tensor | None = None
+) -> dict[str, Tensor]:
     """CLIP's loss: every text belongs to its own image alone.
 
     Paper: CLIP (arXiv 2103.00020).
@@ -112,8 +125,9 @@ def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor, label: Tensor | 
         text: (B, D) likewise.
         logit_scale: logarithm of the factor on the similarities.
         label: not looked at, so that the losses can take each other's place.
+        counted: see `unicl_loss`.
 
     Returns:
         `loss`, `i2t` and `t2i` over all processes.
     """
-    return unicl_loss(image, text, logit_scale)
+    return unicl_loss(image, text, logit_scale, counted=counted)

@@ -12,6 +12,7 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from xmodal.registry import METRICS
+from xmodal.shown import Shown
 
 
 def gather(mine: Any) -> list[Any]:
@@ -147,7 +148,7 @@ class Accuracy(CountingMetric):
 
     def reset(self) -> None:
         """Reset the counts."""
-        self.tally, self.unlabeled = Tally(), 0
+        self.tally, self.shown, self.unlabeled = Tally(), Shown(), 0
         self.skipped: list[dict] = []
         self.predictions: list[dict] = []
 
@@ -164,15 +165,18 @@ class Accuracy(CountingMetric):
         if labeled:
             scores = torch.stack([torch.as_tensor(p["scores"]) for p in labeled])
             self.tally.add(scores, torch.as_tensor([int(p["label"]) for p in labeled]))
+            for prediction, row in zip(labeled, scores, strict=True):
+                self.shown.add(prediction.get("sample_id", ""), int(prediction["label"]), row)
         if self.dump:
             self.predictions += [dict(p) for p in data_samples]
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Add up the counts of all ranks (mmengine's own way sends every prediction through a shared folder)."""
-        everyone = gather((self.tally, self.skipped, self.unlabeled, self.predictions))
-        total = Tally()
-        for tally, *_ in everyone:
+        everyone = gather((self.tally, self.skipped, self.unlabeled, self.predictions, self.shown))
+        total, shown = Tally(), Shown()
+        for tally, *_, seen in everyone:
             total += tally
+            shown += seen
         metrics = total.compute()
         skipped = [entry for part in everyone for entry in part[1]]
         metrics["evaluated"] = 0 if total.confusion is None else int(total.confusion.sum())
@@ -182,6 +186,8 @@ class Accuracy(CountingMetric):
             metrics["unlabeled"] = unlabeled
         if total.confusion is not None and len(total.confusion) <= self.confusion_up_to:
             metrics["confusion"] = total.confusion.tolist()
+        if rows := shown.rows():
+            metrics["shown"] = rows
         if "per_class" in metrics and self.class_names:
             metrics["classes"] = self.class_names
         self.write([p for part in everyone for p in part[3]])

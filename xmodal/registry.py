@@ -104,8 +104,10 @@ def build(cfg: Any, registry: Registry, **given: Any) -> Any:
     """Build `cfg` (a dict with `type`, or something already built) with further keyword arguments.
 
     Raises:
-        ValueError: an argument the type does not take, with the nearest name it does take.
+        ValueError: text in the place of a config; an argument the type does not take, with the nearest name it does.
     """
+    if isinstance(cfg, str):
+        raise ValueError(f"a {registry.name} config is a dict with `type`, and {cfg!r} is text: set it in a config")
     if not isinstance(cfg, dict):
         return cfg
     cfg = dict(cfg)

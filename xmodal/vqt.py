@@ -100,8 +100,8 @@ class VisualQueries(Reader):
         """Pass the queries of block i through it: (B, T, D)."""
         grid = None if grid is None else grid.prefix_only()
         x = self.dropout(self.queries[i].to(k.dtype)).expand(k.shape[0], -1, -1)
-        x = x + block.ls1(block.attn.query(block.norm1(x, grid), k, v), grid)
-        return x + block.ls2(block.mlp(block.norm2(x, grid), grid), grid)
+        y = x + block.ls1(block.attn.query(block.norm1(x, grid), k, v), grid)
+        return y + block.ls2(block.mlp(block.norm2(x if block.parallel else y, grid), grid), grid)
 
     def gather(self, i: int, x: Tensor) -> Tensor:
         """One vector a block: x (B, T, D) to (B, T*D) or (B, D)."""

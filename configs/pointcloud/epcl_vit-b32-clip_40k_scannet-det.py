@@ -1,6 +1,6 @@
 """3DETR's decoder on EPCL tokens of CLIP ViT-B/32, ScanNet v2 detection, 40,000 points.
 
-Paper row: none; the released detection of EPCL is another network (sparse U-Net, CAGroup3D's head; 73.7 / 61.1) whose head is not built here.
+Paper row: none; the released detection of EPCL is another network (sparse U-Net, CAGroup3D's head; 73.7 / 61.1): see epcl-sparse_* for its backbone.
 Recipe: 3DETR's (arXiv 2109.08141).
 Command: python tools/train.py configs/pointcloud/epcl_vit-b32-clip_40k_scannet-det.py
 Measured here: nothing.

@@ -141,6 +141,20 @@ class CloudDataset(FileDataset):
         raise NotImplementedError
 
     @property
+    def ids(self) -> list[str]:
+        """Return the names of the clouds."""
+        return self.sample_ids
+
+    @property
+    def labels(self) -> list[int]:
+        """Return the label of every cloud, without reading any.
+
+        Raises:
+            ValueError: a data set whose clouds have no single label.
+        """
+        raise ValueError(f"{type(self).__name__} has no labels of whole clouds: few-shot protocols need them")
+
+    @property
     def num_classes(self) -> int | None:
         """Return the number of classes, None when the data do not say."""
         return None if self.classes is None else len(self.classes)

@@ -95,6 +95,12 @@ class ModelNet40(CloudDataset):
         """Return normals if they are asked for, else nothing."""
         return ("normal",) if options.get("normals") else ()
 
+    @property
+    def labels(self) -> list[int]:
+        """Return the label of every cloud."""
+        number = {name: i for i, name in enumerate(self.classes or ())}
+        return [number[name] for name in self.names]
+
     def load(self, index: int) -> Cloud:
         """Read one text file."""
         path = self.root / self.names[index] / f"{self.sample_ids[index]}.txt"
@@ -143,6 +149,11 @@ class ArrayClouds(CloudDataset):
 
     data: np.ndarray
     targets: np.ndarray
+
+    @property
+    def labels(self) -> list[int]:
+        """Return the label of every cloud."""
+        return self.targets.tolist()
 
     def load(self, index: int) -> Cloud:
         """One row of the array."""
@@ -225,6 +236,11 @@ class FewShotClouds(CloudDataset):
     def feature_names(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Return normals if they are asked for, else nothing."""
         return ("normal",) if options.get("normals") else ()
+
+    @property
+    def labels(self) -> list[int]:
+        """Return the label of every cloud."""
+        return [int(row[1]) for row in self.rows]
 
     def load(self, index: int) -> Cloud:
         """One cloud of the episode."""

@@ -57,6 +57,28 @@ def load_pickle(path: str | Path) -> Any:
             raise ValueError(f"{path} is not a readable pickle: {error}") from error
 
 
+def load_objects(path: str | Path) -> Any:
+    """Arrays and plain containers from an `.npy` file that holds objects.
+
+    Raises:
+        ValueError: the file holds something else, or is not whole.
+    """
+    regular_file(path)
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError:
+        pass  # objects
+    with open(path, "rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            header(file)
+            found = ArraysOnly(file, encoding="latin1").load()
+        except (pickle.UnpicklingError, EOFError, AttributeError) as error:
+            raise ValueError(f"{path} is not a readable .npy file: {error}") from error
+    return found.item() if isinstance(found, np.ndarray) and found.ndim == 0 else found
+
+
 def load_pth(path: str | Path) -> Any:
     """Tensors and arrays from a `.pth` file, as numpy arrays where they were.
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.engine.toy import CONFIG, write_config
+from xmodal import registry
 from xmodal.engine import launch
 from xmodal.engine.config import load_config, parse_value
 from xmodal.registry import DATASETS, TRANSFORMS, build, did_you_mean
@@ -158,3 +159,8 @@ def test_british_names_of_old_are_refused_by_their_new_ones(tmp_path):
         build(dict(type="pointcloud.datasets.sunrgbd.SUNRGBD", **scans), DATASETS)
     with pytest.raises(ValueError, match="'CentreFloor' is now 'CenterFloor'"):
         build(dict(type="pointcloud.transforms.CentreFloor"), TRANSFORMS)
+
+
+def test_text_in_the_place_of_a_config_is_an_error_and_is_not_left_out():
+    with pytest.raises(ValueError, match=r"\"dict\(type='mona'\)\" is text"):
+        registry.build("dict(type='mona')", registry.ADAPTERS)

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 
 from pointcloud.model import CloudModel
 from tests.xmodal.test_model import refill, tower
+from video.attentive_probe import AttentiveProbe
 from video.evl import EVLDecoder
-from video.readers import AttentionProbe, TimeMeanReader
+from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.data.collate import collate
 from xmodal.encoders.tiny import tiny_clip
@@ -25,7 +26,7 @@ HEAD = dict(type=ClassificationHead, num_classes=4)
 READERS = {
     "evl": dict(reader=dict(type=EVLDecoder, num_frames=3, num_layers=2)),
     "probe": dict(reader=dict(type=TimeMeanReader)),
-    "attention": dict(reader=dict(type=AttentionProbe, num_frames=3)),
+    "attention": dict(reader=dict(type=AttentiveProbe, depth=1, per_frame=True, num_frames=3)),
     "vqt": dict(reader=dict(type="vqt")),
     "top block": dict(reader=dict(type=TimeMeanReader), adapters=[dict(type=st_adapter, bottleneck=4, blocks=[1])]),
 }

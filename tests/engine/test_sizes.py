@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from video.attentive_probe import AttentiveProbe
 from video.datasets import VideoDataset
-from video.readers import AttentionProbe, TimeMeanReader
+from video.readers import TimeMeanReader
 from video.sampling import UniformSampling
 from video.transforms import RandomCrop, ShortSideJitter
 from xmodal.data.images import ImageDataset
@@ -79,7 +80,7 @@ def test_other_frame_counts_are_an_error_at_the_start(tmp_path):
     train = clips(tmp_path, transforms=[dict(type=RandomCrop, size=48)])
     with pytest.raises(ValueError, match=r"val_dataloader.dataset.num_frames=16.*train_dataloader.*num_frames=8"):
         check_input(tower, clips(tmp_path, frames=16, size=48, test_mode=True), "val", train)
-    probe = model(dict(type=AttentionProbe, num_frames=4))
+    probe = model(dict(type=AttentiveProbe, depth=1, per_frame=True, num_frames=4))
     with pytest.raises(ValueError, match=r"num_frames=8, but model.reader.num_frames=4"):
         check_input(probe, train, "train")
 

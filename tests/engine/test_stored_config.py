@@ -12,6 +12,7 @@ from xmodal.engine import launch
 from xmodal.engine.checkpoint import read, write
 from xmodal.engine.config import load_config
 from xmodal.engine.stored_config import config_of, is_part, parse, text_of
+from xmodal.use.loaded import kind_of
 
 OWN = [p for p in CONFIGS if p.parent.name in ("video", "image", "pointcloud", "pretrain")]
 
@@ -102,12 +103,20 @@ def test_tools_take_the_config_of_a_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("kind", "clouds"),
-    [("xmodal.model.TransferModel", False), ("transfer", False), ("pointcloud.model.CloudModel", True)],
+    ("model", "dataset", "kind"),
+    [
+        ("xmodal.model.TransferModel", "images", "image"),
+        ("transfer", "video", "video"),
+        ("transfer", "xmodal.data.images.ImageDataset", "image"),
+        ("pointcloud.model.CloudModel", "own_clouds", "cloud"),
+    ],
 )
-def test_predict_tells_the_models_of_a_stored_config_apart(kind, clouds):
-    reads_clouds = tool("predict").__globals__["reads_clouds"]
-    assert reads_clouds(Config({"model": {"type": kind}})) is clouds
+def test_the_models_of_a_stored_config_are_told_apart(model, dataset, kind):
+    data = {"test_dataloader": {"dataset": {"type": dataset}}}
+    assert kind_of(Config({"model": {"type": model}, **data})) == kind
+    if kind != "cloud":
+        with pytest.raises(ValueError, match="the config defines no test_dataloader"):
+            kind_of(Config({"model": {"type": model}}))
 
 
 def test_a_checkpoint_without_a_config_says_what_to_do(tmp_path, capsys):

@@ -88,13 +88,15 @@ def inflated(s: dict, inputs: dict, a: dict) -> dict:
     return {"feature": x[:, :, 0].mean(1)}
 
 
-def attention_probe(s: dict, inputs: dict, a: dict) -> dict:
-    """One query attends to the frames' normed features and their positions."""
+def attentive_probe(s: dict, inputs: dict, a: dict) -> dict:
+    """One query attends to the frames' normed features and their positions; an MLP follows."""
     frames = norm(s, "tower_norm", inputs["frames"], 1e-6)
-    frames = norm(s, "norm", frames + s["time"], 1e-5)
-    query = linear(s, "q", s["query"].expand(len(frames), -1, -1))
-    y = attention(query, linear(s, "k", frames), linear(s, "v", frames), a["heads"])
-    return {"feature": linear(s, "proj", y)[:, 0]}
+    frames = norm(s, "cross.norm1", frames + s["time"], 1e-5)
+    query = s["query"].expand(len(frames), -1, -1)
+    k, v = linear(s, "cross.kv", frames).chunk(2, -1)
+    query = query + attention(linear(s, "cross.q", query), k, v, a["heads"])
+    hidden = F.gelu(linear(s, "cross.mlp.fc1", norm(s, "cross.norm2", query, 1e-5)))
+    return {"feature": (query + linear(s, "cross.mlp.fc2", hidden))[:, 0]}
 
 
 def co_layer(s: dict, p: str, x: Tensor, seen: Tensor, heads: int, keep: Tensor | None, other: Tensor | None) -> Tensor:
@@ -221,15 +223,16 @@ def head_shapes(dim: int) -> dict:
 
 VIT = tower_shapes(24, 2, 60, 8, 4)
 PROBE = {"query": [1, 1, 24], "time": [3, 24],
-         **{f"{n}.{w}": [24] for n in ("tower_norm", "norm") for w in ("weight", "bias")},
-         **attention_shapes(24, dict.fromkeys(("q", "k", "v", "proj"), 24))}  # fmt: skip
+         **{f"{n}.{w}": [24] for n in ("tower_norm", "cross.norm1", "cross.norm2") for w in ("weight", "bias")},
+         **attention_shapes(24, {"cross.q": 24, "cross.kv": 48, "cross.mlp.fc1": 96}),
+         "cross.mlp.fc2.weight": [24, 96], "cross.mlp.fc2.bias": [24]}  # fmt: skip
 ARCH = dict(dim=24, depth=2, heads=3, patch=8, image_size=16, hidden=60)
 # name: formula, arch, state, inputs, keys that train
 FORMULAS = {
     "bitfit": (bitfit, ARCH, VIT, {"image": [2, 3, 16, 16]}, [k for k in VIT if k.endswith("bias")]),
     "inflated": (inflated, ARCH | dict(tubelet=2, frames=6), VIT | {"time_embed": [1, 3, 1, 24]},
                  {"clips": [2, 6, 3, 16, 16]}, ["time_embed", "blocks.0.attn.qkv.weight"]),
-    "attention_probe": (attention_probe, dict(dim=24, heads=3, frames=3), PROBE, {"frames": [2, 3, 24]},
+    "attentive_probe": (attentive_probe, dict(dim=24, heads=3, frames=3), PROBE, {"frames": [2, 3, 24]},
                         [k for k in PROBE if not k.startswith("tower_norm")]),
     "co_attention": (co_attention, dict(dim=16, depth=2, heads=2, keep=[[1, 1, 1, 0], [1, 1, 1, 1]]),
                      co_shapes(16, 2, 12, 10), {"image": [2, 5, 12], "text": [2, 4, 10]}, []),

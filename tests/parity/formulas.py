@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
-from video.readers import AttentionProbe
+from video.attentive_probe import AttentiveProbe
 from xmodal.adapters.bitfit import bitfit
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.inflate import inflate
+from xmodal.encoders.sites import LayerNorm
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.co_attention import CoAttentionHead
 from xmodal.heads.dynamic_head import DynamicHead
@@ -61,16 +62,16 @@ class Normed(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.dim, self.num_heads, self.num_prefix = dim, heads, 1
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim)
 
 
-@builder("formula_attention_probe")
-def attention_probe_case(case: Case) -> dict[str, Any]:
+@builder("formula_attentive_probe")
+def attentive_probe_case(case: Case) -> dict[str, Any]:
     """The probe on class tokens."""
     a, state = case.arch, case.state()
     encoder = Normed(a["dim"], a["heads"])
     load_mapped(encoder.norm, {k.removeprefix("tower_norm."): state.pop(k) for k in list(state) if "tower_norm" in k})
-    probe = AttentionProbe(encoder, a["frames"])
+    probe = AttentiveProbe(encoder, 1, per_frame=True, num_frames=a["frames"])
     load_mapped(probe, state)
     frames = case.input("frames")
     feature = probe(frames.flatten(0, 1)[:, None], Grid(a["frames"], 0, 0, 1), encoder)

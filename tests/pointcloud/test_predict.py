@@ -9,11 +9,12 @@ from mmengine.config import Config
 
 from pointcloud import predict
 from pointcloud.datasets.base import CloudError
-from pointcloud.datasets.files import read_cloud
+from pointcloud.datasets.files import ENDINGS, read_cloud
 from pointcloud.detection import Detector
 from pointcloud.formats.write import write_boxes_ply, write_labeled
 from pointcloud.page import write_page
 from pointcloud.segmenter import Segmenter
+from xmodal.engine.inputs import expand
 
 MAP = np.array([665187.5, 5648349.25, 241.75])
 RNG = np.random.default_rng(0)
@@ -120,9 +121,12 @@ class TestBoxes:
         assert "1 boxes with a score below 0.3 are hidden: see --min-score" in row["notes"]
         assert "the network was given 1,000 of 4,000 points" in row["notes"]
         assert "1,000 of 4,000 points" in (tmp_path / "a.html").read_text()
-        predict.lower_scores(network, 0.0)
-        row = predict.predict_file(model_of(network), NAMES, config(), str(tmp_path / "a.xyz"), tmp_path)
+        with predict.scores_from(network, 0.0):
+            row = predict.predict_file(model_of(network), NAMES, config(), str(tmp_path / "a.xyz"), tmp_path)
         assert [b["score"] for b in row["boxes"]] == [0.9, 0.1]
+        assert (network.show_score, network.min_score) == (0.3, 0.05)
+        with predict.scores_from(network, None):
+            assert network.show_score == 0.3
 
 
 class TestSegments:
@@ -232,7 +236,13 @@ class TestManyFiles:
     def tool(self, monkeypatch, tmp_path):
         monkeypatch.setattr(predict, "load_model", lambda cfg, checkpoint: (model_of(HeightSegmenter()), NAMES))
         monkeypatch.chdir(tmp_path)
-        return lambda *files, **options: predict.predict_files(config(), "-", files, "out", **options)
+
+        def predict_files(*named, out="out"):
+            found = expand(named, ENDINGS, out)
+            files, names = [entry.path for entry in found], [entry.name for entry in found]
+            return list(predict.CloudPredictor(config(), "-").stream(files, out=out, names=names))
+
+        return predict_files
 
     def test_one_bad_file_never_stops_the_rest(self, tool, tmp_path):
         np.save("good.npy", ROOM)
@@ -278,8 +288,7 @@ class TestManyFiles:
         np.save("x.npy", ROOM)
         for out in ("out", "."):
             for _ in range(2):
-                rows = predict.predict_files(config(), "-", ["."], out)
-                assert [row["file"] for row in rows] == ["x.npy"]
+                assert [row["file"] for row in tool(".", out=out)] == ["x.npy"]
 
     def test_nothing_to_predict_is_an_error(self, tool):
         with pytest.raises(ValueError, match="no file matches"):
@@ -308,25 +317,28 @@ class TestPage:
 
 
 def test_json_of_the_tool(monkeypatch, capsys):
-    """Lines about files go to standard error, so that standard output is JSON."""
+    """The options reach the files, and lines about them do not reach standard output."""
     from tools import predict as tool
+    from xmodal.use import loaded
 
     seen = {}
 
-    def predict_files(cfg, checkpoint, files, out, **options):
-        seen.update(options, files=files)
-        print("a line about a file")
-        return [{"file": files[0], "page": "p.html", "boxes": []}]
+    class Predictor:
+        def __init__(self, cfg, checkpoint, amp):
+            seen["amp"] = amp
 
-    monkeypatch.setattr(predict, "predict_files", predict_files)
+        def stream(self, files, **options):
+            seen.update(options, files=files)
+            return iter([{"file": files[0], "page": "p.html", "boxes": []}])
+
+    monkeypatch.setattr(loaded, "CloudPredictor", Predictor)
+    monkeypatch.setattr(loaded, "find_file", lambda name, said: name)
     words = ["configs/pointcloud/epcl_tiny-clip_2k_rooms-det.py", "x.pth", "a.ply", "--json", "--columns", "x,y,z,i"]
     assert tool.main([*words, "--min-score", "0.1", "--unit", "mm", "--up", "y", "--amp", "bf16", "--top", "3"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"file": "a.ply", "page": "p.html", "boxes": []}]
     assert seen == {
         "files": ["a.ply"], "columns": ["x", "y", "z", "i"], "min_score": 0.1, "unit": "mm", "up": "y", "amp": "bf16",
-        "top": 3,
+        "top": 3, "out": "predictions", "names": ["a"], "bars": True,
     }  # fmt: skip
     assert tool.main([*words[:3], "--unit", "yard"]) == 2
     assert "unit 'yard'" in capsys.readouterr().err
-    assert tool.main([*words[:3], "--columns", "x,y"]) == 2
-    assert "z must be named once" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pointcloud.datasets.base import CloudError
 from pointcloud.datasets.files import ENDINGS, read_cloud
 from pointcloud.formats.las import copy_labeled
 from tests.pointcloud.test_predict import MeanDetector, config, model_of
+from xmodal.engine.inputs import expand
 
 pytestmark = pytest.mark.slow
 SDISTS = ("laspy", "pypcd4")
@@ -131,7 +132,9 @@ def test_they_are_predicted_in_their_own_coordinates(folder, tmp_path, monkeypat
 
     monkeypatch.setattr(predict, "load_model", lambda cfg, checkpoint: (model_of(MeanDetector()), ["a", "b"]))
     monkeypatch.setattr(predict, "write_page", lambda path, *a, **k: path)
-    rows = predict.predict_files(config("center_floor"), "-", [str(folder)], str(tmp_path))
+    found = expand([str(folder)], ENDINGS, tmp_path)
+    words = dict(out=tmp_path, names=[entry.name for entry in found])
+    rows = list(predict.CloudPredictor(config("center_floor"), "-").stream([entry.path for entry in found], **words))
     good = [row for row in rows if "error" not in row]
     assert len(good) >= 30
     assert len({row["page"] for row in good}) == len(good)

@@ -94,11 +94,11 @@ def test_frame_folders(tmp_path):
     assert model.encoder.image_size == 48
 
 
-@pytest.mark.parametrize("method", ["evl", "probe", "attention-probe", "lora", "finetune"])
+@pytest.mark.parametrize("method", ["evl", "probe", "attentive-probe", "lora", "finetune"])
 def test_methods_for_videos(tmp_path, method):
     cfg, _ = new(tmp_path, clips(tmp_path / "films"), method=method)
     model, _, _ = step(cfg)
-    assert bool(cfg.get("cache")) == (method in ("evl", "probe", "attention-probe"))
+    assert bool(cfg.get("cache")) == (method in ("evl", "probe", "attentive-probe"))
     if cfg.get("cache"):
         assert model.boundary() == 4  # the whole tower is frozen, so that it can be cached
 
@@ -182,7 +182,7 @@ def test_clouds(tmp_path):
     assert "9 clouds: a folder of clouds a class" in said
     assert "points: 600 to 600" in said
     assert "torn.npy" in said
-    assert cfg.default_hooks.checkpoint.best == "oa"
+    assert cfg.default_hooks.checkpoint.best == "top1"  # what CloudAccuracy reports
     step(cfg)
 
 

@@ -17,11 +17,15 @@ def test_every_row_has_its_config_and_the_page_is_up_to_date():
 
 def write(folder, seed, top1, config="probe_tiny-clip_8u_actions8"):
     folder.mkdir()
-    command = f"train.py configs/video/{config}.py --seed {seed}"
+    command = (
+        f"train.py configs/video/{config}.py --work-dir {folder} --seed {seed} --cfg-options cache.root={folder}/c a=1"
+    )
     about = dict(config=config, seed=seed, command=command, seconds=10.0 + seed,
                  encoder={"encoder": "tiny"}, trained_parameters=1032, peak_mb=100.0 * seed)  # fmt: skip
     (folder / "report.json").write_text(json.dumps(about))
-    (folder / "test.json").write_text(json.dumps({"test": {"top1": top1}}))
+    (folder / "test.json").write_text(
+        json.dumps({"command": f"test.py {folder}/last.pth", "test": {"top1": top1, "mAP": 9.0}})
+    )
     return folder
 
 
@@ -31,6 +35,16 @@ def test_runs_of_three_seeds_become_a_row(tmp_path):
     assert row["accuracy"] == {"0": 20.0, "1": 30.0, "2": 25.0}
     assert (row["method"], row["trained"], row["seconds"], row["peak_mb"]) == ("probe", 1032, 11.0, 200.0)
     assert row["config"] == "configs/video/probe_tiny-clip_8u_actions8.py"
+    assert (
+        row["command"]
+        == "python tools/train.py configs/video/probe_tiny-clip_8u_actions8.py --seed 0 --cfg-options a=1"
+    )
+    assert row["selection"] == "none (last step)"
+    (other,) = results.rows_of_runs(folders, "rooms", method="3DETR", metric="mAP")
+    assert (other["method"], other["accuracy"]["2"], other["metric"]) == ("3DETR", 9.0, "mAP")
+    assert "## rooms, tiny (mAP)" in results.make_page([other])
+    with pytest.raises(ValueError, match=r"test\.json has no mIoU; it has top1, mAP"):
+        results.rows_of_runs(folders, "rooms", metric="mIoU")
     page = results.make_page([row])
     assert "25.00 +- 5.00 (3 seeds)" in page
     assert row["log"] in page

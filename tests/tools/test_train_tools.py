@@ -123,8 +123,8 @@ def test_predict(trained, tmp_path, capsys):
     assert sum(rows[2]["scores"]) == pytest.approx(1, abs=1e-4)
     assert tool("predict")([config, str(folder / "w/best.pth"), files[1]]) == 1
     assert "cannot be read" in capsys.readouterr().out
-    assert tool("predict")([config, str(folder / "w/best.pth"), "none.txt"]) == 2
-    assert "no file at none.txt" in capsys.readouterr().err
+    assert tool("predict")([config, str(folder / "w/best.pth"), "none.txt"]) == 1
+    assert "no file at none.txt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,18 @@ def test_two_processes_equal_one_on_the_joint_batch(tmp_path):
 
 def test_folders_of_frames_are_predicted_as_videos(tmp_path):
     from tests.xmodal.test_own_formats import frames, picture
+    from video.frames import is_frame_folder
+    from xmodal.engine.inputs import expand
 
-    predict = tool("predict").__globals__["files_of"]
+    def found(*named, **options):
+        return [entry.path for entry in expand([str(n) for n in named], (".mp4", ".png"), **options)]
+
     one, other = frames(tmp_path / "set" / "a" / "clip 1"), frames(tmp_path / "set" / "b" / "clip 2")
-    endings = (".mp4", ".png")
-    assert predict([str(one)], endings, True) == [str(one)]
-    assert predict([str(tmp_path / "set"), str(one)], endings, True) == [str(one), str(other)]
-    assert predict([str(one)], endings, False) == sorted(str(p) for p in one.iterdir())  # of an image model
-    assert predict([str(picture(tmp_path / "x.png"))], endings, True) == [str(tmp_path / "x.png")]
+    videos = {"whole": is_frame_folder}
+    assert found(one, **videos) == [str(one)]
+    assert found(tmp_path / "set", one, **videos) == [str(one), str(other)]
+    assert found(f"{tmp_path}/set/*/*", **videos) == [str(one), str(other)]
+    (tmp_path / "list.txt").write_text(f"{one}\nset/b\n")
+    assert found(tmp_path / "list.txt", **videos) == [str(one), str(other)]
+    assert found(one) == sorted(str(p) for p in one.iterdir())  # of an image model
+    assert found(picture(tmp_path / "x.png"), **videos) == [str(tmp_path / "x.png")]

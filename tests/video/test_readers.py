@@ -5,7 +5,8 @@ import torch
 
 from tests.xmodal.adapters import plain
 from tests.xmodal.adapters.towers import build, refill, vit
-from video.readers import AttentionProbe, TimeMeanReader, frame_stream
+from video.attentive_probe import AttentiveProbe
+from video.readers import TimeMeanReader, frame_stream
 from xmodal.readers import PooledReader
 from xmodal.structures import Grid
 
@@ -61,7 +62,7 @@ def test_pooled_takes_norm_and_projection_first_and_the_mean_over_frames_behind_
 
 
 def probe_of(tower, heads):
-    return refill(AttentionProbe(tower, FRAMES, heads), 0.5).double()
+    return refill(AttentiveProbe(tower, 1, heads, per_frame=True, num_frames=FRAMES), 0.5).double()
 
 
 @pytest.mark.parametrize("heads", [None, 4])
@@ -69,47 +70,45 @@ def probe_of(tower, heads):
 def test_the_probe_attends_to_normed_frames_with_positions_in_time(make, heads):
     tower = build(make).double()
     probe = probe_of(tower, heads)
-    assert probe.num_heads == (heads or 3)
     tokens, grid = stream(tower)
-    frames = tokens[:, 0] if grid.prefix else tokens[:, :4].mean(1)
-    frames = plain.norm(frames, tower.norm).view(CLIPS, FRAMES, DIM)
-    frames = plain.norm(frames + probe.time, probe.norm)
-    q, k, v = (layer.weight for layer in (probe.q, probe.k, probe.v))
-    q = (probe.query @ q.T + probe.q.bias).expand(CLIPS, -1, -1)
-    y = plain.attention(q, frames @ k.T + probe.k.bias, frames @ v.T + probe.v.bias, heads or 3)
-    want = (y @ probe.proj.weight.T + probe.proj.bias)[:, 0]
-    torch.testing.assert_close(probe(tokens, grid, tower), want)
+    normed = plain.norm(tokens, tower.norm)
+    frames = (normed[:, 0] if grid.prefix else normed[:, :4].mean(1)).view(CLIPS, FRAMES, DIM)
+    cross = probe.cross
+    frames = plain.norm(frames + probe.time, cross.norm1)
+    q = (probe.query @ cross.q.weight.T + cross.q.bias).expand(CLIPS, -1, -1)
+    k, v = (frames @ cross.kv.weight.T + cross.kv.bias).chunk(2, -1)
+    y = probe.query + plain.attention(q, k, v, heads or 3)
+    hidden = plain.norm(y, cross.norm2) @ cross.mlp.fc1.weight.T + cross.mlp.fc1.bias
+    want = y + torch.nn.functional.gelu(hidden) @ cross.mlp.fc2.weight.T + cross.mlp.fc2.bias
+    torch.testing.assert_close(probe(tokens, grid, tower), want[:, 0])
+    assert (probe.reads, probe.out_dim) == ("prefix" if grid.prefix else "all", DIM)
 
 
-def test_the_probe_tells_the_order_of_frames_by_its_positions_alone():
+@pytest.mark.parametrize("per_frame", [True, False])
+def test_the_probe_tells_the_order_of_frames_by_its_positions_alone(per_frame):
     tower = build(vit).double()
-    probe = probe_of(tower, None)
-    tokens, grid = stream(tower)
+    probe = refill(AttentiveProbe(tower, 1, per_frame=per_frame, num_frames=FRAMES), 0.5).double()
+    tokens, grid = stream(tower, prompts=0)
     backwards = tokens.unflatten(0, (CLIPS, FRAMES)).flip(1).flatten(0, 1)
     assert (probe(tokens, grid, tower) - probe(backwards, grid, tower)).abs().max() > 1e-2
     probe.time.data.zero_()
     torch.testing.assert_close(probe(tokens, grid, tower), probe(backwards, grid, tower))
 
 
-def test_the_probe_starts_as_the_projected_mean_over_frames_and_all_of_it_trains():
+def test_all_of_the_probe_trains():
     tower = build(vit).double()
-    probe = AttentionProbe(tower, FRAMES).double()
-    assert sum(p.numel() for p in probe.parameters()) == FRAMES * DIM + DIM + 4 * DIM * DIM + 4 * DIM + 2 * DIM
+    probe = probe_of(tower, None)
+    assert sum(p.numel() for p in probe.parameters()) == 11 * DIM * DIM + 13 * DIM + FRAMES * DIM
     tokens, grid = stream(tower)
-    frames = plain.norm(plain.norm(tokens[:, 0], tower.norm).view(CLIPS, FRAMES, DIM), probe.norm)
-    mean = frames.mean(1) @ probe.v.weight.T + probe.v.bias
-    probe.q.bias.data.zero_()
-    torch.testing.assert_close(probe(tokens, grid, tower), mean @ probe.proj.weight.T + probe.proj.bias)
-    refill(probe)
     probe(tokens, grid, tower).square().sum().backward()
-    dead = {n for n, p in probe.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
-    assert dead <= {"k.bias"}  # which shifts all scores alike
+    assert [n for n, p in probe.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9] == []
+    assert probe.cross.kv.bias.grad[:DIM].abs().max() == 0  # of the keys, which shifts all scores alike
 
 
 @pytest.mark.parametrize("frames", [2, 4])
 def test_the_probe_refuses_clips_of_another_length(frames):
     tower = build(vit)
     with pytest.raises(ValueError, match=f"num_frames=3, this clip has {frames}"):
-        AttentionProbe(tower, FRAMES)(torch.randn(4, 5, DIM), Grid(frames, 2, 2), tower)
+        AttentiveProbe(tower, 1, num_frames=FRAMES)(torch.randn(4, 5, DIM), Grid(frames, 2, 2, 1), tower)
     with pytest.raises(ValueError, match="TimeMeanReader"):
         TimeMeanReader(tower)(torch.randn(4, 5, DIM), None, tower)

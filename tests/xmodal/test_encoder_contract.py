@@ -40,6 +40,7 @@ FAMILIES = {
         rotary=dict(kind="axial"), positions=False, num_registers=2, gated=True, act="silu"
     ),
     "post-norm vit": lambda: towers.vit(post_norm=True, final_norm=False, norm="rms"),
+    "parallel vit": lambda: towers.vit(parallel=True, qk_norm=True),
     "beit": lambda: towers.vit(relative=True, positions=False, pool="avg", fc_norm=True),
     "naflex": lambda: towers.vit(
         class_token=False, pool="map", resize=dict(mode="bilinear", grid=3), embed_prefix=False

@@ -1,15 +1,16 @@
 """Every family of image towers against its live library on random weights, at its own resolution and at another."""
 
+from functools import partial
+
 import open_clip
 import pytest
 import timm
 import torch
 from open_clip.model import CustomTextCLIP
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer, checkpoint_filter_fn
 
 from tests.xmodal.test_text import stirred
 from xmodal.encoders.files import unfilled
-from xmodal.encoders.keys import to_timm_state
 from xmodal.encoders.openclip_configs import config_of
 from xmodal.encoders.openclip_weights import from_open_clip, open_clip_clip, open_clip_encoder
 from xmodal.encoders.timm_parts import SUPPORTED, describe
@@ -38,6 +39,7 @@ FAMILIES = {
     "vit_medium_patch16_gap_256": HALF,
     "vit_medium_patch16_reg4_gap_256": HALF,
     "vit_so150m_patch16_reg4_map_256": HALF,
+    "vit_base_patch16_xp_224": HALF,
 }
 OPEN_CLIP_SMALL = dict(
     embed_dim=32,
@@ -82,13 +84,40 @@ def test_timm_family_equals_timm_at_another_resolution(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_small_patch14_reg4_dinov2", "vit_giant_patch14_reg4_dinov2", "vit_base_patch16_siglip_224"]
+    "name",
+    [
+        "vit_small_patch14_reg4_dinov2",
+        "vit_giant_patch14_reg4_dinov2",
+        "vit_base_patch16_siglip_224",
+        "vit_base_patch16_xp_224",
+        "vit_pwee_patch16_reg1_gap_256",
+    ],
 )
 def test_export_to_timm_and_back(name):
     theirs = library_model(name)
-    back = to_timm_state(from_timm(theirs).state_dict())
+    back = from_timm(theirs).library_state()
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(back[key], value) for key, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [dict(), dict(fuse_out_proj=True), dict(fuse_out_proj=True, qkv_bias=False)])
+def test_parallel_blocks_with_every_fusion_equal_timm(options):
+    blocks = partial(ParallelScalingBlock, **{k: v for k, v in options.items() if k == "fuse_out_proj"})
+    more = {k: v for k, v in options.items() if k == "qkv_bias"}
+    theirs = stirred(VisionTransformer(64, 16, num_classes=0, init_values=0.5, block_fn=blocks, **more, **SMALL))
+    ours, images = from_timm(theirs).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert (ours(images) - theirs(images)).abs().max() < 1e-5
+    back = ours.library_state()
+    assert back.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(back[key], value) for key, value in theirs.state_dict().items())
+    with torch.no_grad():
+        ours.blocks[0].mlp.fc2.bias += 1
+        theirs.load_state_dict(ours.library_state())
+        assert (ours(images) - theirs(images)).abs().max() < 1e-5
+        ours.blocks[1].norm2.weight[0] += 1
+    with pytest.raises(ValueError, match=r"blocks\.1\.norm1 and norm2 differ"):
+        ours.library_state()
 
 
 def outcome(name):
@@ -108,7 +137,7 @@ def test_every_plain_vision_transformer_of_timm_is_read_or_refused():
     assert {"vit_base_patch16_224", "vit_giant_patch14_dinov2", "vit_large_patch16_siglip_384"} <= read
     assert {"vit_base_patch16_dinov3", "deit_base_distilled_patch16_224"} <= read
     assert {"vit_base_r50_s16_224", "vit_base_mci_224"} <= read
-    assert {"vit_base_patch16_xp_224", "vit_relpos_base_patch16_224"} <= found.keys() - read
+    assert {"vit_base_patch16_18x2_224", "vit_relpos_base_patch16_224"} <= found.keys() - read
     assert all(name in said and "is not supported: " in said for name, said in found.items() if said != "read")
 
 
@@ -119,7 +148,7 @@ def test_every_plain_vision_transformer_of_timm_is_read_or_refused():
         ("resnet50", "no plain vision transformer"),
         ("vit_base_patch16_224.nothing", "augreg_in21k"),
         ("vit_base_patch16_sapiens2", "not square; .*LayerScale is on its attention only"),
-        ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
+        ("vit_small_patch16_18x2_224", "its block is ParallelThingsBlock"),
         ("vit_relpos_small_patch16_224", "timm's family vision_transformer_relpos"),
     ],
 )

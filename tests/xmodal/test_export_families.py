@@ -5,15 +5,16 @@ import torch
 
 from tests.xmodal.adapters import towers
 from tests.xmodal.test_encoder_contract import FAMILIES, images_of
+from video.attentive_probe import AttentiveProbe
 from video.evl import EVLDecoder
-from video.readers import AttentionProbe, TimeMeanReader
+from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.model import TransferModel
 
 HEAD = dict(type="classification", num_classes=3)
 READERS = {
     "time mean": (dict(type=TimeMeanReader), []),
-    "attention probe": (dict(type=AttentionProbe, num_frames=2), []),
+    "attention probe": (dict(type=AttentiveProbe, depth=1, per_frame=True, num_frames=2), []),
     "evl": (dict(type=EVLDecoder, num_frames=2, num_layers=2), []),
     "st-adapter": (dict(type=TimeMeanReader), [dict(type=st_adapter, bottleneck=8)]),
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from xmodal.metrics import Accuracy, Tally, one_line, write_predictions
+from xmodal.shown import Shown
 
 
 def slow(scores, label, k):
@@ -114,7 +115,9 @@ def test_counts_of_all_processes_add_up(monkeypatch, tmp_path):
     """Another process has seen three more samples of two classes, one of them unreadable and one without a label."""
     other = Tally()
     other.add(torch.eye(3), torch.tensor([0, 0, 2]))
-    theirs = (other, [{"sample_id": "z", "reason": "r"}], 1, predictions(torch.eye(3), [0, 0, 2]))
+    seen = Shown()
+    seen.add("s1", 0, torch.tensor([0.0, 1.0, 0.0]))
+    theirs = (other, [{"sample_id": "z", "reason": "r"}], 1, predictions(torch.eye(3), [0, 0, 2]), seen)
     monkeypatch.setattr("xmodal.metrics.gather", lambda mine: [mine, theirs])
     metric = Accuracy(dump=str(tmp_path / "p.npz"))
     mine = [{"sample_id": "m", "scores": torch.tensor([0.0, 1.0, 0.0]), "label": 1}]
@@ -125,7 +128,23 @@ def test_counts_of_all_processes_add_up(monkeypatch, tmp_path):
     assert found["confusion"] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
     assert (found["evaluated"], found["of"], found["unlabeled"]) == (4, 7, 2)
     assert [s["sample_id"] for s in found["skipped"]] == ["y", "z"]
+    assert [(s["sample_id"], s["label"], s["predicted"]) for s in found["shown"]] == [("s1", 0, 1), ("m", 1, 1)]
     assert np.load(tmp_path / "p.npz")["sample_id"].tolist() == ["m", "n", "s0", "s1", "s2"]
+
+
+def test_the_most_confident_samples_are_kept_whatever_their_order():
+    """60 samples of 20 classes; every third is right. Scores fall with the number of the sample."""
+    rows = [(f"s{i:02d}", i % 20, i % 20 if i % 3 == 0 else (i + 1) % 20, 1 - i / 100) for i in range(60)]
+    wrong = [name for name, label, guess, _ in rows if label != guess][:24]
+    right = {label: name for name, label, guess, _ in reversed(rows) if label == guess}
+    for order in (rows, rows[::-1]):
+        parts = [Shown(), Shown()]
+        for i, (name, label, guess, score) in enumerate(order):
+            parts[i % 2].add(name, label, score * torch.eye(20)[guess])
+        parts[0] += parts[1]
+        found = parts[0].rows()
+        assert [row["sample_id"] for row in found] == wrong + [right[label] for label in sorted(right)[:16]]
+        assert found[0] == {"sample_id": "s01", "label": 1, "predicted": 2, "score": 0.99}
 
 
 def test_predictions_are_written_by_name(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.xmodal.adapters.towers import build, refill, vit
-from video.readers import AttentionProbe, TimeMeanReader
+from video.attentive_probe import AttentiveProbe
+from video.readers import TimeMeanReader
 from xmodal.encoders.taps import Taps
 from xmodal.readers import PooledReader, Reader
 from xmodal.vqt import VisualQueries
@@ -12,7 +13,7 @@ from xmodal.vqt import VisualQueries
 READERS = {
     "pooled": PooledReader,
     "time_mean": TimeMeanReader,
-    "attention_probe": lambda tower: AttentionProbe(tower, 3),
+    "attentive_probe": lambda tower: AttentiveProbe(tower, 1, per_frame=True, num_frames=3),
     "vqt": lambda tower: VisualQueries(tower, 2, "sum"),
 }
 

@@ -144,7 +144,7 @@ def test_inner_levels_without_a_norm_are_refused():
         ([dict(type="lora", rank=2)], None),
         ([dict(type="vpt", num_tokens=2)], None),
         ([dict(type="aim", num_frames=2, hidden=8)], dict(type="time_mean")),
-        ([], dict(type="attention_probe", num_frames=2)),
+        ([], dict(type="attentive_probe", depth=1, per_frame=True, num_frames=2)),
         ([], dict(type="evl", num_frames=2, num_layers=2)),
     ],
     ids=["st-adapter", "lora", "vpt", "aim", "attention probe", "evl"],

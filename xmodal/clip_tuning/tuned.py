@@ -1,4 +1,4 @@
-"""A copy of CLIP whose towers a few-shot method edits, and what all of these methods share."""
+"""Base class of few-shot methods that train inside CLIP's towers: a copy of CLIP, class texts and logits."""
 
 import copy
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Understand tables of files: which columns hold paths, labels, splits and groups, and several labels a file."""
+"""Find the columns of a user's table that hold paths, labels, splits and groups, and read several labels a file."""
 
 import re
 from collections.abc import Mapping, Sequence

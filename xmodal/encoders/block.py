@@ -111,6 +111,7 @@ class Block(nn.Module):
     """
 
     post_norm = False
+    parallel = False
 
     def __init__(
         self,
@@ -175,9 +176,11 @@ class Block(nn.Module):
         y = self.first_branch(x, grid, rows, tap, branches)
         if rows is not None:
             x, grid = x[:, :rows], short(grid, rows)
+        before = x
         x = x + self.attn_branch(self.drop_path1(self.ls1(y, grid)), x, grid)
         x = self.pre_mlp(x, grid)
-        x = x + self.mlp_branch(self.drop_path2(self.ls2(self.second_branch(x, grid), grid)), x, grid)
+        y = self.second_branch(before if self.parallel else x, grid)
+        x = x + self.mlp_branch(self.drop_path2(self.ls2(y, grid)), x, grid)
         x = self.post(x, grid)
         if tap is not None:
             tap.write("post", x)
@@ -209,6 +212,15 @@ class PostNormBlock(Block):
     def second_branch(self, x: Tensor, grid: Grid | None) -> Tensor:
         """MLP and norm."""
         return self.norm2(self.mlp(x, grid), grid)
+
+
+class ParallelBlock(Block):
+    """A block whose MLP reads what its attention reads, and not what attention has added (ViT-22B, arXiv 2302.05442).
+
+    A module at `pre_mlp` acts on the stream behind attention; the MLP does not see it.
+    """
+
+    parallel = True
 
 
 def run_block(

@@ -83,11 +83,13 @@ class CLIP(nn.Module):
 
 
 def fill(template: str, name: str) -> str:
-    """Put a class name into a template; underscores are read as spaces.
+    """Put a class name into a template: in the place of `{}` with underscores read as spaces, of `{_}` as it is.
 
     Raises:
-        ValueError: no `{}` in the template.
+        ValueError: neither is in the template.
     """
+    if "{_}" in template:
+        return template.replace("{_}", name)
     if "{}" not in template:
         raise ValueError(f"template {template!r} has no place {{}} for the class name")
     return template.format(name.replace("_", " "))

@@ -1,4 +1,4 @@
-"""What blocks of convolutional and windowed towers share: their sites, and operations with sites."""
+"""Base class of the blocks of CNNs and Swins: named sites, and convolutions, norms and linear layers with sites."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Images of several sizes in one batch: each on a part of a common grid, the rest of which is padding."""
+"""Embed images of several sizes in one batch: they share the smallest grid that holds all; padding is masked."""
 
 from collections.abc import Sequence
 from typing import Any

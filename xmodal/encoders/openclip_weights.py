@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from xmodal.encoders import timm_weights
-from xmodal.encoders.clip import CLIP
+from xmodal.encoders.clip import CLIP, LOGIT_SCALE
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.files import load_exactly, missing_weights, read_state, seeded, unfilled
 from xmodal.encoders.keys import State, from_clip_state, put_under, under
@@ -23,6 +23,7 @@ from xmodal.encoders.openclip_configs import (
 from xmodal.encoders.text import TextTransformer
 from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
+from xmodal.registry import build as build_part
 from xmodal.structures import Encoder
 
 
@@ -88,6 +89,40 @@ def open_clip_clip(
     state = source.state()
     clip = build(source.config, name, source.full, *settings, source.origin, text=text)
     return load_exactly(clip, clip_state(state, clip.visual), source.full)
+
+
+@ENCODERS.register_module(name="open_clip_beside")
+def open_clip_beside(
+    visual: Any, name: str, pretrained: str | None = None, seed: int = 0, arch: dict | None = None
+) -> CLIP:
+    """Join another tower of the same width with the text tower of an open_clip model, whose own is not built.
+
+    Args:
+        visual: an encoder, or its config; its `logit_scale` is taken where it has one.
+        name: of open_clip's model.
+        pretrained: see `open_clip_encoder`.
+        seed: of random weights.
+        arch: see `open_clip_encoder`.
+
+    Returns:
+        The CLIP in evaluation mode.
+
+    Raises:
+        ValueError: towers whose features differ in width; else as `open_clip_encoder`.
+    """
+    visual = build_part(visual, ENCODERS)
+    source = Source(name, pretrained, None, arch)
+    spec, tokenizer = text_of(source.config, name), tokenizer_of(source.config, name)
+    scale, bias = float(getattr(visual, "logit_scale", LOGIT_SCALE)), source.config.get("init_logit_bias")
+    if source.random:
+        text = seeded(seed, lambda: TextTransformer(**spec, name=f"{source.full}-{seed}"))
+        return CLIP(visual, text, tokenizer, scale, bias).eval()
+    text = unfilled(lambda: TextTransformer(**spec, name=source.full))
+    CLIP(visual, text, tokenizer)  # says that the widths differ before a file is read
+    rest = {key: value for key, value in source.state().items() if not key.startswith("visual.")}
+    return CLIP(
+        visual, load_exactly(text, under(from_clip_state(rest), "text."), source.full), tokenizer, scale, bias
+    ).eval()
 
 
 class Source:

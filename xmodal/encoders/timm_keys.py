@@ -11,6 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from xmodal.encoders.parallel_keys import from_parallel, to_parallel
+
 State = dict[str, Tensor]
 BLOCK = re.compile(r"(blocks\.\d+\.)(.+)")
 
@@ -63,6 +65,7 @@ def to_naflex(state: State) -> State:
 
 def plain_block(block: State) -> State:
     """Rename and fuse the weights of one block."""
+    block = from_parallel(block) if "in_proj.weight" in block else block
     out = {RENAMED.get(key, key): value for key, value in block.items()}
     if "attn.q_proj.weight" in out:
         out["attn.qkv.weight"] = torch.cat([out.pop(f"attn.{p}_proj.weight") for p in "qkv"])
@@ -91,6 +94,18 @@ def from_plain(state: State, layout: Iterable[str] = ()) -> State:
     for part in layout:
         state = PARTS[part](state)
     return state
+
+
+def in_blocks(state: State, change: Callable[[str, State], State]) -> State:
+    """Write the weights of each block, given its prefix, in another way."""
+    out: State = {}
+    blocks: dict[str, State] = {}
+    for key, value in state.items():
+        found = BLOCK.fullmatch(key)
+        (blocks.setdefault(found[1], {}) if found else out)[found[2] if found else key] = value
+    for prefix, block in blocks.items():
+        out |= {prefix + key: value for key, value in change(prefix, block).items()}
+    return out
 
 
 def rename(state: State, table: dict[str, str]) -> State:
@@ -176,6 +191,8 @@ PARTS: dict[str, Callable[[State], State]] = {
     "gamma": lambda state: rename(state, GAMMAS),
     "bias apart": lambda state: without_key_bias(state, ("attn.q_bias", "attn.v_bias")),
     "naflex": to_naflex,
+    "parallel": lambda state: in_blocks(state, to_parallel),
+    "parallel, one projection behind": lambda state: in_blocks(state, partial(to_parallel, fused=True)),
     "relative": lambda state: rename(state, RELATIVE),
     "three projections": lambda state: in_three(state, "attn.qkv.weight"),
     "three biases": lambda state: in_three(state, "attn.qkv.bias"),

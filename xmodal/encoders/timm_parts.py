@@ -11,7 +11,7 @@ SUPPORTED = (
 )
 NORMS = {"LayerNorm": "layer", "RmsNorm": "rms", "RMSNorm": "rms"}
 GATED = ("GluMlp", "SwiGLU", "GeGluMlp")
-BLOCKS = ("Block", "ResPostBlock", "EvaBlock", "EvaBlockPostNorm")
+BLOCKS = ("Block", "ResPostBlock", "ParallelScalingBlock", "EvaBlock", "EvaBlockPostNorm")
 
 
 def refuse(name: str, why: str) -> NoReturn:
@@ -27,6 +27,8 @@ def describe(model: Any, name: str) -> dict[str, Any]:
     """
     if type(model).__name__ == "NaFlexVit":
         model = NaFlexView(model, name)
+    if type(model.blocks[0]).__name__ == "ParallelScalingBlock":
+        model = ParallelView(model)
     check_parts(model, name)
     block, config = model.blocks[0], getattr(model, "pretrained_cfg", {})
     act = activation_of(block.mlp.act, name)
@@ -58,8 +60,39 @@ def describe(model: Any, name: str) -> dict[str, Any]:
         **patches_of(model),
         **tokens_of(model),
         **pooling_of(model, act, name),
+        parallel=isinstance(model, ParallelView),
         **layout_of(model),
     )
+
+
+class ParallelView:
+    """Look at a model of parallel blocks as at one of plain blocks, which hold no weights."""
+
+    def __init__(self, model: Any):
+        self.model, self.blocks = model, [plain_of(block) for block in model.blocks]
+
+    def __getattr__(self, key: str) -> Any:
+        return getattr(self.model, key)
+
+
+def plain_of(block: Any) -> nn.Module:
+    """Build timm's plain block with the parts of a parallel one, without memory."""
+    from timm.models.vision_transformer import Block
+
+    behind, norm = block.out_proj or block.attn_out_proj, block.in_norm
+    plain = Block(
+        dim=norm.weight.shape[0],
+        num_heads=block.num_heads,
+        mlp_ratio=exact_ratio(block.in_split[0], norm.weight.shape[0]),
+        qkv_bias=block.in_proj.bias is not None,
+        qk_norm=has(block, "q_norm"),
+        proj_bias=behind.bias is not None,
+        init_values=1e-5 if has(block, "ls") else None,
+        norm_layer=lambda dim, **kwargs: type(norm)(dim, eps=norm.eps, device="meta"),  # type: ignore[arg-type]
+        device="meta",
+    )
+    plain.mlp.act = block.mlp_act
+    return plain
 
 
 class NaFlexView:
@@ -213,6 +246,10 @@ def rotary_of(model: Any, name: str) -> dict[str, Any] | None:
 
 def layout_of(model: Any) -> dict[str, Any]:
     """Bias of the projections, and in which layout timm holds the weights (`timm_keys.PARTS`)."""
+    if isinstance(model, ParallelView):
+        own = model.model.blocks[0]
+        part = "parallel" if own.out_proj is None else "parallel, one projection behind"
+        return dict(qkv_bias=own.in_proj.bias is not None, layout=(part,))
     block = model.blocks[0]
     attn, layout = block.attn, []
     if hasattr(block, "gamma_1"):
@@ -242,8 +279,8 @@ def layout_of(model: Any) -> dict[str, Any]:
 def check_parts(model: Any, name: str) -> None:
     """Refuse, by name, every part of a timm model that is not supported."""
     known: tuple[str, ...] = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit")
-    known_here = isinstance(model, NaFlexView) or type(model).__module__.startswith("timm.models.")
-    if type(model).__name__ not in (*known, "NaFlexView") or not known_here:
+    known_here = isinstance(model, NaFlexView | ParallelView) or type(model).__module__.startswith("timm.models.")
+    if type(model).__name__ not in (*known, "NaFlexView", "ParallelView") or not known_here:
         refuse(name, f"it is a {type(model).__name__}")
     block = model.blocks[0]
     kind = type(block).__name__

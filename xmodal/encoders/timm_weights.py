@@ -98,8 +98,9 @@ def from_timm(model: Any, image_size: int | None = None, drop_path: float = 0.0)
     spec.update(drop_path=drop_path, image_size=image_size or spec["image_size"])
     tower = load_exactly(VisionTransformer(**spec), from_timm_state(model.state_dict()), str(spec["name"]))
     for mine, theirs in zip(tower.blocks, model.blocks, strict=True) if not drop_path else ():
-        mine.drop_path1.drop_prob = float(getattr(theirs.drop_path1, "drop_prob", 0.0))
-        mine.drop_path2.drop_prob = float(getattr(theirs.drop_path2, "drop_prob", 0.0))
+        for part in ("drop_path1", "drop_path2"):  # parallel blocks have one
+            drop = getattr(theirs, part, getattr(theirs, "drop_path", None))
+            getattr(mine, part).drop_prob = float(getattr(drop, "drop_prob", 0.0))
     return tower
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.block import Block, PostNormBlock, run_block
+from xmodal.encoders.block import Block, ParallelBlock, PostNormBlock, run_block
 from xmodal.encoders.keys import to_timm_state
 from xmodal.encoders.mixed_sizes import embed_together, seen
 from xmodal.encoders.parts import make_norm
@@ -71,6 +71,7 @@ class VisionTransformer(Encoder):
         mlp_norm_in: one more norm in front of the first layer of every MLP (ViTamin).
         bias: bias of the attention's output projection and of the MLPs.
         post_norm: norms behind attention and MLP instead of before them.
+        parallel: the MLP reads what attention reads.
         final_norm: whether there is a norm behind the blocks, before or after pooling.
         pool_tokens: with `token`, how many of the first tokens are averaged (2 in distilled DeiT).
         pool_heads: heads of attention pooling, None for those of the blocks.
@@ -100,8 +101,8 @@ class VisionTransformer(Encoder):
         pixel_mean: Sequence[float] = CLIP_MEAN, pixel_std: Sequence[float] = CLIP_STD, name: str = "vit",
         rotary: dict | None = None, positions: bool = True, norm: str = "layer", patch_norm: bool = False,
         attn_norm: bool = False, mlp_norm: bool = False, mlp_norm_in: bool = False, bias: bool = True,
-        post_norm: bool = False, final_norm: bool = True, pool_tokens: int = 1, pool_heads: int | None = None,
-        pool_ratio: float | None = None, pool_queries: int = 256, joint: bool = False,
+        post_norm: bool = False, parallel: bool = False, final_norm: bool = True, pool_tokens: int = 1,
+        pool_heads: int | None = None, pool_ratio: float | None = None, pool_queries: int = 256, joint: bool = False,
         relative: bool = False, resize: dict | None = None,
         stem: Callable[[], nn.Module] | None = None, layout: Sequence[str] = (),
     ):  # fmt: skip
@@ -132,7 +133,7 @@ class VisionTransformer(Encoder):
         self.norm_pre = make_norm(norm, dim, norm_eps) if pre_norm else Pointwise()
         self.pre_blocks = Stream()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        kind: type[Block] = PostNormBlock if post_norm else Block
+        kind: type[Block] = PostNormBlock if post_norm else ParallelBlock if parallel else Block
         shared: dict[str, Any] = dict(
             mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_norm=qk_norm, init_values=init_values, act=act, gated=gated,
             norm_eps=norm_eps, norm=norm, attn_norm=attn_norm, mlp_norm=mlp_norm, mlp_norm_in=mlp_norm_in, bias=bias,

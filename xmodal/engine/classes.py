@@ -1,4 +1,4 @@
-"""Let the training set's classes rule: evaluation data are numbered by its names, and what does not fit is said.
+"""Number the classes of all splits by the names of the training set, and report names that it lacks.
 
 Everything is said once, before the first step; what would make a result meaningless is an error.
 """

@@ -360,7 +360,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def bytes_of(text: str) -> float:
+def bytes_of(text: str, what: str = "--max-memory") -> float:
     """Read `24GB`, `800MB`, `24G` or `24` (GB) as bytes.
 
     Raises:
@@ -368,5 +368,5 @@ def bytes_of(text: str) -> float:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gb|gib|g|mb|mib|m|)\s*", text.lower())
     if not found or not float(found[1]):
-        raise ValueError(f"--max-memory takes a size such as 24GB, got {text!r}")
+        raise ValueError(f"{what} takes a size such as 24GB, got {text!r}")
     return float(found[1]) * (2**20 if found[2].startswith("m") else 2**30)

@@ -17,8 +17,12 @@ PLACES = ("checkpoints", "work_dirs")  # where a name is looked for, behind $XMO
 ENDINGS = (".pth", ".pt", ".pyth")
 
 
-def find_file(name: str) -> Path:
+def find_file(name: str, said: str = "load_from=") -> Path:
     """Return the file of a checkpoint: a path, a work directory, or the name of a released one that was fetched.
+
+    Args:
+        name: the path or the name.
+        said: put in front of the name in messages.
 
     Raises:
         ValueError: nothing there, with the places that were looked at.
@@ -38,7 +42,7 @@ def find_file(name: str) -> Path:
                 return file
     looked = ", ".join(str(folder) for folder in folders)
     raise ValueError(
-        f"no checkpoint at load_from={name!r}, nor {name}.pth in {looked}: a released file keeps its layout, put it "
+        f"no checkpoint at {said}{name!r}, nor {name}.pth in {looked}: a released file keeps its layout, put it "
         "there (or set XMODAL_CHECKPOINTS)"
     )
 

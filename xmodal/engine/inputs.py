@@ -2,12 +2,16 @@
 
 import glob
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from xmodal.data.lists import lines_of
+
 LIST_ENDINGS = (".txt", ".lst", ".list")
+Whole = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,23 @@ class Input:
     name: str
 
 
-def expand(named: Sequence[str], endings: Sequence[str], out: str | Path | None = None) -> list[Input]:
+def no_folder(path: str) -> bool:
+    """Return whether a folder is one sample; here, none is."""
+    return False
+
+
+def expand(
+    named: Sequence[str], endings: Sequence[str], out: str | Path | None = None, whole: Whole = no_folder
+) -> list[Input]:
     """Find the files that a user named.
 
     Args:
-        named: files, folders (searched with their subfolders), patterns such as `scans/*.ply`, and lists: `@list`, or a
-            text file whose first line is the path of a file. What is not there stays, so that it is reported.
+        named: files, folders (searched with their subfolders), patterns such as `scans/*.ply`, and lists: `@list`, a
+            text file whose first line is the path of a file, or `-` for lines of standard input. What is not there
+            stays, so that it is reported.
         endings: of the files taken from folders, lower case.
         out: folder of results inside a folder that is searched: left out.
+        whole: says which folders are one sample each, such as videos stored as frames.
 
     Raises:
         ValueError: a folder, pattern or list without such files.
@@ -39,7 +52,7 @@ def expand(named: Sequence[str], endings: Sequence[str], out: str | Path | None 
     found: dict[str, PurePath] = {}  # absolute path -> relative name
     shown: dict[str, str] = {}
     for word in named:
-        for path, name in files_of(word, endings, skip):
+        for path, name in files_of(str(word), endings, skip, whole):
             key = os.path.abspath(path)
             if key not in found:
                 found[key], shown[key] = name, path
@@ -47,24 +60,29 @@ def expand(named: Sequence[str], endings: Sequence[str], out: str | Path | None 
     return [Input(shown[key], names[key]) for key in found]
 
 
-def files_of(word: str, endings: Sequence[str], skip: Path | None) -> Iterator[tuple[str, PurePath]]:
+def files_of(
+    word: str, endings: Sequence[str], skip: Path | None, whole: Whole = no_folder
+) -> Iterator[tuple[str, PurePath]]:
     """Paths and relative names of the files that one word stands for."""
     path = Path(word)
-    if os.path.isdir(path):
-        files = list(below(path, endings, skip))
+    if word == "-":
+        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        yield from listed("standard input", lines, Path(), endings, skip, whole)
+    elif os.path.isdir(path):
+        files = [path] if whole(word) else list(below(path, endings, skip, whole))
         if not files:
             raise ValueError(f"no files below {word} that end in {' '.join(endings)}")
-        yield from ((str(file), file.relative_to(path)) for file in files)
+        yield from ((str(file), file.relative_to(path) if file != path else relative(word)) for file in files)
     elif word.startswith("@") and not os.path.exists(path):
-        yield from listed(Path(word[1:]), endings, skip)
+        yield from read_list(Path(word[1:]), endings, skip, whole)
     elif path.suffix.lower() in LIST_ENDINGS and os.path.isfile(path) and is_list(path):
-        yield from listed(path, endings, skip)
+        yield from read_list(path, endings, skip, whole)
     elif not os.path.exists(path) and glob.has_magic(word):
         matches = sorted(glob.glob(word, recursive=True))
         if not matches:
             raise ValueError(f"no file matches {word}")
         for match in matches:
-            if Path(match).is_file():
+            if Path(match).is_file() or whole(match):
                 yield match, relative(match)
     else:
         yield word, relative(word)
@@ -76,7 +94,7 @@ def relative(path: str) -> PurePath:
     return PurePath(pure.name) if pure.is_absolute() or ".." in pure.parts else pure
 
 
-def below(folder: Path, endings: Sequence[str], skip: Path | None) -> Iterator[Path]:
+def below(folder: Path, endings: Sequence[str], skip: Path | None, whole: Whole = no_folder) -> Iterator[Path]:
     """Files with these endings below a folder, in order; links to folders already seen are not followed again."""
     seen: set[str] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -85,7 +103,11 @@ def below(folder: Path, endings: Sequence[str], skip: Path | None) -> Iterator[P
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if Path(root) != folder and whole(root):
+            folders.clear()
+            yield Path(root)
+            continue
         for name in sorted(names):
             path = Path(root, name)
             if not name.startswith(".") and path.suffix.lower() in endings and not is_result(path):
@@ -106,26 +128,39 @@ def is_list(path: Path) -> bool:
     return bool(line) and (os.path.exists(line) or os.path.exists(path.parent / line))
 
 
-def listed(path: Path, endings: Sequence[str], skip: Path | None) -> Iterator[tuple[str, PurePath]]:
-    """Files of a list, one a line; relative ones start from the working directory or from the list's folder.
+def read_list(path: Path, endings: Sequence[str], skip: Path | None, whole: Whole) -> Iterator[tuple[str, PurePath]]:
+    """Files of a list, one a line.
 
     Raises:
         ValueError: no such list, or nothing in it.
     """
     if not path.is_file():
         raise ValueError(f"no list at {path}")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    yield from listed(f"the list {path}", lines_of(path), path.parent, endings, skip, whole)
+
+
+def listed(
+    source: str, lines: Sequence[str], home: Path, endings: Sequence[str], skip: Path | None, whole: Whole
+) -> Iterator[tuple[str, PurePath]]:
+    """Files of the lines of a list; relative ones start from the working directory or from `home`.
+
+    Raises:
+        ValueError: nothing in it.
+    """
+    lines = [line.strip() for line in lines]
     if not any(lines):
-        raise ValueError(f"the list {path} is empty")
+        raise ValueError(f"{source} is empty")
     for line in filter(None, lines):
-        beside = path.parent / line
+        beside = home / line
         if not os.path.exists(line) and os.path.exists(beside):
             if beside.is_dir():
-                yield from files_of(str(beside), endings, skip)
+                yield from files_of(str(beside), endings, skip, whole)
             else:
                 yield str(beside), relative(line)
+        elif line == "-":
+            yield line, relative(line)
         else:
-            yield from files_of(line, endings, skip)
+            yield from files_of(line, endings, skip, whole)
 
 
 def unique_names(found: dict[str, PurePath]) -> dict[str, str]:

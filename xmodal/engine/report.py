@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 import xmodal
 from xmodal.atomic import write_text
 from xmodal.engine.checkpoint import CheckpointHook, bare
+from xmodal.engine.sizes import input_size
 from xmodal.metrics import gather
 from xmodal.registry import HOOKS
 
@@ -50,6 +51,7 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
         "encoder": dict(find()) if find else None,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()),
+        "input_size": input_size(model),
     }
 
 
@@ -90,7 +92,8 @@ class ReportHook(Hook):
     Keys: config, command, seed, device, processes, encoder, trained_parameters, total_parameters, versions, status
     (running, finished, stopped, failed), step, seconds, `history` (a list of step, loss, top1, lr, speed, one a logging
     interval), `epochs` (a list of step, epoch, train, val), best, skipped (unreadable samples seen in evaluation, or
-    replaced in training), classes (names, in the order of `per_class` and `confusion`), test.
+    replaced in training), classes (names, in the order of `per_class` and `confusion`), shown (samples of the last
+    evaluation that are worth looking at, see `xmodal.shown`), input_size, chosen_by (metric of best.pth), test.
     """
 
     priority = "LOWEST"
@@ -109,6 +112,7 @@ class ReportHook(Hook):
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
             "processes": runner.world_size,
             **describe_model(runner.model),
+            "chosen_by": next((h.best for h in runner.hooks if isinstance(h, CheckpointHook)), None),
             "versions": versions(),
             "started": time.strftime("%Y-%m-%d %H:%M:%S"),
             "status": "running", "step": 0, "seconds": 0.0, "history": [], "epochs": [], "best": {}, "skipped": [],
@@ -124,7 +128,7 @@ class ReportHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Continue the report of the checkpoint."""
         old = json.loads(checkpoint.get("report", "{}"))
-        kept = ("history", "epochs", "best", "skipped", "classes", "started")
+        kept = ("history", "epochs", "best", "skipped", "classes", "shown", "started")
         self.report.update({k: old[k] for k in kept if k in old})
         self.before = old.get("seconds", 0.0)
 
@@ -166,9 +170,10 @@ class ReportHook(Hook):
     def after_log_eval(self, runner: Any, stage: str, metrics: dict[str, Any], seconds: float) -> None:
         """Add the metrics of a validation or test."""
         self.note(metrics.get("skipped", []))
-        if "classes" in metrics:
-            self.report["classes"] = metrics["classes"]  # once, for per_class and confusion of every entry
-        kept = {k: v for k, v in metrics.items() if k not in ("skipped", "classes")}
+        for key in ("classes", "shown"):
+            if key in metrics:
+                self.report[key] = metrics[key]  # once: names of all entries, samples of the last one
+        kept = {k: v for k, v in metrics.items() if k not in ("skipped", "classes", "shown")}
         entry = {**kept, "seconds": round(seconds, 2)}
         if stage == "test":
             self.report["test"] = entry

@@ -22,6 +22,7 @@ from xmodal.registry import DATASETS, ENCODERS, build, did_you_mean
 
 log = logging.getLogger("xmodal.fewshot")
 TEMPLATES = ("a photo of a {}.",)
+INPUTS = ("clips", "image", "coord", "feat", "lengths")  # what encoders embed
 
 
 @dataclass
@@ -186,15 +187,16 @@ class Bench:
         data = self.source(part.source).view(part.split, turn is not None)
         inputs = self.inputs(self.models["clip"], data, [part.indices[i] for i in rows], turn)
         if "image" not in inputs:
-            raise ValueError(f"{part.source}: this method trains on images, and these are clips")
+            what = "clips" if "clips" in inputs else "clouds"
+            raise ValueError(f"{part.source}: this method trains on images, and these are {what}")
         return inputs["image"].to(self.device)
 
     def inputs(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> dict[str, Tensor]:
-        """Normalized pixels of some samples."""
+        """Normalized pixels, or points, of some samples."""
         batch = collate(read_items(data, rows if turn is None else [(turn, i) for i in rows]))
         if "skipped" in batch:
             raise ValueError(f"cannot read {batch['skipped'][0]}: leave it out of the split file, or restore it")
-        return {k: v for k, v in model.data_preprocessor(batch).items() if k in ("clips", "image")}
+        return {k: v for k, v in model.data_preprocessor(batch).items() if k in INPUTS}
 
     @torch.no_grad()
     def run(self, model: TransferModel, data: Any, rows: list[int], turn: int | None) -> Tensor:

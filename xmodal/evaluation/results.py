@@ -66,18 +66,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 @contextlib.contextmanager
-def plot(path: str | Path, panels: int = 1, size: tuple[float, float] = (5.2, 4)) -> Iterator[Any]:
-    """Give the axes of a figure with some panels side by side, and write it as a picture afterwards."""
+def plot(path: str | Path, panels: int = 1, size: tuple[float, float] = (5.2, 4), rows: int = 1) -> Iterator[Any]:
+    """Give the axes of a figure with some panels in each row, and write it as a picture afterwards."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, panels, figsize=(size[0] * panels, size[1]), squeeze=False)
-    yield axes[0]
-    for axis in axes[0]:
+    figure, axes = plt.subplots(rows, panels, figsize=(size[0] * panels, size[1] * rows), squeeze=False)
+    yield axes.flat
+    for axis in axes.flat:
         axis.grid(alpha=0.3)
     figure.tight_layout()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)

@@ -24,6 +24,8 @@ from xmodal.registry import METHODS
 log = logging.getLogger("xmodal.fewshot")
 Cell = tuple[str, int, int]
 
+MARKERS = "os^D"
+
 
 class RunGrid:
     """Runs of several methods under one protocol.
@@ -220,9 +222,11 @@ def draw_plot(results: Sequence[Mapping[str, Any]], path: str | Path, title: str
                     continue
                 xs = sorted(cells)
                 bars = [stdev(cells[x]) if len(cells[x]) > 1 else 0.0 for x in xs]
-                axis.errorbar(xs, [mean(cells[x]) for x in xs], yerr=bars, marker="o", capsize=3, label=name)
+                marker = MARKERS[len(axis.containers) // 10 % len(MARKERS)]  # colors repeat after 10 lines
+                axis.errorbar(xs, [mean(cells[x]) for x in xs], yerr=bars, marker=marker, capsize=3, label=name)
             if all(k > 0 for k in shots):
                 axis.set_xscale("log", base=2)
             axis.set_xticks(shots or [1], [shots_name(k).split()[0] for k in shots] or ["1"])
             axis.set(xlabel="training images per class", ylabel="top-1 accuracy, %", title=title or test)
-            axis.legend(fontsize=8)
+            beside = dict(loc="upper left", bbox_to_anchor=(1, 1)) if len(methods) > 8 else {}
+            axis.legend(fontsize=8, **beside)

@@ -70,6 +70,7 @@ class Converter:
         older: further pairs, for names that are read and never written.
         ignored: pattern of official keys that are left out on reading.
         sign: pattern that an official key begins with in every such checkpoint.
+        unofficial: pattern of our keys that official files have no place for; they are left out on writing.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Converter:
     older: Pairs = ()
     ignored: str = "(?!)"
     sign: str = ""
+    unofficial: str = "(?!)"
 
     def plain(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries that count, without a prefix."""
@@ -121,6 +123,7 @@ class Converter:
         Raises:
             ValueError: a key without a rule, or weights of another method.
         """
+        state = {key: value for key, value in state.items() if not re.fullmatch(self.unofficial, key)}
         if self.values:
             state = {k: self.values[1](k, v) for k, v in state.items()}
         official = rename(state, [(ours, theirs) for theirs, ours in self.pairs])

@@ -229,7 +229,7 @@ def data(plan: Plan) -> str:
 def training(plan: Plan) -> str:
     """Return optimizer, schedule, length, metrics and hooks."""
     metric = "CloudAccuracy" if plan.task == "cloud" else kinds(plan)[1]
-    best = {"CloudAccuracy": "oa", "MultiLabelMetric": "mAP"}.get(metric, "top1")
+    best = "mAP" if metric == "MultiLabelMetric" else "top1"
     steps = -(-plan.parts["train"] // plan.scale.batch) * plan.scale.epochs
     why = "\n".join(f"# {line}" for line in wrapped(plan.scale.why))
     cache = ""

@@ -86,10 +86,10 @@ METHODS = {
         "linear probe", ("video", "image"), (1e-3, 64), (1e-2, 16), "a linear layer on frozen features",
         cached=1, towers=("vit", "conv"), head="",
     ),
-    "attention-probe": Method(
-        "temporal attention probe", ("video",), (1e-3, 64), (3e-3, 8), "one query over the frames' frozen features",
-        ("from video.readers import AttentionProbe",), ("reader=dict(type=AttentionProbe, num_frames=FRAMES),",),
-        cached=2,
+    "attentive-probe": Method(
+        "attentive probe", ("video",), (1e-3, 64), (3e-3, 8), "V-JEPA 2's probe on frozen frames, in order",
+        ("from video.attentive_probe import AttentiveProbe",),
+        ("reader=dict(type=AttentiveProbe, depth=1, per_frame=True, num_frames=FRAMES),",), cached=2,
     ),
     "lora": Method(
         "LoRA", ("video", "image"), (1e-3, 64), (3e-3, 32), "NOAH's recipe of LoRA",
