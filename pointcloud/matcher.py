@@ -43,7 +43,10 @@ def assign(costs: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
         Index of the true box of each query (B, Q), -1 for none, of each layer.
     """
     flat = torch.cat([x.flatten().to(costs[0].dtype) for x in (*costs, *masks)]).nan_to_num(1e6).cpu()
-    parts = [part.view(x.shape) for part, x in zip(flat.split([x.numel() for x in (*costs, *masks)]), (*costs, *masks), strict=True)]
+    parts = [
+        part.view(x.shape)
+        for part, x in zip(flat.split([x.numel() for x in (*costs, *masks)]), (*costs, *masks), strict=True)
+    ]
     found = [torch.full(cost.shape[:2], -1, dtype=torch.int64) for cost in costs]
     for assigned, table, mask in zip(found, parts, parts[len(costs) :], strict=False):
         for row, cost, there in zip(assigned, table, mask.bool(), strict=True):

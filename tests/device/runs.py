@@ -144,7 +144,7 @@ def evaluate(model: nn.Module, batch: dict[str, Any]) -> list[dict[str, Any]]:
 def on_cuda(model: nn.Module, batch: dict[str, Any], values: bool, precisions: Any = PRECISIONS) -> Pretended:
     """Run a loss and an evaluation in each precision on a pretended GPU."""
     device = Pretended("cuda:0", values)
-    with device:
+    with device, torch.backends.cudnn.flags(enabled=False):  # whose operations have no form for the CPU
         device.move(model)
         for dtype in precisions:
             with autocast(dtype):

@@ -131,7 +131,7 @@ class Pretended(TorchDispatchMode):
         away = [t for t in tensors if not isinstance(t, Shadow)]
         packet = func.overloadpacket
         asked = kwargs.get("device")
-        if packet in COPIES and (asked is not None or away):
+        if packet in COPIES and (asked is not None or (away and packet is not aten._to_copy)):
             return self.copy(func, packet, args, kwargs)
         if not here and asked is not None and torch.device(asked).type == self.device.type:
             return self.wrapped(func(*args, **self.inside(kwargs)))
