@@ -27,8 +27,10 @@ class CloudPreprocessor(nn.Module):
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return the batch on the device."""
         device = self.anchor.device
-        moved = lambda k, v: isinstance(v, Tensor) and k != "lengths"
-        return {k: v.to(device, non_blocking=True) if moved(k, v) else v for k, v in data.items()}
+        moved = {
+            k: v.to(device, non_blocking=True) for k, v in data.items() if isinstance(v, Tensor) and k != "lengths"
+        }
+        return {**data, **moved}
 
 
 @MODELS.register_module(name="cloud")

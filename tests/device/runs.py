@@ -1,4 +1,4 @@
-"""Steps of every config on a pretended device: training loss, evaluation, prediction, backward pass and optimizer step."""
+"""Steps of configs on a pretended device: training loss, evaluation, backward pass and optimizer step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +21,6 @@ from xmodal.encoders.openclip_weights import open_clip_encoder
 from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.encoders.vjepa2 import SIZES
 from xmodal.engine.config import load_config
-from xmodal.engine.meter import Meter
 from xmodal.engine.optim import TrainedGroups
 from xmodal.registry import MODELS, build
 
@@ -159,6 +158,9 @@ class Lifted(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one function."""
         kwargs = dict(kwargs or {})
+        if func is Tensor.new_tensor:
+            like, values = args[:2]
+            return torch.tensor(values, dtype=kwargs.get("dtype", like.dtype)).to(like.device)
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             return func(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
         return func(*args, **kwargs)

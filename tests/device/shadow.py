@@ -1,4 +1,4 @@
-"""Pretend to have a GPU: tensors that say they are on it, compute on the CPU and know when a host would wait for them.
+"""Pretend to have a GPU: tensors that say they are on it, and know when a host waits.
 
 A `Shadow` tensor holds a tensor of the CPU (or of the meta device, which computes shapes alone) and names another device.
 Inside a `Pretended` device every operation is looked at: tensors of both sides in one operation are refused as CUDA
@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class Pretended(TorchDispatchMode):
                     module._buffers[name] = self.hold(buffer)
         return model
 
-    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:  # noqa: C901
         """Compute on what the tensors hold, after a look at where they are."""
         if func is torch.ops.prim.device.default:
             return args[0].where
@@ -232,7 +232,7 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
             yield from tensors_in(x)
 
 
-@lru_cache(maxsize=None)
+@cache
 def writes(func: Any) -> bool:
     """Return whether an operation returns one of its arguments, changed."""
     return any(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns)
