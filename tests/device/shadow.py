@@ -1,6 +1,6 @@
 """Pretend to have a GPU: tensors that say they are on it, and know when a host waits.
 
-A `Shadow` tensor holds a tensor of the CPU (or of the meta device, which computes shapes alone) and names another device.
+A `Shadow` tensor holds one of the CPU (or of the meta device, which computes shapes alone) and names another device.
 Inside a `Pretended` device every operation is looked at: tensors of both sides in one operation are refused as CUDA
 refuses them, copies between the sides are followed, and whatever makes the host wait for the device is counted.
 """
@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 aten = torch.ops.aten
 # operations whose result's shape or value the host must know: each waits for the device
 READS = {
-    aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero, aten.masked_select, aten._unique, aten._unique2,
-    aten.unique_consecutive, aten.unique_dim, aten.bincount,
+    aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero, aten.masked_select, aten._unique,
+    aten._unique2, aten.unique_consecutive, aten.unique_dim, aten.bincount,
 }  # fmt: skip
 MASKED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 COPIES = {aten._to_copy, aten.copy_, aten._copy_from}
