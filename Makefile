@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods results screenshots pretrain-tiny
+.PHONY: help test-device test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods results screenshots pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ test-gpu: install  ## the checks that wait for a CUDA device; says so when there
 test-faults: install  ## campaigns of faults: 1,000 damaged files, 100 killed and resumed runs (an hour; not in CI)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.damage --table docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.kills --kills 100 --table docs/reliability.md
+
+test-device: install  ## models of the configs on a pretended GPU: nothing on the host, no waits (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/device
 
 golden: install  ## eleven short seeded runs whose losses and metrics must not move (python -m tests.golden --regenerate)
 	$(BIN)/python -m tests.golden

@@ -1,13 +1,14 @@
 """The set loss of 3DETR: match, then class, angle, center, size and overlap losses, for every decoder layer."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointcloud.matcher import Matcher, Targets, inside, pairwise_giou
+from pointcloud.matcher import Matcher, Targets, assign, inside, pairwise_giou
 
 WEIGHTS = {"sem_cls": 1.0, "angle_cls": 0.1, "angle_reg": 0.5, "center": 5.0, "size": 1.0, "giou": 1.0}
 
@@ -18,6 +19,13 @@ def mean_over_processes(value: Tensor) -> Tensor:
         dist.all_reduce(value)
         value = value / dist.get_world_size()
     return value
+
+
+def with_a_row(targets: Targets) -> Targets:
+    """Give scenes without any true box a row of padding, so that there is something to look up."""
+    if targets["boxes"].shape[1]:
+        return targets
+    return {k: F.pad(v, (0, 0) * (v.ndim - 2) + (0, 1)) for k, v in targets.items()}
 
 
 def pick(values: Tensor, assigned: Tensor) -> Tensor:
@@ -104,28 +112,40 @@ class Criterion(nn.Module):
 
         `loss_cardinality` (how far the number of found objects is off) is reported and not part of the total.
         """
+        targets = with_a_row(targets)
         count = mean_over_processes(targets["box_mask"].sum().float()).clamp(min=1)
+        pairs = self.match_all(layers, [targets] * len(layers))
         total = layers[-1]["logits"].new_zeros(())
         terms: dict[str, Tensor] = {}
         order = [len(layers) - 1, *range(len(layers) - 1)]
         for i in order:
-            found = self.layer(layers[i], targets, count)
+            found = self.layer(layers[i], targets, count, *pairs[i])
             total = total + sum(v for k, v in found.items() if k != "loss_cardinality")
             terms |= found if i == len(layers) - 1 else {f"{k}_{i}": v for k, v in found.items()}
         return total, terms
 
     def match(self, predicted: dict[str, Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
         """Generalized IoU (B, Q, N) and the index of each query's true box (B, Q), -1 for none."""
-        giou = pairwise_giou(predicted["boxes"], targets, self.giou_rule)
-        if self.inside is not None:
-            return giou, inside(predicted["query"], targets, self.inside)
-        return giou, self.matcher(predicted, targets, giou.detach())
+        return self.match_all([predicted], [targets])[0]
 
-    def layer(self, predicted: dict[str, Tensor], targets: Targets, count: Tensor) -> dict[str, Tensor]:
+    def match_all(self, layers: Sequence[dict[str, Tensor]], targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:
+        """Match every layer with its targets, as `match` does one; the host waits once for all of them."""
+        giou = [pairwise_giou(p["boxes"], true, self.giou_rule) for p, true in zip(layers, targets, strict=True)]
+        if self.inside is not None:
+            found = [inside(p["query"], true, self.inside) for p, true in zip(layers, targets, strict=True)]
+        else:
+            costs = [self.cost(*each) for each in zip(layers, targets, [g.detach() for g in giou], strict=True)]
+            found = assign(costs, [true["box_mask"] for true in targets])
+        return list(zip(giou, found, strict=True))
+
+    def cost(self, predicted: dict[str, Tensor], targets: Targets, giou: Tensor) -> Tensor:
+        """What each pair of a query and a true box costs (B, Q, N)."""
+        return self.matcher.cost(predicted, targets, giou)
+
+    def layer(
+        self, predicted: dict[str, Tensor], targets: Targets, count: Tensor, giou: Tensor, assigned: Tensor
+    ) -> dict[str, Tensor]:
         """The weighted terms of one layer; sums over matched boxes are divided by `count`."""
-        if targets["boxes"].shape[1] == 0:
-            targets = {k: F.pad(v, (0, 0) * (v.ndim - 2) + (0, 1)) for k, v in targets.items()}
-        giou, assigned = self.match(predicted, targets)
         matched = (assigned >= 0).float()  # (B, Q)
         if self.inside is not None:
             count = mean_over_processes(matched.sum()).clamp(min=1)

@@ -22,6 +22,7 @@ from pointcloud.detr_encoder import DETREncoder
 from pointcloud.epcl import EPCL
 from pointcloud.formats.frame import Frame
 from pointcloud.formats.write import class_color, write_boxes_ply
+from pointcloud.neighbors import valid_rows
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
 from pointcloud.votes import QueryPoints, VoteHead
@@ -129,7 +130,7 @@ class Detector(task.TaskNetwork):
         """Lowest and highest coordinates (B, 3) of padded clouds."""
         if lengths is None:
             return coord.amin(1), coord.amax(1)
-        behind = (torch.arange(coord.shape[1], device=coord.device) >= lengths[:, None])[..., None]
+        behind = ~valid_rows(lengths, coord.shape[0], coord.shape[1], coord.device)[..., None]
         low = coord.masked_fill(behind, float("inf")).amin(1)
         return low, coord.masked_fill(behind, float("-inf")).amax(1)
 

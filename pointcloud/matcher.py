@@ -1,5 +1,7 @@
 """Match predicted boxes with true ones: the Hungarian assignment of DETR."""
 
+from collections.abc import Sequence
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -29,6 +31,31 @@ def pairwise_giou(predicted: Tensor, targets: Targets, rule: str) -> Tensor:
     return overlap * mask[:, None]
 
 
+@torch.no_grad()
+def assign(costs: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """Solve the assignments of several layers, with one copy to the host for all of them.
+
+    Args:
+        costs: (B, Q, N) of each layer.
+        masks: (B, N) of each layer, which true boxes are real.
+
+    Returns:
+        Index of the true box of each query (B, Q), -1 for none, of each layer.
+    """
+    flat = torch.cat([x.flatten().to(costs[0].dtype) for x in (*costs, *masks)]).nan_to_num(1e6).cpu()
+    parts = [
+        part.view(x.shape)
+        for part, x in zip(flat.split([x.numel() for x in (*costs, *masks)]), (*costs, *masks), strict=True)
+    ]
+    found = [torch.full(cost.shape[:2], -1, dtype=torch.int64) for cost in costs]
+    for assigned, table, mask in zip(found, parts, parts[len(costs) :], strict=False):
+        for row, cost, there in zip(assigned, table, mask.bool(), strict=True):
+            queries, columns = linear_sum_assignment(cost[:, there].numpy())
+            row[queries] = there.nonzero()[:, 0][columns]
+    sent = torch.cat([x.flatten() for x in found]).to(costs[0].device, non_blocking=True)
+    return [part.view(x.shape) for part, x in zip(sent.split([x.numel() for x in found]), found, strict=True)]
+
+
 class Matcher(nn.Module):
     """Match each true box with one prediction.
 
@@ -50,9 +77,13 @@ class Matcher(nn.Module):
         self.class_cost, self.giou_cost = class_cost, giou_cost
         self.center_cost, self.objectness_cost = center_cost, objectness_cost
 
-    @torch.no_grad()
     def forward(self, predicted: dict[str, Tensor], targets: Targets, giou: Tensor) -> Tensor:
-        """Assign.
+        """Index of the true box of each query (B, Q), -1 for none; see `cost`."""
+        return assign([self.cost(predicted, targets, giou)], [targets["box_mask"]])[0]
+
+    @torch.no_grad()
+    def cost(self, predicted: dict[str, Tensor], targets: Targets, giou: Tensor) -> Tensor:
+        """Add up the costs of every pair.
 
         Args:
             predicted: see `box_decoder.decode`.
@@ -60,7 +91,7 @@ class Matcher(nn.Module):
             giou: (B, Q, N).
 
         Returns:
-            Index of the true box of each query (B, Q), -1 for none.
+            (B, Q, N).
         """
         label = targets["box_label"][:, None].expand(-1, predicted["boxes"].shape[1], -1)  # (B, Q, N)
         cost = -self.class_cost * predicted["class_probs"].gather(2, label.clamp(min=0))
@@ -68,12 +99,7 @@ class Matcher(nn.Module):
         if self.center_cost:
             apart = torch.cdist(predicted["center_normalized"], targets["center_normalized"], p=1)
             cost = cost + self.center_cost * apart
-        cost = cost.nan_to_num(1e6).cpu()
-        assigned = torch.full(cost.shape[:2], -1, dtype=torch.int64)
-        for b, count in enumerate(targets["box_mask"].sum(1).tolist()):
-            rows, columns = linear_sum_assignment(cost[b, :, : int(count)].numpy())
-            assigned[b, rows] = torch.from_numpy(columns)
-        return assigned.to(giou.device)
+        return cost
 
 
 @torch.no_grad()

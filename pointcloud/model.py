@@ -16,7 +16,7 @@ INPUTS = ("coord", "feat", "lengths")
 
 
 class CloudPreprocessor(nn.Module):
-    """Move a batch to the model's device; coordinates stay meters."""
+    """Move a batch to the model's device; coordinates stay meters, and sizes of clouds stay numbers of the host."""
 
     anchor: Tensor
 
@@ -27,7 +27,10 @@ class CloudPreprocessor(nn.Module):
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return the batch on the device."""
         device = self.anchor.device
-        return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in data.items()}
+        moved = {
+            k: v.to(device, non_blocking=True) for k, v in data.items() if isinstance(v, Tensor) and k != "lengths"
+        }
+        return {**data, **moved}
 
 
 @MODELS.register_module(name="cloud")

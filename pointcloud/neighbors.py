@@ -17,7 +17,7 @@ def valid_rows(lengths: Tensor | None, batch: int, size: int, device: torch.devi
     """Mask (B, size) of the rows below each length; all of them when `lengths` is None."""
     if lengths is None:
         return torch.ones(batch, size, dtype=torch.bool, device=device)
-    return torch.arange(size, device=device)[None] < lengths.to(device)[:, None]
+    return torch.arange(size, device=device)[None] < lengths.to(device, non_blocking=True)[:, None]
 
 
 def distances(a: Tensor, b: Tensor, norm: int = 2) -> Tensor:

@@ -84,21 +84,21 @@ def check_pair(query: Tensor, points: Tensor) -> None:
 
 
 def check_lengths(lengths: Counts | None, points: Tensor) -> Tensor | None:
-    """Lengths as a tensor (B,) on the points' device.
+    """Lengths as a tensor (B,) on the points' device; batches keep them on the host, where a look costs nothing.
 
     Raises:
-        ValueError: another number of lengths than clouds, or one outside 0..P.
+        ValueError: another number of lengths than clouds, or one outside 0..P (of lengths on the host).
     """
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths, dtype=torch.int64, device=points.device)
+    lengths = torch.as_tensor(lengths, dtype=torch.int64)
     if lengths.shape != points.shape[:1]:
         raise ValueError(f"lengths {tuple(lengths.shape)} for a batch of {points.shape[0]} clouds")
-    if not torch.compiler.is_compiling() and len(lengths):
+    if not torch.compiler.is_compiling() and len(lengths) and lengths.device.type == "cpu":
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > points.shape[1]:
             raise ValueError(f"lengths {low}..{high} do not fit clouds padded to {points.shape[1]} points")
-    return lengths
+    return lengths.to(points.device, non_blocking=True)
 
 
 def farthest_point_sample(
@@ -113,7 +113,7 @@ def farthest_point_sample(
 
     Args:
         points: (B, P, C).
-        num_samples: K for all clouds, or one number per cloud.
+        num_samples: K for all clouds, or one number per cloud, on the host.
         lengths: points of each cloud, None for all P.
         skip_near_origin: never choose points with |p|^2 <= 1e-3, as the CUDA kernel of `pointnet2_ops` does.
         start: first index of each cloud (B,); default 0.
@@ -131,11 +131,11 @@ def farthest_point_sample(
     most = num_samples if isinstance(num_samples, int) else int(max(num_samples, default=0))
     if most < 0:
         raise ValueError(f"num_samples {num_samples}: cannot choose fewer than 0 points")
-    wanted = torch.as_tensor(num_samples, dtype=torch.int64, device=points.device).expand(batch)
+    wanted = torch.as_tensor(num_samples, dtype=torch.int64).to(points.device, non_blocking=True).expand(batch)
     points = points.detach()
     if most and not skip_near_origin and start is None and choose_backend(backend, points) == "pytorch3d":
         ops, _ = load_pytorch3d()
-        return ops.sample_farthest_points(points, lengths, wanted.tolist())[1]
+        return ops.sample_farthest_points(points, lengths, num_samples)[1]
     limit = wanted.new_full((batch,), size) if lengths is None else lengths
     counts = torch.minimum(wanted, limit).clamp(min=1)
     valid = neighbors.valid_rows(lengths, batch, size, points.device)

@@ -147,9 +147,7 @@ class PointProbe(Segmenter):
 
     def forward(self, coord: Tensor, feat: Tensor | None, sizes: list[int]) -> Tensor:
         """Classify packed points (n, 3) with features (n, C): logits (n, K)."""
-        cloud = torch.repeat_interleave(
-            torch.arange(len(sizes), device=coord.device), torch.tensor(sizes).to(coord.device)
-        )
+        cloud = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(coord.device, non_blocking=True)
         centered = torch.cat([self.center(part) for part in coord.split(sizes)])
         lowest = torch.stack([part.amin(0) for part in centered.split(sizes)])
         grid = torch.floor((centered - lowest[cloud]) / self.voxel).long()

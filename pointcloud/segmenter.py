@@ -77,12 +77,11 @@ class Segmenter(task.TaskNetwork):
         sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
         target = pack(segment, sizes)
         keep = target != self.ignore_label
-        if not keep.any():  # the mean of nothing would be NaN
-            return {"loss_segment": logits.sum() * 0, "oa": logits.new_zeros(())}
         loss = F.cross_entropy(logits, target, self.class_weight, ignore_index=self.ignore_label)
-        right = (logits.argmax(1) == target)[keep].float().mean() * 100
+        loss = loss.masked_fill(~keep.any(), 0)  # the mean of nothing is NaN
+        right = ((logits.argmax(1) == target) & keep).sum() / keep.sum().clamp(min=1) * 100
         losses = {"loss_segment": loss, "oa": right}
-        if self.lovasz:
+        if self.lovasz and keep.any():
             losses["loss_lovasz"] = self.lovasz * lovasz_softmax(logits[keep].softmax(1), target[keep])
         return losses
 

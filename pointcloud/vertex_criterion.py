@@ -5,12 +5,11 @@ Paper: V-DETR (arXiv 2308.04409).
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pointcloud import boxes as box_ops
-from pointcloud.criterion import Criterion, mean_over_processes, pick
-from pointcloud.matcher import Targets, pairwise_giou
+from pointcloud.criterion import Criterion, mean_over_processes, pick, with_a_row
+from pointcloud.matcher import Targets
 
 WEIGHTS = {"sem_cls": 3.0, "angle_cls": 0.1, "angle_reg": 0.5, "center": 1.0, "size": 0.5, "giou": 2.0}
 COSTS = {"class": 3.0, "center": 1.0, "size": 0.5, "giou": 2.0}
@@ -73,15 +72,15 @@ class VertexCriterion(Criterion):
 
     def forward(self, layers: list[Boxes], targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Criterion.forward`; the class loss of the points is `loss_points`."""
-        if targets["boxes"].shape[1] == 0:
-            targets = {k: F.pad(v, (0, 0) * (v.ndim - 2) + (0, 1)) for k, v in targets.items()}
+        targets = with_a_row(targets)
         count = mean_over_processes(targets["box_mask"].sum().float()).clamp(min=1)
         terms: dict[str, Tensor] = {}
         total = layers[-1]["logits"].new_zeros(())
+        true = [self.targets_for(layer, targets) for layer in layers]
+        pairs = self.match_all(layers, true)
         for i in [len(layers) - 1, *range(len(layers) - 1)]:
-            true = self.targets_for(layers[i], targets)
-            scale = mean_over_processes(true["box_mask"].sum().float()).clamp(min=1)
-            found = self.layer(layers[i], true, scale)
+            scale = mean_over_processes(true[i]["box_mask"].sum().float()).clamp(min=1)
+            found = self.layer(layers[i], true[i], scale, *pairs[i])
             total = total + sum(v for k, v in found.items() if k != "loss_cardinality")
             terms |= found if i == len(layers) - 1 else {f"{k}_{i}": v for k, v in found.items()}
         if self.point_weight:
@@ -96,27 +95,16 @@ class VertexCriterion(Criterion):
             return {**targets, "box_label": torch.zeros_like(targets["box_label"])}
         return repeated(targets, self.repeats)
 
-    def match(self, predicted: Boxes, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Generalized IoU (B, Q, N) and the index of each query's true box (B, Q), -1 for none."""
-        giou = pairwise_giou(predicted["boxes"], targets, self.giou_rule)
-        return giou, self.assign(predicted, targets, giou.detach())
-
     @torch.no_grad()
-    def assign(self, predicted: Boxes, targets: Targets, giou: Tensor) -> Tensor:
-        """Match each true box with one query by the sum of the costs; -1 for none (B, Q)."""
+    def cost(self, predicted: Boxes, targets: Targets, giou: Tensor) -> Tensor:
+        """What each pair of a query and a true box costs (B, Q, N)."""
         label = targets["box_label"][:, None].expand(-1, predicted["logits"].shape[1], -1)
         p = predicted["class_probs"].gather(2, label.clamp(min=0))  # (B, Q, N)
         found = -ALPHA * (1 - p) ** 2 * (p + 1e-8).log() + (1 - ALPHA) * p**2 * (1 - p + 1e-8).log()
         offset, size = self.wanted(predicted, targets["boxes"][:, None])
         cost = self.costs["class"] * found - self.costs["giou"] * giou
         cost = cost + self.costs["center"] * (predicted["center_offset"][:, :, None] - offset).abs().sum(-1)
-        cost = cost + self.costs["size"] * (predicted["size_log"][:, :, None] - size).abs().sum(-1)
-        cost = cost.nan_to_num(1e6).cpu()
-        assigned = torch.full(cost.shape[:2], -1, dtype=torch.int64)
-        for b, there in enumerate(targets["box_mask"].bool().cpu()):
-            rows, columns = linear_sum_assignment(cost[b][:, there].numpy())
-            assigned[b, rows] = there.nonzero()[:, 0][columns]
-        return assigned.to(giou.device)
+        return cost + self.costs["size"] * (predicted["size_log"][:, :, None] - size).abs().sum(-1)
 
     @staticmethod
     def wanted(predicted: Boxes, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,9 +114,10 @@ class VertexCriterion(Criterion):
             center, size = center[:, :, None], size[:, :, None]
         return (boxes[..., :3] - center) / size, ((boxes[..., 3:6] + NEAR) / size).log()
 
-    def layer(self, predicted: Boxes, targets: Targets, count: Tensor) -> dict[str, Tensor]:
+    def layer(
+        self, predicted: Boxes, targets: Targets, count: Tensor, giou: Tensor, assigned: Tensor
+    ) -> dict[str, Tensor]:
         """The weighted terms of one stage; sums are divided by `count`."""
-        giou, assigned = self.match(predicted, targets)
         matched = (assigned >= 0).float()
         label = pick(targets["box_label"], assigned)[..., None]
         classes = torch.zeros_like(predicted["logits"]).scatter(2, label.clamp(min=0), matched[..., None])
@@ -149,11 +138,10 @@ class VertexCriterion(Criterion):
     def point_labels(self, points: Tensor, targets: Targets) -> Tensor:
         """One-hot class (B, P, C) of the smallest true box around each point (B, P, 3), zeros for none."""
         found = points.new_zeros(*points.shape[:2], self.num_classes)
-        for b, mask in enumerate(targets["box_mask"].bool()):
-            boxes, label = targets["boxes"][b][mask], targets["box_label"][b][mask]
-            if len(boxes):
-                held = box_ops.contains(boxes, points[b])  # (N, P)
-                volume = box_ops.volume(boxes)[:, None].masked_fill(~held, float("inf"))
-                best = label[volume.argmin(0)][:, None]
-                found[b].scatter_(1, best, held.any(0)[:, None].to(found.dtype))
+        true = with_a_row(targets)
+        for b, (boxes, label) in enumerate(zip(true["boxes"], true["box_label"], strict=True)):
+            held = box_ops.contains(boxes, points[b]) & true["box_mask"][b].bool()[:, None]  # (N, P)
+            volume = box_ops.volume(boxes)[:, None].masked_fill(~held, float("inf"))
+            best = label[volume.argmin(0)][:, None]
+            found[b].scatter_(1, best, held.any(0)[:, None].to(found.dtype))
         return found

@@ -182,8 +182,8 @@ class DiST(Reader):
         """Read the taps of a pass over the sparse frames (B*t, N, D) and all frames; returns (B, out_dim)."""
         assert taps is not None
         assert taps.pixels is not None
-        frames, past = need_grid(grid, "dist").t, torch.zeros(())
-        x, past = self.stem(taps.pixels), past.to(taps.pixels.device)
+        frames, past = need_grid(grid, "dist").t, torch.zeros((), device=taps.pixels.device)
+        x = self.stem(taps.pixels)
         for layer, i in zip(self.join, self.layers, strict=True):
             x, m, past = layer(x, taps["post", i].unflatten(0, (-1, frames)), past)
         tokens = (past + m).flatten(0, 1)  # (B*t, 1 + P, D_i)

@@ -76,7 +76,8 @@ class ProbeGrid(TransferModel):
         if mode == "predict":
             scores = [head.predict(f).unflatten(0, (-1, views)).mean(1) for head, f in pairs]
             found = self.to_predictions(torch.stack(scores, 1), label, sample_id)  # scores (P, K) a sample
-            return [{**one, "chosen": int(self.chosen)} for one in found]
+            chosen = int(self.chosen)
+            return [{**one, "chosen": chosen} for one in found]
         raise ValueError(f"mode {mode!r}: choose tensor, loss or predict")
 
     def all_features(self, **inputs: Any) -> list[Tensor]:

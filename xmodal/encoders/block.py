@@ -14,7 +14,7 @@ from xmodal.encoders.attention import Attention, short
 from xmodal.encoders.branches import Layout
 from xmodal.encoders.frozen_mlp import frozen_mlp
 from xmodal.encoders.parts import DropPath, QuickGELU, make_activation, make_norm
-from xmodal.encoders.sites import Branch, Edits, LayerScale, Linear, Pointwise, Stream
+from xmodal.encoders.sites import Branch, Edits, LayerScale, Linear, Pointwise, Stream, autocasting
 from xmodal.encoders.taps import Slot
 from xmodal.structures import Grid
 
@@ -73,7 +73,7 @@ class Mlp(nn.Module):
 
     def plain(self, x: Tensor) -> bool:
         """Return whether `frozen_mlp` computes the same: QuickGELU, nothing trained or placed inside, no autocast."""
-        if self.gated or not isinstance(self.act.op, QuickGELU) or torch.is_autocast_enabled(x.device.type):
+        if self.gated or not isinstance(self.act.op, QuickGELU) or autocasting(x):
             return False
         if self.fc1.edits or self.act.edits or self.fc2.edits or self.normed:
             return False

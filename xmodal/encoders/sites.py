@@ -58,9 +58,14 @@ class Branch(nn.Module):
         return self.edits(y, x, grid) if self.edits else y
 
 
+def autocasting(x: Tensor) -> bool:
+    """Return whether autocast is on where a tensor is; it knows no meta device."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` in the precision of its weight: beside a float32 stream a frozen trunk may be held in bfloat16."""
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+    if autocasting(x):
         return F.linear(x, weight, bias)
     return F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
 

@@ -198,7 +198,7 @@ class OptimWrapper(StockOptimWrapper):
     def all_finite(self, norm: Tensor) -> bool:
         """Return whether loss and gradients are finite on all processes; also agrees on stopping. One sync a step."""
         finite = torch.isfinite(torch.stack([loss.float() for loss in self.losses])).all() & torch.isfinite(norm)
-        stop = torch.tensor(self.wants_stop(), device=finite.device)
+        stop = torch.full_like(finite, self.wants_stop())
         votes = torch.stack([~finite, stop]).int()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(votes, op=dist.ReduceOp.MAX)
