@@ -66,5 +66,5 @@ def test_the_page_names_every_architecture_of_the_timm_that_it_was_made_with():
 
 
 def test_the_tool_says_how_many(capsys):
-    assert main(["vit_small_patch16_rope_224", "vit_base_patch16_xp_224"]) == 0
+    assert main(["vit_small_patch16_rope_224", "vit_base_patch16_18x2_224"]) == 0
     assert "1 taken, 1 refused" in capsys.readouterr().out
