@@ -16,7 +16,7 @@ install: $(STAMP)  ## create .venv and install everything the demo and the tests
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch torchvision
-	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57,serve]'
 	touch $(STAMP)
 
 demo: install  ## the main job on data made here: train, test, table, page (2.6 minutes on two cores)
@@ -97,7 +97,6 @@ results: install  ## rebuild the cheap rows of docs/results.md, keep the others 
 	OMP_NUM_THREADS=1 $(BIN)/python tools/results.py --rebuild
 
 screenshots: demo  ## the pictures of docs/using.md, from the demo's runs (needs chromium)
-	$(BIN)/pip install -q -c constraints.txt starlette uvicorn
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.screenshots
 
 methods: install  ## regenerate docs/methods.md from the registry

@@ -1,6 +1,7 @@
 """Convert official EPCL and 3DETR checkpoints to this suite and back, without the frozen tower."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -230,7 +231,11 @@ def load_official(network: nn.Module, path: str, converter: Converter) -> None:
     Raises:
         ValueError: keys that do not fit.
     """
-    ours, own = converter.to_ours(trained_state(read_torch(path))), network.state_dict()
+    theirs = trained_state(read_torch(path))
+    ours, own = converter.to_ours(theirs), network.state_dict()
+    left = [key for key in theirs if re.fullmatch(converter.ignored, key)]
+    if left:
+        warnings.warn(f"{path}: {len(left)} weights have no place here and are left out: {left[0]}, ...", stacklevel=2)
     wrong = [
         f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}"
         for k, v in ours.items()

@@ -139,7 +139,7 @@ class Criterion(nn.Module):
         return list(zip(giou, found, strict=True))
 
     def cost(self, predicted: dict[str, Tensor], targets: Targets, giou: Tensor) -> Tensor:
-        """What each pair of a query and a true box costs (B, Q, N)."""
+        """Return the matching cost of each query with each true box (B, Q, N)."""
         return self.matcher.cost(predicted, targets, giou)
 
     def layer(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointcloud.ptv3_block import Options, PointBlock, SubmanifoldConv, blocks_of, rising
+from pointcloud.ptv3_block import Options, PointBlock, SubmanifoldConv, make_blocks, rising
 from pointcloud.ptv3_level import Level
 from pointcloud.serialization import ORDERS
 
@@ -133,7 +133,7 @@ class PointDecoder(nn.ModuleDict):
         for s in reversed(range(len(enc_channels) - 1)):
             own = rates[sum(depths[:s]) : sum(depths[: s + 1])][::-1]
             up = Unpooling(back[s + 1], enc_channels[s], back[s], first_version)
-            blocks = blocks_of(back[s], num_head[s], patch_size[s], own, options or Options())
+            blocks = make_blocks(back[s], num_head[s], patch_size[s], own, options or Options())
             self[f"dec{s}"] = nn.ModuleDict({"up": up, **blocks})
 
     def forward(self, features: list[Tensor], levels: list[Level], parents: list[Tensor]) -> tuple[Tensor, Level]:
@@ -214,7 +214,7 @@ class PointTransformer(nn.Module):
                 widths = enc_channels[s - 1], enc_channels[s]
                 parts["down"] = Pooling(*widths, stride[s - 1], first_version, self.orders)
             own, rates = rates[:depth], rates[depth:]
-            parts |= blocks_of(enc_channels[s], enc_num_head[s], enc_patch_size[s], own, shared)
+            parts |= make_blocks(enc_channels[s], enc_num_head[s], enc_patch_size[s], own, shared)
             self.enc[f"enc{s}"] = nn.ModuleDict(parts)
         back = dec_depths, dec_channels, dec_num_head, dec_patch_size
         self.dec = None

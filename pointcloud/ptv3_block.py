@@ -138,6 +138,6 @@ def rising(last: float, count: int) -> list[float]:
     return [last * i / max(count - 1, 1) for i in range(count)]
 
 
-def blocks_of(dim: int, heads: int, patch: int, rates: Sequence[float], options: Options) -> dict[str, nn.Module]:
+def make_blocks(dim: int, heads: int, patch: int, rates: Sequence[float], options: Options) -> dict[str, nn.Module]:
     """Return the blocks of a level by name."""
     return {f"block{i}": PointBlock(dim, heads, patch, rate, options) for i, rate in enumerate(rates)}

@@ -97,7 +97,7 @@ class VertexCriterion(Criterion):
 
     @torch.no_grad()
     def cost(self, predicted: Boxes, targets: Targets, giou: Tensor) -> Tensor:
-        """What each pair of a query and a true box costs (B, Q, N)."""
+        """Return the matching cost of each query with each true box (B, Q, N)."""
         label = targets["box_label"][:, None].expand(-1, predicted["logits"].shape[1], -1)
         p = predicted["class_probs"].gather(2, label.clamp(min=0))  # (B, Q, N)
         found = -ALPHA * (1 - p) ** 2 * (p + 1e-8).log() + (1 - ALPHA) * p**2 * (1 - p + 1e-8).log()

@@ -34,12 +34,12 @@ def main(argv: list[str] | None = None) -> int:
             import uvicorn
         except ImportError as error:
             raise ValueError("serving needs starlette and uvicorn: pip install 'xmodal[serve]'") from error
-        from xmodal.engine.dry_run import bytes_of
+        from xmodal.engine.dry_run import parse_size
         from xmodal.use.server import Limits, make_app
         from xmodal.use.service import Service
 
         limits = Limits(
-            int(bytes_of(args.max_upload, "--max-upload")), args.upload_seconds, args.answer_seconds, args.queue
+            int(parse_size(args.max_upload, "--max-upload")), args.upload_seconds, args.answer_seconds, args.queue
         )
         service = Service(args.runs, args.amp, args.readers)
         shared = f"; {service.saved / 2**20:.1f} MB of weights are shared" if service.saved else ""

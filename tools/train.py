@@ -61,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
             print(cfg.pretty_text)
             return
         if args.dry_run or args.max_memory:
-            from xmodal.engine.dry_run import bytes_of, dry_run
+            from xmodal.engine.dry_run import dry_run, parse_size
 
-            limit = bytes_of(args.max_memory) if args.max_memory else None
+            limit = parse_size(args.max_memory) if args.max_memory else None
             print("\n".join(dry_run(cfg, limit)[1]))
             return
         if args.replay:

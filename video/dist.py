@@ -29,7 +29,7 @@ def mlp(dim: int, hidden: int) -> nn.Sequential:
 
 
 class JoinLayer(nn.Module):
-    """What stands beside one block: a step of the temporal encoder, the exchange, and the integration.
+    """Run one layer beside a block of the tower: temporal encoder, exchange of features, integration.
 
     Args:
         width: of the tower.

@@ -103,7 +103,7 @@ def copy_names(paths: Sequence[str], root: str) -> list[str]:
 
 
 def preview(source: str, target: Path, short_side: int = 120, frames: int = 48, fps: int = 12) -> Path:
-    """Write a short H.264 film for a page: even frames of a video, or of a folder of frames, of at most ten seconds.
+    """Write an H.264 clip of at most ten seconds for a page, with evenly spaced frames of a video or frame folder.
 
     Args:
         source: the video.

@@ -1,4 +1,4 @@
-"""Read a long video window by window, each sampled as a video of its own."""
+"""Split a long video into overlapping windows and sample frames in each of them."""
 
 import re
 

@@ -12,20 +12,12 @@ Measured here: nothing.
 from mmengine.config import read_base
 
 from pointcloud.datasets.pointcept import PointceptScanNet
-from pointcloud.metrics import SegmentationMetric
 
 with read_base():
-    from .._base_.point_probe import *
+    from .._base_.scannet_probe import *
 
-_scenes = dict(type=PointceptScanNet, root="data/scannet200", num_classes=200)
 model.network.num_classes = 200
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=8,
-    dataset=dict(**_scenes, split="train", repeat=4, transforms=_transforms, pad_to=100_000),
-)
-val_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(**_scenes, split="val", test_mode=True))
-test_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(**_scenes, split="val", test_mode=True))
-_classes = [f"class {i}" for i in range(200)]
-val_evaluator = dict(type=SegmentationMetric, classes=_classes)
-test_evaluator = dict(type=SegmentationMetric, classes=_classes)
+for _loader in (train_dataloader, val_dataloader, test_dataloader):
+    _loader.dataset.update(type=PointceptScanNet, root="data/scannet200", num_classes=200)
+for _metric in (val_evaluator, test_evaluator):
+    _metric.update(classes=[f"class {i}" for i in range(200)])

@@ -7,7 +7,7 @@ import torch
 from tests.start.test_new import clips, new, photos
 from tests.tools.test_train_tools import tool
 from xmodal.engine.checkpoint import LAST
-from xmodal.engine.dry_run import MB, Trial, bytes_of, dry_run, needs_of
+from xmodal.engine.dry_run import MB, Trial, dry_run, needs_of, parse_size
 from xmodal.engine.launch import prepare
 from xmodal.engine.memory import peak_megabytes
 
@@ -100,4 +100,4 @@ def test_operations_are_those_of_a_hand_count(tmp_path):
     ("text", "size"), [("24GB", 24 * 2**30), ("800 MB", 800 * 2**20), ("1.5g", 1.5 * 2**30), ("2", 2**31)]
 )
 def test_sizes_are_read(text, size):
-    assert bytes_of(text) == size
+    assert parse_size(text) == size

@@ -11,12 +11,12 @@ from torch.nn.functional import normalize
 from tests.browser import Browser, find
 from tests.tools.test_train_tools import tool
 from xmodal.use import finder
-from xmodal.use.finder import Encoder, Index
+from xmodal.use.finder import Index, SearchTowers
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder("tiny-clip")
+    return SearchTowers("tiny-clip")
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class TunedCLIP(nn.Module):
         self.set_classes(class_names, prompt_ids)
 
     def set_classes(self, class_names: Sequence[str], prompt_ids: Tensor | None = None) -> None:
-        """Name the classes, anew where others are tested."""
+        """Set the class names, also to others than those of training."""
         self.class_names, device = list(class_names), self.clip.logit_scale.device
         ids = self.tokenize(self.class_names) if prompt_ids is None else prompt_ids
         self.ids = ids.to(device)

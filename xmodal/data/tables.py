@@ -18,7 +18,7 @@ SEVERAL = re.compile(r"\s*[;|]\s*")  # between the labels of one file
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a table are: `path`, `label` (None: one column of 0 and 1 a class), `split` and `group`."""
+    """Names of a table's columns: `path`, `label` (None: a column of 0 and 1 for each class), `split` and `group`."""
 
     path: str
     label: str | None

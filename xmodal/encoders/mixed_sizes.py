@@ -10,7 +10,7 @@ from xmodal.structures import Grid
 
 
 def embed_together(tower: Any, images: Sequence[Tensor]) -> tuple[Tensor, Grid]:
-    """Make tokens of images (3, H_i, W_i), each with positions of its own size, and the grid that holds them all.
+    """Embed images (3, H_i, W_i), each with positions resized to its own grid, and pad them to one common grid.
 
     Args:
         tower: a `VisionTransformer`.

@@ -29,7 +29,7 @@ FEW = (2, 4)  # samples of the two steps; what a whole batch needs follows from 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step on some samples needs, in megabytes and seconds.
+    """Measured memory (MB) and time (s) of one training step on some samples.
 
     Args:
         kept: of activations, from the forward pass to the backward pass.
@@ -360,7 +360,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def bytes_of(text: str, what: str = "--max-memory") -> float:
+def parse_size(text: str, what: str = "--max-memory") -> float:
     """Read `24GB`, `800MB`, `24G` or `24` (GB) as bytes.
 
     Raises:

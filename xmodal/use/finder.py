@@ -35,7 +35,7 @@ FRAMES = 8  # of a video
 DEFAULT = "ViT-B-16-quickgelu:openai"
 
 
-class Encoder:
+class SearchTowers:
     """Both towers of a CLIP, and how files are read for it.
 
     Args:
@@ -136,7 +136,7 @@ class Index:
             file.writelines(json.dumps(row) + "\n" for row in new)
         self.rows += new
 
-    def fill(self, encoder: Encoder) -> Iterator[tuple[int, dict[str, str]]]:
+    def fill(self, encoder: SearchTowers) -> Iterator[tuple[int, dict[str, str]]]:
         """Encode the files that are not yet; yields how many are done, and those that could not be read, and why."""
         dim = encoder.clip.out_dim
         for part in range(0, len(self.rows), PART):
@@ -159,7 +159,7 @@ class Index:
                 yield len(missing[at : at + BATCH]), errors
             self.bank.kept.pop(name, None)
 
-    def reader(self, encoder: Encoder, errors: dict[str, str]) -> Any:
+    def reader(self, encoder: SearchTowers, errors: dict[str, str]) -> Any:
         """Return a function that reads the file of a row, and notes why it cannot."""
 
         def read(row: int) -> Tensor | None:

@@ -28,7 +28,7 @@ LISTING = ("annotation", "root", "classes", "format", "max_broken", "seed", "tes
 Rows = dict[str, dict[str, Any]]
 
 
-class Task(NamedTuple):
+class ServedTask(NamedTuple):
     """A trained model under a name.
 
     Args:
@@ -63,7 +63,7 @@ class Group:
         tasks: of one kind of files; with several, of one encoder.
     """
 
-    def __init__(self, tasks: Sequence[Task]):
+    def __init__(self, tasks: Sequence[ServedTask]):
         self.tasks = list(tasks)
         self.reader = self.tasks[0].model.predictor
         self.kind = self.tasks[0].model.kind
@@ -124,7 +124,7 @@ class Service:
     """
 
     def __init__(self, runs: Sequence[str], amp: str | None = None, readers: int = 2):
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, ServedTask] = {}
         for run in runs:
             task = make_task(run, amp)
             if task.name in self.tasks:
@@ -237,7 +237,7 @@ class Service:
         self.thread.join()
 
 
-def make_task(run: str, amp: str | None) -> Task:
+def make_task(run: str, amp: str | None) -> ServedTask:
     """Load a run as a task; its name is that of the run's config, or what stands in front of `=`."""
     name, equals, source = run.partition("=")
     if not equals or os.path.exists(run):
@@ -245,12 +245,12 @@ def make_task(run: str, amp: str | None) -> Task:
     model = load(source, amp=amp)
     folder = Path(model.checkpoint).parent
     name = name or (Path(model.config.filename or "").stem if folder.name in ("", ".") else folder.name)
-    return Task(name, model, sorted({p.suffix for p in folder.iterdir() if p.suffix in FORMATS}))
+    return ServedTask(name, model, sorted({p.suffix for p in folder.iterdir() if p.suffix in FORMATS}))
 
 
-def grouped(tasks: Sequence[Task]) -> list[list[Task]]:
+def grouped(tasks: Sequence[ServedTask]) -> list[list[ServedTask]]:
     """Put tasks together that read pixels alike with one encoder; clouds and other models stay by themselves."""
-    found: dict[Any, list[Task]] = {}
+    found: dict[Any, list[ServedTask]] = {}
     for task in tasks:
         module, predictor = task.model.model, task.model.predictor
         key: Any = task.name
