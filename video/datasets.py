@@ -18,7 +18,7 @@ from video.segments import SegmentSampling
 from video.transforms import TestCrops
 from xmodal.data.annotations import part_of
 from xmodal.data.broken import LabeledFiles
-from xmodal.data.transforms import USUAL
+from xmodal.data.transforms import USUAL, transformed
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
 
@@ -175,10 +175,10 @@ class VideoDataset(LabeledFiles):
         sample = self.samples[index]
         with open_video(sample.path, self.decoder) as video:
             indices = np.atleast_2d(self.sampling.train(video.num_frames, rng))  # (C, T)
-            clips = [_channels_first(video.read(rows, self.short_side)) for rows in indices]  # (T, 3, H, W) each
-        for i, clip in enumerate(clips):
-            label = self.label_of(sample)
-            for transform in self.transforms:
-                clip, label = transform(clip, label, rng)
-            clips[i] = clip
-        return {"clips": torch.stack(clips), "label": self.target(label), "sample_id": sample.sample_id}
+            frames = _channels_first(video.read(indices, self.short_side))  # (C*T, 3, H, W)
+        clips = []
+        for clip in frames.split(indices.shape[1]):
+            clip, label = transformed(self.transforms, clip, self.label_of(sample), rng)  # type: ignore[arg-type]
+            clips.append(clip)
+        clip = torch.stack(clips) if len(clips) > 1 else clips[0][None]  # (C, T, 3, h, w)
+        return {"clips": clip, "label": self.target(label), "sample_id": sample.sample_id}

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.resample import INTERPOLATIONS
 from xmodal.data.transforms import (
-    INTERPOLATIONS,
     Clip,
     HorizontalFlip,
     RandomCrop,
