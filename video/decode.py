@@ -9,7 +9,7 @@ with a file arrives as `VideoError`; trouble of the machine as `TroubleError`.
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from video.keyframes import KeyFrames
 from video.libraries import LIBRARIES, check_decoder
-from video.sequential import Sequential, scan
+from video.sequential import Sequential, open_video, scan_packets
 from xmodal.data.trouble import NotAFileError, reading, words_of
 
 MAX_CLIP = 2**30  # bytes that one read may return
@@ -70,9 +70,11 @@ class VideoFile:
         self.source: str | bytes = source if isinstance(source, bytes) else os.fspath(source)
         self.path = name or ("<bytes>" if is_bytes else str(self.source))
         self._size: tuple[int, int] | None = None
-        with self._reading("pyav"):
-            self._scan = scan(self.source)
-            self._backend: _Backend = self._choose()
+        self._files = ExitStack()  # open from the scan until the first read
+        with self._reading("pyav"), ExitStack() as files:
+            opened = files.enter_context(open_video(self.source))
+            self._scan = scan_packets(*opened)
+            self._backend: _Backend = self._choose(files, opened)
 
     def _reading(self, reader: str) -> AbstractContextManager[None]:
         """Turn what goes wrong into a `VideoError` that names the reader, or the file itself."""
@@ -84,7 +86,7 @@ class VideoFile:
 
         return reading(self.path, VideoError, blame)
 
-    def _choose(self) -> _Backend:
+    def _choose(self, files: ExitStack, opened: Any) -> _Backend:
         """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
         if self._scan.why_in_sequence:
             return Sequential(self.source, self._scan)
@@ -93,7 +95,8 @@ class VideoFile:
                 reader = LIBRARIES[self._decoder](self.source, self._scan)
                 if reader.num_frames == self._scan.num_frames:
                     return reader
-        return KeyFrames(self.source, self._scan)
+        self._files = files.pop_all()
+        return KeyFrames(self.source, self._scan, (self._files, opened))
 
     @property
     def num_frames(self) -> int:
@@ -193,6 +196,7 @@ class VideoFile:
 
     def close(self) -> None:
         """Close the file."""
+        self._files.close()
         self._backend = _Closed(self.num_frames, self.fps)
 
     def __enter__(self) -> "VideoFile":
