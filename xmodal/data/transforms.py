@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xmodal.data.resample import LazyClip, check_interpolation, pillow_part, resize_part
 from xmodal.registry import TRANSFORMS
@@ -22,15 +21,6 @@ from xmodal.registry import TRANSFORMS
 Clip = tuple[Tensor, int]
 Placed = tuple[LazyClip, int]
 USUAL = 224  # pixels, outside a run, where no encoder says another size
-
-
-def resize(images: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
-    """Resize (N, 3, H, W) to `size`, not antialiased, to float32 that is neither rounded nor clamped."""
-    check_interpolation(interpolation)
-    images = images.float()
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    return functional.interpolate(images, size, mode=interpolation, align_corners=False)
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
