@@ -149,7 +149,7 @@ class VideoDataset(LabeledFiles):
         samples = part_of(listing.samples, hold_out, held)
         super().__init__(samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
-        if not test_mode and any(s.label < 0 and s.labels is None for s in self.samples):
+        if not test_mode and self.samples.unlabeled:
             raise ValueError(f"{annotation} has videos without a class; they can be tested on (test_mode=True) only")
         sampling = sampling if sampling is not None else {"type": "dense", "stride": 16}
         self.sampling = build(sampling, TRANSFORMS, num_frames=num_frames)
