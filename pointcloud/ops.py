@@ -133,7 +133,8 @@ def farthest_point_sample(
         raise ValueError(f"num_samples {num_samples}: cannot choose fewer than 0 points")
     wanted = torch.as_tensor(num_samples, dtype=torch.int64).to(points.device, non_blocking=True).expand(batch)
     points = points.detach()
-    if most and not skip_near_origin and start is None and choose_backend(backend, points) == "pytorch3d":
+    buckets = backend == "auto" and neighbors.use_buckets(points, most)  # the same answers, sooner
+    if most and not (skip_near_origin or buckets) and start is None and choose_backend(backend, points) == "pytorch3d":
         ops, _ = load_pytorch3d()
         return ops.sample_farthest_points(points, lengths, num_samples)[1]
     limit = wanted.new_full((batch,), size) if lengths is None else lengths
