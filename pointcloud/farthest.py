@@ -3,8 +3,8 @@
 The plain loop measures all points against each point chosen. Here points lie in buckets of a k-d tree with their
 bounding boxes. A bucket whose box is farther from the new point than its own points are from those chosen before cannot
 change, and is passed over (QuickFPS, Han et al., IEEE TCAD 2023). The result is the same, index for index: distances
-are computed by the same operations in the same order; rounding is monotone, so the distance to a box is never above that
-to a point in it; and of equal distances the lowest index wins, within a bucket and among buckets.
+are computed by the same operations in the same order; rounding is monotone, so a box is never farther than a point in
+it; and of equal distances the lowest index wins, within a bucket and among buckets.
 """
 
 import numba

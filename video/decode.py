@@ -29,7 +29,7 @@ class VideoError(Exception):
     Args:
         path: the file.
         reason: what is wrong with it, in words.
-        backend: who found out: `file`, `keyframes`, `pyav`, `decord` or `torchcodec`.
+        backend: who found out: `file`, `keyframes`, `pyav`, or a library of `DECODERS`.
     """
 
     def __init__(self, path: str, reason: str, backend: str) -> None:
@@ -56,7 +56,8 @@ class VideoFile:
     Args:
         source: a path, or the bytes of a file.
         name: what errors call it; the path when not given.
-        decoder: reader of plain films (`Scan.is_plain`): `own`, `decord` or `torchcodec`; same pixels.
+        decoder: reader of plain films (`Scan.is_plain`): `own`, or, with the same pixels and slower, `decord` or
+            `torchcodec`; `torchcodec-cuda` decodes on a GPU, which may round colors otherwise.
 
     Raises:
         ValueError: a decoder that is not known or not installed.
@@ -110,7 +111,7 @@ class VideoFile:
 
     @property
     def backend(self) -> str:
-        """Return the reader of this file: `keyframes`, `decord`, `torchcodec`, or `pyav` (in sequence)."""
+        """Return the reader of this file: `keyframes`, a library of `DECODERS`, or `pyav` (in sequence)."""
         return self._backend.name
 
     @property

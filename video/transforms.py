@@ -67,8 +67,9 @@ class TestCrops:
 
         Of one crop only the center is computed.
         """
-        size = short_side_size(*frames.shape[-2:], self.size)
-        if tuple(frames.shape[-2:]) == size:
+        height, width = frames.shape[-2:]
+        size = short_side_size(height, width, self.size)
+        if (height, width) == size:
             return frames.float()
         top, left = (crop_offsets(n, self.size, 1)[0] if self.crops == 1 else 0 for n in size)
         box = (top, left, self.size, self.size) if self.crops == 1 else (0, 0, *size)
