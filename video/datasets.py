@@ -106,7 +106,7 @@ class VideoDataset(LabeledFiles):
         test_mode: evaluation clips instead of training clips.
         seed: of everything random.
         max_broken: share of unreadable files that stops a run; five files are always allowed.
-        decoder: `own`, or for films that they read exactly `decord`, `torchcodec` or `torchcodec-cuda`; see `VideoFile`.
+        decoder: `own`, or `decord`, `torchcodec` or `torchcodec-cuda` for films that they read exactly (`VideoFile`).
         hold_out: share of every class that is left out, always the same samples.
         held: take those that are left out instead.
 
