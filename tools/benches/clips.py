@@ -2,6 +2,10 @@
 
 import importlib.util
 import itertools
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +20,7 @@ from tools.benches.data import folder, write_video
 from tools.benches.measure import Variant, Wanted
 from video import keyframes, sequential
 from video.decode import VideoFile
-from video.libraries import check_decoder
+from video.libraries import LIBRARIES, check_decoder
 from video.sampling import UniformSampling
 from video.transforms import HorizontalFlip, RandomCrop, RandomResizedCrop, ShortSideJitter, short_side_size, to_bytes
 from xmodal.data.transforms import transformed
@@ -158,24 +162,43 @@ def clips(args: Any) -> list[Variant]:
 
 
 def decoders(args: Any) -> list[dict[str, Any]]:
-    """Milliseconds for eight frames by reader and codec, medians of alternating rounds."""
-    import time
+    """Eight frames by codec: milliseconds of our reader, and how many times as long the libraries take.
 
-    usable = []
-    for name in ("own", "decord", "torchcodec", "torchcodec-cuda"):
-        try:
-            usable += [check_decoder(name)] if name == "own" or has(name.split("-")[0]) else []
-        except ValueError:
-            continue
-    rows = []
+    Each library is measured in a process without the other: both bring codecs, which clash in one.
+    """
+    films = {}
     for number, (title, (codec, ending, options)) in enumerate(CODECS.items()):
-        path = write_video(folder() / f"codec{number}.{ending}", 10, 48, codec=codec, options=options)
-        spent: dict[str, list[float]] = {name: [] for name in usable}
-        for _ in range(args.repeats + 1):
-            for name, seconds in spent.items():
-                start = time.process_time()
-                read(path, name)
-                seconds.append(time.process_time() - start)
-        medians = {name: 1000 * float(np.median(seconds[1:])) for name, seconds in spent.items()}
-        rows.append({"video": title, **{f"{name} ms": ms for name, ms in medians.items()}})
-    return rows
+        films[title] = write_video(folder() / f"codec{number}.{ending}", 10, 48, codec=codec, options=options)
+    rows: dict[str, dict[str, Any]] = {title: {"video": title} for title in films}
+    for library in LIBRARIES:
+        words = [sys.executable, "-m", "tools.benches.clips", library, str(args.repeats), *map(str, films.values())]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        lines = done.stdout.splitlines() if done.returncode == 0 else []
+        for title, line in zip(films, lines, strict=False):
+            ours_ms, theirs_ms = map(float, line.split())
+            rows[title] |= {"own ms": ours_ms, f"{library} / own": theirs_ms / ours_ms}
+    return list(rows.values())
+
+
+def against(library: str, repeats: int, path: Path) -> tuple[float, float]:
+    """Milliseconds of our reader and of a library, medians of alternating rounds."""
+    spent: dict[str, list[float]] = {"own": [], library: []}
+    for _ in range(repeats + 1):
+        for name, seconds in spent.items():
+            start = time.process_time()
+            read(path, name)
+            seconds.append(time.process_time() - start)
+    mine, theirs = (1000 * statistics.median(seconds[1:]) for seconds in spent.values())
+    return mine, theirs
+
+
+def main(words: list[str]) -> None:
+    """Print our milliseconds and a library's for each video."""
+    torch.set_num_threads(1)
+    check_decoder(words[0])
+    for path in words[2:]:
+        print(*against(words[0], int(words[1]), Path(path)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
