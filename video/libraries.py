@@ -44,8 +44,9 @@ class TorchCodec:
     def __init__(self, source: str | bytes, found: Scan) -> None:
         from torchcodec.decoders import VideoDecoder
 
-        options = {"seek_mode": "exact", "dimension_order": "NHWC", "device": self.device}
-        self._reader = VideoDecoder(source, num_ffmpeg_threads=1, **options)
+        self._reader = VideoDecoder(
+            source, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC", device=self.device
+        )
         self.num_frames, self.fps = len(self._reader), found.fps
         self._together = max(1, AT_ONCE // max(3 * found.size[0] * found.size[1], 1))
 
