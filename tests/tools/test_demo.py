@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tools.demo import METHODS, ROOT, table, page_of
+from tools.demo import METHODS, ROOT, page_of, table
 
 REPORT = {
     "device": "2 CPU cores", "trained_parameters": 1000, "total_parameters": 20000, "seconds": 90.0,
