@@ -271,9 +271,10 @@ def training_sample(dataset: Any, index: int, names: Sequence[Any]) -> str:
     inside, label = seen(item), item.get("label")
     if label is None or not names:
         return page.exhibit(inside) if inside else ""
-    several = np.ndim(label) == 1  # 0/1 of every class
-    known = np.flatnonzero(np.asarray(label) > 0.5).tolist() if several else int(label)
-    name = named(names, known) if several or 0 <= known < len(names) else ""
+    if np.ndim(label):  # 0/1 of every class
+        name = named(names, np.flatnonzero(np.asarray(label) > 0.5).tolist())
+    else:
+        name = named(names, int(label)) if 0 <= int(label) < len(names) else ""
     return page.exhibit(inside, escape(name)) if inside else ""
 
 
