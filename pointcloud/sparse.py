@@ -223,7 +223,7 @@ class GatherMultiplyScatter(torch.autograd.Function):
         ctx.pairs = pairs
         out = x.new_zeros(rows, kernel.shape[2])
         for weight, (read, written) in zip(kernel, pairs, strict=True):
-            out.index_add_(0, written, x[read] @ weight)
+            out.index_add_(0, written, x.index_select(0, read) @ weight)
         return out
 
     @staticmethod
@@ -235,9 +235,9 @@ class GatherMultiplyScatter(torch.autograd.Function):
         dx = torch.zeros_like(x) if need_x else None
         dkernel = torch.zeros_like(kernel) if need_kernel else None
         for k, (read, written) in enumerate(ctx.pairs):
-            part = grad[written]
+            part = grad.index_select(0, written)
             if dx is not None:
                 dx.index_add_(0, read, part @ kernel[k].t())
             if dkernel is not None:
-                dkernel[k] = x[read].t() @ part
+                dkernel[k] = x.index_select(0, read).t() @ part
         return dx, dkernel, None, None
