@@ -112,5 +112,7 @@ def cut(counts: list[int], size: int, device: torch.device) -> Patches:
         places.append(own + start)
         real.append(taken)
         start += count
-    kept = torch.cat(real).view(-1, size).to(device)
-    return Patches(size, torch.cat(places).to(device), torch.cat(back).to(device), None if bool(kept.all()) else kept)
+    kept = torch.cat(real).view(-1, size)
+    full = bool(kept.all())
+    all_places, all_back, kept = (x.to(device, non_blocking=True) for x in (torch.cat(places), torch.cat(back), kept))
+    return Patches(size, all_places, all_back, None if full else kept)

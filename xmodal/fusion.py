@@ -73,7 +73,7 @@ class FusionModel(FrozenTower, BaseModel):
         if mode not in ("loss", "tensor"):
             raise ValueError(f"mode {mode!r}: choose tensor or loss")
         assert self.clip.tokenizer is not None
-        ids = self.clip.tokenizer(list(caption), truncate=True).to(image.device)
+        ids = self.clip.tokenizer(list(caption), truncate=True).to(image.device, non_blocking=True)
         keep = torch.arange(ids.shape[1], device=ids.device) <= self.clip.text.end(ids)[:, None]
         seen, read = self.image_tokens(image), self.text_tokens(ids)
         if mode == "tensor":

@@ -45,7 +45,7 @@ def fit(
         for optimizer, own in zip(optimizers, rates, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = own[epoch]
-        losses = []
+        seen: list[Tensor] = []
         for batch in batches(epoch):
             value = loss(batch)
             for optimizer in optimizers:
@@ -54,7 +54,8 @@ def fit(
             for optimizer in optimizers:
                 optimizer.step()
             each_step()
-            losses.append(value.item())
+            seen.append(value.detach())
+        losses = torch.stack(seen).tolist()  # a GPU is waited for once an epoch
         means.append(round(sum(losses) / len(losses), 5))
         with torch.no_grad():
             each_epoch(epoch)
