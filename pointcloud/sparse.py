@@ -87,7 +87,7 @@ class Voxels:
             moved = coordinates[:, c] + shifts[:, c, None]
             there &= (moved >= self.low[c]) & (moved <= self.high[c])
         which, row = there.nonzero().unbind(1)
-        counts = [len(row)] if len(shifts) == 1 else torch.bincount(which, minlength=len(shifts)).tolist()
+        counts = [len(row)] if len(shifts) == 1 else there.sum(1).tolist()
         return list(zip(row.split(counts), self.order[at[which, row]].split(counts), strict=True))
 
 

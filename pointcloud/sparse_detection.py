@@ -30,7 +30,7 @@ def clouds_of(x: SparseTensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         order of the clouds (N,).
     """
     order = torch.argsort(x.coordinates[:, 0], stable=True)
-    lengths = torch.bincount(x.coordinates[:, 0]).cpu()
+    lengths = torch.bincount(x.coordinates[:, 0].cpu())  # the host waits once
     rows = order.split(lengths.tolist())
     coord, features = x.coordinates[:, 1:].to(x.features.dtype), x.features
     padded = (pad_sequence([values[r] for r in rows], batch_first=True) for values in (coord, features))

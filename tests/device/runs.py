@@ -10,10 +10,16 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
+from pointcloud import neighbors
 from pointcloud.datasets.base import finish
+from pointcloud.detection import detection3d, detr3d
 from pointcloud.model import CloudModel
+from pointcloud.sparse_detection import epcl_sparse3d, vdetr3d_sparse
 from pointcloud.toys.scenes import room
+from pointcloud.uni3d import uni3d
+from pointcloud.vdetr import vdetr3d, vdetr3d_epcl
 from tests.device.shadow import Pretended, autocast
 from tests.test_configs import random_weights
 from xmodal.data.collate import collate
@@ -22,10 +28,17 @@ from xmodal.encoders.timm_weights import timm_encoder
 from xmodal.encoders.vjepa2 import SIZES
 from xmodal.engine.config import load_config
 from xmodal.engine.optim import TrainedGroups
+from xmodal.fusion import FusionModel
 from xmodal.registry import MODELS, build
+from xmodal.toys.label_pretraining import ImageTextLabelModel
+from xmodal.toys.shape_pool import ShapeThings
 
+ON_POINTS = (detr3d, vdetr3d, epcl_sparse3d, vdetr3d_sparse)
+DETECTORS = (*ON_POINTS, detection3d, vdetr3d_epcl)
+NEED_VALUES = (CloudModel, ImageTextLabelModel)
 PRECISIONS = (None, torch.bfloat16, torch.float16)
-POINTS = 2304  # more than any network keeps
+POINTS = 1024  # more than any network keeps
+NAMES = ["red circle", "blue square", "green ring"]
 
 
 @contextmanager
@@ -38,6 +51,23 @@ def shallow(depth: int = 4) -> Iterator[None]:
         yield
     finally:
         SIZES.update(before)
+
+
+@contextmanager
+def quick_farthest() -> Iterator[None]:
+    """Let farthest points be chosen outside the device but for the first two, whose operations say all there is."""
+    whole = neighbors.sample_farthest
+
+    def sample(points: Tensor, counts: Tensor, most: int, *rest: Tensor) -> Tensor:
+        device = Pretended.current
+        if device is None or not device.values or most < 3:
+            return whole(points, counts, most, *rest)
+        whole(points, counts, 2, *rest)
+        with _disable_current_modes():
+            return device.hold(whole(*device.inside([points, counts, most, *rest])))
+
+    with patch.object(neighbors, "sample_farthest", sample):
+        yield
 
 
 def depth_of(cfg: Config) -> int:
@@ -58,20 +88,31 @@ def shorten(cfg: Config) -> Config:
         tower.arch = dict(vision_cfg=dict(layers=depth_of(cfg)))
     if "settings" in cfg.model:
         cfg.model.settings = cfg.model.settings[:2]
-    network = cfg.model.get("network")
-    if network is not None:
-        backbone = network if "num_groups" in network else network.get("backbone", {})
-        if "num_groups" in backbone:
-            backbone.num_groups = 32
-        if "decoder" in network:
-            network.decoder.update(num_queries=8, depth=2)
+    if isinstance(cfg.model.get("classes"), str):
+        cfg.model.classes = NAMES
+    if cfg.model.get("network") is not None:
+        shorten_network(cfg.model.network)
+    if tower.get("type") is uni3d:
+        tower.update(depth=2, num_groups=16, group_size=8)
     return cfg
 
 
+def shorten_network(network: Any) -> None:
+    """Take few tokens, queries and voxels."""
+    if "num_groups" in network:
+        network.num_groups = 32
+    if network.type in DETECTORS:
+        backbone = network.setdefault("backbone", {})
+        backbone.update({"num_groups": 32} if "num_groups" in backbone or network.type is detection3d else {})
+        backbone.update({"num_points": 64} if network.type in ON_POINTS else {})
+        backbone.update({"widths": (8, 16, 24, 32)} if network.type in (epcl_sparse3d, vdetr3d_sparse) else {})
+        network.setdefault("decoder", {}).update(num_queries=8, depth=2)
+
+
 def built(path: Any, options: Any = ()) -> tuple[Config, nn.Module, bool]:
-    """Build the model of a config; returns config, model, and whether it computes with values (clouds)."""
+    """Build the model of a config; returns config, model, and whether it computes with values."""
     cfg = shorten(random_weights(load_config(path, list(options))))
-    values = cfg.model.type is CloudModel
+    values = cfg.model.type in NEED_VALUES
     with shallow(depth_of(cfg)), torch.device("cpu" if values else "meta"):
         return cfg, build(cfg.model, MODELS), values
 
@@ -80,6 +121,9 @@ def batch_for(cfg: Config, model: nn.Module) -> dict[str, Any]:
     """Make a batch of two samples as the config's data set gives them."""
     if isinstance(model, CloudModel):
         return clouds(cfg, model)
+    if isinstance(model, ImageTextLabelModel):
+        things = ShapeThings(2)
+        return collate([things[i] for i in range(2)])
     names = {"sample_id": ["a", "b"]}
     label = torch.zeros(2, dtype=torch.long)
     if hasattr(model, "clip"):
@@ -137,13 +181,16 @@ def evaluate(model: nn.Module, batch: dict[str, Any]) -> list[dict[str, Any]]:
     """Predict a batch as a validation does."""
     model.eval()
     with torch.no_grad():
+        if isinstance(model, FusionModel):  # which is not judged while it trains
+            return model(**model.data_preprocessor(dict(batch)), mode="tensor")
         return model.val_step(dict(batch))
 
 
 def on_cuda(model: nn.Module, batch: dict[str, Any], values: bool, precisions: Any = PRECISIONS) -> Pretended:
     """Run a loss and an evaluation in each precision on a pretended GPU."""
     device = Pretended("cuda:0", values)
-    with device, torch.backends.cudnn.flags(enabled=False):  # whose operations have no form for the CPU
+    no_cudnn = torch.backends.cudnn.flags(enabled=False)  # whose operations have no form for the CPU
+    with quick_farthest(), device, no_cudnn:
         device.move(model)
         for dtype in precisions:
             with autocast(dtype):
@@ -170,7 +217,7 @@ def training_step(cfg: Config, model: nn.Module, batch: dict[str, Any], values: 
     """Take an optimizer step, backward pass and logging included, as the training loop does."""
     device = Pretended("meta", values)
     wrapper = {k: v for k, v in cfg.optim_wrapper.items() if k not in ("type", "amp")}
-    with Lifted(), device, patch("torch.autocast", lambda *_, **__: nullcontext()):  # which knows no meta device
+    with quick_farthest(), Lifted(), device, patch("torch.autocast", lambda *_, **__: nullcontext()):  # which knows no meta device
         device.move(model)
         model.train()
         groups = TrainedGroups(wrapper, wrapper.pop("paramwise_cfg", None))

@@ -204,9 +204,19 @@ def epochs_for(shots: int, epochs: int | dict[int, int]) -> int:
     return table[max(fitting)] if fitting else table[min(table)]
 
 
-def minibatches(count: int, size: int, seed: Sequence[int], drop_last: bool = True) -> Iterator[Tensor]:
-    """Shuffled indices of one epoch; the incomplete batch is dropped where there is a complete one."""
-    order = torch.from_numpy(np.random.default_rng([s % 2**32 for s in seed]).permutation(count))
+def minibatches(
+    count: int, size: int, seed: Sequence[int], drop_last: bool = True, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """Shuffled indices of one epoch; the incomplete batch is dropped where there is a complete one.
+
+    Args:
+        count: of the samples.
+        size: of a batch.
+        seed: of the order.
+        drop_last: leave an incomplete last batch out.
+        device: of what they index, so that they are copied once.
+    """
+    order = torch.from_numpy(np.random.default_rng([s % 2**32 for s in seed]).permutation(count)).to(device)
     size = min(size, count)
     stop = count - count % size if drop_last else count
     return iter(order[:stop].split(size))
