@@ -1,7 +1,6 @@
 """Runs of few-shot and ELEVATER configs on a pretended device, made small: every method trains, selects and tests."""
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import Dataset
 
 from pointcloud.uni3d import uni3d
-from tests.device.runs import NAMES, PRECISIONS, Lifted, quick_farthest
+from tests.device.runs import NAMES, PRECISIONS, Lifted, Step, quick_farthest
 from tests.device.shadow import Pretended, autocast
 from tests.xmodal.clips import small_clip
 from xmodal.encoders.clip import CLIP
@@ -38,7 +37,7 @@ SMALL = {"epochs": 2, "passes": 2, "draws": 2, "interval": 2, "start": (), "load
 
 
 class Drawn(Dataset):
-    """Samples of noise: images, clips or clouds of three classes, as a few-shot source reads them."""
+    """Samples of noise: images, clips or clouds of a few classes, as a few-shot source reads them."""
 
     def __init__(self, kind: str, size: int):
         self.kind, self.size, self.classes = kind, size, NAMES
@@ -68,7 +67,7 @@ def tower(spec: Any) -> Any:
         shape = dict(depth=2, dim=32, num_heads=2, num_groups=8, group_size=4, token_dim=16, out_dim=16)
         return text_beside(uni3d("tiny", "random", **shape))
     if spec.type is timm_encoder:
-        return timm_encoder(spec.name, weights="random", image_size=32)
+        return timm_encoder(spec.name, weights="random", image_size=32, arch=dict(depth=2))
     return small_clip()
 
 
@@ -121,11 +120,11 @@ class Steps:
         with patch.object(Tensor, "backward", lambda loss, *args, **kwargs: self.backward(loss, *args, **kwargs)):
             yield self
 
-    def least(self) -> tuple[Counter[str], Counter[str]]:
+    def least(self) -> Step:
         """Return waits and uploads of the step that has the fewest."""
         pairs = zip(self.marks, self.marks[1:], strict=False)
-        steps = [tuple(after - before for before, after in zip(a, b, strict=True)) for a, b in pairs]
-        return min(steps, key=lambda step: sum(map(Counter.total, step)), default=(Counter(), Counter()))
+        steps = [Step(b[0] - a[0], b[1] - a[1], len(self.marks)) for a, b in pairs]
+        return min(steps, key=lambda s: s.waits.total() + s.uploads.total(), default=Step(steps=len(self.marks)))
 
 
 def runs_of(path: Path, folder: str) -> tuple[Callable[[], Bench], dict[str, Callable[[Bench], Any]]]:
@@ -160,13 +159,16 @@ def elevater_runs(path: Path, folder: str) -> tuple[Callable[[], Bench], dict[st
     """As `runs_of`, on one drawn data set."""
     cfg = read_config(path, ("encoder", "protocol", "methods"))
     write_world(folder, "drawn-colors", train=40, test=8)
-    settings = Elevater(epochs=2, extra_epochs=1, batch_size=4, rate=(1e-3, 1e-4))
+    options = {"kadaptation": {"terms": 8}}
 
     def bench() -> Bench:
         clip = small_clip()
         return Bench(clip, [elevater_source(folder, "drawn-colors", clip.visual.image_size)], batch_size=8)
 
     def go(name: str) -> Callable[[Bench], Any]:
+        more = options.get(name, {})
+        settings = Elevater(epochs=2, extra_epochs=1, batch_size=4, rate=(1e-3, 1e-4), adapter_options=more)
+
         def run(bench: Bench) -> Any:
             return ElevaterRun(name, settings)(bench, settings.plan(bench.sources[0].labeled(), 2, 0))
 
@@ -194,9 +196,9 @@ def overwriting() -> Iterator[None]:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
-def survey_evaluation(path: Path, precisions: Any = PRECISIONS[1:]) -> dict[str, tuple[Counter[str], Counter[str]]]:
+def survey_evaluation(path: Path, precisions: Any = PRECISIONS[1:]) -> dict[str, Step]:
     """Run every method of a config in float32 and in each precision; returns waits and uploads of a step by method."""
-    found = {}
+    found: dict[str, Step] = {}
     short = patch.object(logistic, "fit_logistic", partial(logistic.fit_logistic, max_iter=2))  # which runs on the host
     with tempfile.TemporaryDirectory() as folder, overwriting(), quick_farthest(), short:
         make, methods = runs_of(path, folder)

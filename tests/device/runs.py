@@ -1,7 +1,9 @@
 """Steps of configs on a pretended device: training loss, evaluation, backward pass and optimizer step."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +18,7 @@ from pointcloud import neighbors
 from pointcloud.datasets.base import finish
 from pointcloud.detection import detection3d, detr3d
 from pointcloud.model import CloudModel
+from pointcloud.point_transformer import point_transformer
 from pointcloud.sparse_detection import epcl_sparse3d, vdetr3d_sparse
 from pointcloud.toys.scenes import room
 from pointcloud.uni3d import uni3d
@@ -38,7 +41,7 @@ DETECTORS = (*ON_POINTS, detection3d, vdetr3d_epcl)
 NEED_VALUES = (CloudModel, ImageTextLabelModel)
 PRECISIONS = (None, torch.bfloat16, torch.float16)
 POINTS = 1024  # more than any network keeps
-NAMES = ["red circle", "blue square", "green ring"]
+NAMES = ["red circle", "blue square", "green ring", "white cross"]
 
 
 @contextmanager
@@ -94,6 +97,12 @@ def shorten(cfg: Config) -> Config:
         shorten_network(cfg.model.network)
     if tower.get("type") is uni3d:
         tower.update(depth=2, num_groups=16, group_size=8)
+    if tower.get("type") is point_transformer:
+        tower.update(
+            enc_depths=(1,) * 5, enc_channels=(8, 8, 16, 16, 32), enc_num_head=(2,) * 5, enc_patch_size=(32,) * 5
+        )
+        if tower.get("decoder"):
+            tower.update(dec_depths=(1,) * 4, dec_channels=(8,) * 4, dec_num_head=(2,) * 4, dec_patch_size=(32,) * 4)
     return cfg
 
 
@@ -159,7 +168,8 @@ def clouds(cfg: Config, model: CloudModel) -> dict[str, Any]:
         cloud = room(rng, POINTS, low=2, high=3)
         count = POINTS - 100 * seed * padded
         cloud = {k: v[:count] if k in ("coord", "feat", "segment") else v for k, v in cloud.items()}
-        classes = getattr(network, "num_classes", None) or network.decoder.num_classes
+        asked = (getattr(network, part, network) for part in ("criterion", "head"))
+        classes = next(part.num_classes for part in (network, *asked) if hasattr(part, "num_classes"))
         cloud["feat"] = rng.random((count, network.feat_dim), np.float32)
         cloud["segment"], cloud["label"] = cloud["segment"] % classes, 0
         cloud["box_label"] = cloud["box_label"] % classes
@@ -168,6 +178,31 @@ def clouds(cfg: Config, model: CloudModel) -> dict[str, Any]:
         items.append(finish(cloud, f"room {seed}", POINTS if padded else None, 8))
     keep = {"coord", "feat", "lengths", "sample_id", *network.targets}
     return collate([{k: v for k, v in item.items() if k in keep} for item in items])
+
+
+@dataclass
+class Step:
+    """What a training step waits for, by place in the code.
+
+    Args:
+        waits: how often the host waited for the device.
+        uploads: how often it waited for a copy to the device.
+        steps: how many steps were run.
+    """
+
+    waits: Counter[str] = field(default_factory=Counter)
+    uploads: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+
+
+def survey_model(path: Any, precisions: Any = PRECISIONS) -> Step:
+    """Run a config's model in each precision and take a training step; returns what the step waits for."""
+    cfg, model, values = built(path)
+    batch = batch_for(cfg, model)
+    on_cuda(model, batch, values, precisions)
+    cfg, model, values = built(path)
+    device = training_step(cfg, model, batch, values)
+    return Step(device.waits, device.uploads, 1)
 
 
 def loss_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -217,7 +252,12 @@ def training_step(cfg: Config, model: nn.Module, batch: dict[str, Any], values: 
     """Take an optimizer step, backward pass and logging included, as the training loop does."""
     device = Pretended("meta", values)
     wrapper = {k: v for k, v in cfg.optim_wrapper.items() if k not in ("type", "amp")}
-    with quick_farthest(), Lifted(), device, patch("torch.autocast", lambda *_, **__: nullcontext()):  # which knows no meta device
+    with (
+        quick_farthest(),
+        Lifted(),
+        device,
+        patch("torch.autocast", lambda *_, **__: nullcontext()),
+    ):  # which knows no meta device
         device.move(model)
         model.train()
         groups = TrainedGroups(wrapper, wrapper.pop("paramwise_cfg", None))
