@@ -1,4 +1,4 @@
-"""Print what a training step of every config makes the host wait for: `python -m tests.device [WORD ...] [--places]`."""
+"""Print what a training step of every config makes the host wait for: `python -m tests.device [WORD ...]`."""
 
 import argparse
 import time

@@ -1,7 +1,7 @@
 """Runs of few-shot and ELEVATER configs on a pretended device, made small: every method trains, selects and tests."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -196,13 +196,13 @@ def overwriting() -> Iterator[None]:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
-def survey_evaluation(path: Path, precisions: Any = PRECISIONS[1:]) -> dict[str, Step]:
+def survey_evaluation(path: Path, precisions: Any = PRECISIONS[1:], only: Sequence[str] = ()) -> dict[str, Step]:
     """Run every method of a config in float32 and in each precision; returns waits and uploads of a step by method."""
     found: dict[str, Step] = {}
     short = patch.object(logistic, "fit_logistic", partial(logistic.fit_logistic, max_iter=2))  # which runs on the host
     with tempfile.TemporaryDirectory() as folder, overwriting(), quick_farthest(), short:
         make, methods = runs_of(path, folder)
-        for name, run in methods.items():
+        for name, run in ((k, v) for k, v in methods.items() if not only or k in only):
             for dtype in precisions:
                 with _disable_current_modes():
                     bench = make()

@@ -1,7 +1,8 @@
 """How often a training step may make the host wait for the device, by family of configs.
 
-One wait is the check that loss and gradients are finite, which also agrees on stopping; training inside `fit` (few-shot,
-ELEVATER) has none. The Hungarian matcher adds one for all layers. Sparse networks read the sizes of what they find:
+One wait is the check that loss and gradients are finite, which also agrees on stopping; training inside `fit`
+(few-shot, ELEVATER) has none. The Hungarian matcher adds one for all layers. Sparse networks read the sizes of what they
+find:
 voxels of each level, pairs of each kernel map. No step waits for a copy to the device.
 """
 
@@ -19,7 +20,7 @@ LIMITS = {
 }
 
 
-def family_of(path: Path) -> str:  # noqa: PLR0911
+def family_of(path: Path) -> str:
     """Return a config's family."""
     folder, stem = path.parent.name, path.stem
     if folder in ("fewshot", "elevater"):
@@ -28,7 +29,7 @@ def family_of(path: Path) -> str:  # noqa: PLR0911
         return "things" if stem.endswith("_things") else "pretraining"
     if folder != "pointcloud":
         return "image or video"
-    if stem.startswith("epcl-sparse") or stem.startswith("vdetr_100k"):
+    if stem.startswith(("epcl-sparse", "vdetr_100k")):
         return "sparse voxels"
     if stem.startswith(("probe_ptv3", "probe_sonata")):
         return "point transformer"
