@@ -12,7 +12,7 @@ LIMITS = {
     "few-shot": 0,
     "image or video": 1,
     "pretraining": 1,
-    "things": 4,
+    "things": 3,
     "points": 1,
     "points with matcher": 2,
     "sparse voxels": 22,

@@ -113,12 +113,12 @@ class Pretended(TorchDispatchMode):
         moved: dict[int, nn.Parameter] = {}
         for module in model.modules():
             for name, weight in module._parameters.items():
-                if weight is not None:
+                if weight is not None and not isinstance(weight, Shadow):
                     if id(weight) not in moved:
                         moved[id(weight)] = nn.Parameter(self.hold(weight.detach()), weight.requires_grad)
                     module._parameters[name] = moved[id(weight)]
             for name, buffer in module._buffers.items():
-                if buffer is not None:
+                if buffer is not None and not isinstance(buffer, Shadow):
                     module._buffers[name] = self.hold(buffer)
         return model
 
