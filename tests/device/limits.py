@@ -1,9 +1,8 @@
 """How often a training step may make the host wait for the device, by family of configs.
 
 One wait is the check that loss and gradients are finite, which also agrees on stopping; training inside `fit`
-(few-shot, ELEVATER) has none. The Hungarian matcher adds one for all layers. Sparse networks read the sizes of what they
-find:
-voxels of each level, pairs of each kernel map. No step waits for a copy to the device.
+(few-shot, ELEVATER) has none. The Hungarian matcher adds one for all layers. Sparse networks read the sizes of what
+they find: voxels of each level, pairs of each kernel map. No step waits for a copy to the device.
 """
 
 from pathlib import Path

@@ -115,6 +115,7 @@ def shorten_network(network: Any) -> None:
         backbone.update({"num_groups": 32} if "num_groups" in backbone or network.type is detection3d else {})
         backbone.update({"num_points": 64} if network.type in ON_POINTS else {})
         backbone.update({"widths": (8, 16, 24, 32)} if network.type in (epcl_sparse3d, vdetr3d_sparse) else {})
+        backbone.update({"depth": 18, "out_dim": 32, "voxel": 0.2} if network.type is vdetr3d_sparse else {})
         network.setdefault("decoder", {}).update(num_queries=8, depth=2)
 
 

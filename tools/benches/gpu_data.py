@@ -145,7 +145,13 @@ def waiting(args: argparse.Namespace, method: str) -> dict[str, Any]:
         if number:  # the first waits for the workers to start
             waited, total = waited + seconds, total + seconds + spent
         last = number
-    return {"workers": workers, "clips": batch, "steps": last, "clips/s": batch * (last or 0) / total, "waits": waited / total}
+    return {
+        "workers": workers,
+        "clips": batch,
+        "steps": last,
+        "clips/s": batch * (last or 0) / total,
+        "waits": waited / total,
+    }
 
 
 def timed(loader: Any) -> Any:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +15,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tools.benches import video
 from tools.benches.measure import SIZES
-from xmodal.encoders.timm_weights import timm_encoder
-from xmodal.engine.memory import saved_megabytes
+from xmodal.adapters.conv_adapter import conv_adapter
+from xmodal.encoders.convnet import convnet
+from xmodal.engine.config import load_config
+from xmodal.engine.dry_run import Trial, needs_of
+from xmodal.engine.memory import peak_megabytes, saved_megabytes
 from xmodal.engine.optim import TrainedGroups
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
 
 METHODS = {"st-adapter": video.st_adapter_model, "evl": video.evl_model}
+CONFIGS = Path(__file__).parents[2] / "configs" / "video"
 CARDS = (24, 40, 80)  # GB
 CONTEXT = 1.0  # GB that CUDA and fragments take
 
@@ -80,7 +85,13 @@ def clips(size: str, frames: int, batch: int) -> dict[str, torch.Tensor]:
 
 
 def trained(
-    args: argparse.Namespace, method: str, size: str, frames: int, batch: int, trunk: str | None = "bf16", **options: Any
+    args: argparse.Namespace,
+    method: str,
+    size: str,
+    frames: int,
+    batch: int,
+    trunk: str | None = "bf16",
+    **options: Any,
 ) -> Trained:
     """Build a method with random weights."""
     compiled = {"compile_blocks": True} if options.pop("compile_blocks", False) else {}
@@ -124,26 +135,42 @@ def largest(args: argparse.Namespace, method: str, size: str) -> dict[str, Any]:
 
 
 def foretold(args: argparse.Namespace) -> dict[str, Any]:
-    """The peak that `--dry-run` foretells from two small steps, and that of the whole batch."""
-    from xmodal.engine.dry_run import line
+    """The peak that `--dry-run` foretells for a batch, and that of its step (on a CPU what it allocates)."""
+    name, side = ("st-adapter_tiny-clip_8u_actions8", 48) if args.quick else ("st-adapter_vit-b16-clip_8x16_k400", 224)
+    options = [] if args.quick else ["model.encoder.pretrained=random"]
+    cfg = load_config(CONFIGS / f"{name}.py", options)
+    cfg.train_dataloader.batch_size = 6 if args.quick else 32
+    trial = Trial(cfg, Noise(side))
+    needs = needs_of(trial)
+    batch = trial.collated(trial.items(trial.batch)[0])
+    if args.device == "cuda":
+        measured = peak_gigabytes(lambda: trial.take_step(batch), args.device)
+    else:
+        measured = (peak_megabytes(lambda: trial.take_step(batch)) + needs.peak - needs.step.peak) / 1024
+    said = needs.peak / 1024
+    return {"clips": trial.batch, "foretold GB": said, "measured GB": measured, "ratio": said / measured}
 
-    size, batch = ("tiny", 8) if args.quick else ("b16", 32)
 
-    def peak(count: int) -> float:
-        return peak_gigabytes(trained(args, "st-adapter", size, 8, count).step, args.device)
+class Noise:
+    """Clips of 8 frames of noise, as a training set gives them."""
 
-    small = [SimpleNamespace(kept=0.0, peak=peak(n), seconds=0.0, flops=0.0) for n in (2, 4)]
-    said = line(small[0], small[1], (2, 4), batch).peak  # type: ignore[arg-type]
-    measured = peak(batch)
-    return {"clips": batch, "foretold GB": said, "measured GB": measured, "ratio": said / measured}
+    num_frames, num_classes = 8, 4
+
+    def __init__(self, side: int):
+        self.size = side
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        pixels = torch.randint(0, 256, (1, 8, 3, self.size, self.size), dtype=torch.uint8)
+        return {"clips": pixels, "label": key[1] % self.num_classes, "sample_id": str(key[1])}
 
 
 def convolutions(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
     """A step of a head on a frozen ResNet-50."""
-    from xmodal.adapters.conv_adapter import conv_adapter
-
     side, batch = (64, 2) if args.quick else (224, 64)
-    tower = timm_encoder("resnet50.a1_in1k", weights="random")
+    tower = convnet("resnet50.tv2_in1k", pretrained=False)
     head = dict(type=ClassificationHead, num_classes=100)
     model = TransferModel(tower, head, [dict(type=conv_adapter)], **options)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
