@@ -119,11 +119,11 @@ def shorten_network(network: Any) -> None:
         network.setdefault("decoder", {}).update(num_queries=8, depth=2)
 
 
-def built(path: Any, options: Any = ()) -> tuple[Config, nn.Module, bool]:
+def built(path: Any, options: Any = (), where: str | None = None) -> tuple[Config, nn.Module, bool]:
     """Build the model of a config; returns config, model, and whether it computes with values."""
     cfg = shorten(random_weights(load_config(path, list(options))))
     values = cfg.model.type in NEED_VALUES
-    with shallow(depth_of(cfg)), torch.device("cpu" if values else "meta"):
+    with shallow(depth_of(cfg)), torch.device(where or ("cpu" if values else "meta")):
         return cfg, build(cfg.model, MODELS), values
 
 

@@ -159,7 +159,7 @@ class Pretended(TorchDispatchMode):
 
     def check(self, func: Any, away: list[Tensor]) -> None:
         """Refuse tensors of the host beside those of the device; numbers in pointwise operations are fine."""
-        takes_numbers = torch.Tag.pointwise in func.tags or func.overloadpacket in MASKED
+        takes_numbers = torch.Tag.pointwise in func.tags or func.overloadpacket in {*MASKED, aten.fill_}
         if any(t.ndim or not takes_numbers for t in away):
             found = next(t for t in away)
             raise RuntimeError(

@@ -54,13 +54,7 @@ def test_kernels_give_the_indices_of_the_plain_searches(grid):
 @pytest.mark.parametrize("path", [pytest.param(p, id=name(p)) for p in CONFIGS if p.stem in STEMS])
 @pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
 def test_steps_wait_as_seldom_as_on_the_pretended_device(path, amp):
-    cfg, model, values = built(path)
-    if not values:
-        with torch.device("cpu"):
-            model = model.to_empty(device="cpu")
-            for weight in (*model.parameters(), *model.buffers()):
-                if weight.is_floating_point():
-                    torch.nn.init.normal_(weight, std=0.02)
+    cfg, model, _ = built(path, where="cpu")
     model = model.cuda().train()
     wrapper = {k: v for k, v in cfg.optim_wrapper.items() if k not in ("type", "amp")}
     optimizer = TrainedGroups({**wrapper, "amp": amp}, wrapper.pop("paramwise_cfg", None))(model, say=False)

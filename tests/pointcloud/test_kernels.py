@@ -1,4 +1,4 @@
-"""Triton kernels against the plain searches, index for index, in triton's interpreter; and compiled for CUDA devices."""
+"""Triton kernels against the plain searches, index for index, in triton's interpreter; compiled for CUDA devices."""
 
 import os
 import subprocess

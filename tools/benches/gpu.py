@@ -74,7 +74,7 @@ def figure(value: Any) -> str:
 
 
 def tables(kept: dict[str, Any]) -> str:
-    """Return Markdown tables, one for the cases of each kind, the first word of their names, that have equal columns."""
+    """Return Markdown tables, one for the cases of each kind (first word of their names) that have equal columns."""
     groups: dict[tuple[str, ...], list[tuple[str, dict[str, Any]]]] = {}
     failed = [f"- {name}: {row['error']}" for name, row in kept["cases"].items() if "error" in row]
     for name, row in kept["cases"].items():
