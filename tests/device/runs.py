@@ -111,12 +111,11 @@ def shorten_network(network: Any) -> None:
     if "num_groups" in network:
         network.num_groups = 32
     if network.type in DETECTORS:
-        backbone = network.setdefault("backbone", {})
-        backbone.update({"num_groups": 32} if "num_groups" in backbone or network.type is detection3d else {})
-        backbone.update({"num_points": 64} if network.type in ON_POINTS else {})
-        backbone.update({"widths": (8, 16, 24, 32)} if network.type in (epcl_sparse3d, vdetr3d_sparse) else {})
-        backbone.update({"depth": 18, "out_dim": 32, "voxel": 0.2} if network.type is vdetr3d_sparse else {})
-        network.setdefault("decoder", {}).update(num_queries=8, depth=2)
+        few = {"num_points": 64} if network.type in ON_POINTS else {"num_groups": 32}
+        few |= {"widths": (8, 16, 24, 32)} if network.type in (epcl_sparse3d, vdetr3d_sparse) else {}
+        few |= {"depth": 18, "out_dim": 32, "voxel": 0.1} if network.type is vdetr3d_sparse else {}
+        network.backbone = {**network.get("backbone", {}), **few}
+        network.decoder = {**network.get("decoder", {}), "num_queries": 8, "depth": 2}
 
 
 def built(path: Any, options: Any = (), where: str | None = None) -> tuple[Config, nn.Module, bool]:

@@ -25,7 +25,7 @@ def twice(search, *args, **options):
         assert a.dtype == b.dtype and torch.equal(a, b), (search.__name__, options, a, b)
 rough = random(2, 90, 3); rough[1, 40:] = float("nan")  # behind a length: never looked at
 for points, lengths in ((random(2, 300, 3), None), (rough, [90, 40]), (grid(2, 70, 3), [70, 9]), (grid(1, 40, 2), None),
-                        (random(3, 30, 4), [30, 0, 1]), (random(1, 1, 3), None), (random(1, 600, 1), None)):
+                        (random(3, 30, 4), [30, 0, 1]), (random(1, 1, 3), None), (grid(1, 700, 3), None)):  # two blocks
     for count in (1, 12, 80):
         twice(ops.farthest_point_sample, points, count, lengths)
     twice(ops.farthest_point_sample, points, [3 + b for b in range(len(points))], lengths)
