@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ class OwnClouds(CloudDataset):
     def load(self, index: int) -> Cloud:
         """Read one file."""
         sample = self.samples[index]
-        cloud = read_cloud(Path(sample.path), **self.how)
+        cloud = read_cloud(sample.path, **self.how)
         have = {"color": cloud.get("feat"), "normal": cloud.get("normal"), "intensity": cloud.get("intensity")}
         if lacking := [name for name in self.features if have.get(name) is None]:
             raise ValueError(f"{sample.path} has no {lacking[0]}")

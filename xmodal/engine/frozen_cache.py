@@ -8,7 +8,6 @@ files themselves), so stale entries are never read. No reference code of the fie
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xmodal.atomic import replacing, write_text
+from xmodal.data import stores
 from xmodal.data.broken import renumbered
 from xmodal.data.collate import collate
 from xmodal.data.loader import build_dataset
@@ -392,7 +392,8 @@ def fingerprint_of(value: Tensor) -> str:
 def identity(sample: Any) -> list[Any]:
     """Return path, size and modification time of a sample's file, and its label."""
     path = getattr(sample, "path", None)
-    if path is None or not os.path.exists(path):
+    if path is None or not stores.exists(path):
         return [str(sample)]
-    info = os.stat(path)
-    return [str(path), info.st_size, info.st_mtime_ns, getattr(sample, "label", None)]
+    info = stores.identity(path)
+    about = info[-2:] if stores.is_plain(path) else info[1:]  # size and time, or what the tar or store says
+    return [str(path), *about, getattr(sample, "label", None)]
