@@ -78,7 +78,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if len(args.paths) != 2:
             raise ValueError(f"expected FOLDER and OUT, got {len(args.paths)} paths (tars need --check or --index)")
-        return pack_folder(Path(args.paths[0]), Path(args.paths[1]), int(parse_size(args.shard_size, "--shard-size")), args.workers)
+        return pack_folder(
+            Path(args.paths[0]), Path(args.paths[1]), int(parse_size(args.shard_size, "--shard-size")), args.workers
+        )
 
     return run(job)
 

@@ -394,6 +394,5 @@ def identity(sample: Any) -> list[Any]:
     path = getattr(sample, "path", None)
     if path is None or not stores.exists(path):
         return [str(sample)]
-    info = stores.identity(path)
-    about = info[-2:] if stores.is_plain(path) else info[1:]  # size and time, or what the tar or store says
-    return [str(path), *about, getattr(sample, "label", None)]
+    size, state = stores.identity(path)[-2:]  # time of change, or checksum
+    return [str(path), size, state, getattr(sample, "label", None)]
