@@ -7,6 +7,7 @@ import os
 import tarfile
 import zlib
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from xmodal.data.tars import ENDING, HEAD, Index, Member, ShardError, check_head
 from xmodal.data.walk import files_below, printable
 
 PLAN = "pack.json"
+TOGETHER = 1 / 8  # of a tar: files of one folder that take less are in one tar
 Job = tuple[Path, list[tuple[str, str, int]]]  # a tar, and name, path and bytes of the files that it gets
 
 
 def plan(source: Path, out: Path, limit: int) -> list[Job]:
     """Say which files come into which tar: in the order of their names, up to `limit` bytes a tar.
+
+    The files of a small folder (`TOGETHER`) come into one tar.
 
     Args:
         source: a folder; hidden files are left out.
@@ -33,14 +37,20 @@ def plan(source: Path, out: Path, limit: int) -> list[Job]:
     if not names:
         raise ValueError(f"{source} has no files to pack")
     digest, jobs, room = hashlib.sha256(), list[Job](), 0
-    for name, path in names:
-        status = os.stat(path)
-        digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
-        if not jobs or room < status.st_size:
-            jobs.append((out / f"shard-{len(jobs):05d}.tar", []))
-            room = limit
-        jobs[-1][1].append((name, path, status.st_size))
-        room -= status.st_size
+    for _, group in groupby(names, key=lambda pair: os.path.dirname(pair[0])):
+        files = []
+        for name, path in group:
+            status = os.stat(path)
+            digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
+            files.append((name, path, status.st_size))
+        total = sum(size for *_, size in files)
+        together = total <= limit * TOGETHER  # such as the frames of a video
+        for name, path, size in files:
+            if not jobs or room < size or (together and room < total):
+                jobs.append((out / f"shard-{len(jobs):05d}.tar", []))
+                room = limit
+            jobs[-1][1].append((name, path, size))
+            room, total = room - size, total - size
     about = {"files": len(names), "shard_bytes": limit, "shards": len(jobs), "sha256": digest.hexdigest()}
     note = out / PLAN
     if note.exists() and (before := json.loads(note.read_text())) != about:

@@ -66,10 +66,10 @@ def local_file(path: Name) -> Iterator[Path]:
 
 
 def exists(path: Name) -> bool:
-    """Return whether a file, or a folder of this machine, is there."""
+    """Return whether a file or folder is there."""
     member = tars.split(path)
     if member is not None:
-        return tars.index_of(member[0]).find(member[1]) is not None
+        return tars.index_of(member[0]).find(member[1]) is not None or is_folder(path)
     if is_url(path):
         return retried(lambda: fetch.ask(str(path), lambda system, inner: bool(system.exists(inner))))
     return os.path.exists(path)
@@ -173,7 +173,7 @@ class Tars(Stored):
         super().__init__(name)
         self.paths, self._where = list(paths), dict[str, str]()
         for path in self.paths:
-            for member in retried(lambda path=path: list(tars.index_of(path).members())):
+            for member in retried(lambda path=path: list(tars.Index(path).members())):
                 first = self._where.setdefault(member.name, path)
                 if first != path:
                     raise ValueError(
@@ -181,9 +181,18 @@ class Tars(Stored):
                     )
 
     def __truediv__(self, name: str) -> str:
-        """Return the path of a member; of the first tar where none has it."""
+        """Return the path of a member or of a folder of members.
+
+        Raises:
+            ValueError: a folder whose members are in several tars.
+        """
         plain = os.path.normpath(name)
-        return name if is_url(name) else f"{self._where.get(plain, self.paths[0])}/{plain}"
+        if is_url(name) or plain in self._where:
+            return name if is_url(name) else f"{self._where[plain]}/{plain}"
+        found = [path for path in self.paths if tars.index_of(path).below(plain)]
+        if len(found) > 1:
+            raise ValueError(f"the files of {name} are in {len(found)} tars, {found[0]} and {found[1]}: pack them anew")
+        return f"{(found or self.paths)[0]}/{plain}"
 
     def files(self) -> dict[str, str]:
         """Return the paths of all members by their names, in order."""
@@ -199,6 +208,7 @@ def root_of(root: Place) -> Path | Stored:
 
     Raises:
         ValueError: see `Tars`.
+        ShardError: a tar is not there, or does not fit its index.
     """
     names = [os.fspath(root)] if isinstance(root, str | os.PathLike) else [os.fspath(name) for name in root]
     if all(name.endswith(".tar") and (is_url(name) or not os.path.isdir(name)) for name in names):
@@ -213,7 +223,7 @@ def shards_of(name: str) -> list[str]:
     """Return the tars of a name: itself, those of a range in braces, or those that a pattern matches.
 
     Raises:
-        ValueError: there is none.
+        ValueError: a pattern matches none.
     """
     span = _RANGE.search(name)
     if span is not None:
@@ -221,8 +231,6 @@ def shards_of(name: str) -> list[str]:
         numbers = (f"{number:0{width}d}" for number in range(int(span[1]), last + 1))
         return [part for n in numbers for part in shards_of(f"{name[: span.start()]}{n}{name[span.end() :]}")]
     if not any(sign in name for sign in "*?["):
-        if not exists(name):
-            raise ValueError(f"there is no tar {name}")
         return [name]
     folder, _, pattern = name.rpartition("/")
     if is_url(name):

@@ -79,6 +79,7 @@ class Index:
 
     def __init__(self, tar: str):
         self.tar, self.path = tar, tar + ENDING
+        size = self.tar_size()
         try:
             data = open_piece(whole(self.path)) if is_url(tar) else open(self.path, "rb")  # noqa: SIM115
         except FileNotFoundError:
@@ -95,23 +96,22 @@ class Index:
             self.checksum = str(self.about["sha256"])
         except (ValueError, KeyError, TypeError):
             raise ShardError(f"{self.path} is damaged: its first line is none of an index; {self.remedy}") from None
-        self.compare()
+        if size not in (self.size, -1):
+            raise ShardError(
+                f"{tar} has {size} bytes, {self.size} by its index: it was changed or is not whole; {self.remedy}"
+            )
 
     @property
     def remedy(self) -> str:
         """Say how an index is made."""
         return f"make it with `xmodal pack --index {self.tar}`"
 
-    def compare(self) -> None:
-        """Refuse a tar of another size than the index says."""
+    def tar_size(self) -> int:
+        """Return the bytes of the tar; -1 where a store does not say."""
         try:
-            size = version_of(self.tar)[0] if is_url(self.tar) else os.stat(self.tar).st_size
+            return version_of(self.tar)[0] if is_url(self.tar) else os.stat(self.tar).st_size
         except FileNotFoundError:
-            raise ShardError(f"{self.tar} is not there, only its index is: was it moved?") from None
-        if size not in (self.size, -1):
-            raise ShardError(
-                f"{self.tar} has {size} bytes, {self.size} by its index: it was changed or is not whole; {self.remedy}"
-            )
+            raise ShardError(f"{self.tar} is not there: was it moved?") from None
 
     def check(self) -> None:
         """Refuse an index whose lines are not those that were written."""
@@ -194,7 +194,7 @@ def find(tar: str, name: str) -> Member:
     """
     member = index_of(tar).find(name)
     if member is None:
-        raise FileNotFoundError(2, f"{tar} has no member", name)
+        raise FileNotFoundError(2, f"{tar} has no member {name!r}")
     return member
 
 
@@ -215,7 +215,7 @@ def open_at(tar: str, member: Member) -> BinaryIO:
         try:
             file: Any = open(tar, "rb", buffering=0)  # noqa: SIM115 - the window closes it
         except FileNotFoundError:
-            raise ShardError(f"{tar} is not there any more: was it moved?") from None
+            raise ShardError(f"{tar} is not there: was it moved?") from None
         with Window(file, start, HEAD, close=False) as head:
             check_head(head.read(), tar, member)
         return cast(BinaryIO, Window(file, member.offset, member.size))
