@@ -99,6 +99,21 @@ def test_another_plan_in_the_same_folder_is_refused(source, tmp_path):
         plan(source, tmp_path / "out", 200_000)
 
 
+def test_files_of_a_small_folder_come_into_one_tar(tmp_path):
+    """As the frames of a video; a large folder is cut."""
+    for film in range(20):
+        (tmp_path / "src" / f"film {film:02d}").mkdir(parents=True)
+        for frame in range(4):
+            (tmp_path / "src" / f"film {film:02d}" / f"{frame}.jpg").write_bytes(b"x" * 100)
+    tars_of = {}
+    for path, files in plan(tmp_path / "src", tmp_path / "out", 3300):
+        for name, _, _ in files:
+            tars_of.setdefault(name.split("/")[0], set()).add(path)
+    assert len(set.union(*tars_of.values())) == 3
+    assert all(len(found) == 1 for found in tars_of.values())
+    assert len(plan(tmp_path / "src", tmp_path / "small", 300)) >= 27
+
+
 @pytest.mark.parametrize("size", [10, 90_000])
 def test_a_file_that_changes_while_it_is_packed_is_named(size, source, tmp_path):
     job = plan(source, tmp_path / "out", 2**30)[0]

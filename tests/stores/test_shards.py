@@ -219,6 +219,19 @@ def test_a_store_that_is_down_is_named_with_file_and_shard(data, monkeypatch):
     assert not found.broken
 
 
+def test_a_server_that_fails_is_not_a_missing_file(data, tmp_path):
+    """fsspec calls a file missing whatever a server answers: that would count samples as broken."""
+    (tmp_path / "list.txt").write_text("left/im 0.png 0\nleft/im 1.png 1\nleft/none.png 1\n")
+    with serving(data / "images") as server:
+        found = ImageDataset(tmp_path / "list.txt", server.url, test_mode=True)
+        same(found[0], {**ImageDataset(data / "images", test_mode=True)[0]} | {"sample_id": "left/im 0.png"})
+        assert found[2]["skipped"] == "left/none.png"
+        server.down = True
+        with pytest.raises(TroubleError, match=r"the store .* fails: ClientResponseError: 503"):
+            found[1]
+    assert [name.rpartition("/")[2] for name in found.broken] == ["none.png"]
+
+
 def test_a_range_of_tars_is_spelled_out_and_a_missing_one_named(data):
     gone = pytest.raises(tars.ShardError, match=r"shard-00099\.tar is not there")
     with serving(data / "images packed") as server, gone:
@@ -243,7 +256,7 @@ def read_all(packed):
     return [found[i] for i in range(len(found))]
 
 
-def test_damage_of_tars_and_indexes_is_named_and_no_sample_is_blamed(packed):
+def test_damage_of_tars_and_indexes_is_named_and_no_sample_is_blamed(packed, data):
     tar, index = packed / "shard-00000.tar", packed / "shard-00000.tar.index"
     sound, lines = tar.read_bytes(), index.read_bytes()
     assert len(read_all(packed)) == 6
@@ -267,6 +280,13 @@ def test_damage_of_tars_and_indexes_is_named_and_no_sample_is_blamed(packed):
     refused("it was changed or is not whole")
     tar.write_bytes(sound[512:] + sound[:512])
     refused("where its index says")
+    shutil.copytree(data / "images", packed.parent / "renamed")
+    (packed.parent / "renamed" / "left").rename(packed.parent / "renamed" / "lift")
+    other = plan(packed.parent / "renamed", packed.parent / "again", 2**30)[0]
+    pack((other[0], other[1][: len(list(tars.heads(str(tar))))]))
+    assert other[0].stat().st_size == len(sound)
+    tar.write_bytes(other[0].read_bytes())
+    refused(r"has no left/im 0\.png where its index says")
     found = BUILD["images"](str(packed / "*.tar"))
     tar.unlink()
     with pytest.raises(tars.ShardError, match=r"shard-00000\.tar is not there"):
@@ -410,10 +430,14 @@ def test_names_are_found_by_bisection_whatever_they_are(tmp_path):
         path = Path(tmp_path, "src", "x" + name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name(path.name + ".f").write_text(name)
+    for name in ("e", "e!", "e b", "e\x7f"):
+        (tmp_path / "src" / name).write_text(name)
     pack(plan(tmp_path / "src", tmp_path / "out", 2**30)[0])
     tar = str(tmp_path / "out" / "shard-00000.tar")
     for name in names:
         assert stores.open_file(f"{tar}/x{name}.f").read().decode() == name
         assert tars.index_of(tar).find(f"x{name}") is None
+    for name in ("e", "e!", "e b", "e\x7f"):
+        assert stores.open_file(f"{tar}/{name}").read().decode() == name
     assert sorted(tars.index_of(tar).below("xz")) == ["1.f", "10.f", "2.f"]
     assert tars.index_of(tar).below("x") == []

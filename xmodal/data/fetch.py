@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from xmodal.atomic import replacing
-from xmodal.data.trouble import TroubleError, words_of
+from xmodal.data.trouble import TroubleError, chain_of, words_of
 
 Result = TypeVar("Result")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -57,16 +57,23 @@ def ask(url: str, call: Callable[[Any, str], Result], what: str = "") -> Result:
         raise ValueError(f"{url}: {error}: see the extra `stores`, pip install 'xmodal[stores]'") from error
     try:
         return call(system, path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(2, os.strerror(2), url) from error
     except TroubleError:
         raise
     except Exception as error:  # every store has errors of its own
+        if isinstance(error, FileNotFoundError) and not _failed(error):
+            raise FileNotFoundError(2, os.strerror(2), url) from error
+        error = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
         name, said = type(error).__name__, words_of(error)
         asked = f"{url} ({what})" if what else url
         raise TroubleError(
             f"{asked}: the store {store_of(url)} fails: {name}: {said}; the store or the way to it is at fault"
         ) from error
+
+
+def _failed(error: FileNotFoundError) -> bool:
+    """Return whether a file is called missing because the server failed: fsspec says so of any HTTP error."""
+    chain = [found for found in chain_of(error) if type(found).__module__.startswith("aiohttp")]
+    return any(getattr(found, "status", 0) not in (404, 410) for found in chain)
 
 
 def names_below(url: str) -> list[str]:

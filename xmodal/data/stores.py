@@ -7,7 +7,7 @@ and have an index (`tars.py`).
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -71,7 +71,9 @@ def exists(path: Name) -> bool:
     if member is not None:
         return tars.index_of(member[0]).find(member[1]) is not None or is_folder(path)
     if is_url(path):
-        return retried(lambda: fetch.ask(str(path), lambda system, inner: bool(system.exists(inner))))
+        with suppress(FileNotFoundError):
+            return bool(retried(lambda: fetch.version_of(str(path))))
+        return False
     return os.path.exists(path)
 
 
