@@ -62,8 +62,8 @@ def ask(url: str, call: Callable[[Any, str], Result], what: str = "") -> Result:
     except Exception as error:  # every store has errors of its own
         if isinstance(error, FileNotFoundError) and not _failed(error):
             raise FileNotFoundError(2, os.strerror(2), url) from error
-        error = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        name, said = type(error).__name__, words_of(error)
+        cause = (isinstance(error, FileNotFoundError) and error.__cause__) or error
+        name, said = type(cause).__name__, words_of(cause)
         asked = f"{url} ({what})" if what else url
         raise TroubleError(
             f"{asked}: the store {store_of(url)} fails: {name}: {said}; the store or the way to it is at fault"

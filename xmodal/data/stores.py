@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -175,7 +176,7 @@ class Tars(Stored):
         super().__init__(name)
         self.paths, self._where = list(paths), dict[str, str]()
         for path in self.paths:
-            for member in retried(lambda path=path: list(tars.Index(path).members())):
+            for member in retried(partial(_members, path)):
                 first = self._where.setdefault(member.name, path)
                 if first != path:
                     raise ValueError(
@@ -199,6 +200,10 @@ class Tars(Stored):
     def files(self) -> dict[str, str]:
         """Return the paths of all members by their names, in order."""
         return {name: f"{self._where[name]}/{name}" for name in sorted(self._where)}
+
+
+def _members(path: str) -> list[tars.Member]:
+    return list(tars.Index(path).members())
 
 
 def root_of(root: Place) -> Path | Stored:
