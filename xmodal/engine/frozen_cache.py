@@ -27,6 +27,7 @@ from xmodal.data.collate import collate
 from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
 from xmodal.engine.checkpoint import bare
+from xmodal.engine.claims import share_out
 from xmodal.engine.config import flatten
 from xmodal.engine.logs import counted
 from xmodal.engine.sizes import check_input, input_size, sized
@@ -152,8 +153,8 @@ class FrozenCache:
         return size
 
     def fill(self, rank: int = 0, world: int = 1) -> None:
-        """Compute what is missing; several processes take every world-th shard. A kill loses one shard at most."""
-        todo = [shard for shard in self.shards()[rank::world] if not self.whole(*shard)]
+        """Compute what is missing, together with all processes that do so; see `share_out`. A kill loses one shard."""
+        jobs, todo = self.shards(), set(self.missing())
         if not todo:
             return
         print_log(
@@ -161,7 +162,8 @@ class FrozenCache:
         )
         training = self.model.training
         self.model.eval()
-        for view, number in counted(todo, "cache: shards"):
+        own = share_out(self.folder, jobs, lambda job: job not in todo or self.whole(*job), rank, world)
+        for view, number in counted(own, "cache: shards", len(todo)):
             self.fill_shard(view, number)
         self.model.train(training)
         if self.dtype != "float32":
