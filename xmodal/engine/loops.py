@@ -250,6 +250,7 @@ class _EvalLoop(BaseLoop):
         call(f"before_{stage}_epoch")
         self.runner.model.eval()
         bad: list[str] = []
+        behind = rounds_behind(len(self.dataloader), self.runner) if is_sharded(self.runner.model) else 0
         for batch_idx, batch in enumerate(self.dataloader):
             call(f"before_{stage}_iter", batch_idx=batch_idx, data_batch=batch)
             predictions = self.predict(batch)
@@ -258,9 +259,8 @@ class _EvalLoop(BaseLoop):
             call(f"after_{stage}_iter", batch_idx=batch_idx, data_batch=batch, outputs=predictions)
             if self.runner.stop_requested:
                 raise Interrupted(f"stopped while {'validating' if stage == 'val' else 'testing'}")
-        if is_sharded(self.runner.model):
-            for _ in range(rounds_behind(len(self.dataloader), self.runner.device)):
-                self.keep_company()
+        for _ in range(behind):
+            self.keep_company()
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         if bad := [name for part in gather(bad) for name in part]:
             metrics = self.no_metrics(bad, metrics)

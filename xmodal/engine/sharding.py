@@ -1,11 +1,14 @@
 """Shard the frozen blocks of a tower over the processes (FSDP2), where one device cannot hold them."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import fsdp
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.engine.checkpoint import bare, own_keys
@@ -30,11 +33,9 @@ def shard_frozen(model: Any, device: str) -> None:
         raise ValueError(f"shard_trunk: {type(model).__name__} has no tower of blocks")
     if getattr(model, "trunk_dtype", None) == "int8":
         raise ValueError("shard_trunk: an int8 trunk cannot be sharded, and needs a quarter of the memory anyway")
-    try:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-    except ImportError as error:
-        raise ValueError(f"shard_trunk needs torch 2.8 or newer, this is {torch.__version__}") from error
+    fully_shard = getattr(fsdp, "fully_shard", None)
+    if fully_shard is None or "ignored_params" not in inspect.signature(fully_shard).parameters:
+        raise ValueError(f"shard_trunk needs a newer torch than {torch.__version__}")
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     saved = own_keys(model)  # what trains, and adapters that need not
     kept = {parameter for name, parameter in model.named_parameters() if name in saved}
@@ -55,8 +56,8 @@ def is_sharded(model: nn.Module) -> bool:
     return getattr(bare(model), "trunk_is_sharded", False)
 
 
-def rounds_behind(rounds: int, device: torch.device) -> int:
-    """Return how many rounds fewer this process has than the one that has most."""
-    most = torch.tensor(rounds, device=device)
+def rounds_behind(rounds: int, runner: Any) -> int:
+    """Return how many batches fewer this process has than the one that has most; all processes ask before the first."""
+    most = torch.tensor(rounds, device=runner.device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return int(most) - rounds
