@@ -16,7 +16,7 @@ install: $(STAMP)  ## create .venv and install everything the demo and the tests
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch torchvision
-	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57,serve]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57,serve,stores]'
 	touch $(STAMP)
 
 demo: install  ## the main job on data made here: train, test, table, page (2.5 minutes on two cores)

@@ -65,7 +65,7 @@ def test_readers(folder):
         CaptionList(str(folder / "list.csv"), image_key="picture")
     with pytest.raises(ValueError, match=r"are \.csv"):
         CaptionList(str(folder / "a.png"))
-    with pytest.raises(ValueError, match="no image with a caption"):
+    with pytest.raises(ValueError, match="no tar is called"):
         TarShards(str(folder / "none-*.tar"))
 
 
