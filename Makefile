@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 P3D := .venv-pytorch3d
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test-device test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods results screenshots pretrain-tiny
+.PHONY: help bench-gpu test-device test-faults golden mutants demo demo-image demo-fewshot test test-slow test-gpu demo-3d parity test-raw test-pytorch3d lint types style bench wheel clean install methods results screenshots pretrain-tiny
 
 help:  ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ install: $(STAMP)  ## create .venv and install everything the demo and the tests
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch torchvision
-	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57,serve]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57,serve,stores]'
 	touch $(STAMP)
 
 demo: install  ## the main job on data made here: train, test, table, page (2.5 minutes on two cores)
@@ -42,6 +42,9 @@ test-slow: install  ## the long tests
 
 test-gpu: install  ## the checks that wait for a CUDA device; says so when there is none
 	$(BIN)/python -m pytest -m gpu -rs
+
+bench-gpu: install  ## steps, memory, point operations and decoding on one card, resumable (8 minutes; needs a CUDA device)
+	$(BIN)/python -m tools.benches.gpu
 
 test-faults: install  ## campaigns of faults: 1,000 damaged files, 100 killed and resumed runs (an hour; not in CI)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.damage --table docs/reliability.md

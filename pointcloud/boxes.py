@@ -7,10 +7,6 @@ overlaps are exact for any yaw, computed in float64 and differentiable.
 import torch
 from torch import Tensor
 
-# Signs of the eight corners along the box's own axes; 0..3 is the lower face, 4..7 the upper one (3DETR's order).
-SIGN_X = (1, 1, -1, -1, 1, 1, -1, -1)
-SIGN_Y = (1, -1, -1, 1, 1, -1, -1, 1)
-SIGN_Z = (-1, -1, -1, -1, 1, 1, 1, 1)
 # Overlaps of edges closer than this (meters) count as coinciding.
 SLACK = 1e-9
 
@@ -26,13 +22,21 @@ def check_boxes(*boxes: Tensor) -> None:
             raise ValueError(f"boxes are (..., 7) = center, size, yaw; got shape {tuple(b.shape)}")
 
 
+def signs(boxes: Tensor) -> Tensor:
+    """Return the signs (3, 8) of a box's corners along its own axes, in the type of `boxes` and on their device.
+
+    Corners 0 to 3 are the lower face, 4 to 7 the upper one, in 3DETR's order: x = + + - -, y = + - - + on each face.
+    They are computed where they are used: a copy from the host would make a GPU wait.
+    """
+    corner = torch.arange(8, device=boxes.device)
+    x, y = 1 - 2 * (corner // 2 % 2), 1 - 2 * ((corner + 1) // 2 % 2)
+    return torch.stack([x, y, 2 * (corner // 4) - 1]).to(boxes.dtype)
+
+
 def corners(boxes: Tensor) -> Tensor:
     """Corners (..., 8, 3) of boxes (..., 7), lower face first."""
     check_boxes(boxes)
-    half = boxes[..., 3:6, None] / 2  # (..., 3, 1)
-    x = half[..., 0, :] * boxes.new_tensor(SIGN_X)  # (..., 8)
-    y = half[..., 1, :] * boxes.new_tensor(SIGN_Y)
-    z = half[..., 2, :] * boxes.new_tensor(SIGN_Z)
+    x, y, z = (boxes[..., 3:6, None] / 2 * signs(boxes)).unbind(-2)  # (..., 8) each
     cos, sin = boxes[..., 6:7].cos(), boxes[..., 6:7].sin()
     turned = torch.stack([cos * x + sin * y, cos * y - sin * x, z], dim=-1)  # (..., 8, 3)
     return turned + boxes[..., None, :3]
@@ -84,7 +88,7 @@ def contains(boxes: Tensor, points: Tensor, slack: float = 0.0) -> Tensor:
 
 def footprint_in(boxes: Tensor, frame: Tensor) -> Tensor:
     """Footprint corners (..., 4, 2), counter-clockwise, of boxes in the own axes of `frame`; both (..., 7)."""
-    x, y = boxes.new_tensor((1, -1, -1, 1)), boxes.new_tensor((1, 1, -1, -1))
+    y, x = signs(boxes)[:2, :4]  # the other way around than `corners`
     half_x, half_y = boxes[..., 3:4] / 2 * x, boxes[..., 4:5] / 2 * y  # (..., 4)
     turn = (boxes[..., 6] - frame[..., 6])[..., None]
     offset = boxes[..., :2] - frame[..., :2]

@@ -1,4 +1,4 @@
-"""Point operations on padded batches, with a plain-torch and a pytorch3d backend that agree index for index.
+"""Point operations on padded batches, with plain-torch, Triton and pytorch3d backends that agree index for index.
 
 Semantics are pytorch3d's, written down here because its documentation does not say all of it:
 
@@ -10,9 +10,10 @@ Semantics are pytorch3d's, written down here because its documentation does not 
   repeats the first hit instead, as PointNet++ does; a ball without a hit is then filled with index 0).
 - Distances are differentiable with respect to both clouds.
 
-The plain torch backend is always there. pytorch3d is used where its compiled part loads and the input is float32 on its
-side of the contract, except for searches that a k-d tree of the torch backend does sooner; `backend="torch"` or
-`"pytorch3d"` insists.
+The plain torch backend is always there. On CUDA the Triton kernels of `kernels` are used for float32 where triton is
+installed (it comes with torch on Linux). pytorch3d is used elsewhere where its compiled part loads and the input is
+float32 on its side of the contract, except for searches that a k-d tree of the torch backend does sooner;
+`backend="torch"`, `"triton"` or `"pytorch3d"` insists.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from pointcloud import neighbors
 
-BACKENDS = ("auto", "torch", "pytorch3d")
+BACKENDS = ("auto", "torch", "triton", "pytorch3d")
 Counts = int | Sequence[int] | Tensor
 
 
@@ -39,21 +40,45 @@ def load_pytorch3d() -> tuple[Any, str]:
     return ops, ""
 
 
+@lru_cache(maxsize=1)
+def load_triton() -> tuple[Any, str]:
+    """The module of Triton kernels, or None and the reason why there is none."""
+    try:
+        from pointcloud import kernels
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, f"triton does not load ({type(error).__name__}: {error})".splitlines()[0]
+    if not torch.cuda.is_available() and not kernels.INTERPRETED:
+        return None, "triton's kernels need a CUDA device"
+    return kernels, ""
+
+
 def available_backends() -> dict[str, str]:
     """Backends and, for those that cannot be used, why."""
-    return {"torch": "", "pytorch3d": load_pytorch3d()[1]}
+    return {"torch": "", "triton": load_triton()[1], "pytorch3d": load_pytorch3d()[1]}
+
+
+def searches(backend: str) -> Any:
+    """Return the module whose searches a backend uses."""
+    return load_triton()[0] if backend == "triton" else neighbors
 
 
 def choose_backend(backend: str, *tensors: Tensor) -> str:
     """Return the backend that will run.
 
     Raises:
-        ValueError: an unknown name, or pytorch3d was insisted on and cannot be used.
+        ValueError: an unknown name, or a backend was insisted on and cannot be used.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if backend == "torch" or torch.compiler.is_compiling():
         return "torch"
+    plain = all(t.dtype == torch.float32 for t in tensors)
+    if backend == "triton" or (backend == "auto" and plain and all(t.is_cuda for t in tensors)):
+        found, reason = load_triton()
+        if backend == "triton" and (found is None or not plain):
+            raise ValueError(f"backend 'triton' cannot be used: {reason or 'it takes float32'}. Use backend='torch'")
+        if found is not None:
+            return "triton"
     found, reason = load_pytorch3d()
     if backend == "pytorch3d" and found is None:
         raise ValueError(f"backend 'pytorch3d' cannot be used: {reason}. Use backend='torch'")
@@ -117,7 +142,7 @@ def farthest_point_sample(
         lengths: points of each cloud, None for all P.
         skip_near_origin: never choose points with |p|^2 <= 1e-3, as the CUDA kernel of `pointnet2_ops` does.
         start: first index of each cloud (B,); default 0.
-        backend: `auto`, `torch` or `pytorch3d`.
+        backend: `auto`, `torch`, `triton` or `pytorch3d`.
 
     Returns:
         Indices (B, K), int64, -1 behind min(K, length).
@@ -134,7 +159,8 @@ def farthest_point_sample(
     wanted = torch.as_tensor(num_samples, dtype=torch.int64).to(points.device, non_blocking=True).expand(batch)
     points = points.detach()
     buckets = backend == "auto" and neighbors.use_buckets(points, most)  # the same answers, sooner
-    if most and not (skip_near_origin or buckets) and start is None and choose_backend(backend, points) == "pytorch3d":
+    chosen = "torch" if buckets else choose_backend(backend, points)
+    if most and not skip_near_origin and start is None and chosen == "pytorch3d":
         ops, _ = load_pytorch3d()
         return ops.sample_farthest_points(points, lengths, num_samples)[1]
     limit = wanted.new_full((batch,), size) if lengths is None else lengths
@@ -143,9 +169,9 @@ def farthest_point_sample(
     skip = (points.square().sum(-1) <= 1e-3) if skip_near_origin else torch.zeros_like(valid)
     first = torch.zeros_like(counts) if start is None else start.to(points.device)
     if not skip_near_origin:
-        return neighbors.sample_farthest(points, counts, most, valid, first, skip)
+        return searches(chosen).sample_farthest(points, counts, most, valid, first, skip)
     # that kernel knows no lengths shorter than K: it goes on choosing
-    return neighbors.sample_farthest(points, wanted, most, valid, first, skip)
+    return searches(chosen).sample_farthest(points, wanted, most, valid, first, skip)
 
 
 def knn(
@@ -166,7 +192,7 @@ def knn(
         lengths1: queries of each cloud.
         lengths2: points of each cloud.
         norm: 2 for squared Euclidean, 1 for absolute distances.
-        backend: `auto`, `torch` or `pytorch3d`.
+        backend: `auto`, `torch`, `triton` or `pytorch3d`.
 
     Returns:
         Distances (B, Q, k), ascending and differentiable, and indices (B, Q, k); both 0 where there is no neighbor.
@@ -179,14 +205,15 @@ def knn(
     if k < 1 or norm not in (1, 2):
         raise ValueError(f"k={k}, norm={norm}: k must be at least 1 and norm 1 or 2")
     tree = neighbors.use_tree(query, points, norm, neighbors.TREE_FROM)  # the same answers, much sooner
-    if choose_backend("torch" if tree and backend == "auto" else backend, query, points) == "pytorch3d":
+    chosen = choose_backend("torch" if tree and backend == "auto" else backend, query, points)
+    if chosen == "pytorch3d":
         ops, _ = load_pytorch3d()
         found = ops.knn_points(query, points, lengths1, lengths2, norm=norm, K=k)
         return found.dists, found.idx
     batch, size = points.shape[:2]
     valid = neighbors.valid_rows(lengths2, batch, size, points.device)
     with torch.no_grad():
-        idx = neighbors.nearest_indices(query.detach(), points.detach(), min(k, size), valid, norm)
+        idx = searches(chosen).nearest_indices(query.detach(), points.detach(), min(k, size), valid, norm)
         idx = torch.nn.functional.pad(idx, (0, k - min(k, size)))
         there = neighbors.valid_rows(lengths1, batch, query.shape[1], query.device)[:, :, None]
         total = torch.full((batch,), size, device=points.device) if lengths2 is None else lengths2
@@ -218,7 +245,7 @@ def ball_query(
         lengths1: queries of each cloud.
         lengths2: points of each cloud.
         fill: `pad` gives index -1 and distance 0 to missing points; `first` repeats the first hit.
-        backend: `auto`, `torch` or `pytorch3d`.
+        backend: `auto`, `torch`, `triton` or `pytorch3d`.
 
     Returns:
         Squared distances (B, Q, k) and indices (B, Q, k).
@@ -231,14 +258,15 @@ def ball_query(
     if k < 1 or radius <= 0 or fill not in ("pad", "first"):
         raise ValueError(f"k={k}, radius={radius}, fill={fill!r}: k >= 1, radius > 0, fill pad or first")
     tree = neighbors.use_tree(query, points, 2, neighbors.TREE_BALL_FROM)
-    if choose_backend("torch" if tree and backend == "auto" else backend, query, points) == "pytorch3d":
+    chosen = choose_backend("torch" if tree and backend == "auto" else backend, query, points)
+    if chosen == "pytorch3d":
         ops, _ = load_pytorch3d()
         idx = ops.ball_query(query, points, lengths1, lengths2, K=k, radius=radius, return_nn=False).idx
     else:
         batch, size = points.shape[:2]
         with torch.no_grad():
             valid = neighbors.valid_rows(lengths2, batch, size, points.device)
-            idx = neighbors.ball_indices(query.detach(), points.detach(), min(k, size), radius, valid)
+            idx = searches(chosen).ball_indices(query.detach(), points.detach(), min(k, size), radius, valid)
             idx = torch.nn.functional.pad(idx, (0, k - min(k, size)), value=-1)
             there = neighbors.valid_rows(lengths1, batch, query.shape[1], query.device)
             idx = idx.masked_fill(~there[:, :, None], -1)
@@ -284,7 +312,7 @@ def three_interpolate(
         lengths1: queries of each cloud.
         lengths2: points of each cloud; a cloud with fewer than three uses what it has, an empty one gives 0.
         eps: keeps a coinciding point finite.
-        backend: `auto`, `torch` or `pytorch3d`.
+        backend: `auto`, `torch`, `triton` or `pytorch3d`.
 
     Returns:
         (B, Q, D).
@@ -317,7 +345,7 @@ def sample_and_group(
         group_size: K.
         lengths: points of each cloud.
         skip_near_origin: see `farthest_point_sample`.
-        backend: `auto`, `torch` or `pytorch3d`.
+        backend: `auto`, `torch`, `triton` or `pytorch3d`.
 
     Returns:
         Centers (B, G, 3), their indices (B, G), members' indices (B, G, K). A cloud with fewer than G points

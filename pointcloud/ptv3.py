@@ -58,9 +58,10 @@ class Pooling(nn.Module):
         coord = level.coord.new_zeros(len(counts), 3).index_add(0, parent, level.coord) / counts[:, None]
         if self.first_version:
             codes = level.codes[:, member] >> 3 * bits
-            coarse = Level(coord, grid[member], level.cloud[member], level.depth - bits, codes)
+            coarse = Level(coord, grid[member], level.cloud[member], level.depth - bits, codes, merged=True)
         else:
-            coarse = Level.make(coord, grid[member], level.cloud[member], self.orders)
+            most = level.largest // self.stride
+            coarse = Level.make(coord, grid[member], level.cloud[member], self.orders, largest=most)
         return F.gelu(self.norm(largest)), coarse, parent
 
 

@@ -37,6 +37,8 @@ class Level:
         cloud: (N,) number of the cloud.
         depth: bits of a voxel's coordinate.
         codes: (O, N) place of each voxel on each curve.
+        largest: coordinate of a voxel; 0 where nobody asks.
+        merged: made of a finer level, so that no voxel occurs twice.
     """
 
     coord: Tensor
@@ -44,10 +46,20 @@ class Level:
     cloud: Tensor
     depth: int
     codes: Tensor
+    largest: int = 0
+    merged: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def make(cls, coord: Tensor, grid: Tensor, cloud: Tensor, orders: list[str], beyond: int = 1) -> "Level":
+    def make(
+        cls,
+        coord: Tensor,
+        grid: Tensor,
+        cloud: Tensor,
+        orders: list[str],
+        beyond: int = 1,
+        largest: int | None = None,
+    ) -> "Level":
         """Lay voxels along curves.
 
         Args:
@@ -56,10 +68,12 @@ class Level:
             cloud: (N,).
             orders: names of curves.
             beyond: added to the largest coordinate before its bits are counted (1; 0 in PTv3's first version).
+            largest: coordinate of a voxel, known from a finer level; None looks, for which a GPU has to be waited for.
         """
-        cloud, depth = cloud.long(), bit_depth(int(grid.max()) + beyond)
+        merged, largest = largest is not None, int(grid.max()) if largest is None else largest
+        cloud, depth = cloud.long(), bit_depth(largest + beyond)
         codes = torch.stack([encode(grid, cloud, depth, order) for order in orders])
-        return cls(coord, grid, cloud, depth, codes)
+        return cls(coord, grid, cloud, depth, codes, largest, merged)
 
     def curve(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the rows along a curve (N,), and the place of each row on it (N,)."""
@@ -77,8 +91,10 @@ class Level:
             shrink: make patches no larger than the smallest cloud, as the release does without flash attention; else a
                 cloud of fewer than K voxels is one short patch.
         """
-        counts = torch.bincount(self.cloud).tolist()
-        counts = [count for count in counts if count]
+        if "counts" not in self._kept:
+            counts = torch.bincount(self.cloud.cpu()).tolist()  # the host waits once
+            self._kept["counts"] = [count for count in counts if count]
+        counts = self._kept["counts"]
         size = min(size, *counts) if shrink else size
         if ("patches", size) not in self._kept:
             self._kept["patches", size] = cut(counts, size, self.cloud.device)
@@ -88,7 +104,7 @@ class Level:
         """Return the rows read and written for each offset of a kernel, x fastest."""
         if "voxels" not in self._kept:
             cells = torch.cat([self.cloud[:, None].long(), self.grid.long()], 1)
-            self._kept["voxels"] = Voxels(cells, (1, 1, 1)), Maps()
+            self._kept["voxels"] = Voxels(cells, (1, 1, 1), check=not self.merged), Maps()
         voxels, maps = self._kept["voxels"]
         return maps.between(voxels, voxels, offsets_of((kernel,) * 3, (1, 1, 1), (1, 1, 1)))
 
@@ -112,5 +128,7 @@ def cut(counts: list[int], size: int, device: torch.device) -> Patches:
         places.append(own + start)
         real.append(taken)
         start += count
-    kept = torch.cat(real).view(-1, size).to(device)
-    return Patches(size, torch.cat(places).to(device), torch.cat(back).to(device), None if bool(kept.all()) else kept)
+    kept = torch.cat(real).view(-1, size)
+    full = bool(kept.all())
+    all_places, all_back, kept = (x.to(device, non_blocking=True) for x in (torch.cat(places), torch.cat(back), kept))
+    return Patches(size, all_places, all_back, None if full else kept)

@@ -36,7 +36,8 @@ def encode(grid: Tensor, cloud: Tensor, depth: int, order: str) -> Tensor:
     """
     if order not in ORDERS:
         raise ValueError(f"order {order!r}: choose {', '.join(ORDERS)}")
-    columns = grid.long()[:, [1, 0, 2]] if order.endswith("-trans") else grid.long()
+    x, y, z = grid.long().unbind(1)
+    columns = torch.stack([y, x, z] if order.endswith("-trans") else [x, y, z], 1)
     places = torch.arange(depth - 1, -1, -1, device=grid.device)
     bits = (columns[:, :, None] >> places & 1).bool()  # (N, 3, depth), highest first
     flat = hilbert_bits(bits) if order.startswith("hilbert") else bits.transpose(1, 2).flatten(1)

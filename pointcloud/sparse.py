@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 Triple = tuple[int, int, int]
 Pairs = list[tuple[Tensor, Tensor]]  # for each offset of a kernel: rows read, rows written
+AT_ONCE = {"cpu": 2**18, "other": 2**23}  # voxels looked up at a time: what caches hold; few waits for a GPU
 
 
 def triple(value: int | tuple[int, ...] | list[int]) -> Triple:
@@ -24,27 +25,44 @@ def triple(value: int | tuple[int, ...] | list[int]) -> Triple:
     return x, y, z
 
 
+def sent(values: Any, like: Tensor) -> Tensor:
+    """Return numbers of the host as a tensor of the type and on the device of another; the host does not wait."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
 class Voxels:
     """The voxels of a batch of clouds at one stride, sorted for search.
 
     Args:
         coordinates: (N, 4) integers, all different.
         stride: of which x, y, z are multiples.
+        check: look whether voxels occur twice or reach too far, for which a GPU has to be waited for.
 
     Raises:
         ValueError: clouds too large for 64 bits, or voxels that occur twice.
     """
 
-    def __init__(self, coordinates: Tensor, stride: Triple):
+    def __init__(self, coordinates: Tensor, stride: Triple, check: bool = True):
         self.coordinates, self.stride = coordinates.long(), stride
         here = self.coordinates if len(coordinates) else self.coordinates.new_zeros(1, 4)
         self.low, self.high = here.amin(0), here.amax(0)
         size = self.high - self.low + 1
-        if float(size.double().prod()) >= 2.0**62:
-            raise ValueError(f"voxels reach over {size.tolist()} (cloud, x, y, z): too far for 64-bit keys")
         self.factors = torch.stack([size[1] * size[2] * size[3], size[2] * size[3], size[3], torch.ones_like(size[3])])
         self.keys, self.order = torch.sort(((self.coordinates - self.low) * self.factors).sum(1))
-        if bool((self.keys[1:] == self.keys[:-1]).any()):
+        if check:
+            self.check(size)
+
+    def check(self, size: Tensor) -> None:
+        """Refuse voxels that occur twice, or that `size` (4,), how far they reach, leaves no 64-bit keys for.
+
+        Raises:
+            ValueError: such voxels.
+        """
+        twice = (self.keys[1:] == self.keys[:-1]).any()
+        reach, repeated = torch.stack([size.double().prod(), twice.double()]).tolist()  # the host waits once
+        if reach >= 2.0**62:
+            raise ValueError(f"voxels reach over {size.tolist()} (cloud, x, y, z): too far for 64-bit keys")
+        if repeated:
             raise ValueError("two rows of coordinates are the same voxel: make voxels of points with `voxelize`")
 
     def __len__(self) -> int:
@@ -52,11 +70,25 @@ class Voxels:
 
     def find(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """Look rows (M, 4) up; returns which of them are there, and the rows of these."""
-        inside = ((coordinates >= self.low) & (coordinates <= self.high)).all(1)
-        keys = ((coordinates - self.low) * self.factors).sum(1)
-        at = torch.searchsorted(self.keys, keys).clamp_(max=max(len(self) - 1, 0))
-        there = (inside & (self.keys[at] == keys)).nonzero()[:, 0] if len(self) else inside.nonzero()[:0, 0]
-        return there, self.order[at[there]]
+        return self.find_shifted(coordinates, coordinates.new_zeros(1, 4))[0]
+
+    def find_shifted(self, coordinates: Tensor, shifts: Tensor) -> Pairs:
+        """Look rows (M, 4) up, moved by each of the shifts (K, 4); see `find`. The host waits once or twice for all.
+
+        A row's key and that of a shift add up to that of the moved row.
+        """
+        if not len(self) or not len(coordinates):
+            nothing = self.order[:0]
+            return [(nothing, nothing)] * len(shifts)
+        keys = ((coordinates - self.low) * self.factors).sum(1) + (shifts * self.factors).sum(1)[:, None]  # (K, M)
+        at = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
+        there = self.keys[at] == keys
+        for c in range(4):  # a key outside the box may be that of another voxel inside
+            moved = coordinates[:, c] + shifts[:, c, None]
+            there &= (moved >= self.low[c]) & (moved <= self.high[c])
+        which, row = there.nonzero().unbind(1)
+        counts = [len(row)] if len(shifts) == 1 else there.sum(1).tolist()
+        return list(zip(row.split(counts), self.order[at[which, row]].split(counts), strict=True))
 
 
 def offsets_of(kernel_size: Triple, dilation: Triple, stride: Triple, cross: bool = False) -> list[Triple]:
@@ -92,9 +124,9 @@ class Maps:
     def coarser(self, voxels: Voxels, stride: Triple) -> Voxels:
         """Return the voxels of a larger stride, made where they are not there yet."""
         if stride not in self.levels:
-            step = voxels.coordinates.new_tensor((1, *stride))
+            step = sent((1, *stride), voxels.coordinates)
             cells = torch.div(voxels.coordinates, step, rounding_mode="floor") * step
-            self.levels[stride] = Voxels(torch.unique(cells, dim=0), stride)
+            self.levels[stride] = Voxels(torch.unique(cells, dim=0), stride, check=False)
         return self.levels[stride]
 
     def between(self, source: Voxels, target: Voxels, offsets: list[Triple]) -> Pairs:
@@ -102,14 +134,20 @@ class Maps:
         key = (id(source), id(target), tuple(offsets))
         if key not in self.pairs:
             found: dict[Triple, tuple[Tensor, Tensor]] = {}
+            sought: list[Triple] = []
             for offset in offsets:
-                mirrored = found.get(triple([-o for o in offset])) if source is target else None
-                if mirrored is None:
-                    shift = target.coordinates.new_tensor((0, *offset))
-                    rows, read = source.find(target.coordinates + shift)
-                    mirrored = (rows, read)
-                found[offset] = (mirrored[1], mirrored[0])
-            self.pairs[key] = list(found.values())
+                if source is not target or triple([-o for o in offset]) not in sought:
+                    sought.append(offset)
+            room = AT_ONCE["cpu" if target.coordinates.device.type == "cpu" else "other"]
+            fits = max(1, room // max(len(target), 1))
+            for start in range(0, len(sought), fits):
+                part = sought[start : start + fits]
+                shifts = sent([(0, *offset) for offset in part], target.coordinates)
+                for offset, (written, read) in zip(part, source.find_shifted(target.coordinates, shifts), strict=True):
+                    found[offset] = (read, written)
+                    if source is target:
+                        found.setdefault(triple([-o for o in offset]), (written, read))
+            self.pairs[key] = [found[offset] for offset in offsets]
         return self.pairs[key]
 
 
@@ -223,7 +261,7 @@ class GatherMultiplyScatter(torch.autograd.Function):
         ctx.pairs = pairs
         out = x.new_zeros(rows, kernel.shape[2])
         for weight, (read, written) in zip(kernel, pairs, strict=True):
-            out.index_add_(0, written, x[read] @ weight)
+            out.index_add_(0, written, x.index_select(0, read) @ weight)
         return out
 
     @staticmethod
@@ -235,9 +273,9 @@ class GatherMultiplyScatter(torch.autograd.Function):
         dx = torch.zeros_like(x) if need_x else None
         dkernel = torch.zeros_like(kernel) if need_kernel else None
         for k, (read, written) in enumerate(ctx.pairs):
-            part = grad[written]
+            part = grad.index_select(0, written)
             if dx is not None:
                 dx.index_add_(0, read, part @ kernel[k].t())
             if dkernel is not None:
-                dkernel[k] = x[read].t() @ part
+                dkernel[k] = x.index_select(0, read).t() @ part
         return dx, dkernel, None, None

@@ -14,7 +14,7 @@ from pointcloud import ops, task
 from pointcloud.detection import Detector, with_options
 from pointcloud.epcl import EPCLDense
 from pointcloud.packed import pack
-from pointcloud.sparse import SparseTensor, voxelize
+from pointcloud.sparse import SparseTensor, sent, voxelize
 from pointcloud.sparse_resnet import SparseResNetFPN
 from pointcloud.sparse_unet import SparseUNet
 from pointcloud.task_token import Tower
@@ -26,11 +26,11 @@ def clouds_of(x: SparseTensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pad voxels by cloud.
 
     Returns:
-        Coordinates (B, M, 3) in voxels, features (B, M, C), voxels of each cloud (B,), and the rows in the order of the
-        clouds (N,).
+        Coordinates (B, M, 3) in voxels, features (B, M, C), voxels of each cloud (B,) on the host, and the rows in the
+        order of the clouds (N,).
     """
     order = torch.argsort(x.coordinates[:, 0], stable=True)
-    lengths = torch.bincount(x.coordinates[:, 0])
+    lengths = torch.bincount(x.coordinates[:, 0].cpu())  # the host waits once
     rows = order.split(lengths.tolist())
     coord, features = x.coordinates[:, 1:].to(x.features.dtype), x.features
     padded = (pad_sequence([values[r] for r in rows], batch_first=True) for values in (coord, features))
@@ -97,7 +97,9 @@ class SparseBackbone(nn.Module):
     def voxels(self, coord: Tensor, feat: Tensor | None, lengths: Tensor | None) -> SparseTensor:
         """Make voxels of points (B, P, 3) with features (B, P, C); each has the values of its first point."""
         sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
-        cloud = torch.repeat_interleave(torch.arange(len(coord)), torch.tensor(sizes)).to(coord.device)
+        cloud = torch.repeat_interleave(torch.arange(len(coord)), torch.tensor(sizes)).to(
+            coord.device, non_blocking=True
+        )
         points, parts = pack(coord, sizes), []
         if self.use_coord:
             parts.append(points)
@@ -106,7 +108,7 @@ class SparseBackbone(nn.Module):
                 got = "none" if feat is None else f"{feat.shape[-1]} channels"
                 raise ValueError(f"this backbone wants features of {self.feat_dim} channels, got {got}")
             values = pack(feat, sizes)
-            color = (values[:, :3] - values.new_tensor(self.color_mean)) / self.color_scale
+            color = (values[:, :3] - sent(self.color_mean, values)) / self.color_scale
             parts.append(torch.cat([color, values[:, 3:]], 1))
         return voxelize(points, cloud, torch.cat(parts, 1), self.voxel)
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pointcloud.sparse import GatherMultiplyScatter, Maps, Pairs, SparseTensor, Triple, Voxels, offsets_of, triple
+from pointcloud.sparse import GatherMultiplyScatter, Maps, Pairs, SparseTensor, Triple, Voxels, offsets_of, sent, triple
 
 Size = int | tuple[int, ...] | list[int]
 
@@ -99,7 +99,7 @@ class SparseConvTranspose(SparseConv):
         stride = divided(x.stride, self.stride)
         offsets = offsets_of(self.kernel_size, self.dilation, stride, self.cross)
         if self.generative:
-            shifts = x.coordinates.new_tensor([(0, *offset) for offset in offsets])
+            shifts = sent([(0, *offset) for offset in offsets], x.coordinates)
             cells = torch.unique((x.coordinates[:, None] + shifts).flatten(0, 1), dim=0)
             voxels, maps = Voxels(cells, stride), Maps()
             maps.levels[stride] = voxels

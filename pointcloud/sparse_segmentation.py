@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pointcloud import task
 from pointcloud.segmenter import Segmenter
-from pointcloud.sparse import voxelize
+from pointcloud.sparse import sent, voxelize
 from pointcloud.sparse_detection import FrozenBottleneck
 from pointcloud.sparse_unet import SparseUNet
 from pointcloud.task_token import Tower
@@ -61,11 +61,13 @@ class SparseSegmenter(Segmenter):
 
     def forward(self, coord: Tensor, feat: Tensor | None, sizes: list[int]) -> Tensor:
         """Classify packed points (n, 3) with features (n, C): logits (n, K)."""
-        cloud = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(coord.device)
+        cloud = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(
+            coord.device, non_blocking=True
+        )
         place = coord - torch.stack([part.amin(0) for part in coord.split(sizes)])[cloud]
         x = place if feat is None else torch.cat([place, feat], 1)
         found = self.net(voxelize(place, cloud, x, self.voxel))
-        stride = found.coordinates.new_tensor(found.stride)
+        stride = sent(found.stride, found.coordinates)
         cells = torch.div(torch.floor(place / self.voxel).long(), stride, rounding_mode="floor") * stride
         _, rows = found.voxels.find(torch.cat([cloud[:, None], cells], 1))
         return self.head(torch.cat([found.features[rows], x], 1))

@@ -120,10 +120,11 @@ class VertexCriterion(Criterion):
         """The weighted terms of one stage; sums are divided by `count`."""
         matched = (assigned >= 0).float()
         label = pick(targets["box_label"], assigned)[..., None]
-        classes = torch.zeros_like(predicted["logits"]).scatter(2, label.clamp(min=0), matched[..., None])
+        logits = predicted["logits"].float()  # half precision where autocast is on
+        classes = torch.zeros_like(logits).scatter(2, label.clamp(min=0), matched[..., None])
         offset, size = self.wanted(predicted, pick(targets["boxes"], assigned))
         terms = {
-            "sem_cls": focal(predicted["logits"], classes) / count,
+            "sem_cls": focal(logits, classes) / count,
             **self.angle_terms(predicted, targets, assigned, matched, count),
             "center": ((predicted["center_offset"] - offset).abs().sum(-1) * matched).sum() / count,
             "size": ((predicted["size_log"] - size).abs().sum(-1) * matched).sum() / count,

@@ -90,21 +90,19 @@ def table(results: dict[str, dict]) -> str:
     return aligned(rows)
 
 
-def write_page(names: Sequence[str], out: Path, minutes: float) -> Path:
+def page_of(names: Sequence[str], out: Path, minutes: float) -> Path:
     """Write the report of the runs of some methods, beside each other."""
-    from xmodal.use.report import write_report
-    from xmodal.use.runs import read_runs
+    from tools.demo_steps import write_page
 
-    runs = read_runs([str(out / "runs" / METHODS[name]) for name in names])
-    for run, name in zip(runs, names, strict=True):
-        run.name = name
     note = (
-        f"{len(runs)} methods on the same frozen encoder and the same H.264 files; {minutes:.1f} minutes. Every class "
+        f"{len(names)} methods on the same frozen encoder and the same H.264 files; {minutes:.1f} minutes. Every class "
         "comes with its reverse in time, so whoever is blind to order is right half the time at best. The encoder was "
         "pretrained on pictures of the same renderer (other seeds): this shows that the machinery works and says "
         "nothing about natural video."
     )
-    return write_report(runs, out / "report.html", "Actions in video files, read through a frozen image encoder", note)
+    folders = {name: out / "runs" / METHODS[name] for name in names}
+    title = "Actions in video files, read through a frozen image encoder"
+    return write_page(folders, out / "report.html", title, note)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -116,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     out = args.out if args.out.is_absolute() else ROOT / args.out
     call("tools/data/make_actions.py", "demo_out/actions8")
     results = side_by_side(args, out)
-    page = write_page(args.methods, out, (time.time() - start) / 60)
+    page = page_of(args.methods, out, (time.time() - start) / 60)
     print("\n" + table(results))
     print(
         "Each class comes with its reverse in time: a method that is blind to order can at best be right half the time."

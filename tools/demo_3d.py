@@ -55,7 +55,7 @@ def run_one(task: str, variant: str, args: argparse.Namespace) -> dict[str, Any]
     work = args.out / "runs" / f"{task}_{variant.replace(', ', '-').replace(' ', '-')}"
     options = [*VARIANTS[variant], *args.cfg_options]
     more = ["--cfg-options", *options] if options else []
-    train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(args.seed)]
+    train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(args.seed), "--no-report"]
     seconds = call(*train, "--cfg-options", *UNVALIDATED, *options, log=work / "log.txt")
     call("tools/test.py", path, str(work / "last.pth"), *more, log=work / "log.txt")
     report = json.loads((work / "report.json").read_text())
@@ -90,10 +90,13 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def pages(rows: list[dict[str, Any]], out: Path) -> list[str]:
-    """Let the prediction tool make a page for each task."""
-    from tools.demo_steps import call
+    """Write a report for each task, and let the prediction tool make a page of a scene."""
+    from tools.demo_steps import call, write_page
 
     made = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        folders = {row["variant"]: row["work"] for row in rows if row["task"] == task}
+        made.append(str(write_page(folders, out / f"{task}.html", f"{task.capitalize()} of built-in clouds")))
     for row in rows:
         if row["variant"] != "pretrained, frozen":
             continue

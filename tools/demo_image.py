@@ -7,11 +7,9 @@ memory is that of one training step beyond weights and inputs.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS), metavar="NAME", help=", ".join(TOWERS))
     p.add_argument("--tune", action="store_true", help="try rates with the first seed, on the validation images")
     p.add_argument(
-        "--out", type=Path, default=Path("demo_out/image"), help="folder of table.md, table.json, index.html"
+        "--out", type=Path, default=Path("demo_out/image"), help="folder of table.md, table.json, report.html"
     )
     return p.parse_args(argv)
 
@@ -78,7 +76,7 @@ def run_once(row: Row, args: argparse.Namespace, seed: int, test: bool = True) -
     from tools.demo_steps import train_and_test
 
     work = args.out / "runs" / f"{row.tower}_{row.name.replace(' ', '-')}_{row.rate:g}_{seed}"
-    return work, *train_and_test(CONFIG, work, seed, options_of(row, args, seed), test, dump=True)
+    return work, *train_and_test(CONFIG, work, seed, options_of(row, args, seed), test)
 
 
 def tune(rows: list[Row], args: argparse.Namespace) -> None:
@@ -109,7 +107,7 @@ def run_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "tower": row.tower, "method": row.name, "rate": row.rate, "top1": statistics.mean(scores), "scores": scores,
         "trained": runs[0][1]["trained_parameters"], "step_s": costs["median_s"], "peak_mb": costs["peak_mb"],
-        "predictions": str(runs[0][0] / "predictions.json"),
+        "work": runs[0][0],
     }  # fmt: skip
 
 
@@ -122,39 +120,9 @@ def cells(r: dict[str, Any]) -> tuple[str, ...]:
     return r["tower"], r["method"], spread, f"{r['trained']:,}", f"{r['peak_mb']:.1f} MB", f"{r['step_s']:.3f}"
 
 
-def page(results: list[dict[str, Any]], title: str, out: Path) -> str:
-    """Return a page with the table, and the test images that the first method of each tower but the probe has wrong."""
-    body = "".join(f"<tr><td>{'<td>'.join(escape(c) for c in row)}" for row in (HEADER, *map(cells, results)))
-    shown = {r["tower"]: r for r in reversed(results) if r["method"] != "linear probe"}
-    parts = [f"<h2>{escape(r['tower'])}, {escape(r['method'])}</h2>{sheet(r, out)}" for r in shown.values()]
-    style = "body{font:16px system-ui;max-width:60rem;margin:2rem auto}td{padding:.2rem .8rem}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Digits, few shots</title><style>{style}</style>'
-        f"<h1>Digits, few shots</h1><p>{escape(title)}</p><table>{body}</table>{''.join(parts)}</html>\n"
-    )
-
-
-def sheet(result: dict[str, Any], out: Path) -> str:
-    """Draw the test images that a method got wrong with its first seed, and say what it took them for."""
-    import numpy as np
-    from PIL import Image
-
-    from xmodal.toys.digits import Digits
-
-    rows = json.loads(Path(result["predictions"]).read_text())
-    said = {row["sample_id"]: int(np.argmax(row["scores"])) for row in rows}
-    items = [item for item in Digits("test", 64) if said[item["sample_id"]] != item["label"]]
-    if not items:
-        return f"<p>All {len(rows)} test images are right.</p>"
-    picture = np.hstack([item["image"][0].numpy() for item in items[:16]])
-    Image.fromarray(picture).save(out / f"{result['tower']}.png")
-    text = ", ".join(f"{item['label']} as {said[item['sample_id']]}" for item in items[:16])
-    return f'<p>{len(items)} of {len(rows)} are wrong: {text}</p><img src="{result["tower"]}.png" alt="digits">'
-
-
 def show(rows: list[Row], args: argparse.Namespace) -> None:
     """Run the rows, print and write the table and the page."""
-    from tools.demo_steps import keep_table
+    from tools.demo_steps import keep_table, write_page
 
     title = (
         f"scikit-learn's digits, {args.shots} training images a class, 500 test images, "
@@ -162,8 +130,9 @@ def show(rows: list[Row], args: argparse.Namespace) -> None:
     )
     results = [run_row(row, args) for row in rows]
     keep_table(args.out, [HEADER, *map(cells, results)], results, title)
-    (args.out / "index.html").write_text(page(results, title, args.out), encoding="utf-8")
-    print(f"\npage: {args.out / 'index.html'}")
+    folders = {f"{r['tower']}, {r['method']}": r["work"] for r in results}
+    page = write_page(folders, args.out / "report.html", "Digits, few shots", f"{title}. Below: the first draw.")
+    print(f"\npage: {page}")
 
 
 def main(argv: list[str] | None = None) -> int:

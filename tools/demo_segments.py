@@ -103,11 +103,13 @@ def main(argv: list[str] | None = None) -> int:
     from xmodal.engine.launch import run
 
     def job() -> None:
-        from tools.demo_steps import keep_table
+        from tools.demo_steps import keep_table, write_page
 
         results = [run_line(line, args) for line in args.lines]
         title = f"{args.tests} unseen pictures of {args.size} px, {args.steps} steps"
         keep_table(args.out, [HEADER, *map(cells, results)], results, title)
+        folders = {line: args.out / "runs" / line for line in args.lines}
+        print(f"\npage: {write_page(folders, args.out / 'report.html', 'Shapes, pixel by pixel', title)}")
 
     return run(job)
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -110,7 +110,7 @@ def call_here(tool: str, *words: str, log: Path) -> None:
 
 
 def train_and_test(
-    config: str, work: Path, seed: int, options: Sequence[str], test: bool = True, dump: bool = False
+    config: str, work: Path, seed: int, options: Sequence[str], test: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a config in this process, without saying much, and test its last weights.
 
@@ -118,12 +118,11 @@ def train_and_test(
         The contents of report.json, and the test's metrics (empty without a test).
     """
     log, given = work / "log.txt", ["--cfg-options", *options, "default_hooks.progress.interval=20"]
-    call_here("train", config, "--work-dir", str(work), "--seed", str(seed), *given, log=log)
+    call_here("train", config, "--work-dir", str(work), "--seed", str(seed), "--no-report", *given, log=log)
     report = json.loads((work / "report.json").read_text())
     if not test:
         return report, {}
-    dumped = ["--dump", str(work / "predictions.json")] if dump else []
-    call_here("test", config, str(work / "last.pth"), *dumped, *given, log=log)
+    call_here("test", config, str(work / "last.pth"), *given, log=log)
     return report, json.loads((work / "test.json").read_text())["test"]
 
 
@@ -139,6 +138,17 @@ def step_costs(cfg: Any) -> dict[str, Any]:
     data = build_dataset(sized(cfg.train_dataloader.dataset, input_size(model)))
     batch = model.data_preprocessor(collate([data[0, i] for i in range(cfg.train_dataloader.batch_size)]), True)
     return rows(run_alternating([Variant("step", train_step, lambda: (model, batch))], 5, peak=True))[0]
+
+
+def write_page(folders: Mapping[str, Path], path: Path, title: str, note: str = "") -> Path:
+    """Write the report of some runs, beside each other under names of their own; returns the page."""
+    from xmodal.use.report import write_report
+    from xmodal.use.runs import read_runs
+
+    runs = read_runs([str(folder) for folder in folders.values()])
+    for run, name in zip(runs, folders, strict=True):
+        run.name = name
+    return write_report(runs, path, title, note)
 
 
 def keep_table(out: Path, rows: Sequence[Sequence[str]], results: list[dict[str, Any]], title: str) -> None:

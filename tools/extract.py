@@ -1,9 +1,12 @@
-"""Fill the frozen-prefix cache of a config ahead of training; several processes or machines share the work.
+"""Fill the frozen-prefix cache of a config ahead of training, with as many processes and machines as there are.
 
 Examples:
   python tools/extract.py CONFIG --estimate
+  python tools/extract.py CONFIG                     # on any machine that sees the folder, any number of times
   torchrun --nproc_per_node=8 tools/extract.py CONFIG --cfg-options cache.views=4
-  python tools/extract.py CONFIG --rank 3 --world-size 16        # an array job, no torchrun needed
+
+Each process takes shards that nobody has, until none is left. One that dies loses the shard in its hands, which the
+others or a new one compute; no shard is computed twice. On a file system without locks give --rank and --world-size.
 """
 
 import argparse
@@ -17,8 +20,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("config", help="a config file; its `cache` dict says where, how many views, which precision")
     p.add_argument("--split", nargs="+", choices=("train", "val"), default=["train", "val"])
     p.add_argument("--estimate", action="store_true", help="say how much disk it takes, and stop")
-    p.add_argument("--rank", type=int, default=int(os.environ.get("RANK", 0)), help="this process (torchrun sets it)")
-    p.add_argument("--world-size", type=int, default=int(os.environ.get("WORLD_SIZE", 1)), help="how many there are")
+    p.add_argument("--rank", type=int, default=int(os.environ.get("RANK", 0)), help="where to begin (torchrun sets it)")
+    p.add_argument(
+        "--world-size", type=int, default=int(os.environ.get("WORLD_SIZE", 1)), help="processes that begin together"
+    )
     p.add_argument("--workers", type=int, help="processes that read samples; default: the config's num_workers")
     p.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="such as cache.views=4")
     return p

@@ -2,6 +2,7 @@
 
   python tools/results.py                                   write the page and its plots
   python tools/results.py add work_dirs/NAME_0 work_dirs/NAME_1 work_dirs/NAME_2 --task actions8
+  python tools/results.py add work_dirs/NAME_3 --task actions8 --more-seeds
   python tools/results.py add work_dirs/fewshot/NAME --config configs/fewshot/NAME.py
   python tools/results.py --rebuild                         run the cheap rows again first
 
@@ -150,6 +151,24 @@ def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list
     return [rows for _, rows in sorted({key_of(r): r for r in (*old, *new)}.items())]
 
 
+def joined(old: Sequence[dict[str, Any]], new: dict[str, Any]) -> dict[str, Any]:
+    """A row with the seeds that it had before beside its new ones.
+
+    Raises:
+        ValueError: no such row, or one of another command.
+    """
+    plain = lambda row: re.sub(r" --seed \d+", "", row["command"])  # noqa: E731
+    row = next((r for r in old if key_of(r) == key_of(new)), None)
+    if row is None or (plain(row), row["trained"], row["selection"]) != (plain(new), new["trained"], new["selection"]):
+        raise ValueError(f"--more-seeds: {' / '.join(key_of(new))} has no row of the same command and selection yet")
+    a, b = len(row["accuracy"]), len(new["accuracy"])
+    most = {key: largest((row[key], new[key])) for key in ("bytes", "peak_mb")}
+    return dict(
+        new, **most, accuracy=row["accuracy"] | new["accuracy"], command=row["command"],
+        seconds=round((a * row["seconds"] + b * new["seconds"]) / (a + b), 1), log=f"{row['log']} {new['log']}",
+    )  # fmt: skip
+
+
 def write_rows(rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows."""
     ROWS.write_text(json.dumps(list(rows), indent=1) + "\n")
@@ -232,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--task", help="name of the task, for work directories")
     p.add_argument("--method", help="name of the method, where it is not the first word of the config's name")
     p.add_argument("--metric", default="top1", help="the test result that counts (default top1)")
+    p.add_argument("--more-seeds", action="store_true", help="keep the seeds that the row has already")
     p.add_argument("--config", help="the config, for a folder of tools/fewshot.py")
     p.add_argument("--rebuild", action="store_true", help="run the cheap rows again first")
     p.add_argument("--check", action="store_true", help="exit with 1 when docs/results.md is out of date")
@@ -249,6 +269,7 @@ def main(argv: list[str] | None = None) -> int:
                 new = rows_of_grid(args.folders[0], args.config)
             else:
                 new = rows_of_runs(args.folders, args.task, args.method, args.metric)
+                new = [joined(rows, row) for row in new] if args.more_seeds else new
             rows = merged(rows, new)
         rows = rebuild(rows) if args.rebuild else rows
         write_rows(rows)

@@ -6,7 +6,10 @@ import sys
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description="Test a checkpoint on the config's test data; writes test.json beside it.")
+    p = argparse.ArgumentParser(
+        description="Test a checkpoint on the config's test data; writes test.json beside it, "
+        "and the figures into report.html where training left one."
+    )
     p.add_argument("config", nargs="?", help="a config file; left out: the config that the checkpoint holds")
     p.add_argument("checkpoint", help="last.pth or best.pth of a run")
     p.add_argument("--dump", metavar="FILE", help="write the predictions (.npz or .json)")
@@ -33,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from pathlib import Path
 
+    from mmengine.dist import is_main_process
+
     from xmodal.engine.launch import evaluate, prepare, run
 
     def job() -> None:
@@ -44,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.dump:
             cfg.test_evaluator.dump = args.dump
         evaluate(cfg, args.checkpoint)
+        if (Path(work_dir) / "report.html").exists() and is_main_process():
+            from xmodal.use.report import page_of
+
+            page_of(work_dir)
 
     return run(job)
 

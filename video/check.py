@@ -5,6 +5,7 @@ from typing import Any
 
 from video.decode import VideoError
 from video.frames import open_video
+from xmodal.data.stores import identity, is_plain
 from xmodal.data.trouble import retried
 
 
@@ -48,6 +49,8 @@ def describe(path: str, full: bool) -> dict[str, Any]:
 
 def stamp_of(path: str) -> list[int] | None:
     """Size and modification time, by which a file is known to be unchanged; None when there is no file."""
+    if not is_plain(path):
+        return list(identity(path))
     try:
         status = os.stat(path)
     except OSError:

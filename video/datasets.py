@@ -18,6 +18,7 @@ from video.segments import SegmentSampling
 from video.transforms import TestCrops
 from xmodal.data.annotations import part_of
 from xmodal.data.broken import LabeledFiles
+from xmodal.data.stores import Place
 from xmodal.data.transforms import USUAL, transformed
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
@@ -91,7 +92,8 @@ class VideoDataset(LabeledFiles):
         annotation: list file (`path label`), table with a head line, Kinetics CSV, Something-Something v2 JSON, or a
             folder of classes. A path may be a folder of frames (`img_00001.jpg`, ...); several classes a file make
             the set multi-label.
-        root: folder of the videos; where the annotation lies when not given.
+        root: folder of the videos, tars (`data/shard-*.tar`), or either in a store (`s3://...`); where the annotation
+            lies when not given. See `stores.root_of`.
         format: `list`, `csv`, `kinetics`, `ssv2`, `folders`, `auto`, or a function; see `Annotations.read`.
         classes: class names by index, or a file of them; some formats know them by themselves.
         num_frames: T, frames in a clip.
@@ -125,8 +127,8 @@ class VideoDataset(LabeledFiles):
 
     def __init__(
         self,
-        annotation: str | os.PathLike,
-        root: str | os.PathLike | None = None,
+        annotation: Place,
+        root: Place | None = None,
         format: Any = "auto",  # noqa: A002
         classes: Sequence[str] | str | os.PathLike | None = None,
         num_frames: int = 8,

@@ -18,6 +18,7 @@ import torch
 from video.keyframes import KeyFrames
 from video.libraries import LIBRARIES, check_decoder
 from video.sequential import Sequential, open_video, scan_packets
+from xmodal.data.stores import is_plain, open_file
 from xmodal.data.trouble import NotAFileError, reading, words_of
 
 MAX_CLIP = 2**30  # bytes that one read may return
@@ -54,7 +55,7 @@ class VideoFile:
     Open it, read, let go: a reader is never kept from one sample to the next.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, of a member of a tar or a file of a store too (`xmodal.data.stores`), or the bytes of a file.
         name: what errors call it; the path when not given.
         decoder: reader of plain films (`Scan.is_plain`): `own`, or, with the same pixels and slower, `decord` or
             `torchcodec`; `torchcodec-cuda` decodes on a GPU, which may round colors otherwise.
@@ -93,11 +94,18 @@ class VideoFile:
             return Sequential(self.source, self._scan)
         if self._decoder in LIBRARIES and self._scan.is_plain:
             with contextlib.suppress(Exception):  # libraries raise anything; what they cannot read is read without them
-                reader = LIBRARIES[self._decoder](self.source, self._scan)
+                reader = LIBRARIES[self._decoder](self._for_libraries(), self._scan)
                 if reader.num_frames == self._scan.num_frames:
                     return reader
         self._files = files.pop_all()
         return KeyFrames(self.source, self._scan, (self._files, opened))
+
+    def _for_libraries(self) -> str | bytes:
+        """Return the path or the bytes: libraries know neither tars nor stores."""
+        if isinstance(self.source, bytes) or is_plain(self.source):
+            return self.source
+        with open_file(self.source) as file:
+            return file.read()
 
     @property
     def num_frames(self) -> int:

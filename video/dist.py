@@ -94,7 +94,7 @@ class Reading(nn.Module):
         return query + self.mlp(self.ln_out(query))
 
 
-class Pooling(nn.Module):
+class FramePooling(nn.Module):
     """A query of each frame reads its tokens, a query of the clip reads those.
 
     Args:
@@ -164,7 +164,7 @@ class DiST(Reader):
         self.join = nn.ModuleList(JoinLayer(*given) for _ in self.layers)
         self.join[-1].up.requires_grad_(False)  # nothing reads what it would change; kept for checkpoints
         heads = num_heads or max(dim // 64, 1)
-        self.pooling = nn.ModuleList(Pooling(dim, heads, frames) for _ in range(pooling_layers))
+        self.pooling = nn.ModuleList(FramePooling(dim, heads, frames) for _ in range(pooling_layers))
         self.frame_query, self.query = (nn.Parameter(torch.zeros(1, 1, dim)) for _ in range(2))
         self.cls_proj, self.norm = nn.Linear(encoder.dim, dim), nn.LayerNorm(dim)
         self.proj = nn.Parameter(torch.randn(dim, self.out_dim) * dim**-0.5)

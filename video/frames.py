@@ -10,6 +10,7 @@ import numpy as np
 from video.decode import VideoError, VideoFile, checked_indices, resize_short_side
 from xmodal.data.annotations import IMAGE_ENDINGS
 from xmodal.data.pictures import ImageError, read_picture
+from xmodal.data.stores import is_folder, is_plain, names_in
 from xmodal.data.trouble import reading, words_of
 
 NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)")
@@ -22,12 +23,11 @@ def frames_in(folder: "str | os.PathLike[str]") -> list[str]:
     Where files of several names are numbered (`img_00001.jpg`, `flow_x_00001.jpg`), the color frames are taken.
     """
     series: dict[str, list[tuple[int, str]]] = {}
-    with os.scandir(os.fspath(folder)) as entries:
-        for entry in entries:
-            stem, ending = os.path.splitext(entry.name)
-            found = NUMBERED.fullmatch(stem)
-            if found and ending.lower() in IMAGE_ENDINGS and not entry.name.startswith("."):
-                series.setdefault(found["prefix"], []).append((int(found["number"]), entry.path))
+    for name in names_in(folder):
+        stem, ending = os.path.splitext(name)
+        found = NUMBERED.fullmatch(stem)
+        if found and ending.lower() in IMAGE_ENDINGS and not name.startswith("."):
+            series.setdefault(found["prefix"], []).append((int(found["number"]), os.path.join(folder, name)))
     if not series:
         return []
     prefix = min(series, key=lambda p: (p.strip("_- .").lower() not in COLOR, -len(series[p]), p))
@@ -135,4 +135,5 @@ def open_video(path: str | os.PathLike, decoder: str = "own") -> VideoFile | Fra
     Raises:
         VideoError: see `VideoFile` and `FrameFolder`.
     """
-    return FrameFolder(path) if os.path.isdir(path) else VideoFile(path, decoder=decoder)
+    file = not is_plain(path) and bool(os.path.splitext(path)[1])  # by its ending: asking a store takes a request
+    return FrameFolder(path) if not file and is_folder(path) else VideoFile(path, decoder=decoder)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from video.packets import CODECS, begins, is_hidden
-from xmodal.data.trouble import NotAFileError, regular_file
+from xmodal.data.stores import identity, open_file
+from xmodal.data.trouble import NotAFileError
 
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_FRAMES = 2**22  # of a video: 38 hours at 30 frames a second
@@ -189,12 +190,12 @@ def open_video(source: str | bytes) -> Iterator[tuple[Any, Any]]:
 
 def _bytes_of(source: str | bytes) -> Any:
     """Open a source ourselves: FFmpeg would take an error of the disk for the end of the file."""
-    size = len(source) if isinstance(source, bytes) else regular_file(source).st_size
-    if size == 0:
+    file = io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
+    if not file.seek(0, os.SEEK_END):
+        file.close()
         raise NotAFileError("is empty (0 bytes)")
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    return open(os.path.abspath(source), "rb", buffering=0)
+    file.seek(0)
+    return file
 
 
 def film_of(container: Any) -> Any:
@@ -278,8 +279,7 @@ class Sequential:
         """Frames and size of the first; a file is decoded for this once, and again only when it has changed."""
         if isinstance(self._source, bytes):
             return self._count()
-        status = os.stat(self._source)
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        key = identity(self._source)
         if key not in _counts:
             counted = self._count()
             while len(_counts) >= _REMEMBERED:

@@ -20,6 +20,7 @@ COMMANDS = {  # what a tool does; those whose file is there are offered
     "extract": "fill the cache of the frozen part ahead of training",
     "merge": "fold adapters into the encoder's weights",
     "check-videos": "scan videos: what can be read, and why not",
+    "pack": "put files into tars that are read at random, also from a store",
     "reencode-videos": "make smaller copies of videos that are read fast",
     "configs": "list the configs that come along",
 }

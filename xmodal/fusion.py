@@ -53,7 +53,7 @@ class FusionModel(FrozenTower, BaseModel):
     def hide(self, ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Hide some of the words of ids (B, L): the ids with gaps, and what stood there (-100 elsewhere)."""
         words = keep.roll(-1, 1) & keep  # neither the end nor padding
-        words[:, [0, -1]] = False
+        words[:, 0] = words[:, -1] = False
         hidden = words & (torch.rand(ids.shape, device=ids.device) < self.hidden_share)
         hidden[:, 1] |= ~hidden.any(1) & words[:, 1]  # one at least
         return ids.masked_fill(hidden, 0), ids.masked_fill(~hidden, -100)
@@ -73,7 +73,7 @@ class FusionModel(FrozenTower, BaseModel):
         if mode not in ("loss", "tensor"):
             raise ValueError(f"mode {mode!r}: choose tensor or loss")
         assert self.clip.tokenizer is not None
-        ids = self.clip.tokenizer(list(caption), truncate=True).to(image.device)
+        ids = self.clip.tokenizer(list(caption), truncate=True).to(image.device, non_blocking=True)
         keep = torch.arange(ids.shape[1], device=ids.device) <= self.clip.text.end(ids)[:, None]
         seen, read = self.image_tokens(image), self.text_tokens(ids)
         if mode == "tensor":

@@ -7,6 +7,7 @@ import numpy as np
 
 from xmodal.metrics import Accuracy, gather
 from xmodal.registry import METRICS
+from xmodal.shown import Shown
 
 
 def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
@@ -49,18 +50,25 @@ class MultiLabelMetric(Accuracy):
             if not isinstance(label, list):
                 self.unlabeled += 1
                 continue
-            self.rows.append((np.asarray(found["scores"], np.float64), np.asarray(label) > 0.5))
+            scores, present = np.asarray(found["scores"], np.float64), np.asarray(label) > 0.5
+            self.rows.append((scores, present))
+            self.shown.add_several(found.get("sample_id", ""), present, scores, self.threshold)
         if self.dump:
             self.predictions += [{**p, "label": None} for p in data_samples]
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Compute the metrics over the samples of all processes."""
-        everyone = gather((self.rows, self.skipped, self.unlabeled, self.predictions))
+        everyone = gather((self.rows, self.skipped, self.unlabeled, self.predictions, self.shown))
         rows = [row for part in everyone for row in part[0]]
         metrics: dict[str, Any] = self.compute(rows) if rows else {}
         metrics |= {"evaluated": len(rows), "of": size, "skipped": [e for part in everyone for e in part[1]]}
         if unlabeled := sum(part[2] for part in everyone):
             metrics["unlabeled"] = unlabeled
+        shown = Shown()
+        for part in everyone:
+            shown += part[4]
+        if seen := shown.rows():
+            metrics["shown"] = seen
         if rows and self.class_names:
             metrics["classes"] = self.class_names
         self.write([p for part in everyone for p in part[3]])

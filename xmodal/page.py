@@ -132,10 +132,16 @@ def chart(curves: Curves, y_name: str, x_name: str, top: float | None = None, do
             out.append(
                 f'<circle class="{color}" cx="{x}" cy="{y}" r="{4 if dots else 2.5}"><title>{said}</title></circle>'
             )
-            out += [f'<text x="{x}" y="{y}" dx="7" dy="4">{escape(name)}</text>'] if dots else []
+            out += [dot_name(name, x, y, p[0] > x_max / 2)] if dots else []
     drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_name)}">{"".join(out)}</svg>'
     names = f"<figcaption>{legend(list(curves))}</figcaption>" if not dots else ""
     return f'<figure class="chart">{drawing}{names}</figure>'
+
+
+def dot_name(name: str, x: str, y: str, left: bool) -> str:
+    """Return the name of a dot, to the left or right of it, above the grid's line."""
+    side = 'dx="-7" text-anchor="end"' if left else 'dx="7"'
+    return f'<text x="{x}" y="{y}" {side} dy="-5">{escape(name)}</text>'
 
 
 def legend(names: Sequence[str]) -> str:

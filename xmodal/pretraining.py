@@ -5,6 +5,7 @@ Papers: CLIP (arXiv 2103.00020), UniCL (2204.03610), MS-CLIP (2207.12661); Flore
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,15 @@ class ContrastiveModel(BaseModel):
         self._classifier = None
         return super().train(mode)
 
-    def in_chunks(self, tower: Callable[..., Tensor], rows: Tensor) -> Tensor:
+    def in_chunks(self, tower: Callable[..., Tensor], rows: Tensor, **options: Any) -> Tensor:
         """Unit features (B, D) of images or token ids, a chunk at a time."""
         if self.chunk is None or len(rows) <= self.chunk:
-            return tower(rows, normalize=True)
+            return tower(rows, normalize=True, **options)
         parts = rows.split(self.chunk)
         if not torch.is_grad_enabled():
-            return torch.cat([tower(part, normalize=True) for part in parts])
-        return torch.cat([checkpoint(tower, part, normalize=True, use_reentrant=False) for part in parts])
+            return torch.cat([tower(part, normalize=True, **options) for part in parts])
+        run = partial(checkpoint, tower, normalize=True, use_reentrant=False, **options)
+        return torch.cat([run(part) for part in parts])
 
     @property
     def log_scale(self) -> Tensor:
@@ -143,19 +145,20 @@ class ContrastiveModel(BaseModel):
         return TransferModel.to_predictions(logits.float().softmax(-1), label, sample_id)
 
     def tokens(self, caption: Sequence[str] | None, text: Tensor | None) -> Tensor:
-        """Token ids (B, L)."""
+        """Token ids (B, L), cut to the longest text, on the device of the towers."""
         if text is not None:
-            return text
+            return self.clip.text.cut(text)
         if caption is None:
             raise ValueError("contrastive training needs a `caption` (or token ids `text`) with every image")
         if self.clip.tokenizer is None:
             raise ValueError("these towers bring no tokenizer: set `tokenizer` of the model")
-        return self.clip.tokenizer(list(caption), truncate=True).to(self.clip.logit_scale.device)
+        ids = self.clip.text.cut(self.clip.tokenizer(list(caption), truncate=True))  # on the host: nothing waits
+        return ids.to(self.clip.logit_scale.device, non_blocking=True)
 
     def loss(self, image: Any, ids: Tensor, label: Any) -> dict[str, Tensor]:
         """The loss over the batches of all processes."""
         image_features = self.in_chunks(self.clip.encode_image, image)
-        text_features = self.in_chunks(self.clip.encode_text, ids)
+        text_features = self.in_chunks(self.clip.encode_text, ids, truncate=False)
         found = self.criterion(image_features, text_features, self.log_scale, label)
         with torch.no_grad():
             best = (image_features @ text_features.t()).argmax(1)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 MISTAKES, CLASSES = 24, 16
 
 
@@ -13,13 +15,30 @@ class Shown:
 
     def __init__(self) -> None:
         self.mistakes: list[dict[str, Any]] = []
-        self.right: dict[int, dict[str, Any]] = {}
+        self.right: dict[int | tuple[int, ...], dict[str, Any]] = {}
 
     def add(self, sample_id: str, label: int, scores: Any) -> None:
         """Look at the scores (K,) of one sample."""
         guess = int(scores.argmax())
         row = {"sample_id": str(sample_id), "label": label, "predicted": guess, "score": round(float(scores[guess]), 6)}
         self.keep(row)
+
+    def add_several(self, sample_id: str, present: Any, scores: Any, threshold: float) -> None:
+        """Look at a sample that has several classes, or none: its least certain decision where all are right.
+
+        Args:
+            sample_id: name of the sample.
+            present: whether it has each class (K,).
+            scores: of the classes (K,).
+            threshold: from which on a class counts as found.
+        """
+        found = scores >= threshold
+        wrong, certainty = found != present, np.where(found, scores, 1 - scores)
+        score = certainty[wrong].max() if wrong.any() else certainty.min()
+        label, predicted = (tuple(np.flatnonzero(of).tolist()) for of in (present, found))
+        self.keep(
+            {"sample_id": str(sample_id), "label": label, "predicted": predicted, "score": round(float(score), 6)}
+        )
 
     def keep(self, row: dict[str, Any]) -> None:
         """Take a row in where it belongs to the most confident ones."""

@@ -3,7 +3,7 @@
 import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from pointcloud.datasets.base import Cloud, CloudError, check_cloud, reason_of
 from pointcloud.formats.columns import check_columns
 from pointcloud.formats.frame import Frame, offset_of
 from pointcloud.formats.scan import READERS, Scan
+from xmodal.data.stores import local_file
+from xmodal.data.trouble import NotAFileError, regular_file
 
 for _family in ("arrays", "e57", "las", "meshes", "pcd", "ply", "text"):
     importlib.import_module(f"pointcloud.formats.{_family}")
@@ -24,7 +26,8 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
     """Read a file as it is, in its own coordinates.
 
     Args:
-        path: of the file; its ending tells the format. `FILE.h5#3` is the fourth cloud of a file that holds many.
+        path: of the file, which may be in a tar or store; its ending tells the format. `FILE.h5#3` is the fourth cloud
+            of a file that holds many.
         columns: names of the columns of a table without names, such as ("x", "y", "z", "intensity").
 
     Raises:
@@ -33,27 +36,34 @@ def read_scan(path: str | Path, columns: Sequence[str] | None = None) -> Scan:
     """
     if columns is not None:
         check_columns(columns)
-    path = Path(path)
-    numbered = re.fullmatch(r"(.*\.(?:h5|hdf5))#(\d+)", path.name, re.IGNORECASE)
+    where = os.fspath(path)
+    numbered = re.fullmatch(r"(.*\.(?:h5|hdf5))#(\d+)", where, re.IGNORECASE | re.DOTALL)
     number = {"cloud": int(numbered[2])} if numbered else {}
-    path = path.with_name(numbered[1]) if numbered else path
-    ending = path.suffix.lower()
-    if ending not in READERS:
-        raise CloudError(f"{path.name}: no reader for {path.suffix!r}; there are {', '.join(READERS)}")
-    if not os.path.exists(path):
-        raise CloudError(f"no file at {path}")
-    if not path.is_file():
-        raise CloudError(f"{path} is no file")
-    if not path.stat().st_size:
-        raise CloudError(f"{path.name} is empty")
+    where = numbered[1] if numbered else where
+    name, ending = os.path.basename(where), os.path.splitext(where)[1]
+    if ending.lower() not in READERS:
+        raise CloudError(f"{name}: no reader for {ending!r}; there are {', '.join(READERS)}")
     try:
-        return READERS[ending](path, columns, **number)
+        with local_file(where) as file:
+            if not regular_file(file).st_size:
+                raise CloudError(f"{name} is empty")
+            return named(name, lambda: READERS[ending.lower()](file, columns, **number))
+    except FileNotFoundError as error:
+        raise CloudError(f"no file at {where}") from error
+    except NotAFileError as error:
+        raise CloudError(f"{where} is no file") from error
+
+
+def named(name: str, read: Callable[[], Scan]) -> Scan:
+    """Read a file; whatever goes wrong is a `CloudError` that names it."""
+    try:
+        return read()
     except CloudError as error:
-        raise CloudError(f"{path.name}: {error}") from error
+        raise CloudError(f"{name}: {error}") from error
     except ModuleNotFoundError as error:
-        raise CloudError(f"{path.name}: reading it needs {error.name}: pip install {error.name}") from error
+        raise CloudError(f"{name}: reading it needs {error.name}: pip install {error.name}") from error
     except Exception as error:  # every library has errors of its own for files that are not whole
-        raise CloudError(f"{path.name} cannot be read: {reason_of(error)}") from error
+        raise CloudError(f"{name} cannot be read: {reason_of(error)}") from error
 
 
 def read_cloud(path: str | Path, columns: Sequence[str] | None = None, unit: str = "m", up: str | None = None) -> Cloud:

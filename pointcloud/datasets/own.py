@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from pointcloud.datasets.files import ENDINGS, read_cloud
 from xmodal.data.annotations import Annotations
 from xmodal.data.broken import renumbered
 from xmodal.data.samples import Samples
+from xmodal.data.stores import Place
 from xmodal.registry import DATASETS
 
 CLOUDS = Annotations("cloud", ENDINGS, json="list")
@@ -23,7 +23,8 @@ class OwnClouds(CloudDataset):
 
     Args:
         annotation: list file (`path label`), table with a head line, or folder of classes.
-        root: folder the paths start from; where the annotation lies when not given.
+        root: folder the paths start from, tars, or either in a store; where the annotation lies when not given. See
+            `stores.root_of`.
         format: `list`, `csv`, `folders` or `auto`.
         classes: class names by index, or a file of them.
         features: what a point has besides its coordinates: any of `color`, `normal`, `intensity`.
@@ -34,7 +35,7 @@ class OwnClouds(CloudDataset):
     """
 
     def __init__(
-        self, annotation: str | os.PathLike, root: str | os.PathLike | None = None, format: str = "auto",  # noqa: A002
+        self, annotation: Place, root: Place | None = None, format: str = "auto",  # noqa: A002
         classes: Sequence[str] | str | os.PathLike | None = None, features: Sequence[str] = (),
         columns: Sequence[str] | None = None, unit: str = "m", up: str | None = None, **options: Any,
     ):  # fmt: skip
@@ -65,7 +66,7 @@ class OwnClouds(CloudDataset):
     def load(self, index: int) -> Cloud:
         """Read one file."""
         sample = self.samples[index]
-        cloud = read_cloud(Path(sample.path), **self.how)
+        cloud = read_cloud(sample.path, **self.how)
         have = {"color": cloud.get("feat"), "normal": cloud.get("normal"), "intensity": cloud.get("intensity")}
         if lacking := [name for name in self.features if have.get(name) is None]:
             raise ValueError(f"{sample.path} has no {lacking[0]}")

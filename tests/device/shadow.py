@@ -113,12 +113,12 @@ class Pretended(TorchDispatchMode):
         moved: dict[int, nn.Parameter] = {}
         for module in model.modules():
             for name, weight in module._parameters.items():
-                if weight is not None:
+                if weight is not None and not isinstance(weight, Shadow):
                     if id(weight) not in moved:
                         moved[id(weight)] = nn.Parameter(self.hold(weight.detach()), weight.requires_grad)
                     module._parameters[name] = moved[id(weight)]
             for name, buffer in module._buffers.items():
-                if buffer is not None:
+                if buffer is not None and not isinstance(buffer, Shadow):
                     module._buffers[name] = self.hold(buffer)
         return model
 
@@ -137,6 +137,9 @@ class Pretended(TorchDispatchMode):
             return self.wrapped(func(*args, **self.inside(kwargs)))
         if not here:
             return func(*args, **kwargs)
+        if packet in MASKED and any(t.ndim for t in away):  # an index of the host is copied over
+            self.uploads[self.place(func)] += 1
+            away = [t for t in away if t.dtype != torch.int64]
         self.check(func, away)
         if packet is aten._fused_sdp_choice:
             return 0  # the plain formula, which is made of operations that can be looked at
@@ -156,7 +159,7 @@ class Pretended(TorchDispatchMode):
 
     def check(self, func: Any, away: list[Tensor]) -> None:
         """Refuse tensors of the host beside those of the device; numbers in pointwise operations are fine."""
-        takes_numbers = torch.Tag.pointwise in func.tags or func.overloadpacket in MASKED
+        takes_numbers = torch.Tag.pointwise in func.tags or func.overloadpacket in {*MASKED, aten.fill_}
         if any(t.ndim or not takes_numbers for t in away):
             found = next(t for t in away)
             raise RuntimeError(

@@ -7,7 +7,7 @@ import torch
 from tests.start.test_new import clips, new, photos
 from tests.tools.test_train_tools import tool
 from xmodal.engine.checkpoint import LAST
-from xmodal.engine.dry_run import MB, Trial, dry_run, needs_of, parse_size
+from xmodal.engine.dry_run import MB, TrialStep, dry_run, needs_of, parse_size
 from xmodal.engine.launch import prepare
 from xmodal.engine.memory import peak_megabytes
 
@@ -39,8 +39,8 @@ def test_memory_is_within_15_percent_of_the_measured_peak(case, tmp_path):
     if case == "cached":
         options.append(f"cache.root={tmp_path / 'cache'}")
     cfg = prepare(str(tmp_path / "mine.py"), str(tmp_path / "w"), options)
-    said = needs_of(Trial(cfg))
-    trial = Trial(cfg)  # the whole batch, followed allocation by allocation
+    said = needs_of(TrialStep(cfg))
+    trial = TrialStep(cfg)  # the whole batch, followed allocation by allocation
     items, _ = trial.items(24)
     batch = trial.collated(items)
     trial.model.train()
@@ -84,7 +84,7 @@ def test_operations_are_those_of_a_hand_count(tmp_path):
     from xmodal.encoders.vit import VisionTransformer
 
     cfg = prepare(config(tmp_path, ["a", "b"], "a.py"), None, ["model.adapters=[]"])
-    trial = Trial(cfg)
+    trial = TrialStep(cfg)
     assert isinstance(trial.model.encoder, VisionTransformer)
     items, _ = trial.items(2)
     flops = trial.measure(trial.collated(items)).flops / 2

@@ -86,12 +86,24 @@ def test_cached_training_equals_uncached(kind, tmp_path):
     assert [p["sample_id"] for p in predictions] == ["s0", "s1"]
 
 
-def test_a_kill_loses_one_shard_and_ranks_share(tmp_path):
+def test_a_kill_loses_one_shard(tmp_path, monkeypatch):
     model = model_of("probe")
     cache = cache_of(model, tmp_path, views=2)
     assert len(cache.missing()) == 6
-    cache.fill(rank=0, world=2)
-    assert len(cache.missing()) == 3
+    fill_shard, made = cache.fill_shard, []
+
+    def dies(view, number):
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        fill_shard(view, number)
+        made.append((view, number))
+
+    monkeypatch.setattr(cache, "fill_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        cache.fill(rank=1, world=2)
+    monkeypatch.undo()
+    assert made == cache.shards()[1::2], "a process begins with its own part"
+    assert cache.missing() == cache.shards()[::2]
     with pytest.raises(ValueError, match="3 shards are missing"):
         cache.read()
     (cache.folder / "v0.s00001.tokens.123.tmp").write_bytes(b"half")

@@ -91,7 +91,7 @@ def test_long_waits_are_counted_where_there_is_no_terminal(monkeypatch):
 
     said: list[str] = []
     monkeypatch.setattr(logs, "print_log", lambda text, logger: said.append(text))
-    assert list(logs.counted([7, 8, 9], "cache: shards", seconds=0.0)) == [7, 8, 9]
+    assert list(logs.counted([7, 8, 9], "cache: shards", 3, seconds=0.0)) == [7, 8, 9]
     assert said == [f"cache: shards: {i} of 3" for i in range(3)]
-    assert list(logs.counted([7, 8, 9], "cache: shards", seconds=60.0)) == [7, 8, 9]
+    assert list(logs.counted([7, 8, 9], "cache: shards", 3, seconds=60.0)) == [7, 8, 9]
     assert len(said) == 3

@@ -69,3 +69,10 @@ def test_wrong_options_are_refused():
         vdetr3d(None, 3, decoder=dict(content="none"))
     with pytest.raises(ValueError, match="no cost is called"):
         VertexCriterion(3, costs={"area": 1.0})
+
+
+def test_its_loss_is_finite_under_autocast():
+    coord, boxes, label, mask = scene()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = network().loss(boxes, label, mask, coord)["loss"]
+    assert torch.isfinite(loss)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tools.demo import METHODS, ROOT, table, write_page
+from tools.demo import METHODS, ROOT, page_of, table
 
 REPORT = {
     "device": "2 CPU cores", "trained_parameters": 1000, "total_parameters": 20000, "seconds": 90.0,
@@ -19,7 +19,7 @@ def test_the_page_compares_the_methods(tmp_path):
         folder.mkdir(parents=True)
         (folder / "report.json").write_text(json.dumps(REPORT))
         (folder / "test.json").write_text(json.dumps({"test": {"top1": 75.0, "evaluated": 8, "of": 8}}))
-    text = write_page(["EVL", "Linear probe"], tmp_path, 3.2).read_text()
+    text = page_of(["EVL", "Linear probe"], tmp_path, 3.2).read_text()
     assert "2 methods on the same frozen encoder" in text
     assert "3.2 minutes" in text
     for name in ("EVL", "Linear probe"):

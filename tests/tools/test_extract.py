@@ -77,13 +77,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.rglob("*.*")) if p.is_file()}
 
 
-def test_shares_of_several_processes_and_the_estimate(tmp_path, capsys):
+def test_the_estimate_and_every_shard_once(tmp_path, capsys):
     config, log = write(tmp_path)
     extract = tool("extract")
     assert extract([config, "--estimate"]) == 0
     assert "train: 15 of 15 shards missing, about 0 MB" in capsys.readouterr().out
     assert extract([config, "--split", "train", "--rank", "1", "--world-size", "2"]) == 0
-    assert "8 of 15 shards missing" in capsys.readouterr().out
+    assert "0 of 15 shards missing" in capsys.readouterr().out
     assert extract([config, "--rank", "0", "--world-size", "1"]) == 0
     out = capsys.readouterr().out
     assert "0 of 15 shards missing" in out
@@ -91,6 +91,41 @@ def test_shares_of_several_processes_and_the_estimate(tmp_path, capsys):
     read = log.read_text().splitlines()
     assert len({line for line in read if line in [str((v, i)) for v in range(3) for i in range(9)]}) == 27
     assert extract([config, "--cfg-options", "cache.max_gb=1e-9", "cache.views=4"]) == 2  # view 3 would be new
+
+
+def started(config, log, *more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "tools/extract.py", config, "--split", "train", *more]
+    return subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log.open("a"))
+
+
+@pytest.mark.slow
+def test_four_workers_that_die_and_come_back_lose_nothing_and_do_nothing_twice(tmp_path):
+    """SIGKILL to two of four workers in the middle of a shard; two others come; the rest take over at once."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    config, log = write(tmp_path / "a", pause=0.3)
+    errors = tmp_path / "errors"
+    workers = [started(config, errors) for _ in range(4)]
+    dead = 0
+    for wanted in (2, 6):  # shards that are there when one dies
+        while len(list((tmp_path / "a" / "cache").rglob("v*.json"))) < wanted:
+            time.sleep(0.02)
+            assert all(w.poll() is None for w in workers), errors.read_text()
+        workers[dead].send_signal(signal.SIGKILL)
+        workers[dead].wait()
+        workers[dead] = started(config, errors)
+        dead += 1
+    assert [worker.wait(timeout=120) for worker in workers] == [0] * 4, errors.read_text()
+    read = log.read_text().splitlines()
+    again = len(read) - len(set(read))
+    sizes = 4 + dead  # each worker reads the first sample to estimate the size
+    assert len(set(read)) == 27
+    assert again <= sizes + 2 * dead, "only what the dead had in hand is computed again"
+    config, _ = write(tmp_path / "b")
+    assert tool("extract")([config, "--split", "train"]) == 0
+    whole, shared = contents(tmp_path / "b" / "cache"), contents(tmp_path / "a" / "cache")
+    assert whole == {name: data for name, data in shared.items() if not name.endswith(".tmp")}
 
 
 def test_killed_and_resumed(tmp_path):

@@ -120,7 +120,9 @@ def test_digits_demo(tmp_path, capsys):
     rows = ["--rows", "linear probe", "lora", "vqt", "full fine-tuning"]
     assert demo_image.main([*options, *rows, "--out", str(tmp_path)]) == 0
     assert len((tmp_path / "table.md").read_text().splitlines()) == 8
-    assert "img" in (tmp_path / "index.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "<img" in page
+    assert page.count("tiny_clip_encoder, lora") >= 2  # in the table and above its own part
     assert demo_image.main([*options, "--rows", "lora", "--tune", "--epochs", "1"]) == 0
     assert "best" in capsys.readouterr().out
     assert demo_image.main(["--rows", "nothing"]) == 2

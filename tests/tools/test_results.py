@@ -56,6 +56,18 @@ def test_runs_of_three_seeds_become_a_row(tmp_path):
         results.rows_of_runs([other], "actions8")
 
 
+def test_more_seeds_join_a_row(tmp_path):
+    folders = [write(tmp_path / str(s), s, v) for s, v in ((0, 20.0), (1, 30.0), (2, 25.0))]
+    (old,), (new,) = (results.rows_of_runs(part, "actions8") for part in (folders[:1], folders[1:]))
+    row = results.joined([old], new)
+    assert row["accuracy"] == {"0": 20.0, "1": 30.0, "2": 25.0}
+    assert (row["seconds"], row["peak_mb"], row["command"]) == (11.0, 200.0, old["command"])  # (10 + 2 * 11.5) / 3
+    assert row["log"] == f"{old['log']} {new['log']}"
+    for other in ([], [dict(old, command=old["command"] + " b=2")], [dict(old, trained=1)]):
+        with pytest.raises(ValueError, match="actions8 / tiny / probe has no row of the same command"):
+            results.joined(other, new)
+
+
 def test_a_few_shot_folder_becomes_rows_and_replaces_those_of_the_same_kind(tmp_path):
     for seed, score in ((1, 60.0), (2, 70.0)):
         path = tmp_path / "LP++" / f"shots4_seed{seed}"

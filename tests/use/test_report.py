@@ -9,6 +9,7 @@ import pytest
 
 from tests.browser import Browser, find
 from tests.tools.test_train_tools import tool
+from xmodal.shown import Shown
 from xmodal.use import exhibits
 from xmodal.use.report import Budget
 from xmodal.use.runs import read_run
@@ -142,3 +143,38 @@ def test_the_pages_in_a_browser(pages, dark):
             assert browser.run("document.documentElement.scrollWidth <= innerWidth")
         assert [r for r in browser.requests if not r.startswith(("file:", "data:"))] == []
         assert browser.errors == []
+
+
+def test_samples_of_several_classes_by_hand():
+    """A wrong decision is as confident as it is far from 0 or 1; a right sample as its least certain decision."""
+    shown = Shown()
+    yes, no = True, False
+    shown.add_several("a", np.array([yes, no, no]), np.array([0.9, 0.8, 0.1]), 0.5)  # 1 is found and not there
+    shown.add_several("b", np.array([yes, yes, no]), np.array([0.9, 0.05, 0.1]), 0.5)  # 1 is not found
+    shown.add_several("c", np.array([no, no, no]), np.array([0.2, 0.4, 0.1]), 0.5)
+    assert shown.rows() == [
+        {"sample_id": "b", "label": (0, 1), "predicted": (0,), "score": 0.95},
+        {"sample_id": "a", "label": (0,), "predicted": (0, 1), "score": 0.8},
+        {"sample_id": "c", "label": (), "predicted": (), "score": 0.6},
+    ]
+
+
+def test_a_page_of_files_with_several_classes_is_refreshed_by_a_test(tmp_path, pictures):
+    lines = ["path,labels"]
+    for i, path in enumerate(sorted(pictures.glob("train/*/*.png"))):
+        lines.append(f"{path},{('square;drawn', 'circle', '')[i % 3]}")
+    (tmp_path / "tags.csv").write_text("\n".join(lines) + "\n")
+    config = tmp_path / "own.py"
+    assert tool("new")([str(tmp_path / "tags.csv"), "--encoder", "tiny-clip", "--out", str(config)]) == 0
+    work = tmp_path / "w"
+    options = ["--cfg-options", "train_cfg.max_epochs=1", "param_scheduler.warmup_epochs=0.1"]
+    assert tool("train")([str(config), "--work-dir", str(work), *options]) == 0
+    before = (work / "report.html").read_text()
+    rows = json.loads((work / "report.json").read_text())["shown"]
+    assert all(isinstance(row["label"], list) for row in rows)
+    wrong = [row for row in rows if row["label"] != row["predicted"]]
+    assert before.count('class="no"') == len(wrong) > 0
+    assert "<b>none</b>" in before or "<b>drawn, square</b>" in before
+    assert "mAP, test" not in before
+    assert tool("test")([str(work / "last.pth")]) == 0
+    assert "mAP, test" in (work / "report.html").read_text()

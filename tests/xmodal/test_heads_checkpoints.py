@@ -8,6 +8,7 @@ from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
 from xmodal.heads.dpt import DPTHead
 from xmodal.heads.mvlpt import MVLPTHead
+from xmodal.heads.taskres import TaskResHead
 from xmodal.heads.tip_adapter import TipAdapterHead
 from xmodal.official.prompts import Inert, load_dassl, load_inert, load_tip_keys, save_dassl, save_tip_keys
 
@@ -15,6 +16,7 @@ MAKERS = {
     "coop": lambda c: CoOpHead(16, NAMES, c, n_ctx=3),
     "cocoop": lambda c: CoCoOpHead(16, NAMES, c, n_ctx=3),
     "mvlpt": lambda c: MVLPTHead(16, NAMES, c, n_ctx=2, n_visual=2, visual_project=5, project_dim=6),
+    "taskres": lambda c: TaskResHead(16, NAMES, c),
     "dpt": lambda c: DPTHead(16, NAMES, c, n_ctx=2, n_visual=2, bottom=2),
 }
 
@@ -23,10 +25,13 @@ MAKERS = {
 def test_there_and_back(tmp_path, name):
     clip = small_clip()
     first, second = MAKERS[name](clip), MAKERS[name](clip)
+    if name == "taskres":  # begins at zero
+        first.residual.data.normal_()
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     files = save_dassl(first, tmp_path, 7)
     dropped = load_dassl(second, tmp_path)
-    assert dropped == ["prompt_learner.token_prefix", "prompt_learner.token_suffix"]
+    derived = ["base_text_features"] if name == "taskres" else ["token_prefix", "token_suffix"]
+    assert dropped == [f"prompt_learner.{key}" for key in derived]
     assert all(f.name == "model.pth.tar-7" for f in files)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)

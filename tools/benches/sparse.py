@@ -67,7 +67,7 @@ def ptv3(args: argparse.Namespace) -> list[Variant]:
 
 
 def sparse_conv(args: argparse.Namespace) -> list[Variant]:
-    """3x3x3, 32 to 32 channels, on 25,000 voxels of a room: ours, and dense over the room's box."""
+    """3x3x3, 32 to 32 channels, on 25,000 voxels of a room: ours, spconv where it is there, dense over the box."""
     from pointcloud.sparse_layers import SparseConv
 
     torch.manual_seed(0)
@@ -77,10 +77,35 @@ def sparse_conv(args: argparse.Namespace) -> list[Variant]:
     box[0, :, x.coordinates[:, 1], x.coordinates[:, 2], x.coordinates[:, 3]] = x.features.T
     dense = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False)
     layer(x)
+    peer = spconv_layer(x, layer, size)
     return [
         Variant("sparse, neighbors known", torch.no_grad()(lambda _: layer(x)), lambda: None),
+        *([Variant("spconv, neighbors known", torch.no_grad()(lambda _: peer()), lambda: None)] if peer else []),
         Variant(f"dense, a box of {' x '.join(map(str, size))}", torch.no_grad()(lambda _: dense(box)), lambda: None),
     ]
+
+
+def spconv_layer(x: Any, layer: Any, size: list[int]) -> Any:
+    """A function that runs spconv's layer of the same weights, its answer checked; None where it is not installed."""
+    try:
+        import spconv.pytorch as spconv
+    except ImportError:
+        return None
+    from pointcloud.sparse_layers import to_spconv
+
+    peer = spconv.SubMConv3d(32, 32, 3, bias=False, indice_key="known")
+    peer.weight.data = to_spconv(layer.kernel.detach(), 3)
+    given = spconv.SparseConvTensor(x.features, x.coordinates.int(), size, 1)
+    with torch.no_grad():
+        found = peer(given)
+        torch.testing.assert_close(found.features, layer(x).features, rtol=1e-4, atol=1e-4)
+
+    def run() -> Any:
+        again = given.replace_feature(x.features)
+        again.indice_dict = found.indice_dict
+        return peer(again)
+
+    return run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -81,4 +81,4 @@ class MaPLe(TunedCLIP):
     def encode_classes(self) -> Tensor:
         """Unit features (K, D) of the prompted classes."""
         text = self.clip.text
-        return unit(text.encode_embedded(splice(text, self.ids, self.ctx), text.end(self.ids)))
+        return unit(text.encode_embedded(splice(text, self.ids, self.ctx), text.end(self.ids), truncate=False))

@@ -107,7 +107,7 @@ class PromptSRC(TunedCLIP):
     def encode_classes(self) -> Tensor:
         """Unit features (K, D) of the prompted classes."""
         text = self.clip.text
-        return unit(text.encode_embedded(splice(text, self.ids, self.ctx), text.end(self.ids)))
+        return unit(text.encode_embedded(splice(text, self.ids, self.ctx), text.end(self.ids), truncate=False))
 
     @torch.no_grad()
     def frozen_image(self, images: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class TunedCLIP(nn.Module):
         """Set the class names, also to others than those of training."""
         self.class_names, device = list(class_names), self.clip.logit_scale.device
         ids = self.tokenize(self.class_names) if prompt_ids is None else prompt_ids
-        self.ids = ids.to(device)
+        self.ids = self.clip.text.cut(ids).to(device)
         self._kept: Tensor | None = None
 
     def tokenize(self, names: Sequence[str]) -> Tensor:
@@ -72,7 +72,7 @@ class TunedCLIP(nn.Module):
 
     def encode_classes(self) -> Tensor:
         """Unit features (K, D) of the classes through the text tower as it stands."""
-        return unit(self.clip.text(self.ids))
+        return unit(self.clip.text(self.ids, truncate=False))
 
     def text_features(self) -> Tensor:
         """`encode_classes`, kept in evaluation mode."""

@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from xmodal.data import stores
 from xmodal.data.lists import each_line, lines_of, load_json, open_text, rows_of, unquoted, write_lines
 from xmodal.data.samples import NO_LABEL, Sample, Samples
 from xmodal.data.tables import columns_of, has_header, labels_of
-from xmodal.data.walk import LeftOut, files_below, is_loop, printable
+from xmodal.data.walk import LeftOut, printable
 from xmodal.registry import Registry, did_you_mean, resolve
 
 log = logging.getLogger("xmodal.data")
@@ -64,7 +66,7 @@ def part_of(samples: Sequence[Sample], share: float, held: bool) -> Sequence[Sam
     return kept
 
 
-Format = Callable[[Path, Path, list[str] | None], Listing]  # (annotation, root, classes)
+Format = Callable[[Any, Any, list[str] | None], Listing]  # (annotation, root, classes)
 
 
 class Annotations:
@@ -90,8 +92,8 @@ class Annotations:
 
     def read(
         self,
-        annotation: str | os.PathLike,
-        root: str | os.PathLike | None = None,
+        annotation: stores.Place,
+        root: stores.Place | None = None,
         format: str | Format = "auto",  # noqa: A002
         classes: Sequence[str] | str | os.PathLike | None = None,
     ) -> Listing:
@@ -99,7 +101,8 @@ class Annotations:
 
         Args:
             annotation: list file (`path label`), folder with one folder per class, or file of another format.
-            root: folder the paths start from; where the annotation lies when not given.
+            root: folder the paths start from, or tars, or either in a store, see `stores.root_of`; where the annotation
+                lies when not given.
             format: a name in `formats`, `auto` to detect it, or a function of (annotation, root, classes), or its
                 import path.
             classes: names by class index, or a file of them (one a line, or JSON).
@@ -107,12 +110,12 @@ class Annotations:
         Raises:
             ValueError: an annotation that cannot be understood, naming file, line, key and the fix.
         """
-        path = Path(annotation)
+        path: Any = stores.root_of(annotation)
         if not path.exists():
             raise ValueError(f"annotation {path} does not exist (looked from {Path.cwd()})")
         kind = self.detect(path) if format == "auto" else format
         read = resolve(kind, self.formats)
-        base = Path(root) if root is not None else (path if path.is_dir() else path.parent)
+        base: Any = stores.root_of(root) if root is not None else (path if path.is_dir() else path.parent)
         if not base.is_dir():
             raise ValueError(f"root {base} is not a folder; it should hold the {self.noun}s of {path}")
         listing = read(path, base, read_classes(classes, self.unique))
@@ -143,11 +146,11 @@ class Annotations:
         The label is a number, or, after a tab or comma and with `classes` given, a class name. In a multi-label set,
         `path 1;4`: several numbers with semicolons between them, `path 1;` for one and `path ;` for none.
         """
-        samples = consistent(Samples(self.samples_in(path, os.fspath(root), classes)))
+        samples = consistent(Samples(self.samples_in(path, root, classes)))
         self.check_root(samples, path, root)
         return Listing(samples, classes)
 
-    def samples_in(self, path: Path, root: str, classes: list[str] | None) -> Iterator[Sample]:
+    def samples_in(self, path: Path, root: Path, classes: list[str] | None) -> Iterator[Sample]:
         """Yield the samples of a list file, see `read_list`."""
         known = {name: index for index, name in enumerate(classes or ())}
         for number, line in enumerate(each_line(path), 1):
@@ -166,11 +169,14 @@ class Annotations:
             place = self.place(root, name)
             yield Sample.several(place, labels, name) if several else Sample(place, label, name)
 
-    def place(self, root: str | Path, name: str) -> str:
+    def place(self, root: Path, name: str) -> str:
         """Return the path of a name in a list; of `folder 120`, a folder of frames and their number, the folder."""
-        place = os.path.join(root, name)
-        folder = re.sub(r"[\s,]+\d+$", "", place) if self.folders is not None and place[-1:].isdigit() else place
-        return folder if folder != place and not os.path.exists(place) and os.path.isdir(folder) else place
+        place = stores.under(root, name)
+        folder = re.sub(r"[\s,]+\d+$", "", name) if self.folders is not None and name[-1:].isdigit() else name
+        if folder != name and not stores.exists(place):
+            folder = stores.under(root, folder)
+            return folder if stores.is_folder(folder) else place
+        return place
 
     def read_csv(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read a table with a head line: a column of paths, and one of labels or one of 0 and 1 for every class.
@@ -214,30 +220,22 @@ class Annotations:
 
     def with_ending(self, place: str) -> str:
         """Return a path of a table with its ending, where the table leaves it out and one such file is there."""
-        if os.path.splitext(place)[1].lower() in self.endings or os.path.exists(place):
+        if os.path.splitext(place)[1].lower() in self.endings or stores.exists(place):
             return place
-        return next((place + ending for ending in self.endings if os.path.exists(place + ending)), place)
+        return next((place + ending for ending in self.endings if stores.exists(place + ending)), place)
 
     def read_folders(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read a folder that has one folder of files per class; classes in alphabetical order unless given."""
-        real = os.path.realpath(path)
-        inner = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        folders = [name for name in inner if not is_loop(path / name, real)]
-        if not folders:
+        left_out = LeftOut()
+        found = stores.class_folders(path, self.endings, left_out, self.folders)
+        if not found:
             raise ValueError(f"{path} has no folders; with format 'folders' each class is a folder of {self.noun}s")
-        classes = classes if classes is not None else folders
+        classes = classes if classes is not None else list(found)
         index = index_of(classes)
-        samples, left_out = [], LeftOut()
-        for folder in folders:
-            label = look_up(folder, index, str(path / folder))
-            inner_out = LeftOut()
-            files = sorted(files_below(path / folder, self.endings, inner_out))
-            if not files and self.folders is not None and (files := sorted(self.folders(path / folder))):
-                inner_out = LeftOut()  # the frames
-            left_out.join(inner_out)
-            samples += [Sample(p, label, os.path.relpath(p, path)) for p in files]
-        for entry in sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")):
-            left_out.add(str(entry), entry.suffix.lower())  # in no class
+        samples = []
+        for folder, files in found.items():
+            label = look_up(folder, index, f"{path}/{folder}")
+            samples += [Sample(file, label, name) for file, name in files]
         self.say_left_out(path, left_out)
         return Listing(samples, classes)
 
@@ -245,7 +243,7 @@ class Annotations:
         """Find the paths of all files below a folder, by name without ending; others are counted and named."""
         found: dict[str, list[str]] = {}
         left_out = LeftOut()
-        for path in files_below(root, self.endings, left_out):
+        for path in stores.files_below(root, self.endings, left_out):
             found.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
         for path in self.folders(root) if self.folders is not None and not found else ():
             found.setdefault(os.path.basename(path), []).append(path)
@@ -262,7 +260,7 @@ class Annotations:
     def check_root(self, samples: Sequence[Sample], path: Path, root: Path) -> None:
         """Refuse a root under which none of the first files exists: then the root is wrong, not the files."""
         first = samples[:20]
-        if first and not any(os.path.exists(sample.path) for sample in first):
+        if first and not any(stores.exists(sample.path) for sample in first):
             raise ValueError(
                 f"none of the first {len(first)} {self.noun}s of {path} exists, e.g. {first[0].path}; "
                 f"root is {root}: give the folder that the paths in it start from"
@@ -351,7 +349,7 @@ def look_up(name: str, index: Mapping[str, int], where: str) -> int:
 
 def write_list(path: str | os.PathLike, samples: Iterable[Sample]) -> None:
     """Write a list file of absolute paths, so that any path survives."""
-    write_lines(path, ((os.path.abspath(s.path), s.label if s.labels is None else s.labels) for s in samples))
+    write_lines(path, ((stores.absolute(s.path), s.label if s.labels is None else s.labels) for s in samples))
 
 
 IMAGE_ENDINGS = (
@@ -376,7 +374,7 @@ def read_json(path: Path, root: Path, classes: list[str] | None) -> Listing:
     for name, value in entries.items():
         if value not in index:
             raise ValueError(f"{path}: class {value!r} of {name!r} does not occur in {beside}")
-        samples.append(Sample(os.path.join(root, name), index[value], name))
+        samples.append(Sample(stores.under(root, name), index[value], name))
     if classes is not None and len(classes) != len(known):
         raise ValueError(f"{path} has {len(known)} classes, and {len(classes)} names were given")
     IMAGES.check_root(samples, path, root)

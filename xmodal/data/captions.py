@@ -5,7 +5,6 @@ and `sample_id`. A sample's crop and template depend on (seed, epoch, index) alo
 """
 
 import json
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,11 @@ import numpy as np
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
+from xmodal.data import stores
 from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES
 from xmodal.data.lists import lines_of, read_csv
 from xmodal.data.pictures import ImageError, bytes_of, center_crop, random_crop, read_picture, to_array
+from xmodal.data.tars import Member, members_of, open_at
 from xmodal.data.trouble import reading, retried
 from xmodal.registry import DATASETS, build, check_arguments
 
@@ -147,16 +148,16 @@ class CaptionList(Pairs):
     ):
         super().__init__(seed, **drawing)
         for file in [files] if isinstance(files, str) else files:
-            base = Path(root) if root else Path(file).parent
+            base = stores.root_of(root) if root else Path(file).parent
             for number, row in enumerate(read_rows(Path(file)), 1):
                 if image_key not in row or caption_key not in row:
                     raise ValueError(f"{file}, sample {number}: no {image_key!r} or {caption_key!r} in {sorted(row)}")
-                path = base / str(row[image_key])
-                self.items.append((str(path), (path, str(row[caption_key]))))
+                path = stores.under(base, str(row[image_key]))
+                self.items.append((path, (path, str(row[caption_key]))))
         if not self.items:
             raise ValueError(f"no caption in {files}")
 
-    def read(self, where: tuple[Path, str]) -> tuple[bytes, str | None, int]:
+    def read(self, where: tuple[str, str]) -> tuple[bytes, str | None, int]:
         """Read an image and its caption."""
         return bytes_of(where[0]), where[1], -1
 
@@ -205,7 +206,7 @@ class LabeledFolder(Pairs):
         super().__init__(seed, **drawing)
         listing = IMAGES.read(root, format="folders")
         folders = listing.classes or []
-        self.items = [(s.path, (Path(s.path), s.label)) for s in listing.samples]
+        self.items = [(s.path, (s.path, s.label)) for s in listing.samples]
         self.classes = [name.replace("_", " ") for name in folders] if class_names is None else list(class_names)
         if len(self.classes) != len(folders):
             raise ValueError(f"{len(self.classes)} class_names for {len(folders)} folders in {root}")
@@ -213,7 +214,7 @@ class LabeledFolder(Pairs):
             raise ValueError(f"templates {list(templates)}: each needs a place {{}} for the class name")
         self.templates = list(templates)
 
-    def read(self, where: tuple[Path, int]) -> tuple[bytes, str | None, int]:
+    def read(self, where: tuple[str, int]) -> tuple[bytes, str | None, int]:
         """Read a labeled image."""
         return bytes_of(where[0]), None, where[1]
 
@@ -227,10 +228,11 @@ class LabeledFolder(Pairs):
 class TarShards(Pairs):
     """Images and captions of tar shards in webdataset's layout: members of one stem are one sample.
 
-    Heads are read once, so that any sample can be reached (and a run resumed) without unpacking.
+    Heads are read once, or an index beside the tar (`xmodal pack --index`), so that any sample can be reached (and a
+    run resumed) without unpacking.
 
     Args:
-        shards: paths, or patterns such as `data/shard-*.tar`.
+        shards: paths, patterns such as `data/shard-*.tar`, or tars with an index in a store (`s3://...`).
         seed: of crops and templates.
         **drawing: see `Pairs.draw`.
 
@@ -241,31 +243,28 @@ class TarShards(Pairs):
     def __init__(self, shards: str | Sequence[str], seed: int = 0, **drawing: Any):
         super().__init__(seed, **drawing)
         for pattern in [shards] if isinstance(shards, str) else shards:
-            base = Path(pattern)
-            for path in sorted(base.parent.glob(base.name)):
-                self.items += [(f"{path.name}/{stem}", (path, spans)) for stem, spans in index_shard(path)]
+            for path in stores.shards_of(pattern):
+                name = path.rpartition("/")[2]
+                self.items += [(f"{name}/{stem}", (path, members)) for stem, members in index_shard(path)]
         if not self.items:
             raise ValueError(f"no image with a caption in {shards}")
 
-    def read(self, where: tuple[Path, dict[str, tuple[int, int]]]) -> tuple[bytes, str | None, int]:
+    def read(self, where: tuple[str, dict[str, Member]]) -> tuple[bytes, str | None, int]:
         """Read the members of a sample."""
-        path, spans = where
-        with open(path, "rb") as file:
-            member = lambda suffix: (file.seek(spans[suffix][0]), file.read(spans[suffix][1]))[1]  # noqa: E731
-            data = member(next(s for s in spans if s in IMAGE_ENDINGS))
-            caption = member(".txt").decode() if ".txt" in spans else json.loads(member(".json"))["caption"]
+        path, members = where
+        member = lambda suffix: open_at(path, members[suffix]).read()  # noqa: E731
+        data = member(next(s for s in members if s in IMAGE_ENDINGS))
+        caption = member(".txt").decode() if ".txt" in members else json.loads(member(".json"))["caption"]
         return data, caption.strip(), -1
 
 
-def index_shard(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Stems of a shard that have an image and a caption, with offset and size of each member."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    with tarfile.open(path) as shard:
-        for member in shard:
-            folder, _, name = member.name.rpartition("/")
-            stem, dot, suffix = name.partition(".")
-            if member.isfile():
-                found.setdefault(f"{folder}/{stem}", {})[(dot + suffix).lower()] = (member.offset_data, member.size)
+def index_shard(path: str) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Stems of a shard that have an image and a caption, with the members by their endings."""
+    found: dict[str, dict[str, Member]] = {}
+    for member in members_of(path):
+        folder, _, name = member.name.rpartition("/")
+        stem, dot, suffix = name.partition(".")
+        found.setdefault(f"{folder}/{stem}", {})[(dot + suffix).lower()] = member
     for stem, spans in found.items():
         if {".txt", ".json"} & set(spans) and set(IMAGE_ENDINGS) & set(spans):
             yield stem.lstrip("/"), spans

@@ -11,6 +11,7 @@ from torch import Tensor
 from xmodal.data.annotations import IMAGES
 from xmodal.data.broken import LabeledFiles
 from xmodal.data.pictures import ImageError, read_picture, to_array
+from xmodal.data.stores import Place
 from xmodal.data.transforms import transformed
 from xmodal.data.trouble import reading
 from xmodal.registry import DATASETS, TRANSFORMS, build
@@ -38,7 +39,8 @@ class ImageDataset(LabeledFiles):
     Args:
         annotation: list file (`path label`), table with a head line, folder of classes, or JSON `{image: class}`;
             several classes a file make the set multi-label.
-        root: folder the paths start from; where the annotation lies when not given.
+        root: folder the paths start from, tars, or either in a store; where the annotation lies when not given. See
+            `stores.root_of`.
         format: `list`, `csv`, `folders`, `json` or `auto`.
         classes: class names by index, or a file of them; folders and JSON files know them by themselves.
         transforms: in order; each has `type` and its arguments and is called `(frames (1, 3, H, W), label, rng)`.
@@ -59,8 +61,8 @@ class ImageDataset(LabeledFiles):
 
     def __init__(
         self,
-        annotation: str | os.PathLike,
-        root: str | os.PathLike | None = None,
+        annotation: Place,
+        root: Place | None = None,
         format: str = "auto",  # noqa: A002
         classes: Sequence[str] | str | os.PathLike | None = None,
         transforms: Sequence[Any] = (),

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xmodal.data.trouble import reading, regular_file
+from xmodal.data import stores
+from xmodal.data.trouble import reading
 
 MAX_PIXELS = 2**27  # of an image: 11,585 x 11,585
 MAX_BYTES = 2**30  # of an image file
@@ -46,14 +47,17 @@ def read_picture(source: str | os.PathLike | bytes) -> Image.Image:
 
 
 def bytes_of(path: str | os.PathLike) -> bytes:
-    """Return the bytes of a regular file of moderate size.
+    """Return the bytes of a regular file of moderate size, wherever it is (`stores.open_file`).
 
     Raises:
         ValueError: something else, or a larger one.
     """
-    if regular_file(path).st_size > MAX_BYTES:
-        raise ValueError(f"{os.stat(path).st_size} bytes; {MAX_BYTES} are the most for an image")
-    return Path(path).read_bytes()
+    with stores.open_file(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size > MAX_BYTES:
+            raise ValueError(f"{size} bytes; {MAX_BYTES} are the most for an image")
+        file.seek(0)
+        return file.read()
 
 
 def to_array(picture: Image.Image) -> np.ndarray:

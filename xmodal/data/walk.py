@@ -1,8 +1,9 @@
 """Walk folders of files: each real folder once, hidden ones skipped, files of other kinds counted and named."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from xmodal.data.trouble import reading
 
@@ -43,14 +44,16 @@ def above(folder: str, real: str) -> bool:
     return real == found or real.startswith(found.rstrip(os.sep) + os.sep)
 
 
-def files_below(root: str | os.PathLike, endings: tuple[str, ...], left_out: LeftOut | None = None) -> Iterator[str]:
+def files_below(
+    root: str | os.PathLike, endings: tuple[str, ...] | None, left_out: LeftOut | None = None
+) -> Iterator[str]:
     """Yield the paths of the files below a folder that have one of the endings, in order.
 
     Links are followed, except to a folder that lies above them and to one that was walked before.
 
     Args:
         root: the folder.
-        endings: in lower case, with the dot.
+        endings: in lower case, with the dot; None for all files.
         left_out: takes note of the other files.
     """
     walked: set[tuple[int, int]] = set()
@@ -67,10 +70,38 @@ def files_below(root: str | os.PathLike, endings: tuple[str, ...], left_out: Lef
             if name.startswith("."):
                 continue
             path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
-            if ending in endings:
+            if endings is None or ending in endings:
                 yield path
             elif left_out is not None:
                 left_out.add(path, ending)
+
+
+def class_folders(
+    root: Path, endings: tuple[str, ...], left_out: LeftOut, folders: Callable[[Path], Iterable[str]] | None = None
+) -> dict[str, list[tuple[str, str]]]:
+    """Find the files in each folder of a folder.
+
+    Args:
+        root: the folder.
+        endings: see `files_below`.
+        left_out: see `files_below`; also of files that are in none of the folders.
+        folders: finds the folders below a folder that count as one file each, where it has no files.
+
+    Returns:
+        Path and name below the root of the files of each folder, folders and files in alphabetical order.
+    """
+    real, found = os.path.realpath(root), {}
+    inner = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for folder in (name for name in inner if not is_loop(root / name, real)):
+        inner_out = LeftOut()
+        files = sorted(files_below(root / folder, endings, inner_out))
+        if not files and folders is not None and (files := sorted(folders(root / folder))):
+            inner_out = LeftOut()  # the frames
+        left_out.join(inner_out)
+        found[folder] = [(file, os.path.relpath(file, root)) for file in files]
+    for entry in sorted(entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith(".")):
+        left_out.add(str(entry), entry.suffix.lower())
+    return found
 
 
 def refuse(error: OSError) -> None:

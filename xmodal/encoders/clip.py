@@ -49,9 +49,9 @@ class CLIP(nn.Module):
         features = self.visual(images)
         return F.normalize(features, dim=-1) if normalize else features
 
-    def encode_text(self, ids: Tensor, normalize: bool = False) -> Tensor:
-        """Encode token ids (K, L) to features (K, D)."""
-        features = self.text(ids)
+    def encode_text(self, ids: Tensor, normalize: bool = False, truncate: bool = True) -> Tensor:
+        """Encode token ids (K, L) to features (K, D); `truncate` drops what stands behind the last token read."""
+        features = self.text(ids, truncate)
         return F.normalize(features, dim=-1) if normalize else features
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:

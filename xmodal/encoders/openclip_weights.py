@@ -59,7 +59,7 @@ def open_clip_encoder(
             weights that do not fit.
         FileNotFoundError: weights that are neither cached nor reachable.
     """
-    source = Source(name, weights or pretrained, quick_gelu, arch)
+    source = WeightsSource(name, weights or pretrained, quick_gelu, arch)
     settings = (image_size, drop_path)
     if source.random:
         full = f"{source.full}-{seed}"
@@ -80,7 +80,7 @@ def open_clip_clip(
     arch: dict | None = None,
 ) -> CLIP:
     """Load both towers of an open_clip model; arguments and errors are those of `open_clip_encoder`."""
-    source = Source(name, pretrained, quick_gelu, arch)
+    source = WeightsSource(name, pretrained, quick_gelu, arch)
     settings = (image_size, drop_path)
     if source.random:
         full = f"{source.full}-{seed}"
@@ -111,7 +111,7 @@ def open_clip_beside(
         ValueError: towers whose features differ in width; else as `open_clip_encoder`.
     """
     visual = build_part(visual, ENCODERS)
-    source = Source(name, pretrained, None, arch)
+    source = WeightsSource(name, pretrained, None, arch)
     spec, tokenizer = text_of(source.config, name), tokenizer_of(source.config, name)
     scale, bias = float(getattr(visual, "logit_scale", LOGIT_SCALE)), source.config.get("init_logit_bias")
     if source.random:
@@ -125,7 +125,7 @@ def open_clip_beside(
     ).eval()
 
 
-class Source:
+class WeightsSource:
     """Say which config and which weights of open_clip are meant.
 
     Raises:

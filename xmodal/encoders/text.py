@@ -202,9 +202,14 @@ class TextTransformer(nn.Module):
         rows = rows[:, torch.arange(len(end), device=x.device), end - shared]  # (G, K, W)
         return self.proj(self.norm(rows))
 
+    def cut(self, ids: Tensor) -> Tensor:
+        """Drop the columns of ids (K, L) behind the last token that is read; exact in a causal tower, others keep all.
+
+        A GPU is waited for, unless the ids are still on the host.
+        """
+        return ids[:, : int(self.end(ids).max()) + 1] if self.causal else ids
+
     def forward(self, ids: Tensor, truncate: bool = True) -> Tensor:
-        """Token ids (K, L) to features (K, D), not normalized."""
-        end = self.end(ids)
-        if truncate and self.causal:
-            ids = ids[:, : int(end.max()) + 1]
-        return self.encode_embedded(self.embed(ids), end, truncate=False, kept=ids != self.pad_id)
+        """Token ids (K, L) to features (K, D), not normalized; `truncate` cuts the ids first."""
+        ids = self.cut(ids) if truncate else ids
+        return self.encode_embedded(self.embed(ids), self.end(ids), truncate=False, kept=ids != self.pad_id)

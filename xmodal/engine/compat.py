@@ -26,6 +26,7 @@ from xmodal.engine.logs import note, share_files
 from xmodal.engine.optim import TrainedGroups
 from xmodal.engine.resume import resume
 from xmodal.engine.schedule import SCHEDULES, Schedule
+from xmodal.engine.sharding import shard_frozen
 from xmodal.engine.sizes import check_input
 from xmodal.registry import HOOKS, METRICS, MODELS, build, check_arguments, did_you_mean, resolve
 
@@ -110,9 +111,11 @@ class Runner(StockRunner):
         """
         if model_wrapper_cfg is not None:
             return super().wrap_model(model_wrapper_cfg, model)
-        if not self.distributed:
-            return model.to(mmengine.device.get_device())
         device = mmengine.device.get_device()
+        if self.cfg.get("shard_trunk"):
+            shard_frozen(model, device)
+        if not self.distributed:
+            return model.to(device)
         if (kind := self.cfg.get("sync_bn")) is not None:
             model = mmengine.model.convert_sync_batchnorm(model, kind)
         ids = [int(os.environ["LOCAL_RANK"])] if device == "cuda" else None

@@ -17,7 +17,8 @@ from xmodal.registry import check_arguments, did_you_mean, load_catalog
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
 CHECKPOINTS = (".pth", ".pt")  # endings; such a file holds the config of its run
-KEYS |= {"model_wrapper_cfg", "sync_bn", "custom_imports", "about", "cache", "benchmarks", "variants", "probes"}
+KEYS |= {"model_wrapper_cfg", "sync_bn", "shard_trunk", "custom_imports"}
+KEYS |= {"about", "cache", "benchmarks", "variants", "probes"}
 
 
 def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:

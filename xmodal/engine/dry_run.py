@@ -91,7 +91,7 @@ class Needs:
         }
 
 
-class Trial:
+class TrialStep:
     """A run that is built and not started.
 
     Args:
@@ -186,7 +186,7 @@ def line(first: Step, second: Step, at: Sequence[int], count: int) -> Step:
     return Step(**values)
 
 
-def needs_of(trial: Trial) -> Needs:
+def needs_of(trial: TrialStep) -> Needs:
     """Measure two small steps of a trial, and return what the run needs."""
     size = -(-trial.batch // trial.parts)
     at = [min(few, size) for few in FEW]
@@ -240,7 +240,7 @@ def fitting(cfg: Config, limit: float, train: Any) -> list[tuple[str, float]]:
     for words, change in CHANGES if image_model else CHANGES[:1]:
         changed = Config({**cfg.to_dict(), "model": {**cfg.to_dict()["model"], **change}})
         try:
-            trial = Trial(changed, train)
+            trial = TrialStep(changed, train)
             needs = needs_of(trial)
         except ValueError:
             continue
@@ -259,7 +259,7 @@ def build_kind(cfg: Config) -> Any:
     return resolve(cfg.model.type, MODELS)
 
 
-def parts_for(needs: Needs, trial: Trial, limit: float) -> tuple[int, float] | None:
+def parts_for(needs: Needs, trial: TrialStep, limit: float) -> tuple[int, float] | None:
     """Return the smallest number of parts of a batch that fits, and what a step needs then; None where none does."""
     size = -(-trial.batch // trial.parts)
     slope = needs.step.peak / size
@@ -289,7 +289,7 @@ def dry_run(cfg: Config, max_memory: float | None = None) -> tuple[Needs, list[s
     Returns:
         The needs, and the lines that say them.
     """
-    trial = Trial(cfg)
+    trial = TrialStep(cfg)
     needs = needs_of(trial)
     lines = about(trial, needs)
     if max_memory is not None:
@@ -301,7 +301,7 @@ def dry_run(cfg: Config, max_memory: float | None = None) -> tuple[Needs, list[s
     return needs, lines
 
 
-def about(trial: Trial, needs: Needs) -> list[str]:
+def about(trial: TrialStep, needs: Needs) -> list[str]:
     """Return the lines on data, model, step, disk and time."""
     cfg, sets = trial.cfg, [f"{len(trial.train)} training samples"]
     for stage in ("val", "test"):

@@ -8,7 +8,6 @@ files themselves), so stale entries are never read. No reference code of the fie
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,11 +21,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xmodal.atomic import replacing, write_text
+from xmodal.data import stores
 from xmodal.data.broken import renumbered
 from xmodal.data.collate import collate
 from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
 from xmodal.engine.checkpoint import bare
+from xmodal.engine.claims import share_out
 from xmodal.engine.config import flatten
 from xmodal.engine.logs import counted
 from xmodal.engine.sizes import check_input, input_size, sized
@@ -152,8 +153,8 @@ class FrozenCache:
         return size
 
     def fill(self, rank: int = 0, world: int = 1) -> None:
-        """Compute what is missing; several processes take every world-th shard. A kill loses one shard at most."""
-        todo = [shard for shard in self.shards()[rank::world] if not self.whole(*shard)]
+        """Compute what is missing, together with all processes that do so; see `share_out`. A kill loses one shard."""
+        jobs, todo = self.shards(), set(self.missing())
         if not todo:
             return
         print_log(
@@ -161,7 +162,8 @@ class FrozenCache:
         )
         training = self.model.training
         self.model.eval()
-        for view, number in counted(todo, "cache: shards"):
+        own = share_out(self.folder, jobs, lambda job: job not in todo or self.whole(*job), rank, world)
+        for view, number in counted(own, "cache: shards", len(todo)):
             self.fill_shard(view, number)
         self.model.train(training)
         if self.dtype != "float32":
@@ -392,7 +394,7 @@ def fingerprint_of(value: Tensor) -> str:
 def identity(sample: Any) -> list[Any]:
     """Return path, size and modification time of a sample's file, and its label."""
     path = getattr(sample, "path", None)
-    if path is None or not os.path.exists(path):
+    if path is None or not stores.exists(path):
         return [str(sample)]
-    info = os.stat(path)
-    return [str(path), info.st_size, info.st_mtime_ns, getattr(sample, "label", None)]
+    size, state = stores.identity(path)[-2:]  # time of change, or checksum
+    return [str(path), size, state, getattr(sample, "label", None)]

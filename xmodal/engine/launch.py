@@ -80,6 +80,8 @@ def train(cfg: Config, resume: str | None = None, allow_changes: bool = False, n
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
     settings = settings_of(cfg)
     cache = cfg.pop("cache", None)
+    if cache and cfg.get("shard_trunk"):
+        raise ValueError("shard_trunk and cache: a cache is filled out of step; fill it with trunk_dtype bf16 or int8")
     with claimed(cfg.work_dir, settings, resume):
         runner = Runner.from_cfg(cfg)
         runner.start_from = (start, new_head) if start is not None else None

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from mmengine.config import Config
@@ -29,12 +29,12 @@ def share_files(logger: logging.Logger) -> None:
         other.handlers = [*terminal, *files]
 
 
-def counted(items: Sequence[T], title: str, seconds: float = 5.0) -> Iterator[T]:
+def counted(items: Iterable[T], title: str, total: int, seconds: float = 5.0) -> Iterator[T]:
     """Yield items under a progress bar; where there is no terminal, say every few seconds how many are done."""
-    bar, told = tqdm(items, desc=title, disable=None), time.monotonic()
+    bar, told = tqdm(items, desc=title, total=total, disable=None), time.monotonic()
     for done, item in enumerate(bar):
         if bar.disable and time.monotonic() - told >= seconds:
-            print_log(f"{title}: {done} of {len(items)}", logger="current")
+            print_log(f"{title}: {done} of {total}", logger="current")
             told = time.monotonic()
         yield item
 

@@ -20,6 +20,7 @@ from xmodal.engine.divergence import keep_bad_step
 from xmodal.engine.meter import Meter
 from xmodal.engine.optim import NotFiniteError
 from xmodal.engine.precision import autocast
+from xmodal.engine.sharding import is_sharded, rounds_behind
 from xmodal.engine.sizes import input_size, sized
 from xmodal.metrics import gather
 
@@ -239,7 +240,7 @@ class _EvalLoop(BaseLoop):
         sampler = EvalSampler(len(dataset), get_rank(), get_world_size())
         super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))
         self.evaluator = runner.build_evaluator(evaluator)
-        self.amp = amp
+        self.amp, self.company = amp, None
 
     @torch.no_grad()
     def run(self) -> dict[str, Any]:
@@ -249,6 +250,7 @@ class _EvalLoop(BaseLoop):
         call(f"before_{stage}_epoch")
         self.runner.model.eval()
         bad: list[str] = []
+        behind = rounds_behind(len(self.dataloader), self.runner) if is_sharded(self.runner.model) else 0
         for batch_idx, batch in enumerate(self.dataloader):
             call(f"before_{stage}_iter", batch_idx=batch_idx, data_batch=batch)
             predictions = self.predict(batch)
@@ -257,6 +259,8 @@ class _EvalLoop(BaseLoop):
             call(f"after_{stage}_iter", batch_idx=batch_idx, data_batch=batch, outputs=predictions)
             if self.runner.stop_requested:
                 raise Interrupted(f"stopped while {'validating' if stage == 'val' else 'testing'}")
+        for _ in range(behind):
+            self.keep_company()
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         if bad := [name for part in gather(bad) for name in part]:
             metrics = self.no_metrics(bad, metrics)
@@ -283,9 +287,18 @@ class _EvalLoop(BaseLoop):
     def predict(self, batch: dict) -> list[dict]:
         """Predict one batch; empty when no sample of it could be read."""
         if not batch_size(batch):
+            if is_sharded(self.runner.model):
+                self.keep_company()
             return []
         with autocast(self.runner.device, self.amp):
             return self.runner.model.val_step(batch)
+
+    def keep_company(self) -> None:
+        """Predict a sample for nothing, while other processes call the blocks of which this one holds a share."""
+        if self.company is None:
+            dataset = self.dataloader.dataset
+            self.company = next(item for n in range(len(dataset)) if "skipped" not in (item := dataset[n]))
+        self.predict(self.dataloader.collate_fn([self.company]))
 
 
 class ValLoop(_EvalLoop):

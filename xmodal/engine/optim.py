@@ -1,5 +1,6 @@
 """Group the trained weights by rate and weight decay, and step them in any precision on any device."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -236,6 +237,8 @@ class OptimWrapper(StockOptimWrapper):
                 group["lr"] *= base / before
                 group["initial_lr"] = base
             group["weight_decay"] = here.get("weight_decay", 0.0)
+            if "fused" in here:
+                group["fused"] = here["fused"]  # a matter of the device, not of the run
         self.scaler.load_state_dict(state["scaler"])
 
 
@@ -245,7 +248,10 @@ def names_of(group: dict[str, Any]) -> Sequence[str]:
 
 
 class TrainedGroups:
-    """Build the optimizer and its wrapper from a config; `paramwise_cfg` holds `no_decay` and `lr_mult`."""
+    """Build the optimizer and its wrapper from a config; `paramwise_cfg` holds `no_decay` and `lr_mult`.
+
+    torch's optimizers run fused on CUDA, unless the config sets `fused` or `foreach` of `optim_wrapper.optimizer`.
+    """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None):
         self.cfg, self.rules = dict(optim_wrapper_cfg), dict(paramwise_cfg or {})
@@ -263,5 +269,8 @@ class TrainedGroups:
         groups = param_groups(bare(model), cfg["lr"], cfg.get("weight_decay", 0.0), **self.rules)
         if say:
             print_log("Optimizer groups\n" + table(groups), logger="current")
+        if "fused" in inspect.signature(kind).parameters and not {"fused", "foreach"} & set(cfg):
+            on_cuda = all(p.device.type == "cuda" and p.is_floating_point() for g in groups for p in g["params"])
+            cfg["fused"] = on_cuda or None  # one kernel for all weights
         wrapper = {"type": OptimWrapper, **self.cfg}
         return build(wrapper, OPTIMIZERS, optimizer=kind(groups, **cfg))

@@ -259,4 +259,4 @@ def accuracy(scores: Callable[[Any], Tensor], feature: Any, label: Sequence[int]
 
 def labels_of(part: Part, bench: Bench) -> Tensor:
     """Labels (N,) on the bench's device."""
-    return torch.tensor(part.labels, device=bench.device)
+    return torch.tensor(part.labels).to(bench.device, non_blocking=True)

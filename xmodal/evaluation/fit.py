@@ -45,7 +45,7 @@ def fit(
         for optimizer, own in zip(optimizers, rates, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = own[epoch]
-        losses = []
+        seen: list[Tensor] = []
         for batch in batches(epoch):
             value = loss(batch)
             for optimizer in optimizers:
@@ -54,7 +54,8 @@ def fit(
             for optimizer in optimizers:
                 optimizer.step()
             each_step()
-            losses.append(value.item())
+            seen.append(value.detach())
+        losses = torch.stack(seen).tolist()  # a GPU is waited for once an epoch
         means.append(round(sum(losses) / len(losses), 5))
         with torch.no_grad():
             each_epoch(epoch)
@@ -203,9 +204,19 @@ def epochs_for(shots: int, epochs: int | dict[int, int]) -> int:
     return table[max(fitting)] if fitting else table[min(table)]
 
 
-def minibatches(count: int, size: int, seed: Sequence[int], drop_last: bool = True) -> Iterator[Tensor]:
-    """Shuffled indices of one epoch; the incomplete batch is dropped where there is a complete one."""
-    order = torch.from_numpy(np.random.default_rng([s % 2**32 for s in seed]).permutation(count))
+def minibatches(
+    count: int, size: int, seed: Sequence[int], drop_last: bool = True, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """Shuffled indices of one epoch; the incomplete batch is dropped where there is a complete one.
+
+    Args:
+        count: of the samples.
+        size: of a batch.
+        seed: of the order.
+        drop_last: leave an incomplete last batch out.
+        device: of what they index, so that they are copied once.
+    """
+    order = torch.from_numpy(np.random.default_rng([s % 2**32 for s in seed]).permutation(count)).to(device)
     size = min(size, count)
     stop = count - count % size if drop_last else count
     return iter(order[:stop].split(size))

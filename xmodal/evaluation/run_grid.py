@@ -18,6 +18,7 @@ from xmodal.engine.report import peak_megabytes
 from xmodal.evaluation.bench import Bench
 from xmodal.evaluation.plans import Labeled, Outcome, Plan, Protocol
 from xmodal.evaluation.results import markdown, once, plain, plot, read_result, spread, stamp
+from xmodal.official.clip_tuning import TUNED, save_tuned
 from xmodal.official.prompts import NAMES, save_dassl, save_tip_keys
 from xmodal.registry import METHODS
 
@@ -126,12 +127,14 @@ class RunGrid:
         }
 
     def save_head(self, outcome: Outcome, plan: Plan, folder: Path) -> None:
-        """Write a learned prompt the way Dassl does, and the keys of Tip-Adapter-F as its release does."""
+        """Write what was learned in the layout of the method's release, where it has one."""
         kind = next((m.name for m in METHODS.values() if m.obj is type(outcome.head)), "")
         if outcome.head is not None and kind in NAMES:
             save_dassl(outcome.head, folder, len(outcome.details.get("losses", ())))
         elif kind == "tip_adapter" and outcome.trained:
             save_tip_keys(outcome.head, folder / f"best_F_{plan.shots}shots.pt")
+        elif kind in TUNED:
+            save_tuned(outcome.head, folder)
 
 
 GRIDS: list[RunGrid] = []  # of this worker: one

@@ -146,7 +146,8 @@ class PromptRun:
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             feature = bench.features(train, epoch)
-            for rows in minibatches(len(label), self.batch_size, (plan.seed, plan.shots, epoch)):
+            seed = (plan.seed, plan.shots, epoch)
+            for rows in minibatches(len(label), self.batch_size, seed, device=label.device):
                 yield feature[rows], label[rows]
 
         head.train()
@@ -236,7 +237,8 @@ class KeyRun:
         def batches(epoch: int) -> Iterator[tuple[Any, Tensor]]:
             for part in parts:
                 feature, label = self.look(bench, part, epoch), labels_of(part, bench)
-                for rows in minibatches(len(label), self.batch_size, (plan.seed, plan.shots, epoch), drop_last=False):
+                seed = (plan.seed, plan.shots, epoch)
+                for rows in minibatches(len(label), self.batch_size, seed, drop_last=False, device=label.device):
                     yield self.pick(feature, rows), label[rows]
 
         score = lambda: self.percent(head, seen, judge)  # noqa: E731

@@ -13,6 +13,7 @@ from xmodal.clip_tuning.two_stage import TwoStage
 from xmodal.evaluation.bench import Bench, labels_of
 from xmodal.evaluation.fit import cosine_rates, dassl_optimizer, epochs_for, fit, minibatches
 from xmodal.evaluation.plans import Outcome, Part, Plan, only_part
+from xmodal.official.clip_tuning import load_tuned
 from xmodal.registry import MODELS, build
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -26,11 +27,13 @@ class TowerRun:
         model: config of a `TunedCLIP`, without `class_names` and `clip`.
         batch_size: images a step.
         drop_last: leave out an incomplete last batch of a pass.
+        load: a released file of the method (`official.clip_tuning.load_tuned`), tested instead of training.
     """
 
     model: Mapping[str, Any]
     batch_size: int = 32
     drop_last: bool = False
+    load: str | None = None
     needs_shots: ClassVar[bool] = True
 
     def __call__(self, bench: Bench, plan: Plan) -> Outcome:
@@ -40,9 +43,11 @@ class TowerRun:
         given = dict(class_names=list(train.classes), clip=bench.clip)
         model: TunedCLIP = build(dict(self.model), MODELS, **given).to(bench.device)
         trained = sum(p.numel() for p in model.trained().values())
-        losses = self.fit(bench, plan, train, model.train())
+        if self.load:
+            load_tuned(model, self.load)
+        losses = [] if self.load else self.fit(bench, plan, train, model.train())
         scores = {n: self.percent(bench, model.eval(), p) for n, p in plan.tests.items()}
-        return Outcome(scores, trained=trained, details={"losses": thin(losses)})
+        return Outcome(scores, trained=trained, details={"losses": thin(losses)}, head=model)
 
     def fit(self, bench: Bench, plan: Plan, train: Part, model: Any) -> list[float]:
         """Train; losses in order."""

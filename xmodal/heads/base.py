@@ -21,7 +21,8 @@ def check_range(label: Tensor, num_classes: int, fix: str) -> None:
     Raises:
         ValueError: naming the label and what the head has and needs (`fix`).
     """
-    if label.device.type == "cpu" and label.ndim == 1 and len(label) and not label.is_floating_point():
+    on_host = label.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_host and label.ndim == 1 and len(label) and not label.is_floating_point():
         low, high = int(label.min()), int(label.max())
         if low < 0 or high >= num_classes:
             wrong = high if high >= num_classes else low

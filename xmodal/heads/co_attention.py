@@ -142,7 +142,7 @@ class CoAttentionHead(nn.Module):
         rolled = None if keep is None else keep.roll(1, 0)
         right = self.matching(*self(image, text, keep))
         wrong = self.matching(*self(image, text.roll(1, 0), rolled))
-        answer = torch.cat([torch.ones(len(right)), torch.zeros(len(wrong))]).long().to(right.device)
+        answer = (torch.arange(2 * len(right), device=right.device) < len(right)).long()
         _, words = self(image, masked, keep)
         loss_match = F.cross_entropy(torch.cat([right, wrong]).float(), answer)
         loss_words = F.cross_entropy(self.words(words).float().flatten(0, 1), target.flatten(), ignore_index=-100)

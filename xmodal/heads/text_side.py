@@ -99,14 +99,19 @@ class TextSide(nn.Module):
             return checkpoint(run, *args, use_reentrant=False)
         return run(*args)
 
-    def stop(self, end: Tensor) -> int | None:
-        """Tokens of the longest prompt, given the indices of the end tokens; None to keep all."""
-        return int(end.max()) + 1 if self.truncate and self.tower.causal else None
+    def stop(self, prompts: "PromptTokens", classes: Tensor) -> int | None:
+        """Tokens of the longest prompt of `classes` (R,); None to keep all. A GPU is waited for where they are few."""
+        if not (self.truncate and self.tower.causal):
+            return None
+        every = len(classes) >= len(prompts.end)
+        return 1 + (prompts.longest if every else int(prompts.end[classes].max()))
 
     def run(self, prompts: "PromptTokens", ctx: Tensor, classes: Tensor) -> Tensor:
         """Features (R, D) of the prompts of `classes` (R,) with contexts (R, n, W)."""
         end = prompts.end[classes]
-        return self.tower.encode_embedded(prompts.splice(ctx, classes, self.stop(end)), end, truncate=False)
+        return self.tower.encode_embedded(
+            prompts.splice(ctx, classes, self.stop(prompts, classes)), end, truncate=False
+        )
 
     def run_groups(self, prompts: "PromptTokens", ctx: Tensor, classes: Tensor) -> Tensor:
         """Features (G, C, D) of the prompts of `classes` (C,) with each context (G, n, W)."""
@@ -117,7 +122,7 @@ class TextSide(nn.Module):
         """The same, what the prompts of a context begin with computed once."""
         end = prompts.end[classes]
         each = ctx.repeat_interleave(len(classes), 0), classes.repeat(len(ctx))
-        x = prompts.splice(*each, self.stop(end)).unflatten(0, (len(ctx), -1))  # (G, C, L, W)
+        x = prompts.splice(*each, self.stop(prompts, classes)).unflatten(0, (len(ctx), -1))  # (G, C, L, W)
         return self.tower.encode_branches(x[:, 0, : prompts.shared], x[:, :, prompts.shared :], end)
 
     @torch.no_grad()
@@ -242,7 +247,9 @@ class PromptTokens(nn.Module):
         self.shared = {"end": 1 + n, "middle": 1 + n // 2, "front": 1}[position]  # tokens that all prompts begin with
         self.register_buffer("prefix", x[:, :1].clone(), persistent=False)
         self.register_buffer("suffix", x[:, 1 + n :].clone(), persistent=False)
-        self.register_buffer("end", tower.end(prompt.ids).to(x.device), persistent=False)
+        end = tower.end(prompt.ids)
+        self.longest = int(end.max())  # on the host
+        self.register_buffer("end", end.to(x.device), persistent=False)
         order = None if position == "end" else reorder(n, prompt.name_lens, x.shape[1], position).to(x.device)
         self.register_buffer("order", order, persistent=False)
 

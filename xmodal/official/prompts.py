@@ -8,6 +8,7 @@ an inert one.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.keys import BLOCK
-from xmodal.official.names import Converter, State
+from xmodal.official.names import Converter, Pairs, State
 from xmodal.registry import METHODS, did_you_mean
 
-DERIVED = re.compile(r"(.*\.)?(token_prefix|token_suffix)")
+DERIVED = re.compile(r"(.*\.)?(token_prefix|token_suffix|base_text_features)")
 LEARNER = "prompt_learner"
 VISUAL = "image_encoder.transformer"
 
@@ -30,10 +31,12 @@ class DasslNames(Converter):
     Args:
         modules: Dassl's folders.
         stacked: an official tensor whose rows are ours one by one, under the names `stacked.0`, `stacked.1`, ...
+        derived: what follows from the class names and is written beside the weights: official name, our attribute.
     """
 
     modules: tuple[str, ...] = (LEARNER,)
     stacked: str = ""
+    derived: Pairs = (("token_prefix", "prompts.prefix"), ("token_suffix", "prompts.suffix"))
 
     def to_ours(self, state: Mapping[str, Tensor]) -> State:
         """Translate official weights, the stacked one taken apart."""
@@ -99,6 +102,11 @@ NAMES = {
         ],
         modules=(LEARNER, f"{VISUAL}.ctx_learner", f"{VISUAL}.extractor"),
         stacked=f"{VISUAL}.extractor.ctx",
+    ),
+    "taskres": DasslNames(
+        "taskres",
+        [(f"{LEARNER}.text_feature_residuals", "residual")],
+        derived=[("base_text_features", "base")],
     ),
     "dplclip": DasslNames(
         "dplclip",
@@ -183,7 +191,7 @@ def load_dassl(head: nn.Module, folder: str | Path, epoch: int | None = None) ->
     """Load a Dassl run into a head.
 
     Args:
-        head: CoOp, CoCoOp, MVLPT or DPT, of the sizes of the run.
+        head: CoOp, CoCoOp, MVLPT, DPT or TaskRes, of the sizes of the run.
         folder: with one folder per module.
         epoch: which epoch's file; None for the last one.
 
@@ -209,13 +217,13 @@ def load_dassl(head: nn.Module, folder: str | Path, epoch: int | None = None) ->
 
 
 def save_dassl(head: Any, folder: str | Path, epoch: int) -> list[Path]:
-    """Write a head the way Dassl does, `token_prefix` and `token_suffix` included; the files written."""
+    """Write a head the way Dassl does, with what follows from its class names; returns the files."""
     names, files = names_of(head), []
     state = names.to_official({k: p.detach().cpu() for k, p in head.named_parameters()})
     for module in names.modules:
         own = {k.removeprefix(f"{module}."): v for k, v in state.items() if k.startswith(f"{module}.")}
         if module == LEARNER:
-            own |= {"token_prefix": head.prompts.prefix.cpu(), "token_suffix": head.prompts.suffix.cpu()}
+            own |= {theirs: attrgetter(ours)(head).cpu() for theirs, ours in names.derived}
         path = Path(folder) / module / f"model.pth.tar-{epoch}"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"state_dict": own, "epoch": epoch, "optimizer": None, "scheduler": None, "val_result": None}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.data.walk import printable
-from xmodal.start.recipes import METHODS, EncoderRecipe, Method, Scale
+from xmodal.start.recipes import METHODS, EncoderRecipe, MethodRecipe, Scale
 
 SIDES = re.compile(r"(?i)left|right|clockwise|links|rechts|gauche|droite|izquierd|derech")
 ENGINE = (
@@ -19,7 +19,7 @@ ENGINE = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class Draft:
     """All that a config says.
 
     Args:
@@ -61,18 +61,18 @@ class Plan:
     size: int = 224
 
     @property
-    def recipe(self) -> Method:
+    def recipe(self) -> MethodRecipe:
         """Return the method."""
         return METHODS[self.method]
 
 
-def text_of(plan: Plan) -> str:
+def text_of(plan: Draft) -> str:
     """Return the config of a plan."""
     parts = [head(plan), "\n".join(imports(plan)), classes_text(plan), model(plan), data(plan), training(plan)]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def head(plan: Plan) -> str:
+def head(plan: Draft) -> str:
     """Return the docstring."""
     text = (
         f"{plan.title}\n\nWritten by `{plan.command}`; every value may be changed.\n"
@@ -83,7 +83,7 @@ def head(plan: Plan) -> str:
     return f"{quotes}{body}{quotes}"
 
 
-def imports(plan: Plan) -> list[str]:
+def imports(plan: Draft) -> list[str]:
     """Return the import lines in order."""
     task = {
         "video": ["from video.datasets import VideoDataset", f"from video.sampling import {sampling(plan)[0]}"],
@@ -109,12 +109,12 @@ def imports(plan: Plan) -> list[str]:
     return ["from torch.optim import AdamW", "", *sorted(set(lines), key=key)]
 
 
-def kinds(plan: Plan) -> tuple[str, str]:
+def kinds(plan: Draft) -> tuple[str, str]:
     """Return the names of head and metric."""
     return ("MultiLabelHead", "MultiLabelMetric") if plan.multilabel else ("ClassificationHead", "Accuracy")
 
 
-def classes_text(plan: Plan) -> str:
+def classes_text(plan: Draft) -> str:
     """Return the class names, a few a line."""
     rows, row = [], ""
     for name in plan.classes:
@@ -134,7 +134,7 @@ def quoted(text: str) -> str:
     return repr(text) if any(c in repr(text)[1:-1] for c in "'\"\\") else f'"{text}"'
 
 
-def model(plan: Plan) -> str:
+def model(plan: Draft) -> str:
     """Return the model."""
     if plan.task == "cloud":
         size = "num_groups=40, group_size=16, scale=0.3, width=32, hidden=128, dropout=0.1" if plan.encoder.tiny else (
@@ -164,14 +164,14 @@ def model(plan: Plan) -> str:
     )
 
 
-def sampling(plan: Plan) -> tuple[str, str]:
+def sampling(plan: Draft) -> tuple[str, str]:
     """Return the name and the text of the sampling: whole videos where they are short, dense clips of long ones."""
     if plan.seconds is None or plan.seconds <= 15:
         return "UniformSampling", "dict(type=UniformSampling),  # a frame of each of 8 equal parts of the video"
     return "DenseSampling", "dict(type=DenseSampling, stride=16),  # 8 frames, 16 apart"
 
 
-def transforms(plan: Plan) -> tuple[list[str], list[str]]:
+def transforms(plan: Draft) -> tuple[list[str], list[str]]:
     """Return the transforms of training and of testing."""
     flip = [] if any(SIDES.search(name) for name in plan.classes) else ["dict(type=HorizontalFlip)"]
     if plan.task == "video":
@@ -186,12 +186,12 @@ def transforms(plan: Plan) -> tuple[list[str], list[str]]:
     return [*start, "dict(type=ScaleShift, scale=(0.8, 1.25), shift=0.1)"], start
 
 
-def names_of(plan: Plan) -> set[str]:
+def names_of(plan: Draft) -> set[str]:
     """Return the transforms that a plan uses."""
     return {name for part in transforms(plan) for line in part for name in re.findall(r"type=(\w+)", line)}
 
 
-def data(plan: Plan) -> str:
+def data(plan: Draft) -> str:
     """Return the data sets and loaders."""
     train, test = transforms(plan)
     kind = {"video": "VideoDataset", "image": "ImageDataset", "cloud": "OwnClouds"}[plan.task]
@@ -226,7 +226,7 @@ def data(plan: Plan) -> str:
     return "\n".join(loaders)
 
 
-def training(plan: Plan) -> str:
+def training(plan: Draft) -> str:
     """Return optimizer, schedule, length, metrics and hooks."""
     metric = "CloudAccuracy" if plan.task == "cloud" else kinds(plan)[1]
     best = "mAP" if metric == "MultiLabelMetric" else "top1"

@@ -35,7 +35,7 @@ class EncoderRecipe:
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodRecipe:
     """A way to train.
 
     Args:
@@ -67,7 +67,7 @@ class Method:
 _MEAN = ("reader=dict(type=TimeMeanReader),  # features of the frames, averaged over time",)
 _MEAN_IMPORT = ("from video.readers import TimeMeanReader",)
 METHODS = {
-    "st-adapter": Method(
+    "st-adapter": MethodRecipe(
         "ST-Adapter", ("video",), (7.5e-4, 192), (3e-3, 8), "ST-Adapter's release",
         ("from video.st_adapter import st_adapter", *_MEAN_IMPORT),
         ('adapters=[dict(type=st_adapter, bottleneck=384, kernel_size=(3, 1, 1), sites=["pre_mlp"])],', *_MEAN),
@@ -76,35 +76,35 @@ METHODS = {
             *_MEAN,
         ),
     ),
-    "evl": Method(
+    "evl": MethodRecipe(
         "EVL", ("video",), (4e-4, 256), (2e-3, 12), "EVL's release", ("from video.evl import EVLDecoder",),
         ("reader=dict(type=EVLDecoder, num_frames=FRAMES, num_layers=4, qkv_dim=DIM, num_heads=HEADS),",),
         0.05, cached=4, head="dropout=0.5, norm=True, init_std=None",
         tiny_model=("reader=dict(type=EVLDecoder, num_frames=FRAMES, num_layers=3, mlp_dropout=0.1),",),
     ),
-    "probe": Method(
+    "probe": MethodRecipe(
         "linear probe", ("video", "image"), (1e-3, 64), (1e-2, 16), "a linear layer on frozen features",
         cached=1, towers=("vit", "conv"), head="",
     ),
-    "attentive-probe": Method(
+    "attentive-probe": MethodRecipe(
         "attentive probe", ("video",), (1e-3, 64), (3e-3, 8), "V-JEPA 2's probe on frozen frames, in order",
         ("from video.attentive_probe import AttentiveProbe",),
         ("reader=dict(type=AttentiveProbe, depth=1, per_frame=True, num_frames=FRAMES),",), cached=2,
     ),
-    "lora": Method(
+    "lora": MethodRecipe(
         "LoRA", ("video", "image"), (1e-3, 64), (3e-3, 32), "NOAH's recipe of LoRA",
         ("from xmodal.adapters.lora import lora",), ('adapters=[dict(type=lora, rank=8, targets=["q", "v"])],',), 1e-4,
     ),
-    "conv-adapter": Method(
+    "conv-adapter": MethodRecipe(
         "Conv-Adapter", ("image",), (1e-3, 64), (1e-3, 64), "Conv-Adapter's release",
         ("from xmodal.adapters.conv_adapter import conv_adapter",), ("adapters=[dict(type=conv_adapter)],",), 1e-4,
         towers=("conv",),
     ),
-    "finetune": Method(
+    "finetune": MethodRecipe(
         "full fine-tuning", ("video", "image"), (5e-5, 64), (1.5e-4, 8), "all weights at a small rate",
         model=("freeze_encoder=False,",), decay=0.05, towers=("vit", "conv"),
     ),
-    "epcl": Method(
+    "epcl": MethodRecipe(
         "EPCL", ("cloud",), (3e-4, 32), (2e-3, 24), "EPCL's release", decay=0.04,
         optim='paramwise_cfg=dict(no_decay=["norm", ".bias", "token"]), clip_grad=dict(max_norm=0.8)',
     ),
@@ -204,7 +204,7 @@ class Scale:
     why: str
 
 
-def scale(method: Method, encoder: EncoderRecipe, samples: int, gpu: bool, task: str) -> Scale:
+def scale(method: MethodRecipe, encoder: EncoderRecipe, samples: int, gpu: bool, task: str) -> Scale:
     """Scale a recipe to the data: the batch by what fits, the epochs by the steps, the rate by the batch's root."""
     rate, reference = method.tiny if encoder.tiny else method.rate
     fits = 64 if encoder.tiny or task != "video" else (32 if gpu else 8)

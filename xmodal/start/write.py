@@ -100,14 +100,14 @@ def plan_of(
     seen: look.Look,
     parts: dict[str, list[Sample]],
     tower: recipes.EncoderRecipe,
-) -> config_text.Plan:
+) -> config_text.Draft:
     """Return all that the config says."""
     gpu = get_device() != "cpu"
     key = recipes.method_of(wish.method, data.task, tower, gpu)
     counted = {part: len(samples) for part, samples in parts.items()}
     words = ", ".join(f"{count} {part}" for part, count in counted.items())
     what = f"{len(data.classes)} classes, {words} {data.task}s"
-    return config_text.Plan(
+    return config_text.Draft(
         title=f"{recipes.METHODS[key].title} on {tower.name} for {Path(wish.source).name}: {what}.",
         command=f"{wish.tool('new')} {shlex.quote(wish.source)}",
         train=f"{wish.tool('train')} {target}",
@@ -205,7 +205,7 @@ def uneven(samples: list[Sample], classes: list[str]) -> str:
 
 
 def report(
-    data: found.Found, seen: look.Look, parts: dict[str, list[Sample]], plan: config_text.Plan, note: str
+    data: found.Found, seen: look.Look, parts: dict[str, list[Sample]], plan: config_text.Draft, note: str
 ) -> list[str]:
     """Return the lines that say what was found."""
     total = sum(len(part) for part in data.parts.values())

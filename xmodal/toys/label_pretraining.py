@@ -149,7 +149,7 @@ def patch_loss(out: Tensor, owner: Tensor, patch: Tensor, batch: dict[str, Any],
     dx, dy = x * side - (patch % side + 0.5), y * side - (patch // side + 0.5)
     target = torch.stack([dx, dy, 2 * (size / 0.3).log(), angle / 0.3], -1)
     weight = torch.ones_like(target)
-    turnable = torch.tensor([s not in ROUND for s in SHAPES], device=shape.device)
+    turnable = torch.tensor([s not in ROUND for s in SHAPES]).to(shape.device, non_blocking=True)
     weight[:, 3] = turnable[shape].to(weight.dtype)
     geometric = (F.smooth_l1_loss(where[:, :4], target, reduction="none") * weight).mean()
     return F.cross_entropy(kinds, shape) + 0.5 * F.cross_entropy(tints, color) + geometric

@@ -223,8 +223,7 @@ def answers(run: Run, dataset: Any, budget: Budget) -> str:
         return ""
     ask = getattr(dataset, "sample_id", None)
     numbers = {str(ask(i)): i for i in range(len(dataset))} if callable(ask) else {}
-    names = run.classes
-    called = lambda k: names[k] if k < len(names) else str(k)  # noqa: E731
+    called = partial(named, run.classes)
     found: dict[bool, list[str]] = {False: [], True: []}
     for row in run.shown:
         right = row["label"] == row["predicted"]
@@ -238,6 +237,13 @@ def answers(run: Run, dataset: Any, budget: Budget) -> str:
     return page.section("The most confident mistakes", page.exhibits(wrong)) + page.section(
         "Right answers", page.exhibits(good)
     )
+
+
+def named(names: Sequence[str], label: int | Sequence[int]) -> str:
+    """Return the name of a class, or of all classes of a sample."""
+    if isinstance(label, int):
+        return names[label] if label < len(names) else str(label)
+    return ", ".join(named(names, one) for one in label) or "none"
 
 
 def answer(dataset: Any, index: int, lines: Sequence[str]) -> str:
@@ -263,7 +269,12 @@ def training_sample(dataset: Any, index: int, names: Sequence[Any]) -> str:
     """Return one sample of the first epoch."""
     item = dataset[0, index]
     inside, label = seen(item), item.get("label")
-    name = str(names[int(label)]) if isinstance(label, int) and 0 <= label < len(names) else ""
+    if label is None or not names:
+        return page.exhibit(inside) if inside else ""
+    if np.ndim(label):  # 0/1 of every class
+        name = named(names, np.flatnonzero(np.asarray(label) > 0.5).tolist())
+    else:
+        name = named(names, int(label)) if 0 <= int(label) < len(names) else ""
     return page.exhibit(inside, escape(name)) if inside else ""
 
 

@@ -1,0 +1,1 @@
+"""Tests of tars, stores and runs on several machines."""
