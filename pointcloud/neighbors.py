@@ -3,6 +3,9 @@
 All of them take padded clouds (B, P, C) with lengths (B,): rows at and behind a cloud's length are never looked at.
 """
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,8 @@ CHUNK_ELEMENTS = 2**23
 # Searches larger than this many distances on the CPU go through a k-d tree (same answers).
 TREE_FROM = 2**18
 TREE_BALL_FROM = 2**22
+# Farthest points on the CPU of more distances than this go through buckets where numba is installed (same answers).
+BUCKETS_FROM = 2**22
 
 
 def valid_rows(lengths: Tensor | None, batch: int, size: int, device: torch.device) -> Tensor:
@@ -64,8 +69,10 @@ def sample_farthest(points: Tensor, counts: Tensor, most: int, valid: Tensor, fi
     chosen = torch.full((batch, most), -1, dtype=torch.int64, device=points.device)
     if most == 0 or size == 0:
         return chosen
-    rows = torch.arange(batch, device=points.device)
     points = points.masked_fill(~valid[..., None], 0)
+    if use_buckets(points, most):
+        return bucket_farthest(points, counts, most, valid, first, skip)
+    rows = torch.arange(batch, device=points.device)
     planes = points.permute(2, 0, 1).contiguous()  # (C, B, P)
     nearest = torch.full((batch, size), float("inf"), dtype=points.dtype, device=points.device)
     nearest = nearest.masked_fill(~valid | skip, -1.0)
@@ -80,6 +87,38 @@ def sample_farthest(points: Tensor, counts: Tensor, most: int, valid: Tensor, fi
         last = chosen[:, step] = nearest.argmax(dim=1)  # the first maximum wins
     wanted = torch.arange(most, device=points.device)[None] < counts[:, None]
     return chosen.masked_fill(~wanted, -1)
+
+
+@lru_cache(maxsize=1)
+def load_buckets() -> Any:
+    """Return the bucket algorithm, or None without numba (`pip install xmodal[points]`)."""
+    try:
+        from pointcloud import farthest
+    except ImportError:
+        return None
+    return farthest.farthest
+
+
+def use_buckets(points: Tensor, most: int) -> bool:
+    """Return whether farthest points of clouds (B, P, C) are sought in buckets: large finite clouds on the CPU."""
+    large = points.shape[1] * most >= BUCKETS_FROM and points.dtype in (torch.float32, torch.float64)
+    if not large or points.device.type != "cpu" or torch.compiler.is_compiling() or type(points) is not Tensor:
+        return False
+    return load_buckets() is not None and bool(points.isfinite().all())
+
+
+def bucket_farthest(points: Tensor, counts: Tensor, most: int, valid: Tensor, first: Tensor, skip: Tensor) -> Tensor:
+    """The same indices as `sample_farthest`, see `pointcloud/farthest.py`."""
+    chosen = torch.full((len(points), most), -1, dtype=torch.int64)
+    for b, count in enumerate(counts.clamp(max=most).tolist()):
+        rows = (valid[b] & ~skip[b]).nonzero()[:, 0]
+        if count and len(rows):
+            found = load_buckets()(points[b].numpy(), rows.numpy(), int(first[b]), count)
+            chosen[b, :count] = torch.from_numpy(found)
+        elif count:  # none to choose from: the first row, as the loop does
+            chosen[b, :count] = 0
+            chosen[b, 0] = first[b]
+    return chosen
 
 
 def nearest_indices(query: Tensor, points: Tensor, k: int, valid: Tensor, norm: int) -> Tensor:

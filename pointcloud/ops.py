@@ -158,7 +158,8 @@ def farthest_point_sample(
         raise ValueError(f"num_samples {num_samples}: cannot choose fewer than 0 points")
     wanted = torch.as_tensor(num_samples, dtype=torch.int64).to(points.device, non_blocking=True).expand(batch)
     points = points.detach()
-    chosen = choose_backend(backend, points)
+    buckets = backend == "auto" and neighbors.use_buckets(points, most)  # the same answers, sooner
+    chosen = "torch" if buckets else choose_backend(backend, points)
     if most and not skip_near_origin and start is None and chosen == "pytorch3d":
         ops, _ = load_pytorch3d()
         return ops.sample_farthest_points(points, lengths, num_samples)[1]

@@ -34,6 +34,7 @@ DOORS = {
     "open_clip": ("xmodal/encoders/",),
     "av": ("video/sequential.py", "video/reencode.py", "video/toys/actions.py"),
     "pytorch3d": ("pointcloud/ops.py",),
+    "numba": ("pointcloud/farthest.py",),
     "triton": ("pointcloud/kernels.py",),
 }
 CATALOG = {"xmodal.registry"}  # imports every module by name to fill itself

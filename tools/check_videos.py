@@ -66,7 +66,7 @@ def videos_of(options: argparse.Namespace) -> tuple[list, list[str]]:
         paths = sorted(p for found in VIDEOS.below(path).values() for p in found)
         return [Sample(p, NO_LABEL, os.path.relpath(p, path)) for p in paths], []
     listing = VIDEOS.read(path, options.root, options.format, options.classes)
-    return listing.samples, listing.missing
+    return list(listing.samples), listing.missing
 
 
 def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -52,13 +52,14 @@ class RandAugment:
         operations = self.draw(rng)
         if not operations:
             return clip, label
-        frames = []
-        for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():  # (H, W, 3)
+        frames = clip.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+        out = np.empty(frames.shape, np.uint8)
+        for frame, target in zip(frames, out, strict=True):
             image = Image.fromarray(frame)
             for _, operation in operations:
                 image = operation(image)
-            frames.append(np.asarray(image))
-        return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), label  # (T, 3, H, W)
+            target[...] = np.asarray(image)
+        return torch.from_numpy(out).permute(0, 3, 1, 2), label  # (T, 3, H, W)
 
 
 def _magnitude(op: Any, rng: np.random.Generator) -> float:

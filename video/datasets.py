@@ -19,7 +19,7 @@ from video.transforms import TestCrops
 from xmodal.data.annotations import part_of
 from xmodal.data.broken import LabeledFiles
 from xmodal.data.stores import Place
-from xmodal.data.transforms import USUAL
+from xmodal.data.transforms import USUAL, transformed
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
 
@@ -108,7 +108,7 @@ class VideoDataset(LabeledFiles):
         test_mode: evaluation clips instead of training clips.
         seed: of everything random.
         max_broken: share of unreadable files that stops a run; five files are always allowed.
-        decoder: `own`, or `decord` or `torchcodec` for films that these read exactly; same pixels, see `VideoFile`.
+        decoder: `own`, or `decord`, `torchcodec` or `torchcodec-cuda` for films that they read exactly (`VideoFile`).
         hold_out: share of every class that is left out, always the same samples.
         held: take those that are left out instead.
 
@@ -151,7 +151,7 @@ class VideoDataset(LabeledFiles):
         samples = part_of(listing.samples, hold_out, held)
         super().__init__(samples, listing.classes, str(annotation), test_mode, seed, max_broken)
         self.missing = listing.missing
-        if not test_mode and any(s.label < 0 and s.labels is None for s in self.samples):
+        if not test_mode and self.samples.unlabeled:
             raise ValueError(f"{annotation} has videos without a class; they can be tested on (test_mode=True) only")
         sampling = sampling if sampling is not None else {"type": "dense", "stride": 16}
         self.sampling = build(sampling, TRANSFORMS, num_frames=num_frames)
@@ -177,10 +177,10 @@ class VideoDataset(LabeledFiles):
         sample = self.samples[index]
         with open_video(sample.path, self.decoder) as video:
             indices = np.atleast_2d(self.sampling.train(video.num_frames, rng))  # (C, T)
-            clips = [_channels_first(video.read(rows, self.short_side)) for rows in indices]  # (T, 3, H, W) each
-        for i, clip in enumerate(clips):
-            label = self.label_of(sample)
-            for transform in self.transforms:
-                clip, label = transform(clip, label, rng)
-            clips[i] = clip
-        return {"clips": torch.stack(clips), "label": self.target(label), "sample_id": sample.sample_id}
+            frames = _channels_first(video.read(indices, self.short_side))  # (C*T, 3, H, W)
+        clips = []
+        for clip in frames.split(indices.shape[1]):
+            clip, label = transformed(self.transforms, clip, self.label_of(sample), rng)  # type: ignore[arg-type]
+            clips.append(clip)
+        clip = torch.stack(clips) if len(clips) > 1 else clips[0][None]  # (C, T, 3, h, w)
+        return {"clips": clip, "label": self.target(label), "sample_id": sample.sample_id}

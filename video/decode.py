@@ -9,7 +9,7 @@ with a file arrives as `VideoError`; trouble of the machine as `TroubleError`.
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from video.keyframes import KeyFrames
 from video.libraries import LIBRARIES, check_decoder
-from video.sequential import Sequential, scan
+from video.sequential import Sequential, open_video, scan_packets
 from xmodal.data.stores import is_plain, open_file
 from xmodal.data.trouble import NotAFileError, reading, words_of
 
@@ -30,7 +30,7 @@ class VideoError(Exception):
     Args:
         path: the file.
         reason: what is wrong with it, in words.
-        backend: who found out: `file`, `keyframes`, `pyav`, `decord` or `torchcodec`.
+        backend: who found out: `file`, `keyframes`, `pyav`, or a library of `DECODERS`.
     """
 
     def __init__(self, path: str, reason: str, backend: str) -> None:
@@ -57,7 +57,8 @@ class VideoFile:
     Args:
         source: a path, of a member of a tar or a file of a store too (`xmodal.data.stores`), or the bytes of a file.
         name: what errors call it; the path when not given.
-        decoder: reader of plain films (`Scan.is_plain`): `own`, `decord` or `torchcodec`; same pixels.
+        decoder: reader of plain films (`Scan.is_plain`): `own`, or, with the same pixels and slower, `decord` or
+            `torchcodec`; `torchcodec-cuda` decodes on a GPU, which may round colors otherwise.
 
     Raises:
         ValueError: a decoder that is not known or not installed.
@@ -71,9 +72,11 @@ class VideoFile:
         self.source: str | bytes = source if isinstance(source, bytes) else os.fspath(source)
         self.path = name or ("<bytes>" if is_bytes else str(self.source))
         self._size: tuple[int, int] | None = None
-        with self._reading("pyav"):
-            self._scan = scan(self.source)
-            self._backend: _Backend = self._choose()
+        self._files = ExitStack()  # open from the scan until the first read
+        with self._reading("pyav"), ExitStack() as files:
+            opened = files.enter_context(open_video(self.source))
+            self._scan = scan_packets(*opened)
+            self._backend: _Backend = self._choose(files, opened)
 
     def _reading(self, reader: str) -> AbstractContextManager[None]:
         """Turn what goes wrong into a `VideoError` that names the reader, or the file itself."""
@@ -85,7 +88,7 @@ class VideoFile:
 
         return reading(self.path, VideoError, blame)
 
-    def _choose(self) -> _Backend:
+    def _choose(self, files: ExitStack, opened: Any) -> _Backend:
         """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
         if self._scan.why_in_sequence:
             return Sequential(self.source, self._scan)
@@ -94,7 +97,8 @@ class VideoFile:
                 reader = LIBRARIES[self._decoder](self._for_libraries(), self._scan)
                 if reader.num_frames == self._scan.num_frames:
                     return reader
-        return KeyFrames(self.source, self._scan)
+        self._files = files.pop_all()
+        return KeyFrames(self.source, self._scan, (self._files, opened))
 
     def _for_libraries(self) -> str | bytes:
         """Return the path or the bytes: libraries know neither tars nor stores."""
@@ -115,7 +119,7 @@ class VideoFile:
 
     @property
     def backend(self) -> str:
-        """Return the reader of this file: `keyframes`, `decord`, `torchcodec`, or `pyav` (in sequence)."""
+        """Return the reader of this file: `keyframes`, a library of `DECODERS`, or `pyav` (in sequence)."""
         return self._backend.name
 
     @property
@@ -201,6 +205,7 @@ class VideoFile:
 
     def close(self) -> None:
         """Close the file."""
+        self._files.close()
         self._backend = _Closed(self.num_frames, self.fps)
 
     def __enter__(self) -> "VideoFile":

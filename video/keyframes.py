@@ -6,7 +6,7 @@ decoding everything.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,25 +15,36 @@ from video.sequential import Scan, open_video, refuse_ambiguous, upright
 
 
 class KeyFrames:
-    """Random-access reader built on PyAV; no file stays open between calls.
+    """Random-access reader built on PyAV; no file stays open behind a call.
 
     Args:
         source: a path, or the bytes of a file.
         found: what its packets say; `why_in_sequence` must be empty.
+        opened: the source as `open_video` yields it, and what closes it: for the first call, which opens no other.
     """
 
     name = "keyframes"
 
-    def __init__(self, source: str | bytes, found: Scan) -> None:
-        self._source, self._found = source, found
+    def __init__(self, source: str | bytes, found: Scan, opened: tuple[ExitStack, Any] | None = None) -> None:
+        self._source, self._found, self._opened = source, found, opened
         self.num_frames, self.fps = found.num_frames, found.fps
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        opened, self._opened = self._opened, None
+        if opened is None:
+            with open_video(self._source) as found:
+                yield found
+        else:
+            with opened[0]:
+                yield opened[1]
 
     def frames(self, indices: np.ndarray, convert: Callable[[np.ndarray], Any] = np.asarray) -> list[Any]:
         """Decode frames at distinct indices; each is converted before the next is decoded."""
         wanted, keys = self._found.times[indices], np.array(list(self._found.keys))
         starts = keys[np.searchsorted(keys, wanted, side="right") - 1]
         images: dict[int, Any] = {}
-        with open_video(self._source) as (container, stream):
+        with self._open() as (container, stream):
             for start in np.unique(starts):
                 targets = set(wanted[starts == start].tolist())
                 for frame in self._group(container, stream, int(start), targets):

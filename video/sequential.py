@@ -96,20 +96,25 @@ class Scan:
 def scan(source: str | bytes) -> Scan:
     """Collect time stamps and key frames from a video's packets without decoding, where it can be read at random."""
     with open_video(source) as (container, stream):
-        context = stream.codec_context
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        codec, form = context.codec.canonical_name, container.format.name
-        interlaced = int(context.field_order) > 1  # 0: not known, 1: progressive
-        size = (context.height, context.width)
-        delayed = bool(context.has_b_frames)
-        facts = Scan(0, fps, codec, container=form, interlaced=interlaced, delayed=delayed, size=size)
-        if form not in CONTAINERS or codec not in CODECS:
-            return facts
-        table = _Table(codec, context.extradata)
-        for packet in container.demux(stream):
-            if packet.size:
-                table.add(packet)
-        return table.added_to(facts)
+        return scan_packets(container, stream)
+
+
+def scan_packets(container: Any, stream: Any) -> Scan:
+    """Scan an open video, see `scan`; it then stands at the end."""
+    context = stream.codec_context
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    codec, form = context.codec.canonical_name, container.format.name
+    interlaced = int(context.field_order) > 1  # 0: not known, 1: progressive
+    size = (context.height, context.width)
+    delayed = bool(context.has_b_frames)
+    facts = Scan(0, fps, codec, container=form, interlaced=interlaced, delayed=delayed, size=size)
+    if form not in CONTAINERS or codec not in CODECS:
+        return facts
+    table = _Table(codec, context.extradata)
+    for packet in container.demux(stream):
+        if packet.size:
+            table.add(packet)
+    return table.added_to(facts)
 
 
 class _Table:
@@ -316,8 +321,16 @@ def upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     if size is not None and size_of(frame) != size:
         height, width = size[::-1] if turns % 2 else size
         frame = frame.reformat(width, height, interpolation="BICUBIC")
-    image = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+    image = to_rgb(frame).to_ndarray()  # (H, W, 3)
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def to_rgb(frame: Any) -> Any:
+    """Convert a frame's colors in the thread that asks: starting others costs more than the work of a small frame."""
+    try:
+        return frame.reformat(format="rgb24", threads=1)
+    except TypeError:  # older versions of PyAV start none
+        return frame.reformat(format="rgb24")
 
 
 def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:

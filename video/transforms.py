@@ -7,15 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.resample import INTERPOLATIONS, resize_part
 from xmodal.data.transforms import (
-    INTERPOLATIONS,
     Clip,
     HorizontalFlip,
     RandomCrop,
     RandomErasing,
     RandomResizedCrop,
     ShortSideJitter,
-    resize,
     short_side_size,
     to_bytes,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "ShortSideJitter",
     "TestCrops",
     "crop_offsets",
-    "resize",
     "short_side_size",
     "to_bytes",
 ]
@@ -65,9 +63,17 @@ class TestCrops:
         self.size, self.crops, self.interpolation = size, crops, interpolation
 
     def resized(self, frames: Tensor) -> Tensor:
-        """Resize the short side of frames (N, 3, H, W); float32, neither rounded nor clamped."""
+        """Resize the short side of frames (N, 3, H, W); float32, neither rounded nor clamped.
+
+        Of one crop only the center is computed.
+        """
         height, width = frames.shape[-2:]
-        return resize(frames, short_side_size(height, width, self.size), self.interpolation)  # (N, 3, h, w)
+        size = short_side_size(height, width, self.size)
+        if (height, width) == size:
+            return frames.float()
+        top, left = (crop_offsets(n, self.size, 1)[0] if self.crops == 1 else 0 for n in size)
+        box = (top, left, self.size, self.size) if self.crops == 1 else (0, 0, *size)
+        return resize_part(frames, size, box, False, self.interpolation, torch.float32)  # (N, 3, h, w)
 
     def __call__(self, frames: Tensor, views: np.ndarray | Tensor) -> Tensor:
         """Cut the views of a video.

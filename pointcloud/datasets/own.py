@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from pointcloud.datasets.base import Cloud, CloudDataset
 from pointcloud.datasets.files import ENDINGS, read_cloud
 from xmodal.data.annotations import Annotations
 from xmodal.data.broken import renumbered
+from xmodal.data.samples import Samples
 from xmodal.data.stores import Place
 from xmodal.registry import DATASETS
 
@@ -42,7 +42,7 @@ class OwnClouds(CloudDataset):
         listing = CLOUDS.read(annotation, root, format, classes)
         if listing.multilabel:
             raise ValueError(f"{annotation} has several classes a cloud; clouds are classified into one")
-        self.samples, self.features = listing.samples, tuple(features)
+        self.samples, self.features = Samples.of(listing.samples), tuple(features)
         self.how: dict[str, Any] = {"columns": columns, "unit": unit, "up": up}
         super().__init__([s.sample_id for s in self.samples], listing.classes, **options)
         self.source = str(annotation)
@@ -55,14 +55,13 @@ class OwnClouds(CloudDataset):
     @property
     def labels(self) -> list[int]:
         """Return the labels in order."""
-        return [sample.label for sample in self.samples]
+        return self.samples.labels()
 
     def adopt_classes(self, names: Sequence[str]) -> None:
         """Number the classes as another set does, by their names; see `LabeledFiles.adopt_classes`."""
         if self.classes is not None:
             new = renumbered(self.classes, names, self.source)
-            self.samples = [replace(s, label=new[s.label]) for s in self.samples]
-            self.classes = list(names)
+            self.samples, self.classes = self.samples.renumbered(new), list(names)
 
     def load(self, index: int) -> Cloud:
         """Read one file."""

@@ -9,7 +9,7 @@ import torch
 
 from tests.xmodal.test_model import refill
 from tools import bench
-from tools.benches import data, measure, video
+from tools.benches import clips, data, loader, measure, video
 from video.decode import VideoFile
 
 ARGS = SimpleNamespace(size="tiny", batch=1, frames=4)
@@ -61,3 +61,68 @@ def test_ways_of_reading_a_video_agree(tmp_path):
         assert (video.num_frames, video.size) == (60, (256, 340))
     for convert in ("all", "picked"):
         np.testing.assert_array_equal(data.ours(path), data.everything(path, convert))
+
+
+def test_ways_of_making_a_clip_agree(tmp_path):
+    path = data.write_video(tmp_path / "video.mp4", 1, 12)
+    assert torch.equal(clips.read(path), clips.read_before(path))
+    for before, now in ((clips.k400_before, clips.K400), (clips.crop_before, clips.VIEWS)):
+        for seed in range(4):
+            want = before(path, np.random.default_rng(seed))
+            got = clips.ours(now)(path, np.random.default_rng(seed))
+            assert got.shape == want.shape == (1, 8, 3, 224, 224)
+            off = (got.int() - want.int()).abs()
+            assert off.max() <= 1
+            assert (off > 0).float().mean() < 1e-3
+
+
+def test_the_time_of_a_part_leaves_out_the_parts_inside(monkeypatch):
+    now = iter([0.0, 1.0, 4.0, 6.0])  # outside begins, inside begins, inside ends, outside ends
+    monkeypatch.setattr(loader.time, "process_time", lambda: next(now))
+    clock = loader.Clock()
+    with clock.part("outside"):
+        clock.around("inside", lambda: None)()
+    assert clock.seconds == {"outside": 3.0, "inside": 3.0}
+
+
+def test_the_loader_is_taken_apart_and_advised_on(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    data.write_video(tmp_path / "one" / "a.mp4", 2, 60)
+    dataset = loader.VideoDataset(
+        tmp_path, format="folders", num_frames=2, sampling={"type": "uniform"},
+        transforms=[*clips.K400, {"type": "random_erasing", "prob": 1.0}],
+    )  # fmt: skip
+    rows = loader.parts_of(dataset, 1, 2)
+    wanted = {
+        "open and scan",
+        "seek and decode",
+        "colors",
+        "resize, crop, flip",
+        "RandomErasing",
+        "collate",
+        "the rest",
+    }
+    assert {row["part"] for row in rows} == wanted | ({"copy"} if torch.cuda.is_available() else set())
+    assert dataset[0, 0]["clips"].shape == (1, 2, 3, 224, 224), "nothing stays patched"
+    speeds = loader.worker_rows(dataset, [0, 1], 1000.0)
+    assert speeds[1]["own MB"] > 0
+    assert speeds[0]["headspace"] == pytest.approx(speeds[0]["samples/s"] / 1000)
+    said = "\n".join(loader.advice(dataset, [{"part": "seek and decode", "ms": 9, "share": "90 %"}], speeds, 1000.0))
+    assert "a key frame every 60 frames" in said
+    assert "num_workers=" in said
+
+
+def test_a_shared_list_is_measured_against_a_list_of_objects():
+    rows = loader.million(3000)
+    assert [(row["samples"].split(",")[0], row["start"]) for row in rows] == [
+        ("tensors", "fork"), ("tensors", "spawn"), ("objects", "fork"), ("objects", "spawn"),
+    ]  # fmt: skip
+    assert all(row["own MB a worker"] > 0 for row in rows)
+
+
+def test_only_the_loader_takes_a_config():
+    assert bench.parse(["loader", "configs/some.py"]).config == "configs/some.py"
+    assert bench.parse(["evl", "loader"]).config is None
+    for words in (["loder"], ["evl", "configs/some.py"]):
+        with pytest.raises(SystemExit):
+            bench.parse(words)

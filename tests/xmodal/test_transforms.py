@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from xmodal.data.pictures import crop_box, random_crop
+from xmodal.data.resample import resize_part
 from xmodal.data.transforms import (
     CenterCrop,
     HorizontalFlip,
@@ -15,7 +16,6 @@ from xmodal.data.transforms import (
     RandomResizedCrop,
     Resize,
     ShortSideJitter,
-    resize,
     short_side_size,
     to_bytes,
 )
@@ -114,7 +114,7 @@ def test_the_long_side_is_rounded_down():
 @pytest.mark.parametrize(("name", "kind"), [("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)])
 def test_clips_are_resized_as_opencv_does(name, kind):
     frames = noise(2, 3, 20, 30)
-    got = resize(frames, (33, 47), name)
+    got = resize_part(frames, (33, 47), (0, 0, 33, 47), interpolation=name, dtype=torch.float32)
     want = np.stack(
         [cv2.resize(f.astype(np.float32), (47, 33), interpolation=kind) for f in frames.permute(0, 2, 3, 1).numpy()]
     )

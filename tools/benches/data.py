@@ -31,8 +31,16 @@ def folder() -> Path:
     return path
 
 
-def write_video(path: Path, seconds: float, gop: int, seed: int = 0, noise: float = 5.0) -> Path:
-    """Write an H.264 video of 340 x 256, smooth shapes that move with some noise, 30 frames a second."""
+def write_video(
+    path: Path,
+    seconds: float,
+    gop: int,
+    seed: int = 0,
+    noise: float = 5.0,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write a video of 340 x 256, smooth shapes that move with some noise, 30 frames a second; H.264 unless told."""
     import av
 
     random = np.random.default_rng(seed)
@@ -40,8 +48,8 @@ def write_video(path: Path, seconds: float, gop: int, seed: int = 0, noise: floa
     coarse = torch.from_numpy(random.integers(0, 256, (1, 3, 12, 24)).astype(np.float32))
     scene = torch.nn.functional.interpolate(coarse, (height, 2 * width), mode="bicubic")[0].clamp(0, 255).numpy()
     with av.open(str(path), "w") as out:
-        options = {"g": str(gop), "crf": "20", "preset": "veryfast", "threads": "1"}
-        stream: Any = out.add_stream("libx264", rate=Fraction(30), options=options)
+        options = {"threads": "1", **(options or {"g": str(gop), "crf": "20", "preset": "veryfast"})}
+        stream: Any = out.add_stream(codec, rate=Fraction(30), options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for i in range(round(30 * seconds)):
             view = scene[:, :, (3 * i) % width :][:, :, :width] + random.normal(0, noise, (1, height, width))

@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 
-from pointcloud import ops
-from tools.benches.measure import Variant, process_cost
+from pointcloud import neighbors, ops
+from tools.benches.measure import Variant, Wanted, process_cost
 
 SIZES = (1024, 4096, 16384, 50_000)
+FARTHEST = {16384: 1024, 50_000: 2048, 200_000: 4096}
+WANTED = {
+    "farthest_points": [
+        Wanted("time", f"{count} points, buckets", f"{count} points, plain loop", 1 / 8)
+        for count in ("2,048 of 50,000", "4,096 of 200,000")
+    ]
+}
 
 
 @functools.lru_cache
@@ -54,7 +61,31 @@ def variants(operation: str) -> list[Variant]:
 
 
 def farthest_points(args: argparse.Namespace) -> list[Variant]:
-    return variants("farthest-points")
+    """The plain loop, buckets (the same indices), and pytorch3d where it is."""
+    ways = {"plain loop": (float("inf"), "torch"), "buckets": (0, "torch"), "pytorch3d": (float("inf"), "pytorch3d")}
+    absent = {"buckets": neighbors.load_buckets() is None, "pytorch3d": bool(ops.available_backends()["pytorch3d"])}
+
+    def run(x: torch.Tensor, way: str) -> torch.Tensor:
+        least, backend = ways[way]
+        before, neighbors.BUCKETS_FROM = neighbors.BUCKETS_FROM, least  # type: ignore[assignment]
+        try:
+            return ops.farthest_point_sample(x, FARTHEST[x.shape[1]], backend=backend)
+        finally:
+            neighbors.BUCKETS_FROM = before
+
+    for size in FARTHEST:
+        if not absent["buckets"] and not run(scene(size), "buckets").equal(run(scene(size), "plain loop")):
+            raise ValueError("the two ways choose other points")
+    return [
+        Variant(
+            f"{count:,} of {size:,} points, {way}",
+            functools.partial(run, way=way),
+            functools.partial(scene, size),
+        )
+        for size, count in FARTHEST.items()
+        for way in ways
+        if not absent.get(way)
+    ]
 
 
 def knn(args: argparse.Namespace) -> list[Variant]:

@@ -5,38 +5,22 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xmodal.data import stores
-from xmodal.data.lists import lines_of, load_json, open_text, rows_of, unquoted, write_lines
+from xmodal.data.lists import each_line, lines_of, load_json, open_text, rows_of, unquoted, write_lines
+from xmodal.data.samples import NO_LABEL, Sample, Samples
 from xmodal.data.tables import columns_of, has_header, labels_of
 from xmodal.data.walk import LeftOut, printable
 from xmodal.registry import Registry, did_you_mean, resolve
 
 log = logging.getLogger("xmodal.data")
-NO_LABEL = -1
 _LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<label>-?\d+)\s*")
 _SEVERAL_LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<labels>\d+(?:[;|]\d+)+[;|]?|\d*[;|])\s*")
 _NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One file of a set: its path, class (-1 for none), name in reports, and all its classes in a multi-label set."""
-
-    path: str
-    label: int
-    sample_id: str
-    labels: tuple[int, ...] | None = None
-
-    @classmethod
-    def several(cls, path: str, labels: Iterable[int], sample_id: str) -> "Sample":
-        """Return a sample of a multi-label set."""
-        found = tuple(sorted(set(labels)))
-        return cls(path, found[0] if found else NO_LABEL, sample_id, found)
 
 
 @dataclass(frozen=True)
@@ -52,7 +36,7 @@ class Listing:
         multilabel: whether files may have several classes, or none.
     """
 
-    samples: list[Sample]
+    samples: Sequence[Sample]
     classes: list[str] | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -62,7 +46,7 @@ class Listing:
         return any(sample.labels is not None for sample in self.samples)
 
 
-def part_of(samples: Sequence[Sample], share: float, held: bool) -> list[Sample]:
+def part_of(samples: Sequence[Sample], share: float, held: bool) -> Sequence[Sample]:
     """Leave a share of every class out, or take only that; which samples depends on their names alone.
 
     Raises:
@@ -71,7 +55,7 @@ def part_of(samples: Sequence[Sample], share: float, held: bool) -> list[Sample]
     if not 0 <= share < 1 or (held and not share):
         raise ValueError(f"hold_out={share}, held={held}: the share of samples held out lies between 0 and 1")
     if not share:
-        return list(samples)
+        return samples
     order: dict[int, list[tuple[str, int]]] = {}
     for i, sample in enumerate(samples):
         order.setdefault(sample.label, []).append((hashlib.sha256(str(sample.sample_id).encode()).hexdigest(), i))
@@ -162,13 +146,18 @@ class Annotations:
         The label is a number, or, after a tab or comma and with `classes` given, a class name. In a multi-label set,
         `path 1;4`: several numbers with semicolons between them, `path 1;` for one and `path ;` for none.
         """
+        samples = consistent(Samples(self.samples_in(path, root, classes)))
+        self.check_root(samples, path, root)
+        return Listing(samples, classes)
+
+    def samples_in(self, path: Path, root: Path, classes: list[str] | None) -> Iterator[Sample]:
+        """Yield the samples of a list file, see `read_list`."""
         known = {name: index for index, name in enumerate(classes or ())}
-        samples = []
-        for number, line in enumerate(lines_of(path), 1):
+        for number, line in enumerate(each_line(path), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            several = _SEVERAL_LINE.fullmatch(line.strip())
+            several = _SEVERAL_LINE.fullmatch(line.strip()) if ";" in line or "|" in line else None
             if several:
                 name, labels = unquoted(several["path"]), [int(n) for n in re.findall(r"\d+", several["labels"])]
                 label = max(labels, default=0)
@@ -178,15 +167,13 @@ class Annotations:
                 count = len(classes)
                 raise ValueError(f"{where}: label {label}, but there are {count} classes (0 to {count - 1})")
             place = self.place(root, name)
-            samples.append(Sample.several(place, labels, name) if several else Sample(place, label, name))
-        self.check_root(samples, path, root)
-        return Listing(consistent(samples), classes)
+            yield Sample.several(place, labels, name) if several else Sample(place, label, name)
 
     def place(self, root: Path, name: str) -> str:
         """Return the path of a name in a list; of `folder 120`, a folder of frames and their number, the folder."""
         place = stores.under(root, name)
-        folder = re.sub(r"[\s,]+\d+$", "", name)
-        if self.folders is not None and folder != name and not stores.exists(place):
+        folder = re.sub(r"[\s,]+\d+$", "", name) if self.folders is not None and name[-1:].isdigit() else name
+        if folder != name and not stores.exists(place):
             folder = stores.under(root, folder)
             return folder if stores.is_folder(folder) else place
         return place
@@ -280,11 +267,11 @@ class Annotations:
             )
 
 
-def consistent(samples: list[Sample]) -> list[Sample]:
+def consistent(samples: Samples) -> Samples:
     """Return the samples as those of a multi-label set where one of them has several classes."""
-    if not any(sample.labels is not None for sample in samples):
+    if not samples.multilabel:
         return samples
-    return [s if s.labels is not None else Sample.several(s.path, [s.label], s.sample_id) for s in samples]
+    return Samples(s if s.labels is not None else Sample.several(s.path, [s.label], s.sample_id) for s in samples)
 
 
 def _split(line: str, where: str, known: Mapping[str, int]) -> tuple[str, int]:

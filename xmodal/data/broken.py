@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any, ClassVar
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xmodal.data.annotations import Sample, index_of, look_up
+from xmodal.data.annotations import index_of, look_up
+from xmodal.data.samples import Paths, Sample, Samples
 from xmodal.data.trouble import TroubleError, out_of_memory, retried, trouble_of, words_of
 from xmodal.data.walk import printable
 
@@ -54,7 +54,7 @@ class FileDataset(Dataset):
     damage: ClassVar[type[Exception]] = OSError
     advice: ClassVar[str] = "mend or remove them, or raise max_broken"
 
-    def __init__(self, names: list[str], source: str, test_mode: bool, seed: int, max_broken: float) -> None:
+    def __init__(self, names: Sequence[str], source: str, test_mode: bool, seed: int, max_broken: float) -> None:
         self.file_names, self.source, self.test_mode = names, source, test_mode
         self.seed, self.max_broken = seed, max_broken
         self._home = home_of(names)
@@ -161,10 +161,11 @@ class FileDataset(Dataset):
             )
 
 
-def home_of(names: list[str]) -> str:
+def home_of(names: Iterable[str]) -> str:
     """Return the folder that holds all of the files; empty when there is none, or none yet."""
+    folders = {os.path.dirname(name) for name in names}
     try:
-        home = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+        home = os.path.commonpath([os.path.abspath(folder) for folder in folders])
     except ValueError:
         return ""
     return home if has_entries(home) else ""
@@ -205,16 +206,16 @@ class LabeledFiles(FileDataset):
 
     def __init__(
         self,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         classes: list[str] | None,
         source: str,
         test_mode: bool,
         seed: int,
         max_broken: float,
     ) -> None:
-        super().__init__([s.path for s in samples], source, test_mode, seed, max_broken)
-        self.samples, self.classes = samples, classes
-        self.multilabel = any(sample.labels is not None for sample in samples)
+        self.samples, self.classes = Samples.of(samples), classes
+        super().__init__(Paths(self.samples), source, test_mode, seed, max_broken)
+        self.multilabel = self.samples.multilabel
 
     def label_of(self, sample: Sample) -> int | tuple[int, ...]:
         """Return a sample's class, in a multi-label set its classes; transforms get these."""
@@ -237,11 +238,8 @@ class LabeledFiles(FileDataset):
         if self.classes is None:
             return
         new = renumbered(self.classes, names, self.source)
-        for_all = lambda labels: None if labels is None else tuple(sorted(new[y] for y in labels))  # noqa: E731
-        self.samples = [
-            replace(s, label=new[s.label] if s.label >= 0 else s.label, labels=for_all(s.labels)) for s in self.samples
-        ]
-        self.classes = list(names)
+        self.samples, self.classes = self.samples.renumbered(new), list(names)
+        self.file_names = Paths(self.samples)
 
     def sample_id(self, index: int) -> str:
         """Return the annotation's name of a file."""
@@ -250,11 +248,11 @@ class LabeledFiles(FileDataset):
     @property
     def labels(self) -> list[Any]:
         """Return the labels in order, tuples in a multi-label set."""
-        return [self.label_of(sample) for sample in self.samples]
+        return self.samples.labels()
 
     @property
     def num_classes(self) -> int:
         """Return the number of classes: of the names given, else the largest label plus one."""
         if self.classes:
             return len(self.classes)
-        return 1 + max(max(s.labels or (s.label,)) for s in self.samples)
+        return self.samples.num_classes

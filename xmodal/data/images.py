@@ -12,6 +12,7 @@ from xmodal.data.annotations import IMAGES
 from xmodal.data.broken import LabeledFiles
 from xmodal.data.pictures import ImageError, read_picture, to_array
 from xmodal.data.stores import Place
+from xmodal.data.transforms import transformed
 from xmodal.data.trouble import reading
 from xmodal.registry import DATASETS, TRANSFORMS, build
 
@@ -81,7 +82,6 @@ class ImageDataset(LabeledFiles):
     def train_item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Read one image and transform it."""
         sample = self.samples[index]
-        frames, label = read_image(sample.path), self.label_of(sample)  # (1, 3, H, W)
-        for transform in self.transforms:
-            frames, label = transform(frames, label, rng)
+        frames = read_image(sample.path)  # (1, 3, H, W)
+        frames, label = transformed(self.transforms, frames, self.label_of(sample), rng)  # type: ignore[arg-type]
         return {"image": frames[0].contiguous(), "label": self.target(label), "sample_id": sample.sample_id}

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,8 +29,14 @@ def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
 
 def lines_of(path: str | os.PathLike) -> list[str]:
     """Read the lines of a text file; only line feeds and carriage returns end one (names may hold other separators)."""
+    return list(each_line(path))
+
+
+def each_line(path: str | os.PathLike) -> Iterator[str]:
+    """Yield the lines of a text file, see `lines_of`."""
     with open_text(path) as lines:
-        return [line.rstrip("\n") for line in lines]
+        for line in lines:
+            yield line.rstrip("\n")
 
 
 def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, str]]:

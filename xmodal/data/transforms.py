@@ -1,34 +1,26 @@
 """Transforms of images and of the frames of clips, all frames of a clip alike.
 
 A training transform is called `transform(frames, label, rng)` with uint8 frames (T, 3, H, W), one for an image, and
-gives frames and label back; it draws from `rng` alone.
+gives frames and label back; it draws from `rng` alone. Those that only resize, crop and flip are `Geometry`: a chain of
+them (`transformed`) is computed at once, for the pixels that are kept.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from xmodal.registry import TRANSFORMS, did_you_mean
+from xmodal.data.resample import LazyClip, check_interpolation, pillow_part, resize_part
+from xmodal.registry import TRANSFORMS
 
 Clip = tuple[Tensor, int]
-INTERPOLATIONS = ("bicubic", "bilinear")
+Placed = tuple[LazyClip, int]
 USUAL = 224  # pixels, outside a run, where no encoder says another size
-
-
-def resize(images: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
-    """Resize (N, 3, H, W) to `size`, not antialiased, to float32 that is neither rounded nor clamped."""
-    if interpolation not in INTERPOLATIONS:
-        hint = did_you_mean(interpolation, INTERPOLATIONS)
-        raise ValueError(f"no interpolation is called {interpolation!r}; {hint}")
-    images = images.float()
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    return functional.interpolate(images, size, mode=interpolation, align_corners=False)
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -43,20 +35,34 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.round().clamp(0, 255).to(torch.uint8)
 
 
-def pil_resize(images: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
-    """Resize (N, 3, H, W) uint8 to `size` as Pillow does: antialiased, rounded to bytes; what image protocols use."""
-    if interpolation not in INTERPOLATIONS:
-        hint = did_you_mean(interpolation, INTERPOLATIONS)
-        raise ValueError(f"no interpolation is called {interpolation!r}; {hint}")
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    kind = Image.Resampling[interpolation.upper()]
-    rows = [Image.fromarray(image).resize(size[::-1], kind) for image in images.permute(0, 2, 3, 1).numpy()]
-    return torch.from_numpy(np.stack([np.asarray(row) for row in rows])).permute(0, 3, 1, 2)  # (N, 3, h, w)
+class Geometry(ABC):
+    """Base class of transforms that resize, crop and flip; subclasses note what they do in a `LazyClip`."""
+
+    @abstractmethod
+    def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
+        """Note the transform; the pixels are computed later."""
+
+    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+        """Transform the frames."""
+        placed, label = self.place(LazyClip.of(clip), label, rng)
+        return placed.pixels(), label
+
+
+def transformed(transforms: Sequence[Any], frames: Tensor, label: int, rng: np.random.Generator) -> Clip:
+    """Apply transforms in order; neighbors that only resize, crop and flip are computed together."""
+    clip = LazyClip.of(frames)
+    for transform in transforms:
+        place: Callable[..., Placed] | None = getattr(transform, "place", None)
+        if place is not None:
+            clip, label = place(clip, label, rng)
+        else:
+            frames, label = transform(clip.pixels(), label, rng)
+            clip = LazyClip.of(frames)
+    return clip.pixels(), label
 
 
 @TRANSFORMS.register_module(name="image_resize")
-class Resize:
+class Resize(Geometry):
     """Resize as Pillow does.
 
     Args:
@@ -69,17 +75,16 @@ class Resize:
         sides = [size] if isinstance(size, int) else list(size)
         if len(sides) not in (1, 2) or min(sides) < 1:
             raise ValueError(f"resize takes the short side or (height, width), in pixels, got {size!r}")
-        self.sides, self.interpolation = sides, interpolation
+        self.sides, self.interpolation = sides, check_interpolation(interpolation)
 
-    def __call__(self, frames: Tensor, label: int, rng: np.random.Generator) -> Clip:
-        """Resize the frames."""
-        height, width = frames.shape[-2:]
-        size = tuple(self.sides) if len(self.sides) == 2 else short_side_size(height, width, self.sides[0])
-        return pil_resize(frames, size, self.interpolation), label  # type: ignore[arg-type]
+    def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
+        """Resize the clip."""
+        size = tuple(self.sides) if len(self.sides) == 2 else short_side_size(*clip.shape, self.sides[0])
+        return clip.resize(size, partial(pillow_part, interpolation=self.interpolation)), label  # type: ignore[arg-type]
 
 
 @TRANSFORMS.register_module(name="center_crop")
-class CenterCrop:
+class CenterCrop(Geometry):
     """Cut the middle square.
 
     Args:
@@ -89,21 +94,21 @@ class CenterCrop:
     def __init__(self, size: int | None = None) -> None:
         self.size = size or USUAL
 
-    def __call__(self, frames: Tensor, label: int, rng: np.random.Generator) -> Clip:
-        """Crop the frames.
+    def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
+        """Crop the clip.
 
         Raises:
             ValueError: frames smaller than the square.
         """
-        height, width = frames.shape[-2:]
+        height, width = clip.shape
         if min(height, width) < self.size:
             raise ValueError(f"cannot cut {self.size} px from images of {height}x{width}; put image_resize before")
         y, x = round((height - self.size) / 2), round((width - self.size) / 2)
-        return frames[..., y : y + self.size, x : x + self.size], label
+        return clip.crop(y, x, self.size, self.size), label
 
 
 @TRANSFORMS.register_module(name="short_side_jitter")
-class ShortSideJitter:
+class ShortSideJitter(Geometry):
     """Resize the short side to a random length.
 
     Args:
@@ -116,17 +121,18 @@ class ShortSideJitter:
         low, high = low or USUAL, high or 258
         if not 0 < low <= high:
             raise ValueError(f"short-side jitter needs 0 < low <= high, got {low} and {high}")
-        self.low, self.high, self.interpolation = low, high, interpolation
+        self.low, self.high, self.interpolation = low, high, check_interpolation(interpolation)
 
-    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+    def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
         """Resize the clip."""
         side = int(rng.integers(self.low, self.high, endpoint=True))
-        height, width = clip.shape[-2:]
-        return to_bytes(resize(clip, short_side_size(height, width, side), self.interpolation)), label
+        return clip.resize(
+            short_side_size(*clip.shape, side), partial(resize_part, interpolation=self.interpolation)
+        ), label
 
 
 @TRANSFORMS.register_module(name="random_crop")
-class RandomCrop:
+class RandomCrop(Geometry):
     """Cut a square anywhere.
 
     Args:
@@ -139,20 +145,21 @@ class RandomCrop:
     def __init__(self, size: int | None = None, padding: int = 0) -> None:
         self.size, self.padding = size or USUAL, padding
 
-    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+    def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
         """Crop the clip."""
         if self.padding:
-            clip = functional.pad(clip.float(), [self.padding] * 4, mode="replicate").to(clip.dtype)
-        height, width = clip.shape[-2:]
+            rows, columns = (torch.arange(-self.padding, n + self.padding).clamp(0, n - 1) for n in clip.shape)
+            clip = LazyClip.of(clip.pixels()[..., rows, :][..., columns])
+        height, width = clip.shape
         if min(height, width) < self.size:
             raise ValueError(f"cannot cut {self.size} px from frames of {height}x{width}; put short_side_jitter before")
         y = int(rng.integers(0, height - self.size, endpoint=True))
         x = int(rng.integers(0, width - self.size, endpoint=True))
-        return clip[..., y : y + self.size, x : x + self.size], label
+        return clip.crop(y, x, self.size, self.size), label
 
 
 @TRANSFORMS.register_module(name="random_resized_crop")
-class RandomResizedCrop:
+class RandomResizedCrop(Geometry):
     """Cut a box of random area and shape and resize it to a square.
 
     Args:
@@ -173,8 +180,8 @@ class RandomResizedCrop:
     ) -> None:
         if not 0 < area[0] <= area[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"need 0 < area[0] <= area[1] <= 1 and 0 < ratio[0] <= ratio[1], got {area} and {ratio}")
-        self.size, self.area, self.ratio, self.interpolation = size or USUAL, tuple(area), tuple(ratio), interpolation
-        self.antialias = antialias
+        self.size, self.area, self.ratio = size or USUAL, tuple(area), tuple(ratio)
+        self.interpolation, self.antialias = check_interpolation(interpolation), antialias
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw top, left, height and width of a box; after ten misses the largest center box of allowed shape."""
@@ -189,18 +196,15 @@ class RandomResizedCrop:
         w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+    def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
         """Crop and resize the clip."""
-        height, width = clip.shape[-2:]
-        top, left, h, w = self.box(height, width, rng)
-        clip = clip[..., top : top + h, left : left + w]
-        if self.antialias:
-            return pil_resize(clip, (self.size, self.size), self.interpolation), label
-        return to_bytes(resize(clip, (self.size, self.size), self.interpolation)), label
+        resample = pillow_part if self.antialias else resize_part
+        part = clip.crop(*self.box(*clip.shape, rng))
+        return part.resize((self.size, self.size), partial(resample, interpolation=self.interpolation)), label
 
 
 @TRANSFORMS.register_module(name="flip")
-class HorizontalFlip:
+class HorizontalFlip(Geometry):
     """Mirror the clip.
 
     Args:
@@ -215,13 +219,13 @@ class HorizontalFlip:
         if len(self.swap) != 2 * len(pairs):
             raise ValueError(f"label_pairs must be pairs of different classes, none twice, got {pairs}")
 
-    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> Clip:
+    def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
         """Mirror the clip and swap its label, or leave both."""
         if rng.random() >= self.prob:
             return clip, label
         if isinstance(label, tuple):  # of a multi-label set
-            return clip.flip(-1), tuple(self.swap.get(y, y) for y in label)  # type: ignore[return-value]
-        return clip.flip(-1), self.swap.get(label, label)
+            return clip.flip(), tuple(self.swap.get(y, y) for y in label)  # type: ignore[return-value]
+        return clip.flip(), self.swap.get(label, label)
 
 
 @TRANSFORMS.register_module(name="random_erasing")

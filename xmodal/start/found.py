@@ -110,7 +110,7 @@ def from_lists(lists: dict[str, Path], task: str | None, root: str | None, class
     reader = READERS[task]
     classes = classes or names_in([path for path in lists.values() if reader.detect(path) == "list"])
     listings = {part: read(reader, path, root, classes) for part, path in lists.items()}
-    parts = {part: listing.samples for part, listing in listings.items()}
+    parts = {part: list(listing.samples) for part, listing in listings.items()}
     kinds = {part: reader.detect(path) for part, path in lists.items()}
     names = next((x.classes for x in listings.values() if x.classes), None) or numbered(parts)
     for part, listing in listings.items():  # every split by the same names
@@ -206,7 +206,7 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
     splits = {part: p for p in inner if (part := part_of(p.name))}
     if "train" not in splits:
         listing = reader.read(path, None, "folders", classes)
-        return Found(task, f"a folder of {task}s a class", {"all": listing.samples}, listing.classes or [])
+        return Found(task, f"a folder of {task}s a class", {"all": list(listing.samples)}, listing.classes or [])
     parts: dict[str, list[Sample]] = {}
     names, notes = list(classes or []), []
     for part, folder in sorted(splits.items(), key=lambda item: ("train", "val", "test").index(item[0])):
