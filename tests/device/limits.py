@@ -15,6 +15,7 @@ LIMITS = {
     "points": 1,
     "points with matcher": 2,
     "sparse voxels": 22,
+    "sparse pyramid": 38,
     "point transformer": 31,
 }
 
@@ -28,7 +29,9 @@ def family_of(path: Path) -> str:
         return "things" if stem.endswith("_things") else "pretraining"
     if folder != "pointcloud":
         return "image or video"
-    if stem.startswith(("epcl-sparse", "vdetr_100k")):
+    if stem.startswith("vdetr_100k"):
+        return "sparse pyramid"
+    if stem.startswith("epcl-sparse"):
         return "sparse voxels"
     if stem.startswith(("probe_ptv3", "probe_sonata")):
         return "point transformer"

@@ -1,11 +1,9 @@
 """Configs on a pretended GPU: nothing is left on the host, and training steps wait for the device as seldom as said."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from tests.device.__main__ import main
 from tests.device.limits import LIMITS, family_of
 from tests.device.runs import batch_for, built, on_cuda, survey_model, training_step
 from tests.device.survey import survey
@@ -131,8 +129,8 @@ def test_a_model_of_values_and_one_of_shapes_say_the_same():
     assert survey_model(path, (torch.bfloat16,)).waits.total() == 1
 
 
-def test_the_table_is_printed():
-    line = [sys.executable, "-m", "tests.device", "image/lora_tiny", "--places"]
-    said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_the_table_is_printed(capsys):
+    main(["image/lora_tiny", "--places"])
+    said = capsys.readouterr().out
     assert "| image/lora_tiny-clip_48_digits | image or video | 1 | 0 |" in said
     assert "1 x xmodal/engine/optim.py" in said
