@@ -14,6 +14,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -uo pipefail
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # else restarted processes of torch 2.14 meet addresses of dead ones
 config=$1 work_dir=$2
 shift 2
 

@@ -19,6 +19,7 @@ class Reader(nn.Module):
         segments: consecutive clips of a video that become one feature; `forward` then gives (B / segments, out_dim).
         pixels: `forward` reads the normalized frames too, as `taps.pixels` (B, 3, T, H, W).
         frame_step: the encoder sees every frame_step-th frame only.
+        inside_blocks: `forward` calls parts of the tower's blocks by itself.
     """
 
     reads: str = "all"
@@ -28,6 +29,7 @@ class Reader(nn.Module):
     segments = 1
     pixels = False
     frame_step = 1
+    inside_blocks = False
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
         """Map the raw residual stream (B*T, N, D) to features (B, out_dim)."""

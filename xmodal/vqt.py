@@ -50,6 +50,7 @@ class VisualQueries(Reader):
         ValueError: another `combine`, no query, features to keep that there are not, or a tower without class token.
     """
 
+    inside_blocks = True
     taps = ("attn.k", "attn.v")
     reads = "prefix"
     keep: Tensor | None

@@ -44,7 +44,6 @@ METHODS = {
     "reader=dict(type=TimeMeanReader)",
     "lora": "adapters=[dict(type=lora, rank=2, targets=['q', 'v', 'fc1'])], reader=dict(type=TimeMeanReader)",
     "evl": "reader=dict(type=EVLDecoder, num_frames=2, num_layers=2, mlp_dropout=0.0)",
-    "vqt": "reader=dict(type='vqt')",
 }
 
 
@@ -107,14 +106,28 @@ def test_a_shared_trunk_in_bf16_trains_as_a_whole_one(tmp_path):
     assert parts["state_dict"].keys() == kept["state_dict"].keys()
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    (["shard_trunk=true"], "start it with torchrun"),
-    (["shard_trunk=true", "cache.root=c"], "a cache is filled out of step"),
-])  # fmt: skip
-def test_what_cannot_be_shared_is_said(options, words, tmp_path):
+def test_what_cannot_be_shared_is_said_at_once(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from xmodal.engine.sharding import shard_frozen
+
+    block = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    model = lambda **more: SimpleNamespace(encoder=SimpleNamespace(blocks=block), **more)  # noqa: E731
+    with pytest.raises(ValueError, match="start it with torchrun"):
+        shard_frozen(model(), "cpu")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ValueError, match="no tower of blocks"):
+        shard_frozen(SimpleNamespace(encoder=None), "cpu")
+    with pytest.raises(ValueError, match="int8"):
+        shard_frozen(model(trunk_dtype="int8"), "cpu")
+    with pytest.raises(ValueError, match="calls parts of blocks"):
+        shard_frozen(model(reader=SimpleNamespace(inside_blocks=True)), "cpu")
+
+
+def test_a_cache_is_not_filled_from_shares(tmp_path):
     from xmodal.engine import launch
 
-    text = CONFIG.replace("METHOD", METHODS["vqt"]).replace("LOG", str(tmp_path / "log"))
+    text = CONFIG.replace("METHOD", METHODS["evl"]).replace("LOG", str(tmp_path / "log"))
     (tmp_path / "c.py").write_text(text.replace("SHARES", str(tmp_path / "s")))
-    with pytest.raises(ValueError, match=words):
-        launch.train(launch.prepare(str(tmp_path / "c.py"), str(tmp_path / "w"), options))
+    with pytest.raises(ValueError, match="a cache is filled out of step"):
+        launch.train(launch.prepare(str(tmp_path / "c.py"), str(tmp_path / "w"), ["shard_trunk=true", "cache.root=c"]))

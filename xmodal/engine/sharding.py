@@ -24,7 +24,8 @@ def shard_frozen(model: Any, device: str) -> None:
         device: `cuda` or `cpu`.
 
     Raises:
-        ValueError: no process group, a tower without blocks or with an int8 trunk, or an old torch.
+        ValueError: no process group, a tower without blocks or with an int8 trunk, a reader that calls parts of
+            blocks, or an old torch.
     """
     if not dist.is_initialized():
         raise ValueError("shard_trunk shares the frozen blocks among processes: start it with torchrun and --launcher")
@@ -33,6 +34,8 @@ def shard_frozen(model: Any, device: str) -> None:
         raise ValueError(f"shard_trunk: {type(model).__name__} has no tower of blocks")
     if getattr(model, "trunk_dtype", None) == "int8":
         raise ValueError("shard_trunk: an int8 trunk cannot be sharded, and needs a quarter of the memory anyway")
+    if getattr(getattr(model, "reader", None), "inside_blocks", False):
+        raise ValueError(f"shard_trunk: {type(model.reader).__name__} calls parts of blocks, which are gathered whole")
     fully_shard = getattr(fsdp, "fully_shard", None)
     if fully_shard is None or "ignored_params" not in inspect.signature(fully_shard).parameters:
         raise ValueError(f"shard_trunk needs a newer torch than {torch.__version__}")
