@@ -90,7 +90,7 @@ class TestFarthestPointSample:
             ops.farthest_point_sample(torch.zeros(5, 3), 2)
         with pytest.raises(ValueError, match="31 do not fit"):
             ops.farthest_point_sample(cloud(), 2, lengths=[3, 31])
-        with pytest.raises(ValueError, match="choose one of auto, torch, pytorch3d"):
+        with pytest.raises(ValueError, match="choose one of auto, torch, triton, pytorch3d"):
             ops.farthest_point_sample(cloud(), 2, backend="cuda")
 
     def test_compiles(self):
