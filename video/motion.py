@@ -25,7 +25,7 @@ def neighbor_attention(q: Tensor, k: Tensor) -> Tensor:
     """
     lead, (heads, n, width) = q.shape[:-3], q.shape[-3:]
     scale = width**-0.5
-    if torch.compiler.is_exporting():  # a graph has a free batch, and no memory to be used twice
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():  # a graph has a free batch: no loop over parts
         return torch.softmax(q.float() @ k.float().transpose(-1, -2) * scale, -1).mean(-3)
     pairs = q.flatten(0, -4), k.flatten(0, -4).transpose(-1, -2)
     at_once = max(1, min(len(pairs[0]), SCORES_AT_ONCE[q.device.type == "cpu"] // (heads * n * n)))

@@ -6,8 +6,10 @@ import torch
 from tests.device.__main__ import main
 from tests.device.limits import LIMITS, family_of
 from tests.device.runs import batch_for, built, on_cuda, survey_model, training_step
+from tests.device.shadow import Pretended
 from tests.device.survey import survey
 from tests.test_configs import CONFIGS, ROOT, name
+from xmodal.engine.optim import TrainedGroups
 
 FEW = (
     "st-adapter_tiny-clip_8u_actions8",
@@ -134,3 +136,13 @@ def test_the_table_is_printed(capsys):
     said = capsys.readouterr().out
     assert "| image/lora_tiny-clip_48_digits | image or video | 1 | 0 |" in said
     assert "1 x xmodal/engine/optim.py" in said
+
+
+@pytest.mark.parametrize(("options", "fused"), [({}, True), ({"fused": False}, False), ({"foreach": True}, None)])
+def test_optimizers_are_fused_on_cuda_unless_told_otherwise(options, fused):
+    model = torch.nn.Linear(2, 2)
+    wrapper = dict(optimizer=dict(type=torch.optim.AdamW, lr=0.1, **options))
+    assert not TrainedGroups(wrapper)(model, say=False).optimizer.param_groups[0]["fused"]
+    with Pretended("cuda:0") as device:
+        optimizer = TrainedGroups(wrapper)(device.move(model), say=False).optimizer
+    assert optimizer.param_groups[0]["fused"] is fused

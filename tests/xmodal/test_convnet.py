@@ -215,3 +215,15 @@ def test_swin_v2_equals_timm():
 def test_a_model_that_is_mostly_without_sites_is_refused():
     with pytest.raises(ValueError, match=r"only \d+% of the weights of EfficientNet have sites"):
         convnet("efficientnet_cc_b0_4e")
+
+
+def test_channels_last_holds_weights_so_and_changes_no_feature():
+    head, images = dict(type="classification", num_classes=3), torch.randn(2, 3, 32, 32)
+    features = []
+    for last in (False, True):
+        torch.manual_seed(0)
+        model = TransferModel(convnet("resnet18"), head, channels_last=last).eval()
+        kernels = [w for w in model.encoder.parameters() if w.ndim == 4 and w.shape[2] > 1]
+        assert all(w.is_contiguous(memory_format=torch.channels_last) == last for w in kernels if w.shape[1] > 1)
+        features.append(model.features(image=images))
+    torch.testing.assert_close(*features, atol=1e-5, rtol=1e-4)
