@@ -71,6 +71,7 @@ def assert_same(folder, one, other):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_machines_are_one_run_and_a_lost_rank_resumes(tmp_path):
     codes, said = agents(tmp_path, "one", nodes=1)
     assert codes == [0], said
