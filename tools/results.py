@@ -105,7 +105,7 @@ def rows_of_runs(
 
 def without_folders(command: str) -> str:
     """The command of a run, without the folders in which it happened to be run."""
-    words = re.sub(r" --work-dir \S+| cache\.root=\S+| --resume\b", "", command)
+    words = re.sub(r" --work-dir \S+| cache\.root=\S+| --(resume|no-report)\b", "", command)
     return f"python tools/{words}"
 
 
