@@ -18,7 +18,7 @@ from tools.benches.measure import SIZES
 from xmodal.adapters.conv_adapter import conv_adapter
 from xmodal.encoders.convnet import convnet
 from xmodal.engine.config import load_config
-from xmodal.engine.dry_run import Trial, needs_of
+from xmodal.engine.dry_run import TrialStep, needs_of
 from xmodal.engine.memory import peak_megabytes, saved_megabytes
 from xmodal.engine.optim import TrainedGroups
 from xmodal.heads.classification import ClassificationHead
@@ -140,7 +140,7 @@ def foretold(args: argparse.Namespace) -> dict[str, Any]:
     options = [] if args.quick else ["model.encoder.pretrained=random"]
     cfg = load_config(CONFIGS / f"{name}.py", options)
     cfg.train_dataloader.batch_size = 6 if args.quick else 32
-    trial = Trial(cfg, Noise(side))
+    trial = TrialStep(cfg, Noise(side))
     needs = needs_of(trial)
     batch = trial.collated(trial.items(trial.batch)[0])
     if args.device == "cuda":

@@ -57,9 +57,9 @@ def generated(videos: int = 48) -> VideoDataset:
 def from_config(args: Any) -> tuple[Any, float]:
     """The training set of a config, and the samples a second that its model trains on when nothing has to be read."""
     from xmodal.engine.config import load_config
-    from xmodal.engine.dry_run import Trial
+    from xmodal.engine.dry_run import TrialStep
 
-    trial = Trial(load_config(args.config))
+    trial = TrialStep(load_config(args.config))
     items, _ = trial.items(min(trial.batch, 4))
     batch = trial.collated(items)
     trial.model.train()
