@@ -3,7 +3,7 @@
 Recipe: that of epcl_tiny-clip_2k_rooms-det.py with V-DETR's losses and five queries for each true box; not tuned.
 Data: 400 furnished rooms to train, 40 to validate, 40 to test, in SUN RGB-D's layout; python tools/data/make_clouds.py demo_out/clouds
 Command: python tools/train.py configs/pointcloud/vdetr_tiny-clip_2k_rooms-det.py
-Measured here: nothing yet.
+Measured here: mAP@.25 72.0, mAP@.5 23.9 on 40 test rooms, mean of seeds 0, 1, 2 (docs/pointclouds.md).
 """
 
 from mmengine.config import read_base

@@ -3,7 +3,7 @@
 A linear head stands in the place of the released cosines with text features: these actions have no names that CLIP knows.
 Recipe: ours. Data: see configs/_base_/actions8.py
 Command: python tools/train.py configs/video/dist_tiny-clip_16u_actions8.py
-Measured here: nothing.
+Measured here: 28.9 % on the harder set, seeds 0, 1, 2, with cache.views=4 (docs/actions.md).
 """
 
 from mmengine.config import read_base
