@@ -1,18 +1,16 @@
 """Sparse convolution and point transformers against the number of voxels, and against a dense convolution.
 
-`python tools/bench.py sparse-conv sparse-unet ptv3` times them; `python -m tools.benches.sparse` measures seconds and
-peak memory of a forward pass over 25,000, 50,000 and 100,000 voxels, each in a separate process.
+`python tools/bench.py sparse-conv sparse-unet ptv3 --peak` measures them: forward passes over 25,000, 50,000 and 100,000
+voxels.
 """
 
 import argparse
 import functools
-import subprocess
-import sys
 from typing import Any
 
 import torch
 
-from tools.benches.measure import Variant, process_cost
+from tools.benches.measure import Variant
 from tools.benches.points import scene
 
 SIZES = (25_000, 50_000, 100_000)
@@ -106,27 +104,3 @@ def spconv_layer(x: Any, layer: Any, size: list[int]) -> Any:
         return peer(again)
 
     return run
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Seconds and peak memory of a forward pass, each in a process of its own."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv:
-        kind, count, threads = argv[0], int(argv[1]), int(argv[2])
-        torch.set_num_threads(threads)
-        run = {"unet": unet, "ptv3": transformer}[kind](count)
-        print(*process_cost(run))
-        return
-    for kind in ("unet", "ptv3"):
-        for count in SIZES:
-            words = [sys.executable, "-m", "tools.benches.sparse", kind, str(count), "2"]
-            print(
-                kind,
-                count,
-                subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip(),
-                flush=True,
-            )
-
-
-if __name__ == "__main__":
-    main()
