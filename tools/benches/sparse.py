@@ -1,7 +1,6 @@
 """Sparse convolution and point transformers against the number of voxels, and against a dense convolution.
 
-`python tools/bench.py sparse-conv sparse-unet ptv3 --peak` measures them: forward passes over 25,000, 50,000 and 100,000
-voxels.
+`python tools/bench.py sparse-conv sparse-unet ptv3 --peak` measures them, forward passes over 25,000 to 100,000 voxels.
 """
 
 import argparse
