@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmodal.official.names import Converter, pattern_of, register_converter, rename_key
+from xmodal.official.names import Converter, check_fit, pattern_of, register_converter, rename_key
 from xmodal.official.prompts import load_inert
 from xmodal.registry import METHODS, did_you_mean
 
@@ -115,19 +115,11 @@ def load_tuned(model: Any, path: str | Path) -> None:
         state = {k.removeprefix("module."): v for k, v in content.get("state_dict", content).items()}
         state = {k: v for k, v in state.items() if any(rule.fullmatch(k) for rule in rules)}
     live = model.trained()
-    shapes = {k: (shape_of(state.get(k)), shape_of(live[own[k]] if k in own else None)) for k in {**state, **own}}
-    wrong = {k: v for k, v in shapes.items() if v[0] != v[1]}
-    if wrong:
-        raise ValueError(f"{path} does not fit this {type(model).__name__} (name: file's shape, ours): {wrong}")
+    check_fit(path, model, state, {key: live[ours] for key, ours in own.items()})
     with torch.no_grad():
         for key, ours in own.items():
             live[ours].copy_(state[key].float())
     model.train(model.training)  # kept text features are of the weights before
-
-
-def shape_of(value: Tensor | None) -> tuple[int, ...] | None:
-    """Return a tensor's shape, None for none."""
-    return None if value is None else tuple(value.shape)
 
 
 def save_tuned(model: Any, folder: str | Path, epoch: int = 1) -> Path:

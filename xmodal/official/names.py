@@ -162,6 +162,17 @@ def find_converter(state: Mapping[str, Any], name: str | None = None) -> Convert
     return fitting[0]
 
 
+def check_fit(source: str | Path, model: Any, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of a file's weights with those of a model.
+
+    Raises:
+        ValueError: weights that are missing, unknown or of another shape, named.
+    """
+    shapes = {k: tuple(tuple(s[k].shape) if k in s else None for s in (state, own)) for k in {**state, **own}}
+    if wrong := {k: v for k, v in shapes.items() if v[0] != v[1]}:
+        raise ValueError(f"{source} does not fit this {type(model).__name__} (name: file's shape, ours): {wrong}")
+
+
 def read_official(path: str | Path) -> dict[str, Tensor]:
     """The state dict of a released checkpoint, without running anything that is pickled in it.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.keys import BLOCK
-from xmodal.official.names import Converter, Pairs, State
+from xmodal.official.names import Converter, Pairs, State, check_fit
 from xmodal.registry import METHODS, did_you_mean
 
 DERIVED = re.compile(r"(.*\.)?(token_prefix|token_suffix|base_text_features)")
@@ -208,10 +208,7 @@ def load_dassl(head: nn.Module, folder: str | Path, epoch: int | None = None) ->
     for key in [k for k in state if k.endswith("classifier.weight") and k in own and state[k].shape != own[k].shape]:
         state[key] = own[key].detach()
         dropped += names.to_official({key: state[key]})
-    shapes = {k: tuple(tuple(s[k].shape) if k in s else None for s in (state, own)) for k in {**state, **own}}
-    wrong = {k: v for k, v in shapes.items() if v[0] != v[1]}
-    if wrong:
-        raise ValueError(f"{folder} does not fit this {type(head).__name__} (name: file's shape, ours): {wrong}")
+    check_fit(folder, head, state, own)
     head.load_state_dict(state, strict=False)
     return dropped
 
