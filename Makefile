@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[test,points,meshes,e57,serve,stores]'
 	touch $(STAMP)
 
-demo: install  ## the main job on data made here: train, test, table, page (2.7 minutes on two cores)
+demo: install  ## the main job on data made here: train, test, table, page (2.4 to 2.7 minutes on two cores)
 	$(BIN)/python tools/demo.py
 
 demo-image: install  ## image adapters: digits few-shot on a real CNN and the tiny ViT, and a dense task
