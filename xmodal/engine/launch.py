@@ -1,5 +1,6 @@
 """Build runners from command-line arguments, and end tools with one line and an exit status."""
 
+import gc
 import logging
 import os
 import signal
@@ -167,6 +168,7 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
         status = job()
         leave_group()
     except Interrupted as stop:  # of all processes together
+        stop.__traceback__ = None  # whose frames hold the runner
         leave_group()
         print(f"{stop}{'; --resume goes on from there' if resumable else ''}", file=sys.stderr)
         return 130
@@ -182,9 +184,13 @@ def run(job: Callable[[], Any], resumable: bool = False) -> int:
 
 
 def leave_group() -> None:
-    """Leave the process group, whose threads can otherwise abort a process that ends."""
+    """Leave the process group and end its threads: one that frees a tensor while Python ends aborts the process.
+
+    The group's threads end with its last reference, and models under DDP hold one in circles.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def is_mistake(error: Exception) -> bool:
