@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     def job() -> None:
         from tqdm import tqdm
 
-        from xmodal.use.finder import ABOUT, DEFAULT, Index, SearchTowers
+        from xmodal.use.finder import ABOUT, DEFAULT, SearchIndex, SearchTowers
         from xmodal.use.rows import Written
         from xmodal.use.search_page import write_page
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         there = (Path(index_of(args)) / ABOUT).is_file()
         name = args.encoder or (None if is_index or there else DEFAULT)
         encoder = SearchTowers(name) if name else None  # before a folder is made for it
-        index = Index(args.where if is_index else index_of(args), name)
+        index = SearchIndex(args.where if is_index else index_of(args), name)
         encoder = encoder or SearchTowers(index.encoder_name)
         if not is_index:
             index.add([args.where])

@@ -57,7 +57,7 @@ class VideoFile:
     Args:
         source: a path, of a member of a tar or a file of a store too (`xmodal.data.stores`), or the bytes of a file.
         name: what errors call it; the path when not given.
-        decoder: reader of plain films (`Scan.is_plain`): `own`, or, with the same pixels and slower, `decord` or
+        decoder: reader of plain films (`PacketScan.is_plain`): `own`, or, with the same pixels and slower, `decord` or
             `torchcodec`; `torchcodec-cuda` decodes on a GPU, which may round colors otherwise.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from video.sequential import Scan, open_video, refuse_ambiguous, upright
+from video.sequential import PacketScan, open_video, refuse_ambiguous, upright
 
 
 class KeyFrames:
@@ -25,7 +25,7 @@ class KeyFrames:
 
     name = "keyframes"
 
-    def __init__(self, source: str | bytes, found: Scan, opened: tuple[ExitStack, Any] | None = None) -> None:
+    def __init__(self, source: str | bytes, found: PacketScan, opened: tuple[ExitStack, Any] | None = None) -> None:
         self._source, self._found, self._opened = source, found, opened
         self.num_frames, self.fps = found.num_frames, found.fps
 

@@ -1,4 +1,4 @@
-"""Read frames with decord or torchcodec (CPU or CUDA), from videos in which both seek correctly (`Scan.is_plain`).
+"""Read frames with decord or torchcodec (CPU or CUDA), from videos where both seek right (`PacketScan.is_plain`).
 
 There they give the same pixels as `keyframes.py`. They are not used for other videos: on trims, open
 groups, intra refresh, times below zero and transport streams decord returns other frames than asked.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from video.sequential import Scan
+from video.sequential import PacketScan
 from xmodal.registry import did_you_mean
 
 AT_ONCE = 2**26  # bytes of frames that torchcodec decodes before they are converted
@@ -25,7 +25,7 @@ class Decord:
 
     name, package, install = "decord", "decord", "decord2"
 
-    def __init__(self, source: str | bytes, found: Scan) -> None:
+    def __init__(self, source: str | bytes, found: PacketScan) -> None:
         with _without_cuda_libraries():
             import decord
         self._reader = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else source, num_threads=1)
@@ -41,7 +41,7 @@ class TorchCodec:
 
     name, package, install, device = "torchcodec", "torchcodec", "torchcodec", "cpu"
 
-    def __init__(self, source: str | bytes, found: Scan) -> None:
+    def __init__(self, source: str | bytes, found: PacketScan) -> None:
         from torchcodec.decoders import VideoDecoder
 
         self._reader = VideoDecoder(

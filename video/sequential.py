@@ -24,7 +24,7 @@ _counts: dict[tuple, tuple[int, tuple[int, int]]] = {}
 
 
 @dataclass(frozen=True)
-class Scan:
+class PacketScan:
     """Facts of a video from its packets, without decoding.
 
     Args:
@@ -93,13 +93,13 @@ class Scan:
         return len(self.places) > 2 and bool((np.diff(self.places) > 0).all())
 
 
-def scan(source: str | bytes) -> Scan:
+def scan(source: str | bytes) -> PacketScan:
     """Collect time stamps and key frames from a video's packets without decoding, where it can be read at random."""
     with open_video(source) as (container, stream):
         return scan_packets(container, stream)
 
 
-def scan_packets(container: Any, stream: Any) -> Scan:
+def scan_packets(container: Any, stream: Any) -> PacketScan:
     """Scan an open video, see `scan`; it then stands at the end."""
     context = stream.codec_context
     fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -107,7 +107,7 @@ def scan_packets(container: Any, stream: Any) -> Scan:
     interlaced = int(context.field_order) > 1  # 0: not known, 1: progressive
     size = (context.height, context.width)
     delayed = bool(context.has_b_frames)
-    facts = Scan(0, fps, codec, container=form, interlaced=interlaced, delayed=delayed, size=size)
+    facts = PacketScan(0, fps, codec, container=form, interlaced=interlaced, delayed=delayed, size=size)
     if form not in CONTAINERS or codec not in CODECS:
         return facts
     table = _Table(codec, context.extradata)
@@ -153,7 +153,7 @@ class _Table:
             self.broken_start |= self.key == self.first_key
         self.count += 1
 
-    def added_to(self, facts: Scan) -> Scan:
+    def added_to(self, facts: PacketScan) -> PacketScan:
         """Return the facts with those of the packets."""
         order = np.argsort(self.times, kind="stable")
         return replace(
@@ -269,7 +269,7 @@ class Sequential:
 
     name = "pyav"
 
-    def __init__(self, source: str | bytes, found: Scan | None = None) -> None:
+    def __init__(self, source: str | bytes, found: PacketScan | None = None) -> None:
         self._source = source
         found = found or scan(source)
         self.fps = found.fps

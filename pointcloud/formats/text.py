@@ -21,7 +21,7 @@ UNIT = re.compile(r"[(\[][^)\]]*[)\]]")
 
 
 @dataclass
-class Layout:
+class TextLayout:
     """Layout of a text file, read from its first lines.
 
     Args:
@@ -85,7 +85,7 @@ def header_of(text: str) -> list[str]:
     return [canonical(w) for w in split(UNIT.sub("", text), delimiter)]
 
 
-def read_head(lines: list[str], columns: Columns = None) -> Layout:
+def read_head(lines: list[str], columns: Columns = None) -> TextLayout:
     """Read what comes before the rows: comments, a header, a count.
 
     Args:
@@ -110,7 +110,7 @@ def read_head(lines: list[str], columns: Columns = None) -> Layout:
                 count = int(words[0])
                 continue
             width = len(words) if text.endswith(delimiter or "\n") else None
-            return Layout(at, names, delimiter, comma, count, width, notes)
+            return TextLayout(at, names, delimiter, comma, count, width, notes)
         found = header_of(text)
         if columns is None and set(XYZ) <= set(found):
             names = found
@@ -123,7 +123,7 @@ def read_head(lines: list[str], columns: Columns = None) -> Layout:
     raise CloudError("no rows of numbers")
 
 
-def rows_of(path: Path, head: Layout, use: list[int] | None) -> np.ndarray:
+def rows_of(path: Path, head: TextLayout, use: list[int] | None) -> np.ndarray:
     """Return the rows as a table."""
 
     def load(**options: Any) -> np.ndarray:
@@ -139,7 +139,7 @@ def rows_of(path: Path, head: Layout, use: list[int] | None) -> np.ndarray:
         return load(comments=COMMENT)  # slower
 
 
-def table_of(path: Path, head: Layout, columns: Columns) -> tuple[np.ndarray, Columns]:
+def table_of(path: Path, head: TextLayout, columns: Columns) -> tuple[np.ndarray, Columns]:
     """Return the rows and the names of their columns; columns left out with `-` may hold words."""
     try:
         return rows_of(path, head, None if head.width is None else list(range(head.width))), columns

@@ -18,7 +18,7 @@ from xmodal.encoders.keys import under
 from xmodal.encoders.msclip import MSCLIP
 from xmodal.encoders.unicl import unicl
 from xmodal.evaluation.metrics import accuracy, map11, mean_per_class, roc_auc
-from xmodal.evaluation.probe import LinearProbe, Samples, fit_probe
+from xmodal.evaluation.probe import LabeledInputs, LinearProbe, fit_probe
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import RateSpace, SearchResult, hyperparameter_search
 from xmodal.losses import clip_loss, unicl_loss, unicl_target
@@ -131,11 +131,11 @@ def probe_search(case: Case, spec: dict) -> tuple[SearchResult, dict[str, Any]]:
     k, dim = spec["n_classes"], spec["dim"]
     centers = torch.from_numpy(fill_input("centers", (k, dim), case.seed))
 
-    def samples(name: str) -> Samples:
+    def samples(name: str) -> LabeledInputs:
         n = spec[f"n_{name}"]
         label = torch.arange(n) % k
         noise = torch.from_numpy(fill_input(name, (n, dim), case.seed))
-        return Samples(centers[label] + spec["noise"] * noise, label)
+        return LabeledInputs(centers[label] + spec["noise"] * noise, label)
 
     text = F.normalize(centers + 2 * torch.from_numpy(fill_input("text", (k, dim), case.seed)), dim=-1)
     probe = LinearProbe(

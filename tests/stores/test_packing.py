@@ -41,7 +41,7 @@ def test_every_file_is_in_one_tar_that_tar_itself_reads(source, tmp_path, capsys
     for path in sorted((tmp_path / "out").glob("*.tar")):
         with tarfile.open(path, "r:") as tar:
             members = {m.name: (m.offset_data, m.size) for m in tar}
-            assert {m.name: (m.offset, m.size) for m in tars.Index(str(path)).members()} == members
+            assert {m.name: (m.offset, m.size) for m in tars.TarIndex(str(path)).members()} == members
             assert sum(size for _, size in members.values()) <= 0.2 * 2**20
             assert not found.keys() & members
             found |= {name: tar.extractfile(name).read() for name in members}

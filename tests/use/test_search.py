@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from tests.browser import Browser, find
 from tests.tools.test_train_tools import tool
 from xmodal.use import finder
-from xmodal.use.finder import Index, SearchTowers
+from xmodal.use.finder import SearchIndex, SearchTowers
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def names(hits, folder):
 
 
 def test_words_and_examples_find_their_likes(shelf, encoder):
-    index = Index(shelf / ".index", "tiny-clip")
+    index = SearchIndex(shelf / ".index", "tiny-clip")
     index.add([str(shelf)])
     problems = {}
     assert sum(done for done, errors in index.fill(encoder) if not problems.update(errors)) == 11
@@ -73,7 +73,7 @@ def test_neighbors_are_exact(tmp_path, monkeypatch):
     (tmp_path / "index.json").write_text('{"encoder": "none"}')
     rows = "".join(json.dumps({"path": f"/f{i}", "size": 1, "time": 1}) + "\n" for i in range(5000))
     (tmp_path / "files.jsonl").write_text(rows)
-    index, rng = Index(tmp_path), np.random.default_rng(0)
+    index, rng = SearchIndex(tmp_path), np.random.default_rng(0)
     vectors = normalize(torch.from_numpy(rng.normal(size=(5000, 16)).astype(np.float32)), dim=-1).half()
     for part in range(0, 5000, 700):
         numbers = list(range(part, min(part + 700, 5000)))
@@ -89,7 +89,7 @@ def test_neighbors_are_exact(tmp_path, monkeypatch):
 def test_an_index_goes_on_where_it_was(shelf, encoder, monkeypatch):
     monkeypatch.setattr(finder, "BATCH", 2)
     monkeypatch.setattr(finder, "PART", 5)
-    index = Index(shelf / ".index", "tiny-clip")
+    index = SearchIndex(shelf / ".index", "tiny-clip")
     index.add([str(shelf)])
     filling = index.fill(encoder)
     for _ in range(3):
@@ -99,13 +99,13 @@ def test_an_index_goes_on_where_it_was(shelf, encoder, monkeypatch):
         file.write('{"path": "half a li')
     seen, real = [], encoder.read
     monkeypatch.setattr(encoder, "read", lambda path: seen.append(path) or real(path))
-    again = Index(shelf / ".index")
+    again = SearchIndex(shelf / ".index")
     again.add([str(shelf)])
     list(again.fill(encoder))
     assert len(seen) == 11 - 5  # two, two and the last one of the first part
     before = again.search(encoder.encode_text("a red circle"), 20)
     seen.clear()
-    third = Index(shelf / ".index")
+    third = SearchIndex(shelf / ".index")
     third.add([str(shelf)])
     list(third.fill(encoder))
     assert (seen, third.search(encoder.encode_text("a red circle"), 20)) == ([], before)

@@ -29,7 +29,7 @@ from xmodal.evaluation.elevater_data import (
     read_dataset,
 )
 from xmodal.evaluation.elevater_report import efficiency, submission, summarize, write_report
-from xmodal.evaluation.probe import Fit, LinearProbe, Samples, batches, fit_probe, objective
+from xmodal.evaluation.probe import Fit, LabeledInputs, LinearProbe, batches, fit_probe, objective
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, read_prompts, sentences
 from xmodal.evaluation.sampling import few_shot_subset, validation_split
 from xmodal.evaluation.search import RateSpace, hyperparameter_search
@@ -148,7 +148,7 @@ def test_search_resumes_from_its_trace(tmp_path):
 def test_probe_starts_at_the_text_classifier_and_learns():
     torch.manual_seed(0)
     label = torch.arange(30) % 3
-    train = Samples(torch.eye(3)[label] @ torch.randn(3, 8) + 0.1 * torch.randn(30, 8), label)
+    train = LabeledInputs(torch.eye(3)[label] @ torch.randn(3, 8) + 0.1 * torch.randn(30, 8), label)
     probe = LinearProbe(8, 3, channel_bn=False, text_weights=torch.eye(3, 8), logit_scale_init="clip")
     assert torch.allclose(probe(torch.eye(8)[:3]), torch.eye(3) / 0.07, atol=1e-4)
     before = probe.fc.weight.clone()
@@ -555,7 +555,7 @@ def test_the_probe_trains_as_torch_written_out():
     """SGD with momentum 0.9 and decay on weight and bias: v = 0.9 v + g + d w, w = w - r v."""
     x, label = torch.randn(8, 4, generator=torch.Generator().manual_seed(2)), torch.arange(8) % 3
     probe = LinearProbe(4, 3, channel_bn=False)
-    found = fit_probe(probe, Samples(x, label), Samples(x, label), 0.1, 0.05, epochs=4).probe
+    found = fit_probe(probe, LabeledInputs(x, label), LabeledInputs(x, label), 0.1, 0.05, epochs=4).probe
     w, b = probe.fc.weight.detach().double(), probe.fc.bias.detach().double()
     speed = [torch.zeros_like(w), torch.zeros_like(b)]
     for _ in range(4):
@@ -585,7 +585,7 @@ def test_the_first_best_epoch_and_the_last_are_told_apart():
         seen.append(probabilities)
         return scores[len(seen) - 1]
 
-    x = Samples(torch.randn(6, 4), torch.arange(6) % 2)
+    x = LabeledInputs(torch.randn(6, 4), torch.arange(6) % 2)
     found = fit_probe(LinearProbe(4, 2), x, x, 0.5, 0.0, epochs=4, measure=measure)
     assert (found.best, found.last) == (80.0, 80.0)
     assert np.array_equal(found.best_probabilities, seen[1])
@@ -595,7 +595,7 @@ def test_the_first_best_epoch_and_the_last_are_told_apart():
 
 
 def test_a_last_single_sample_joins_the_batch_before():
-    data = Samples(torch.arange(9.0)[:, None], torch.arange(9))
+    data = LabeledInputs(torch.arange(9.0)[:, None], torch.arange(9))
     sizes = lambda size: [len(y) for _, y in batches(data, size, torch.Generator().manual_seed(0))]  # noqa: E731
     assert sizes(4) == [4, 5]
     assert sizes(5) == [5, 4]

@@ -83,7 +83,7 @@ def names_below(url: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ByteRange:
     """A range of a file in a store.
 
     Args:
@@ -140,9 +140,9 @@ def version_of(url: str) -> tuple[int, str]:
     return ask(url, look)
 
 
-def whole(url: str) -> Piece:
+def whole(url: str) -> ByteRange:
     """Return a whole file of a store as a piece, in its present version."""
-    return Piece(url, version=version_of(url)[1], name=url.rpartition("/")[2])
+    return ByteRange(url, version=version_of(url)[1], name=url.rpartition("/")[2])
 
 
 def cache_folder() -> Path:
@@ -163,7 +163,7 @@ def cache_bytes() -> int:
         raise ValueError(f"XMODAL_STORE_CACHE_GB={word!r}: expected a number of gigabytes") from None
 
 
-def open_piece(piece: Piece) -> BinaryIO:
+def open_piece(piece: ByteRange) -> BinaryIO:
     """Open a piece for reading: from the cache, or fetched into it."""
     limit = cache_bytes()
     if not limit:

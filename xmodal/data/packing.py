@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.atomic import replacing, write_text
-from xmodal.data.tars import ENDING, HEAD, Index, Member, ShardError, check_head, crc_of, heads, index_text
+from xmodal.data.tars import ENDING, HEAD, Member, ShardError, TarIndex, check_head, crc_of, heads, index_text
 from xmodal.data.walk import files_below, printable
 
 PLAN = "pack.json"
@@ -83,7 +83,7 @@ def pack(job: Job) -> bool:
     """
     path, files = job
     if Path(f"{path}{ENDING}").exists():
-        Index(str(path))
+        TarIndex(str(path))
         return False
     members = []
     with replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -128,7 +128,7 @@ def compare(tar: str, members: list[Member]) -> None:
 def check(tar: str) -> str:
     """Compare a tar with its index, bytes of all members included; returns what is wrong, or nothing."""
     try:
-        compare(tar, list(Index(tar).members()))
+        compare(tar, list(TarIndex(tar).members()))
     except ShardError as error:
         return str(error)
     return ""

@@ -169,7 +169,7 @@ class Tars(Stored):
 
     Raises:
         ValueError: no such tar, or two of them have a member of one name.
-        ShardError: see `Index`.
+        ShardError: see `TarIndex`.
     """
 
     def __init__(self, name: str, paths: Sequence[str]):
@@ -203,7 +203,7 @@ class Tars(Stored):
 
 
 def _members(path: str) -> list[tars.Member]:
-    return list(tars.Index(path).members())
+    return list(tars.TarIndex(path).members())
 
 
 def root_of(root: Place) -> Path | Stored:

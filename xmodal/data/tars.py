@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
-from xmodal.data.fetch import Piece, is_url, open_piece, version_of, whole
+from xmodal.data.fetch import ByteRange, is_url, open_piece, version_of, whole
 from xmodal.data.trouble import TroubleError
 
 ENDING, HEAD = ".index", 512  # bytes of a tar's header of a member
@@ -70,7 +70,7 @@ def index_text(tar: str, size: int, members: list[Member]) -> bytes:
     return json.dumps(head).encode() + b"\n" + lines
 
 
-class Index:
+class TarIndex:
     """The index of a tar, by path or URL of the tar; compare it with the tar once, when it is opened.
 
     Raises:
@@ -170,7 +170,7 @@ class Index:
             raise ShardError(f"{self.path} is damaged: a line is none of an index; {self.remedy}") from None
 
 
-def index_of(tar: str) -> Index:
+def index_of(tar: str) -> TarIndex:
     """Open an index; a process keeps the last ones open, and opens one again that has changed on this machine."""
     stamp = None
     if not is_url(tar):
@@ -181,8 +181,8 @@ def index_of(tar: str) -> Index:
 
 
 @lru_cache(_OPEN)
-def _index_of(tar: str, stamp: tuple[int, int] | None) -> Index:
-    return Index(tar)
+def _index_of(tar: str, stamp: tuple[int, int] | None) -> TarIndex:
+    return TarIndex(tar)
 
 
 def find(tar: str, name: str) -> Member:
@@ -190,7 +190,7 @@ def find(tar: str, name: str) -> Member:
 
     Raises:
         FileNotFoundError: there is none of the name.
-        ShardError: see `Index`.
+        ShardError: see `TarIndex`.
     """
     member = index_of(tar).find(name)
     if member is None:
@@ -225,7 +225,7 @@ def open_at(tar: str, member: Member) -> BinaryIO:
         if zlib.crc32(data[HEAD:]) != member.crc:
             raise ShardError(f"{tar}: {member.name} does not have the checksum of the index: damaged, or another tar")
 
-    piece = Piece(tar, start, size, f"{member.crc:08x}", member.name, check)
+    piece = ByteRange(tar, start, size, f"{member.crc:08x}", member.name, check)
     return cast(BinaryIO, Window(open_piece(piece), HEAD, member.size))
 
 

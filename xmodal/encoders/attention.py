@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from xmodal.encoders.attend import attend
-from xmodal.encoders.branches import Layout
+from xmodal.encoders.branches import BranchLayout
 from xmodal.encoders.mixed_sizes import seen
 from xmodal.encoders.parts import make_norm
 from xmodal.encoders.relative import RelativeBias
@@ -90,7 +90,7 @@ class Attention(nn.Module):
         grid: Grid | None = None,
         rows: int | None = None,
         tap: Slot | None = None,
-        branches: Layout | None = None,
+        branches: BranchLayout | None = None,
     ) -> Tensor:
         """Map x (B, N, D) to (B, N or rows, D)."""
         q, k, v = self.project(x, grid, rows)

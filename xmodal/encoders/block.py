@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.attention import Attention, short
-from xmodal.encoders.branches import Layout
+from xmodal.encoders.branches import BranchLayout
 from xmodal.encoders.frozen_mlp import frozen_mlp
 from xmodal.encoders.parts import DropPath, QuickGELU, make_activation, make_norm
 from xmodal.encoders.sites import Branch, Edits, LayerScale, Linear, Pointwise, Stream, autocasting
@@ -158,7 +158,7 @@ class Block(nn.Module):
         grid: Grid | None = None,
         rows: int | None = None,
         tap: Slot | None = None,
-        branches: Layout | None = None,
+        branches: BranchLayout | None = None,
     ) -> Tensor:
         """Run the block.
 
@@ -230,7 +230,7 @@ def run_block(
     rows: int | None,
     tap: Slot | None,
     recompute: bool,
-    *layout: Layout,
+    *layout: BranchLayout,
 ) -> Tensor:
     """Run one block, recomputing its activations in the backward pass when asked and when there is one."""
     if recompute and torch.is_grad_enabled() and (x.requires_grad or block.trains):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Layout(Protocol):
+class BranchLayout(Protocol):
     """How the tokens of a row see each other."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.keys import State, under
-from xmodal.encoders.patches import Resize, resize_positions
+from xmodal.encoders.patches import PositionResize, resize_positions
 from xmodal.torch_files import read_safetensors, read_torch
 
 WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict")
@@ -104,7 +104,7 @@ def fit_positions(state: State, prefix: str, tower: Any) -> None:
     """Resize `pos_embed` in `state` to the tower's grid (bicubic, antialiased, as timm and open_clip do)."""
     key, side = f"{prefix}pos_embed", tower.image_size // tower.patch_size
     skip = tower.num_prefix if tower.embed_prefix else 0
-    side = getattr(tower, "resize", Resize()).grid or side
+    side = getattr(tower, "resize", PositionResize()).grid or side
     if state[key].shape[1] != skip + side * side:
         state[key] = resize_positions(state[key], skip, side, side)
 

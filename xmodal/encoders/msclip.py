@@ -85,7 +85,7 @@ class MSCLIPTower(VisionTransformer):
             pre_norm=True, norm_eps=norm_eps, patch_bias=False, out_dim=out_dim, name=name,
         )  # fmt: skip
         if early_conv:
-            self.patch_embed = StemEmbed(EarlyConv(dim, patch_size, stem_blocks, stem_kernel))  # type: ignore[assignment]
+            self.patch_embed = ConvStem(EarlyConv(dim, patch_size, stem_blocks, stem_kernel))  # type: ignore[assignment]
         self.lateral_layers = tuple(int(n) for n in lateral_layers)
         outside = [n for n in self.lateral_layers if not self.first_layer <= n < depth]
         if outside:
@@ -137,7 +137,7 @@ class MSCLIPTower(VisionTransformer):
         return fused if tokens.shape[1] == count else torch.cat([fused, tokens[:, count:]], dim=1)
 
 
-class StemEmbed(nn.Module):
+class ConvStem(nn.Module):
     """The convolutional stem in the place of the patch embedding. Site: `patch_embed`."""
 
     def __init__(self, stem: nn.Module):

@@ -86,7 +86,7 @@ def patches_of(tokens: Tensor, grid: Grid | None, start: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Resize:
+class PositionResize:
     """How a table of positions becomes one for another grid.
 
     Args:
@@ -104,7 +104,7 @@ class Resize:
     grid: int | None = None
 
 
-def resize_positions(positions: Tensor, prefix: int, h: int, w: int, how: Resize = Resize()) -> Tensor:
+def resize_positions(positions: Tensor, prefix: int, h: int, w: int, how: PositionResize = PositionResize()) -> Tensor:
     """Resize position embeddings (1, prefix + g*g, D) to (1, prefix + h*w, D), bicubic with antialiasing by default."""
     own = round((positions.shape[1] - prefix) ** 0.5)
     table = positions[:, prefix:].unflatten(1, (own, own)).permute(0, 3, 1, 2)  # (1, D, g, g)

@@ -14,7 +14,7 @@ from xmodal.encoders.block import Block, ParallelBlock, PostNormBlock, run_block
 from xmodal.encoders.keys import to_timm_state
 from xmodal.encoders.mixed_sizes import embed_together, seen
 from xmodal.encoders.parts import make_norm
-from xmodal.encoders.patches import PatchEmbed, Resize, StemEmbed, resize_positions
+from xmodal.encoders.patches import PatchEmbed, PositionResize, StemEmbed, resize_positions
 from xmodal.encoders.pooling import AttentionPool, QueryPool
 from xmodal.encoders.sites import Pointwise, Stream
 from xmodal.encoders.taps import Taps
@@ -78,7 +78,7 @@ class VisionTransformer(Encoder):
         pool_ratio: hidden width of attention pooling's MLP over D, None for `mlp_ratio`.
         pool_queries: with `queries`, how many there are; their width is `out_dim`.
         relative: whether attention has a bias by relative position (BEiT).
-        resize: how positions are resized, arguments of `patches.Resize`.
+        resize: how positions are resized, arguments of `patches.PositionResize`.
         stem: builds timm's `HybridEmbed`, a convolution network that makes the patches; None for one convolution.
         joint: attend over all frames of a clip.
         layout: of the weights in timm's model, where it is not that of `VisionTransformer`: names in `timm_keys.PARTS`.
@@ -125,7 +125,7 @@ class VisionTransformer(Encoder):
         self.patch_embed = PatchEmbed(*patches) if stem is None else StemEmbed(stem())
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dim)) if num_registers else None
-        self.resize = Resize(**(resize or {}))
+        self.resize = PositionResize(**(resize or {}))
         side = image_size // patch_size
         places = (self.resize.grid or side) ** 2 + (self.num_prefix if embed_prefix else 0)
         self.pos_embed = nn.Parameter(torch.zeros(1, places, dim)) if positions else None

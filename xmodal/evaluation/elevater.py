@@ -20,7 +20,7 @@ from xmodal.evaluation.elevater_catalog import CARDS
 from xmodal.evaluation.elevater_data import DataSet, Pictures, elevater_source
 from xmodal.evaluation.metrics import find_measure
 from xmodal.evaluation.plans import Labeled, Outcome, Part, Plan, Protocol, whole
-from xmodal.evaluation.probe import Fit, LinearProbe, Samples, fit_probe
+from xmodal.evaluation.probe import Fit, LabeledInputs, LinearProbe, fit_probe
 from xmodal.evaluation.prompts import of_dataset, read_knowledge, sentences
 from xmodal.evaluation.results import stamp
 from xmodal.evaluation.run_grid import RunGrid
@@ -126,11 +126,11 @@ class ElevaterRun:
 class Pools:
     """The samples of a run: images or features, and labels."""
 
-    train: Samples
-    val: Samples
-    test: Samples
-    search_train: Samples
-    search_val: Samples
+    train: LabeledInputs
+    val: LabeledInputs
+    test: LabeledInputs
+    search_train: LabeledInputs
+    search_val: LabeledInputs
 
 
 class JobRun:
@@ -172,14 +172,14 @@ class JobRun:
             raise ValueError(f"{name} has no text tower: no zero-shot classifier and no text-initialized head")
         return class_weights(self.bench.clip.encode_sentences, self.sentences()).cpu()
 
-    def samples(self, part: Part) -> Samples:
+    def samples(self, part: Part) -> LabeledInputs:
         """Features where the encoder does not train, else images; with targets."""
         inputs: Any = Pictures(self.source.view(part.split, False), part.indices)
         if self.method in ("zero-shot", "linear-probe"):
             raw = isinstance(self.projection, nn.Linear) and self.method != "zero-shot"
             inputs = self.bench.features(part, encoder="raw" if raw else "clip").float().cpu()
         entries = getattr(self.data, part.split)
-        return Samples(inputs, self.data.targets([entries[i] for i in part.indices]))
+        return LabeledInputs(inputs, self.data.targets([entries[i] for i in part.indices]))
 
     def pools(self) -> Pools:
         """Features or images of the plan's parts."""

@@ -94,7 +94,7 @@ class LinearProbe(nn.Module):
 
 
 @dataclass
-class Samples:
+class LabeledInputs:
     """Features (N, D) and labels: (N,) or, several a sample, 0/1 floats (N, K).
 
     Instead of features anything may stand that has a length, splits into batches, is indexed with a tensor and adds.
@@ -106,11 +106,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.feature)
 
-    def merged(self, other: "Samples") -> "Samples":
+    def merged(self, other: "LabeledInputs") -> "LabeledInputs":
         """Both, one behind the other."""
         ours, theirs = self.feature, other.feature
         joined = torch.cat([ours, theirs]) if isinstance(ours, Tensor) else ours + theirs
-        return Samples(joined, torch.cat([self.label, other.label]))
+        return LabeledInputs(joined, torch.cat([self.label, other.label]))
 
 
 @dataclass
@@ -134,8 +134,8 @@ class Fit:
 
 def fit_probe(
     probe: nn.Module,
-    train: Samples,
-    test: Samples,
+    train: LabeledInputs,
+    test: LabeledInputs,
     learning_rate: float,
     weight_decay: float,
     epochs: int,
@@ -183,7 +183,7 @@ def fit_probe(
     return Fit(best.score, best.seen[-1], best.kept, last, probe)
 
 
-def batches(samples: Samples, size: int, order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
+def batches(samples: LabeledInputs, size: int, order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
     """Shuffled batches, made one by one; a last one of a single sample joins the one before (BatchNorm needs two)."""
     if len(samples) <= size:
         whole = samples.feature if isinstance(samples.feature, Tensor) else samples.feature[torch.arange(len(samples))]

@@ -85,7 +85,7 @@ class Hit(NamedTuple):
     score: float
 
 
-class Index:
+class SearchIndex:
     """Features of files in a folder on disk. It can be interrupted at any time and goes on where it was.
 
     Args:

@@ -10,17 +10,17 @@ from xmodal.atomic import write_text
 from xmodal.data.annotations import IMAGES
 from xmodal.data.pictures import read_picture
 from xmodal.use.exhibits import film_of, picture_of
-from xmodal.use.finder import Hit, Index
+from xmodal.use.finder import Hit, SearchIndex
 from xmodal.use.report import ROOM, Budget
 
 
-def write_page(path: str | Path, asked: str, hits: Sequence[Hit], index: Index) -> Path:
+def write_page(path: str | Path, asked: str, hits: Sequence[Hit], index: SearchIndex) -> Path:
     """Write the page.
 
     Args:
         path: of the page.
         asked: what was looked for.
-        hits: from `Index.search`.
+        hits: from `SearchIndex.search`.
         index: that was searched.
     """
     budget = Budget(ROOM)
