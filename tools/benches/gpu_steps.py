@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tools.benches import video
 from tools.benches.measure import SIZES
 from xmodal.adapters.conv_adapter import conv_adapter
+from xmodal.data.ahead import SideStream, copied_ahead
 from xmodal.encoders.convnet import convnet
 from xmodal.engine.config import load_config
 from xmodal.engine.dry_run import TrialStep, needs_of
@@ -59,22 +61,26 @@ class Trained:
         device: where it trains.
         amp: precision of autocast.
         pinned: whether the batch lies in pinned memory.
+        ahead: copy the batch of the next step beside the step.
         optimizer: further arguments of AdamW.
     """
 
     def __init__(
         self, model: nn.Module, batch: dict[str, Any], device: str, amp: str | None = "bf16", pinned: bool = True,
-        **optimizer: Any,
+        ahead: bool = False, **optimizer: Any,
     ):  # fmt: skip
         self.model = model.to(device).train()
         self.batch = {k: v.pin_memory() for k, v in batch.items()} if pinned and device == "cuda" else batch
         adam = dict(type=torch.optim.AdamW, lr=1e-4, **optimizer)
         self.wrapper = TrainedGroups(dict(optimizer=adam, amp=amp))(self.model, say=False)
+        given = repeat(self.batch)
+        ahead = ahead and pinned and device == "cuda"
+        self.batches = copied_ahead(given, SideStream(torch.device(device))) if ahead else given
 
     def step(self) -> None:
-        """Take a training step, the copy of the batch included."""
+        """Take a training step, the copy of a batch included."""
         self.wrapper.begin(1.0, last=True)
-        self.model.train_step(dict(self.batch), optim_wrapper=self.wrapper)
+        self.model.train_step(dict(next(self.batches)), optim_wrapper=self.wrapper)
 
 
 def clips(size: str, frames: int, batch: int) -> dict[str, torch.Tensor]:
@@ -196,6 +202,7 @@ def step_cases(args: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any
         "autocast alone": dict(trunk=None),
         "AdamW not fused": dict(fused=False),
         "pageable batch": dict(pinned=False),
+        "copied ahead": dict(ahead=True),
         "compiled blocks": dict(compile_blocks=True),
         "attention: math": dict(backend=SDPBackend.MATH),
         "attention: memory-efficient": dict(backend=SDPBackend.EFFICIENT_ATTENTION),

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop
 from torch import nn
 
+from xmodal.data.ahead import SideStream, copied_ahead
 from xmodal.data.collate import batch_size, split
 from xmodal.data.loader import build_dataset, build_loader
 from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler, balanced_chances
@@ -39,7 +40,8 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: the runner.
-        dataloader: config of the training loader; `balanced=True` in it draws all classes equally often.
+        dataloader: config of the training loader; `balanced=True` in it draws all classes equally often,
+            `copy_ahead=True` copies a batch to a GPU beside the step before.
         max_epochs: length in epochs.
         max_steps: length in steps; give one of the two.
         val_interval: epochs (or steps) between validations; the end is always validated.
@@ -68,8 +70,10 @@ class TrainLoop(BaseLoop):
         dataset = build_dataset(
             sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
         )
-        dataloader, balanced = dict(dataloader), dataloader.get("balanced", False)
-        dataloader.pop("balanced", None)
+        dataloader = dict(dataloader)
+        balanced, ahead = dataloader.pop("balanced", False), dataloader.pop("copy_ahead", False)
+        device = torch.device(getattr(runner, "device", "cpu"))
+        self.courier = SideStream(device) if ahead and device.type == "cuda" else None
         chances = balanced_chances(getattr(dataset, "labels", ())) if balanced else None
         self.batch = int(dataloader.get("batch_size", 1))
         sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world, chances=chances)
@@ -175,10 +179,13 @@ class TrainLoop(BaseLoop):
         if self.by_steps:
             if self._stream is None:
                 self.sampler.seek(0, self._iter * self.batch)
-                self._stream = iter(self.dataloader)
+                self._stream = self._read()
             return self._stream
         self.sampler.seek(self.epoch, self._iter % self.steps_per_epoch * self.batch)
-        return iter(self.dataloader)
+        return self._read()
+
+    def _read(self) -> Iterator[dict]:
+        return iter(self.dataloader if self.courier is None else copied_ahead(self.dataloader, self.courier))
 
     def run_iter(self, batch_idx: int, batch: dict) -> None:
         """Take one optimizer step.

@@ -18,7 +18,8 @@ SILENT = (
     "default_hooks.progress*", "default_hooks.report*",
     "cache.root", "cache.max_gb", "cache.batch", "cache.workers",
     "*_dataloader.num_workers", "*_dataloader.persistent_workers", "*_dataloader.prefetch_factor",
-    "*_dataloader.pin_memory", "*_dataloader.timeout", "*_dataloader.multiprocessing_context",
+    "*_dataloader.pin_memory", "*_dataloader.copy_ahead", "*_dataloader.timeout",
+    "*_dataloader.multiprocessing_context",
 )  # fmt: skip
 # Said: the training steps stay the same ones.
 SAID = (
