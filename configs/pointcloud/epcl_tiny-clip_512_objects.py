@@ -10,34 +10,11 @@ docs/pointclouds.md has the whole table of the demo.
 from mmengine.config import read_base
 
 from pointcloud.classification import EPCLClassifier
-from pointcloud.datasets.objects import ModelNet40
-from pointcloud.transforms import RandomPoints, ScaleShift, UnitBall
 
 with read_base():
     from .._base_.tiny_clip_clouds import *
+    from .._base_.objects import *
 
-_objects = dict(type=ModelNet40, root="demo_out/clouds/objects", prefix="objects", cache="demo_out/clouds/cache")
-_test = [dict(type=UnitBall), dict(type=RandomPoints, num_points=512)]  # the same points every time
-train_dataloader = dict(
-    batch_size=24,
-    num_workers=1,
-    persistent_workers=True,
-    dataset=dict(
-        **_objects,
-        split="train",
-        transforms=[
-            dict(type=UnitBall),
-            dict(type=RandomPoints, num_points=512),
-            dict(type=ScaleShift, scale=(0.8, 1.25), shift=0.1),
-        ],
-    ),
-)
-val_dataloader = dict(
-    batch_size=25, num_workers=1, dataset=dict(**_objects, split="val", transforms=_test, test_mode=True)
-)
-test_dataloader = dict(
-    batch_size=25, num_workers=1, dataset=dict(**_objects, split="test", transforms=_test, test_mode=True)
-)
 model.network = dict(
     type=EPCLClassifier, num_classes=10, num_groups=40, group_size=16, scale=0.3, width=32, hidden=128, dropout=0.1,
 )  # fmt: skip

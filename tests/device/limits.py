@@ -33,7 +33,7 @@ def family_of(path: Path) -> str:
         return "sparse pyramid"
     if stem.startswith("epcl-sparse"):
         return "sparse voxels"
-    if stem.startswith(("probe_ptv3", "probe_sonata")):
+    if stem.startswith(("probe_ptv3", "probe_sonata", "ptv3")):
         return "point transformer"
     inside = stem == "epcl_tiny-clip_2k_rooms-det"  # its criterion matches without the Hungarian algorithm
     return "points with matcher" if stem.endswith("-det") and not inside else "points"

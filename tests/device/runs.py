@@ -98,8 +98,9 @@ def shorten(cfg: Config) -> Config:
     if tower.get("type") is uni3d:
         tower.update(depth=2, num_groups=16, group_size=8)
     if tower.get("type") is point_transformer:
+        n = 1 + len(tower.get("stride", range(4)))
         tower.update(
-            enc_depths=(1,) * 5, enc_channels=(8, 8, 16, 16, 32), enc_num_head=(2,) * 5, enc_patch_size=(32,) * 5
+            enc_depths=(1,) * n, enc_channels=(8, 8, 16, 16, 32)[:n], enc_num_head=(2,) * n, enc_patch_size=(32,) * n
         )
         if tower.get("decoder"):
             tower.update(dec_depths=(1,) * 4, dec_channels=(8,) * 4, dec_num_head=(2,) * 4, dec_patch_size=(32,) * 4)
