@@ -1,5 +1,6 @@
 """Runs of few-shot and ELEVATER configs on a pretended device, made small: every method trains, selects and tests."""
 
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -145,6 +146,8 @@ def runs_of(path: Path, folder: str) -> tuple[Callable[[], Bench], dict[str, Cal
 
     protocol, methods = build(cfg.protocol, RECIPES), {}
     for name, recipe in cfg.methods.items():
+        taken = inspect.signature(recipe.get("model", {}).get("type", len)).parameters
+        recipe.get("model", {}).update({key: 2 for key in taken if key.startswith("depth")})  # of the small towers
         run = shrunk(build(recipe, RECIPES))
 
         def go(bench: Bench, run: Any = run) -> Any:

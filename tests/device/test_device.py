@@ -11,20 +11,11 @@ from tests.device.survey import survey
 from tests.test_configs import CONFIGS, ROOT, name
 from xmodal.engine.optim import TrainedGroups
 
-FEW = (
-    "st-adapter_tiny-clip_8u_actions8",
-    "evl_tiny-clip_8u_actions8",
-    "lora_tiny-clip_48_digits",
-    "epcl_tiny-clip_512_objects",
-    "epcl-sparse_tiny-clip_2k_rooms-det",
-    "unicl_tiny-clip_32_shapes",
-)
-QUICK = [pytest.param(p, id=name(p)) for p in CONFIGS if p.stem in FEW]
-LONG = [pytest.param(p, id=name(p), marks=pytest.mark.slow) for p in CONFIGS if p.stem not in FEW]
+ALL = [pytest.param(p, id=name(p)) for p in CONFIGS]
 GRID = ROOT / "configs/fewshot/tiny-clip_negatives16.py"
 
 
-@pytest.mark.parametrize("path", QUICK + LONG)
+@pytest.mark.parametrize("path", ALL)
 def test_a_config_stays_on_the_device(path):
     check(path, survey(path))
 
