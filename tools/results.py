@@ -89,7 +89,7 @@ def rows_of_runs(
         raise ValueError(f"{lacks[0]}/test.json has no {metric}; it has {', '.join(tests[0]['test'])}")
     config = next(p for p in (ROOT / "configs").rglob(f"{configs.pop()}.py"))
     files = [f / name for f in folders for name in ("report.json", "test.json")]
-    stored = [p.stat().st_size for f in folders for p in [f / "best.pth"] if p.exists()]
+    stored = [size for f in folders if (size := stored_bytes(f))]
     return [
         dict(
             task=task, encoder=reports[0]["encoder"]["encoder"], method=method or config.stem.partition("_")[0],
@@ -101,6 +101,17 @@ def rows_of_runs(
             date=time.strftime("%Y-%m-%d"),
         )
     ]  # fmt: skip
+
+
+def stored_bytes(folder: Path) -> int | None:
+    """Bytes of the weights that a run leaves: of `best.pth`, else of the weights in `last.pth`; None for neither."""
+    from xmodal.engine.checkpoint import read
+
+    if (best := folder / "best.pth").is_file():
+        return best.stat().st_size
+    if not (last := folder / "last.pth").is_file():
+        return None
+    return sum(tensor.nbytes for tensor in read(last)["state_dict"].values())
 
 
 def without_folders(command: str) -> str:

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from tools import results
+from xmodal.engine.checkpoint import FORMAT
 
 
 def test_every_row_has_its_config_and_the_page_is_up_to_date():
@@ -54,6 +56,16 @@ def test_runs_of_three_seeds_become_a_row(tmp_path):
     (other / "test.json").unlink()
     with pytest.raises(ValueError, match=r"has no test\.json"):
         results.rows_of_runs([other], "actions8")
+
+
+def test_stored_bytes_are_those_of_the_weights(tmp_path):
+    assert results.stored_bytes(tmp_path) is None
+    weights = {"a": torch.zeros(3, 5), "b": torch.zeros(7, dtype=torch.int64)}
+    content = {"meta": {"format": FORMAT}, "state_dict": weights, "optimizer": {"kept": torch.zeros(1000)}}
+    torch.save(content, tmp_path / "last.pth")
+    assert results.stored_bytes(tmp_path) == 4 * 15 + 8 * 7  # a run without validation: no optimizer counted
+    (tmp_path / "best.pth").write_bytes(b"x" * 99)
+    assert results.stored_bytes(tmp_path) == 99
 
 
 def test_more_seeds_join_a_row(tmp_path):
