@@ -137,9 +137,9 @@ def find_builder(system: str) -> Callable | None:
 
 def tolerance(case: Case, name: str) -> tuple[float, float]:
     """Largest absolute and relative difference allowed: what the case says, else 1e-5, 1e-4 after optimizer steps."""
-    text = str(case.json.get("tolerance", ""))
-    absolute = re.search(r"\b(\d+(?:\.\d+)?e-\d+)", text)
-    relative = re.search(r"\+ *(\d+(?:\.\d+)?e-\d+) *\* *\|value\|", text)
+    text, number = str(case.json.get("tolerance", "")), r"(\d+(?:\.\d+)?(?:e-\d+)?)"
+    absolute = re.search(rf"\babs(?:olute)?\s*{number}", text) or re.search(r"\b(\d+(?:\.\d+)?e-\d+)", text)
+    relative = re.search(rf"\+ *{number} *\* *\|value\|", text)
     stepped = any(word in name for word in ("step", "after", "trained"))
     allowed = max(float(absolute.group(1)) if absolute else 1e-5, 1e-4 if stepped else 0.0)
     return allowed, float(relative.group(1)) if relative else 0.0
