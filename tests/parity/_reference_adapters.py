@@ -53,21 +53,23 @@ def plus_adapter(s: r.State, at: str, o: dict[str, Any], x: Tensor) -> Tensor:
     return y * s.get(f"{at}.scaling", o["scaling"] if not isinstance(o["scaling"], str) else 1.0)
 
 
+def plus_attention(s: r.State, a: dict[str, Any], low: dict[str, Any], at: str, u: Tensor) -> Tensor:
+    """Attention with low-rank maps of its input, and of its output."""
+    parts = dict(zip("qkv", r.linear(s, f"{at}.attn.qkv", u).chunk(3, -1), strict=True))
+    maps = {p: f"{at}.attn.adapters.{p}.bottleneck" for p in low.get("location", ())}
+    low_rank = lambda p, x: low["scaling"] * r.linear(s, f"{maps[p]}.4", r.linear(s, f"{maps[p]}.1", x))  # noqa: E731
+    parts |= {p: parts[p] + low_rank(p, u) for p in maps if p != "o"}
+    y = r.linear(s, f"{at}.attn.proj", r.attention(parts["q"], parts["k"], parts["v"], a["num_heads"]))
+    return y + low_rank("o", y) if "o" in maps else y
+
+
 def plus_block(s: r.State, a: dict[str, Any], v: dict[str, Any], i: int, x: Tensor) -> Tensor:
     """A block with an adapter at its position."""
-    at, o, low, behind = f"blocks.{i}", v.get("adapter") or {}, v.get("lora") or {}, a.get("block") == "respost"
+    at, o, behind = f"blocks.{i}", v.get("adapter") or {}, a.get("block") == "respost"
 
     def attend(u: Tensor) -> Tensor:
         u = u if behind else r.norm(s, f"{at}.norm1", u, 1e-6)
-        parts = dict(zip("qkv", r.linear(s, f"{at}.attn.qkv", u).chunk(3, -1), strict=True))
-        for p in low.get("location", ()):
-            if p != "o":
-                down = r.linear(s, f"{at}.attn.adapters.{p}.bottleneck.1", u)
-                parts[p] = parts[p] + low["scaling"] * r.linear(s, f"{at}.attn.adapters.{p}.bottleneck.4", down)
-        y = r.linear(s, f"{at}.attn.proj", r.attention(parts["q"], parts["k"], parts["v"], a["num_heads"]))
-        if "o" in low.get("location", ()):
-            down = r.linear(s, f"{at}.attn.adapters.o.bottleneck.1", y)
-            y = y + low["scaling"] * r.linear(s, f"{at}.attn.adapters.o.bottleneck.4", down)
+        y = plus_attention(s, a, v.get("lora") or {}, at, u)
         return r.norm(s, f"{at}.norm1", y, 1e-6) if behind else y
 
     def m(u: Tensor) -> Tensor:
@@ -75,28 +77,24 @@ def plus_block(s: r.State, a: dict[str, Any], v: dict[str, Any], i: int, x: Tens
         y = r.linear(s, f"{at}.mlp.fc2", r.gelu(r.linear(s, f"{at}.mlp.fc1", u)))
         return r.norm(s, f"{at}.norm2", y, 1e-6) if behind else y
 
-    adapt = lambda u, name="adapter": plus_adapter(s, f"{at}.{name}", o, u)  # noqa: E731
-    position, b = o.get("config"), attend(x)
-    if position == "houlsby":
-        y = x + adapt(b, "adapter_attn") + b
-        f = m(y)
-        return y + adapt(f) + f
+    def adapt(u: Tensor, name: str = "adapter") -> Tensor:
+        return plus_adapter(s, f"{at}.{name}", o, u)
+
+    b = attend(x)
     y = x + b
-    if position == "post":
-        y = y + m(y)
-        return y + adapt(y)
+    after = {
+        "post": lambda z: z + adapt(z),
+        "parallel": lambda z: z + adapt(y),
+        "pfeiffer": lambda z: adapt(z) + z,
+        "intermediate": lambda z: z + adapt(z - y),
+        "houlsby": lambda z: z + adapt(z - y),
+    }
+    position = o.get("config")
     if position == "pre":
         y = y + adapt(y)
-        return y + m(y)
-    if position == "intermediate":
-        f = m(y)
-        return y + adapt(f) + f
-    if position == "parallel":
-        return y + m(y) + adapt(y)
-    if position == "pfeiffer":
-        f = m(y)
-        return adapt(y + f) + f + y
-    return y + m(y)
+    elif position == "houlsby":
+        y = y + adapt(b, "adapter_attn")
+    return after.get(position, lambda z: z)(y + m(y))
 
 
 def embedded(s: r.State, images: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class Case:
         """Yield (name, case) of every variant; what a variant names replaces what `arch` says."""
         for name, variant in self.json["variants"].items():
             given = {**variant.get("options", {}), **variant}
-            more = {k: given[k] for k in ("state", "zeroed") if k in given}
+            more = {k: given[k] for k in ("state", "zeroed", "state_offset", "kept_buffers") if k in given}
             arch = self.arch | {k: v for k, v in variant.items() if k != "state"}
             yield name, Case(self.path, self.json | more | {"arch": arch}, self.expected)
 

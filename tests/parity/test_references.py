@@ -3,6 +3,7 @@
 import pytest
 
 from tests.parity import _reference as r
+from tests.parity import _reference_jepa as jepa
 from tests.parity import _reference_probes as probes
 from tests.parity import _reference_video as video
 
@@ -81,9 +82,27 @@ def test_vjepa2(sizes):
     a |= dict(img_size=3 * p, num_frames=2 * t, mlp_ratio=hidden / a["embed_dim"])
     inputs = {"video": {"shape": [2, 3, 2 * t, 3 * p, 3 * p]}, "video_other": {"shape": [1, 3, 3 * t, 2 * p, 4 * p]},
               "image": {"shape": [2, 3, 3 * p, 3 * p]}}  # fmt: skip
-    about = dict(system="vjepa2", seed=6, arch=a, state=probes.jepa_shapes(a, hidden), inputs=inputs,
+    about = dict(system="vjepa2", seed=6, arch=a, state=jepa.jepa_shapes(a, hidden), inputs=inputs,
                  masks=[[0, 4, 17], [1, 9, 10]])  # fmt: skip
-    r.judge(about, probes.vjepa2)
+    r.judge(about, jepa.vjepa2)
+
+
+LATER = [
+    dict(embed_dim=24, num_heads=2, tubelet_size=2, patch_size=14, interpolate_rope=True, hidden=50),  # all turn
+    dict(embed_dim=40, num_heads=2, tubelet_size=1, patch_size=16, interpolate_rope=False, hidden=70),
+]
+
+
+@pytest.mark.parametrize("sizes", LATER, ids=lambda s: f"patches of {s['patch_size']}")
+def test_vjepa2_1(sizes):
+    a = dict(sizes, depth=12, hierarchical_layers=[2, 5, 8, 11])
+    hidden, p, t = a.pop("hidden"), a["patch_size"], a["tubelet_size"]
+    a |= dict(img_size=2 * p, num_frames=2 * t, mlp_ratio=hidden / a["embed_dim"])
+    inputs = {"video": {"shape": [2, 3, 2 * t, 2 * p, 2 * p]}, "video_other": {"shape": [1, 3, 3 * t, 1 * p, 3 * p]},
+              "image": {"shape": [2, 3, 1, 2 * p, 2 * p]}}  # fmt: skip
+    about = dict(system="vjepa2_1", seed=6, arch=a, state=jepa.later_shapes(a, hidden), inputs=inputs,
+                 masks=[[0, 4], [1, 7]])  # fmt: skip
+    r.judge(about, jepa.vjepa2_1)
 
 
 PROBES = [
@@ -98,9 +117,9 @@ def test_probe_of_vjepa2(sizes):
     e, depths = a["encoder"], a.pop("depths")
     hidden, d, t, size = e.pop("hidden"), e["embed_dim"], e["tubelet_size"], 2 * e["patch_size"]
     e |= dict(img_size=size, num_frames=2 * t)
-    state = {f"encoder.{k}": v for k, v in probes.jepa_shapes(e, hidden).items()}
+    state = {f"encoder.{k}": v for k, v in jepa.jepa_shapes(e, hidden).items()}
     for n in depths:
-        state |= {f"p{n}.{k}": v for k, v in probes.probe_shapes(d, n, a["probe_mlp_ratio"], 5).items()}
+        state |= {f"p{n}.{k}": v for k, v in jepa.probe_shapes(d, n, a["probe_mlp_ratio"], 5).items()}
     clips = [f"clip{s}_view{v}" for s in range(a["segments"]) for v in range(a["views"])]
     schedules = [
         dict(start_lr=5e-4, lr=1e-3, final_lr=1e-4, warmup=0.5, weight_decay=0.3, final_weight_decay=0.1, epochs=2.5,
@@ -114,7 +133,7 @@ def test_probe_of_vjepa2(sizes):
                  inputs={k: {"shape": [2, 3, 2 * t, size, size]} for k in clips},
                  variants={f"p{n}": dict(depth=n, prefix=f"p{n}.") for n in depths},
                  tolerance="abs 1e-4 + 2e-5*|value|")  # fmt: skip
-    r.judge(about, probes.vjepa2_probe)
+    r.judge(about, jepa.vjepa2_probe)
 
 
 def test_efficient_probing():
