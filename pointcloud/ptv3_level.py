@@ -1,6 +1,6 @@
 """One resolution of a point transformer: voxels, their orders, patches of an order, neighbors for convolutions."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -86,6 +86,9 @@ class Level:
     def patches(self, size: int, shrink: bool) -> Patches:
         """Cut the curves of all clouds into patches.
 
+        As released, the curves of a level are filled up once, for the encoder's patches; smaller patches of a decoder
+        cut the same filled curves where they divide the encoder's.
+
         Args:
             size: K.
             shrink: make patches no larger than the smallest cloud, as the release does without flash attention; else a
@@ -97,7 +100,10 @@ class Level:
         counts = self._kept["counts"]
         size = min(size, *counts) if shrink else size
         if ("patches", size) not in self._kept:
-            self._kept["patches", size] = cut(counts, size, self.cloud.device)
+            first = self._kept.setdefault("filled", size) if shrink else size
+            filled = first if first % size == 0 else size
+            whole = self._kept.get(("patches", filled)) or cut(counts, filled, self.cloud.device)
+            self._kept["patches", size] = replace(whole, size=size)
         return self._kept["patches", size]
 
     def neighbors(self, kernel: int) -> Pairs:

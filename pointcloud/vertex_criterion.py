@@ -91,7 +91,7 @@ class VertexCriterion(Criterion):
 
     def targets_for(self, predicted: Boxes, targets: Targets) -> Targets:
         """Return the true boxes as a stage is taught them: repeated, or with one class."""
-        if predicted["logits"].shape[-1] < self.num_classes:
+        if "point_logits" in predicted and predicted["logits"].shape[-1] == 1:  # proposals: object or none
             return {**targets, "box_label": torch.zeros_like(targets["box_label"])}
         return repeated(targets, self.repeats)
 

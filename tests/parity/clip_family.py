@@ -1,5 +1,6 @@
 """Prompt methods over CLIP: official keys onto the product's heads."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.parity.fill import fill_array, fill_input
 from xmodal.encoders.clip import CLIP
 from xmodal.encoders.keys import from_clip_state
 from xmodal.encoders.text import TextTransformer
+from xmodal.encoders.timm_parts import exact_ratio
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.cocoop import CoCoOpHead
 from xmodal.heads.coop import CoOpHead
@@ -28,15 +30,16 @@ def clip_of(case: Case) -> CLIP:
     """The case's frozen CLIP."""
     a = case.arch
     shapes = {k: v for k, v in case.json["state"].items() if not k.startswith(OWN)}
-    eps, ratio = a.get("layernorm_eps", 1e-5), a.get("mlp_ratio", 4)
+    eps = a.get("layernorm_eps", 1e-5)
+    ratios = [exact_ratio(*shapes[f"{tower}transformer.resblocks.0.mlp.c_fc.weight"]) for tower in ("visual.", "")]
     act = "quick_gelu" if "quick" in str(a.get("activation", "quick")).lower() else "gelu"
     visual = VisionTransformer(
         image_size=a["image_resolution"],
         patch_size=a["patch_size"],
         dim=a["vision_width"],
         depth=a["vision_layers"],
-        num_heads=vision_heads(a),
-        mlp_ratio=ratio,
+        num_heads=heads_of(a, "vision"),
+        mlp_ratio=ratios[0],
         act=act,
         pre_norm=True,
         patch_bias=False,
@@ -48,9 +51,9 @@ def clip_of(case: Case) -> CLIP:
         a["context_length"],
         a["text_width"],
         a["text_layers"],
-        a["text_heads"],
+        heads_of(a, "text"),
         a["embed_dim"],
-        mlp_ratio=ratio,
+        mlp_ratio=ratios[1],
         act=act,
         norm_eps=eps,
     )
@@ -59,10 +62,11 @@ def clip_of(case: Case) -> CLIP:
     return clip.requires_grad_(False).eval()
 
 
-def vision_heads(arch: Mapping[str, Any]) -> int:
-    """A number, or width // 64 (at least one)."""
-    heads = arch.get("vision_heads")
-    return heads if isinstance(heads, int) else max(1, arch["vision_width"] // 64)
+def heads_of(arch: Mapping[str, Any], tower: str) -> int:
+    """A number, or the width over what is said behind `//`, else over 64 (at least one)."""
+    heads = arch.get(f"{tower}_heads")
+    said = re.search(r"// *(\d+)", str(heads))
+    return heads if isinstance(heads, int) else max(1, arch[f"{tower}_width"] // int(said[1] if said else 64))
 
 
 def class_names(count: int) -> list[str]:

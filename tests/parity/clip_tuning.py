@@ -111,6 +111,7 @@ def two_stage_variant(case: Case, v: Mapping[str, Any]) -> tuple[dict[str, Any],
     names = class_names(len(ids))
     low_rank = v["peft"] == "lora"
     options = dict(rank=v["r"], alpha=v["alpha"], dropout=0.0) if low_rank else {}
+    options |= {ours: v[key] for key, ours in (("params", "targets"), ("blocks", "blocks")) if low_rank and key in v}
     towers = v.get("encoder", v["ln_modality"]) if v["peft"] != "ln" else v["ln_modality"]
     model = TwoStage(names[:base], clip_of(case), KINDS[v["peft"]], towers, (v["ln_vision_start"], v["ln_text_start"]),
                      options=options, prompt_ids=ids[:base]).eval()  # fmt: skip
@@ -122,7 +123,7 @@ def two_stage_variant(case: Case, v: Mapping[str, Any]) -> tuple[dict[str, Any],
         assert len(tensors) == len(live), set(live) - {rename_key(k, TOWER_NORMS) for k in tensors}
     start = {k: t.detach().clone() for k, t in tensors.items()}
     first, total = v["stage1_steps"], v["total_steps"]
-    rates = [cosine_rates(v["lr"], n, 1e-6) for n in (first, total - first)]
+    rates = [cosine_rates(v["lr"], n, v.get("eta_min", 1e-6)) for n in (first, total - first)]
     loss = lambda x, y: model.loss(x, y)["loss"]  # noqa: E731
     one = trained_steps(first, batches_of(case), loss, adamw(tensors.values(), v), rates[0])
     moved = {k: float((t.detach() - start[k]).norm()) for k, t in tensors.items()}

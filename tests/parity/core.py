@@ -87,7 +87,7 @@ class Case:
         """Yield (name, case) of every variant; what a variant names replaces what `arch` says."""
         for name, variant in self.json["variants"].items():
             given = {**variant.get("options", {}), **variant}
-            more = {k: given[k] for k in ("state", "zeroed") if k in given}
+            more = {k: given[k] for k in ("state", "zeroed", "state_offset", "kept_buffers") if k in given}
             arch = self.arch | {k: v for k, v in variant.items() if k != "state"}
             yield name, Case(self.path, self.json | more | {"arch": arch}, self.expected)
 
@@ -137,9 +137,9 @@ def find_builder(system: str) -> Callable | None:
 
 def tolerance(case: Case, name: str) -> tuple[float, float]:
     """Largest absolute and relative difference allowed: what the case says, else 1e-5, 1e-4 after optimizer steps."""
-    text = str(case.json.get("tolerance", ""))
-    absolute = re.search(r"\b(\d+(?:\.\d+)?e-\d+)", text)
-    relative = re.search(r"\+ *(\d+(?:\.\d+)?e-\d+) *\* *\|value\|", text)
+    text, number = str(case.json.get("tolerance", "")), r"(\d+(?:\.\d+)?(?:e-\d+)?)"
+    absolute = re.search(rf"\babs(?:olute)?\s*{number}", text) or re.search(r"\b(\d+(?:\.\d+)?e-\d+)", text)
+    relative = re.search(rf"\+ *{number} *\* *\|value\|", text)
     stepped = any(word in name for word in ("step", "after", "trained"))
     allowed = max(float(absolute.group(1)) if absolute else 1e-5, 1e-4 if stepped else 0.0)
     return allowed, float(relative.group(1)) if relative else 0.0

@@ -1,5 +1,6 @@
 """Samplers, schedules and cache methods of the few-shot protocols."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,12 @@ def number(value: Any, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
+def text_factor(i: dict[str, Any]) -> float:
+    """What a case says, also in prose: centers + 2*text."""
+    said = re.search(r"centers *\+ *([\d.]+) *\* *text", str(i.get("how", "")))
+    return i.get("text_factor", float(said[1]) if said else 1.0)
+
+
 def percent(logits: Tensor, label: Tensor) -> float:
     """Top-1 accuracy."""
     return float((logits.argmax(1) == label).float().mean() * 100)
@@ -67,7 +74,7 @@ def tip_adapter_case(case: Case) -> dict[str, Any]:
     y, v, t = (torch.tensor(i[f"{k}_labels"]) for k in ("train", "val", "test"))
     train = cluster(case, "train_features", i["train_labels"])  # (A, N, D)
     val, test = (cluster(case, f"{k}_features", i[f"{k}_labels"]) for k in ("val", "test"))  # the head normalizes
-    text = unit(case.input("centers") + i.get("text_factor", 1.5) * case.input("text"))  # (K, D)
+    text = unit(case.input("centers") + text_factor(i) * case.input("text"))  # (K, D)
     names = [str(k) for k in range(a["n_classes"])]
     head = TipAdapterHead.from_shots(train, y, text, names, alpha=a["init_alpha"], beta=a["init_beta"])
     out = {"cache_keys": head.keys.detach().t(), "cache_values": head.values, "clip_weights": text.t()}
@@ -152,7 +159,7 @@ def cafo_case(case: Case) -> dict[str, Any]:
     )
     keys = [unit(k) for k in both("keys", label["cache"])]
     val, test = both("val", label["val"]), both("test", label["test"])  # the head normalizes
-    text = unit(case.input("clip_centers") + i.get("text_factor", 2) * case.input("text"))
+    text = unit(case.input("clip_centers") + text_factor(i) * case.input("text"))
     names = [str(k) for k in range(a["n_classes"])]
     _, values = build_cache(keys[0], torch.tensor(label["cache"]), len(names))
     state = case.state()

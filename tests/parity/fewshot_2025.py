@@ -48,8 +48,10 @@ def taskres_case(case: Case) -> dict[str, Any]:
     ids = torch.tensor(case.json["inputs"]["template_tokens"])
     key, shape = next(iter(case.json["trainable"].items()))
     images = clip.encode_image(case.input("image"))
-    for tag in case.json["variants"]:
-        weight = filled(case, "weight", case.json["extra_state"]["weight"]) if tag.startswith("enhanced") else None
+    for tag, about in case.json["variants"].items():
+        said = about.get("text_projection", "extra_state" if tag.startswith("enhanced") else "")
+        extra = next(iter(case.json["extra_state"].items())) if "extra_state" in said else None
+        weight = filled(case, *extra) if extra else None
         head = TaskResHead(clip.out_dim, class_names(ids.shape[1]), clip, alpha=case.arch["residual_scale"],
                            projection=weight, template_ids=ids)  # fmt: skip
         found = {"base_text_features": head.base, "zero_residual_logits": head(images)}
@@ -121,6 +123,16 @@ def prolip_case(case: Case) -> dict[str, Any]:
     return out
 
 
+def weight_of(a: dict[str, Any]) -> float:
+    """Lambda: a number, 1/shots or 1/shots^2."""
+    rule = a["lambda_rule"]
+    if isinstance(rule, int | float):
+        return float(rule)
+    if not rule.startswith("1/shots"):
+        raise KeyError(f"lambda_rule {rule!r}: known are a number, 1/shots and 1/shots^2")
+    return 1 / (a["shots"] ** 2 if re.search(r"\^2|\*\*|shots\*shots", rule) else a["shots"])
+
+
 def prolip_variant(case: Case, about: Any) -> dict[str, Any]:
     """One variant."""
     a, i, state = case.arch, case.json["inputs"], case.state()
@@ -137,13 +149,13 @@ def prolip_variant(case: Case, about: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"zeroshot_test_logits": head(test)}
     if about["search"]:
         grids = a["lr_grid"], a["lambda_grid"]
-        grid, lr, best, seen = search_prolip(head, views, label["train"], (val, label["val"]), *grids, a["train_epoch"])
+        judged = val, label["val"]
+        grid, lr, best, seen = search_prolip(
+            head, views, label["train"], judged, *grids, a["train_epoch"], a["adam_eps"]
+        )
         found |= {"val_acc_grid": np.float32(grid), "chosen_lr_lambda": np.float32([lr, best])}
     else:
-        shots = a["shots"] ** 2 if re.search(r"\^2|\*\*|square|shots\*shots", a["lambda_rule"]) else a["shots"]
-        rule = a["lambda_rule"]
-        value = float(rule) if isinstance(rule, int | float) else 1 / shots
-        seen = fit_prolip(head, views, label["train"], a["lr"], value, a["train_epoch"])
+        seen = fit_prolip(head, views, label["train"], a["lr"], weight_of(a), a["train_epoch"], a["adam_eps"])
     ce, distance = (np.float32(x) for x in zip(*seen, strict=True))
     found |= {"ce_per_epoch_after": ce, "l2_per_epoch_after": distance, "test_logits_after": head(test),
               "test_acc": np.float32(percent(head(test), label["test"])),

@@ -22,6 +22,7 @@ from xmodal.adapters.ssf import ssf
 from xmodal.adapters.vpt import vpt
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.taps import Taps
+from xmodal.encoders.timm_parts import exact_ratio
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.merge import merge_adapters
 from xmodal.official.adapters import CONVPASS, FACT, KADAPTATION, NOAH, SSF, VPT, VQT
@@ -56,7 +57,7 @@ def tower_of(case: Case, state: Mapping[str, Tensor], **options: Any) -> VisionT
         dim=dim,
         depth=len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
         num_heads=find(case.arch, "num_heads", "heads"),
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        mlp_ratio=exact_ratio(len(state["blocks.0.mlp.fc1.weight"]), dim),
         qkv_bias="blocks.0.attn.qkv.bias" in state,
         init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
         act="quick_gelu" if "quick" in str(find(case.arch, "mlp_act")).lower() else "gelu",
@@ -281,7 +282,7 @@ def kadaptation_case(case: Case) -> dict[str, Any]:
         dim=visual["width"],
         depth=visual["layers"],
         num_heads=visual["heads"],
-        mlp_ratio=base["transformer.resblocks.0.mlp.c_fc.weight"].shape[0] / visual["width"],
+        mlp_ratio=exact_ratio(len(base["transformer.resblocks.0.mlp.c_fc.weight"]), visual["width"]),
         act="quick_gelu",
         pre_norm=True,
         patch_bias=False,

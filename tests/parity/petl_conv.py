@@ -17,6 +17,7 @@ from xmodal.adapters.conv_adapter import SCHEMES, conv_adapter, place_beside, pl
 from xmodal.encoders.convblocks import ClipAttentionPool, blocks_of, sited
 from xmodal.encoders.convnet import ConvNet
 from xmodal.encoders.frozen import freeze
+from xmodal.encoders.timm_parts import exact_ratio
 from xmodal.official.adapters import CONV_ADAPTERS, CONVPASS_SWIN
 from xmodal.official.names import rename
 
@@ -220,7 +221,7 @@ def swin_body(case: Case, state: Mapping[str, Tensor], **options: Any) -> swin_t
         depths=tuple(depths),
         num_heads=tuple(tables[str(s), "0"].shape[1] for s in range(stages)),
         window_size=find(case.arch, "window_size", "window", default=window),
-        mlp_ratio=state["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        mlp_ratio=exact_ratio(len(state["layers.0.blocks.0.mlp.fc1.weight"]), dim),
         qkv_bias="layers.0.blocks.0.attn.qkv.bias" in state,
         **options,
     )

@@ -20,6 +20,7 @@ from pointcloud.segmentation import EPCLSegmenter
 from tests.parity.core import Case, builder, grad_norms, load_mapped
 from xmodal.encoders.frozen import freeze
 from xmodal.encoders.keys import from_clip_visual_state
+from xmodal.encoders.timm_parts import exact_ratio
 from xmodal.encoders.vit import VisionTransformer
 
 
@@ -190,7 +191,7 @@ def tower_of(state: Mapping[str, torch.Tensor], prefix: str, dim: int, heads: in
         dim=dim,
         depth=depth,
         num_heads=heads,
-        mlp_ratio=hidden / dim,
+        mlp_ratio=exact_ratio(hidden, dim),
         act="quick_gelu",
         pre_norm=True,
         patch_bias=False,

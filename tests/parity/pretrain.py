@@ -16,6 +16,7 @@ from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.fill import fill_input
 from xmodal.encoders.keys import under
 from xmodal.encoders.msclip import MSCLIP
+from xmodal.encoders.timm_parts import exact_ratio
 from xmodal.encoders.unicl import unicl
 from xmodal.evaluation.metrics import accuracy, map11, mean_per_class, roc_auc
 from xmodal.evaluation.probe import LabeledInputs, LinearProbe, fit_probe
@@ -231,8 +232,8 @@ def unicl_case(case: Case) -> dict[str, Any]:
 
 def hidden_ratio(case: Case, key: str) -> float:
     """Hidden width over width of the MLP whose first weight is `key`; what the case says where it has no such block."""
-    hidden, width = case.json["state"].get(key, (case.arch["mlp_ratio"], 1))
-    return hidden / width
+    shape = case.json["state"].get(key)
+    return exact_ratio(*shape) if shape else case.arch["mlp_ratio"]
 
 
 def unicl_features(case: Case, label: torch.Tensor) -> dict[str, Any]:

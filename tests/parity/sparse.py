@@ -17,7 +17,8 @@ def layer_of(op: str, args: dict[str, Any], kernel: Tensor | None) -> nn.Module:
     """The product's layer for an operation of a case."""
     if op in ("max", "avg", "sum"):
         return SparsePool(op, **args)
-    assert kernel is not None
+    if op not in OPS or kernel is None:
+        raise KeyError(f"operation {op!r}: known are max, avg, sum and, with a kernel, {', '.join(OPS)}")
     kind = SparseConv if op == "conv" else SparseConvTranspose
     return kind(kernel.shape[-2], kernel.shape[-1], **args, **OPS[op])  # type: ignore[arg-type]
 
@@ -78,6 +79,8 @@ def minkowski_case(case: Case) -> dict[str, Any]:
         found |= operation(case, name, given)
     if "unet_state" in case.json:
         found |= unet(case, coordinates)
+    if "raw_points" not in case.json["inputs"]:
+        return found
     points = case.input("raw_points") * 1.5
     clouds = torch.arange(len(points)) % case.arch["batch"]
     words = {"UNWEIGHTED_AVERAGE": "mean", "UNWEIGHTED_SUM": "sum", "RANDOM_SUBSAMPLE": "first"}

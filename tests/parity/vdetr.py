@@ -26,7 +26,10 @@ def targets_of(case: Case, name: str) -> dict[str, Tensor]:
 
 def model_of(case: Case, a: dict[str, Any]) -> VertexBoxDecoder:
     """The product's decoder for a variant, with its weights."""
-    _, reach, nodes = a["rpe_quant"].split("_")
+    mode, reach, nodes = a["rpe_quant"].split("_")
+    if mode != "bilinear" or a.get("share_selfattn"):
+        raise KeyError(f"{case.path.name}: rpe_quant {a['rpe_quant']!r} or share_selfattn is not built")
+    edge = a.get("hard_anchor_size", 1.0)
     state = {k: v for k, v in case.state().items() if k not in a.get("kept_buffers", ())}
     model = VertexBoxDecoder(
         state["encoder_to_decoder_projection.layers.0.weight"].shape[1],
@@ -38,7 +41,7 @@ def model_of(case: Case, a: dict[str, Any]) -> VertexBoxDecoder:
         depth=a["dec_nlayers"] - 1,
         num_queries=a["nqueries"],
         content=a["q_content"],
-        mean_sizes=None if a["hard_anchor"] else a["mean_size"],
+        mean_sizes=[[edge] * 3] * a["num_semcls"] if a["hard_anchor"] else a["mean_size"],
         one_class=a["is_bilable"],
         key_positions=any("key_pos_projection" in k for k in state),
         width=a["rpe_dim"],

@@ -14,6 +14,7 @@ from video.readers import TimeMeanReader
 from video.st_adapter import st_adapter
 from xmodal.encoders.keys import from_clip_visual_state
 from xmodal.encoders.taps import Taps
+from xmodal.encoders.timm_parts import exact_ratio
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.classification import ClassificationHead
 from xmodal.model import TransferModel
@@ -32,7 +33,7 @@ def clip_tower(
         dim=width,
         depth=depth,
         num_heads=heads,
-        mlp_ratio=hidden / width,
+        mlp_ratio=exact_ratio(hidden, width),
         act="quick_gelu",
         pre_norm=True,
         patch_bias=False,

@@ -25,7 +25,7 @@ from xmodal.encoders.keys import (
     to_clip_visual_state,
     to_timm_state,
 )
-from xmodal.encoders.openai_weights import openai_clip, openai_encoder
+from xmodal.encoders.openai_weights import openai_clip, openai_encoder, vision_spec
 from xmodal.encoders.openclip_configs import config_of
 from xmodal.encoders.openclip_weights import build as build_open_clip
 from xmodal.encoders.openclip_weights import open_clip_clip, open_clip_encoder
@@ -247,6 +247,13 @@ def test_openai_weights_as_a_plain_state_dict(openai, tmp_path):
     assert openai_encoder(path, weights="random", seed=5).name == "openai/visual/random-5"
     with pytest.raises(ValueError, match="pretraind"):
         openai_encoder(path, weights="pretraind")
+
+
+def test_hidden_widths_of_an_openai_file_are_read_exactly():
+    shapes = {"conv1.weight": (704, 3, 16, 16), "positional_embedding": (17, 704),
+              "transformer.resblocks.0.mlp.c_fc.weight": (960, 704)}  # fmt: skip
+    spec = vision_spec({f"visual.{k}": torch.empty(s, device="meta") for k, s in shapes.items()}, "wide")
+    assert int(704 * spec["mlp_ratio"]) == 960  # int(704 * (960 / 704)) is 959
 
 
 @pytest.mark.parametrize(

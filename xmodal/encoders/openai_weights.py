@@ -14,6 +14,7 @@ from xmodal.encoders.clip import CLIP
 from xmodal.encoders.files import load_exactly, read_state, seeded, unfilled
 from xmodal.encoders.keys import State, from_clip_state, from_clip_visual_state, put_under, under
 from xmodal.encoders.text import TextTransformer
+from xmodal.encoders.timm_parts import exact_ratio
 from xmodal.encoders.tokenizer import ClipTokenizer
 from xmodal.encoders.vit import CLIP_TOWER, VisionTransformer
 from xmodal.registry import ENCODERS
@@ -137,7 +138,7 @@ def vision_spec(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
         dim=width,
         depth=count_blocks(state, "visual.transformer.resblocks."),
         num_heads=width // 64,
-        mlp_ratio=len(state["visual.transformer.resblocks.0.mlp.c_fc.weight"]) / width,
+        mlp_ratio=exact_ratio(len(state["visual.transformer.resblocks.0.mlp.c_fc.weight"]), width),
         act="quick_gelu",
         out_dim=state["visual.proj"].shape[1] if "visual.proj" in state else None,
         name=name,

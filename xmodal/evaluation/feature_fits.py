@@ -88,7 +88,13 @@ def fit_lp(
 
 
 def fit_prolip(
-    head: ProLIPHead, views: Tensor, label: Tensor, lr: float = 1e-5, weight: float = 1.0, epochs: int = 300
+    head: ProLIPHead,
+    views: Tensor,
+    label: Tensor,
+    lr: float = 1e-5,
+    weight: float = 1.0,
+    epochs: int = 300,
+    eps: float = 1e-4,
 ) -> list[tuple[float, float]]:
     """Train from the start on stored views; returns (cross-entropy, distance) before every step.
 
@@ -99,9 +105,10 @@ def fit_prolip(
         lr: base rate.
         weight: lambda.
         epochs: steps.
+        eps: of Adam.
     """
     head.weight.data.copy_(head.start)
-    optimizer = torch.optim.Adam([head.weight], lr=lr, eps=1e-4)
+    optimizer = torch.optim.Adam([head.weight], lr=lr, eps=eps)
     seen: list[tuple[float, float]] = []
 
     def loss(view: Tensor) -> Tensor:
@@ -122,6 +129,7 @@ def search_prolip(
     rates: Sequence[float] = LR_GRID,
     weights: Sequence[float] = LAMBDA_GRID,
     epochs: int = 300,
+    eps: float = 1e-4,
 ) -> tuple[list[list[float]], float, float, Any]:
     """Train at every pair of rate and lambda; the first strictly best on `val` trains again.
 
@@ -133,9 +141,9 @@ def search_prolip(
     for lr in rates:
         grid.append([])
         for weight in weights:
-            fit_prolip(head, views, label, lr, weight, epochs)
+            fit_prolip(head, views, label, lr, weight, epochs, eps)
             with torch.no_grad():
                 grid[-1].append(100 * float((head(val[0]).argmax(1) == val[1]).float().mean()))
             if grid[-1][-1] > best:
                 best, chosen = grid[-1][-1], (lr, weight)
-    return grid, *chosen, fit_prolip(head, views, label, *chosen, epochs)
+    return grid, *chosen, fit_prolip(head, views, label, *chosen, epochs, eps)
