@@ -1,6 +1,7 @@
 """Turn decoded frames upright and into RGB, with the pixels that the `ffmpeg` command shows."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def filtered(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
 
     graph = Graph()
     last = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or 1
+        width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)
     )
     scale = "flags=bicubic" if size is None else f"{size[1]}:{size[0]}:flags=bicubic"
     for name, arguments in [*steps_of(frame), ("scale", scale), ("format", "rgb24"), ("buffersink", "")]:
