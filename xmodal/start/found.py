@@ -9,7 +9,7 @@ from typing import Any
 
 from pointcloud.datasets.own import CLOUDS
 from video.annotations import VIDEOS
-from video.frames import frame_folders, frames_in
+from video.frames import frame_folders, frames_in, is_frame_folder
 from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, plain, read_classes
 from xmodal.data.lists import lines_of, rows_of
 from xmodal.data.tables import columns_of, names_of, part_of
@@ -71,8 +71,7 @@ def find(source: str, task: str | None = None, root: str | None = None, classes:
     elif path.is_file():
         found = from_lists({"all": path}, task, root, given)
     else:
-        while len(inner := folders_in(path)) == 1 and part_of(inner[0].name) is None:  # my_data/my_data/walk/a.mp4
-            path = inner[0]
+        path = unwrapped(path)
         lists = lists_of(path)
         found = from_lists(lists, task, root, given) if lists else from_folders(path, task, given)
     if not found.groups:
@@ -229,6 +228,15 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
         names, parts[part] = joined(names, listing)
     layout = f"folders {', '.join(p.name for p in splits.values())} with a folder of {task}s a class"
     return Found(task, layout, parts, names, notes=notes)
+
+
+def unwrapped(path: Path) -> Path:
+    """Return the folder of several: of `data/my_data/walk/a.mp4`, whose outer folders hold one each, `data/my_data`."""
+    inner = folders_in(path)
+    if len(inner) != 1 or part_of(inner[0].name):
+        return path
+    below = folders_in(inner[0])
+    return path if not below or any(map(is_frame_folder, below)) else unwrapped(inner[0])
 
 
 def folders_in(path: Path) -> list[Path]:
