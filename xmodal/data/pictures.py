@@ -35,7 +35,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        low, high = np.nanmin(image), np.nanmax(image)
+        low, high = np.nanmin(np.asarray(image)), np.nanmax(np.asarray(image))
         if low < 0 or high > 255 or (image.mode == "F" and 0 < high <= 1):
             raise ValueError(f"32-bit pixels from {low:g} to {high:g}, whose white is not known: save 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
