@@ -32,7 +32,7 @@ CEILINGS = {
 DOORS = {
     "timm": ("xmodal/encoders/", "xmodal/preprocessor.py", "video/transforms.py", "video/augment.py"),
     "open_clip": ("xmodal/encoders/",),
-    "av": ("video/sequential.py", "video/reencode.py", "video/toys/actions.py"),
+    "av": ("video/sequential.py", "video/upright.py", "video/reencode.py", "video/toys/actions.py"),
     "pytorch3d": ("pointcloud/ops.py",),
     "numba": ("pointcloud/farthest.py",),
     "triton": ("pointcloud/kernels.py",),

@@ -1,5 +1,6 @@
 """Readers of video annotations: Kinetics CSV and Something-Something v2 JSON beside plain lists and folders."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from xmodal.data.annotations import (
     look_up,
     read_classes,
 )
-from xmodal.data.lists import load_json, read_csv
+from xmodal.data.lists import load_json, rows_of
 
 EXTENSIONS = (
     ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".3gpp", ".f4v", ".mj2", ".webm", ".mkv", ".mk3d", ".avi", ".divx",
@@ -28,11 +29,11 @@ VIDEOS = Annotations("video", EXTENSIONS, json="ssv2", folders=frame_folders)
 
 @VIDEOS.formats.register_module(name="kinetics")
 def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
-    """Read an official Kinetics CSV; videos are `<youtube_id>_<start:06d>_<end:06d>.*` anywhere below `root`.
+    """Read a Kinetics CSV; videos are `<youtube_id>_<start:06d>_<end:06d>.*` anywhere below `root`, or without zeros.
 
     Classes are the labels in alphabetical order unless given; underscores may stand for spaces.
     """
-    rows = read_csv(path)
+    rows = [{key.strip().lower(): value for key, value in row.items() if key} for row in rows_of(path)]
     for key in ("youtube_id", "time_start", "time_end"):
         if not rows or rows[0].get(key) is None:
             official = "label,youtube_id,time_start,time_end,split"
@@ -45,7 +46,7 @@ def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
     for number, row in enumerate(rows, 2):
         name = _kinetics_name(row, f"{path}:{number}")
         label = look_up(row["label"], index, f"{path}:{number}") if row.get("label") else NO_LABEL
-        choices = videos.get(name, ())
+        choices = videos.get(name) or videos.get(re.sub(r"_0*(\d+)_0*(\d+)$", r"_\1_\2", name), ())
         if choices:
             split = row.get("split") or ""
             in_split = [choice for choice in choices if split in Path(choice).parts]
@@ -69,6 +70,7 @@ def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
 
     Classes come from the official labels file, given as `classes` or lying beside the annotation.
     """
+    entries = load_json(path, list, "a list of {id, template, ...}")
     if classes is None:
         beside = path.parent / SSV2_LABELS
         if not beside.is_file():
@@ -77,11 +79,11 @@ def read_ssv2(path: Path, root: Path, classes: list[str] | None) -> Listing:
     index = index_of(classes or ())
     videos = VIDEOS.below(root)
     samples, missing = [], []
-    for number, entry in enumerate(load_json(path, list, "a list of {id, template, ...}")):
+    for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or "id" not in entry:
             raise ValueError(f"{where}: no key 'id' in {str(entry)[:120]}")
-        name, template = str(entry["id"]), entry.get("template")
+        name, template = str(entry["id"]), entry.get("template", entry.get("label"))
         label = NO_LABEL
         if template is not None:
             label = look_up(str(template).replace("[", "").replace("]", ""), index, where)

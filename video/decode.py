@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from video.keyframes import KeyFrames
+from video.keyframes import KeyFrames, is_mirrored
 from video.libraries import LIBRARIES, check_decoder
 from video.sequential import Sequential, open_video, scan_packets
 from xmodal.data.stores import is_plain, open_file
@@ -92,7 +92,7 @@ class VideoFile:
         """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
         if self._scan.why_in_sequence:
             return Sequential(self.source, self._scan)
-        if self._decoder in LIBRARIES and self._scan.is_plain:
+        if self._decoder in LIBRARIES and self._scan.is_plain and not is_mirrored(*opened, self._scan):
             with contextlib.suppress(Exception):  # libraries raise anything; what they cannot read is read without them
                 reader = LIBRARIES[self._decoder](self._for_libraries(), self._scan)
                 if reader.num_frames == self._scan.num_frames:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from video.sequential import PacketScan, open_video, refuse_ambiguous, upright
+from video.sequential import PacketScan, open_video, refuse_ambiguous
+from video.upright import QUARTERS, turned, upright
 
 
 class KeyFrames:
@@ -91,3 +92,10 @@ class KeyFrames:
             refuse_ambiguous(self._found.codec, frame=frame)
             last = frame.pts
         return last
+
+
+def is_mirrored(container: Any, stream: Any, found: PacketScan) -> bool:
+    """Return whether the first frame is to be mirrored, or turned by no quarter: libraries do neither."""
+    container.seek(min(found.keys.values()), stream=stream)
+    angle, mirrored = turned(next(container.decode(stream)))
+    return mirrored or angle not in QUARTERS

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from video.packets import CODECS, begins, is_hidden
+from video.upright import size_of, upright
 from xmodal.data.stores import identity, open_file
 from xmodal.data.trouble import NotAFileError
 
@@ -255,11 +256,6 @@ def refuse_ambiguous(codec: str, frame: Any = None, packet: Any = None) -> None:
         raise ValueError(f"an edit list hides frames of {codec}, and decoders differ in that: cut the video anew")
 
 
-def size_of(frame: Any) -> tuple[int, int]:
-    """Height and width of a decoded frame as shown."""
-    return (frame.width, frame.height) if round(frame.rotation / 90) % 2 else (frame.height, frame.width)
-
-
 class Sequential:
     """Sequential reader built on PyAV: slower, correct on every file; no file stays open between calls.
 
@@ -313,24 +309,6 @@ class Sequential:
         if number < last:
             raise ValueError(f"frame {last} of {self.num_frames} cannot be decoded, only {number + 1} can")
         return out
-
-
-def upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
-    """A decoded frame as (H, W, 3) uint8 RGB, turned as its display matrix says, scaled to `size` where it differs."""
-    turns = round(frame.rotation / 90)
-    if size is not None and size_of(frame) != size:
-        height, width = size[::-1] if turns % 2 else size
-        frame = frame.reformat(width, height, interpolation="BICUBIC")
-    image = to_rgb(frame).to_ndarray()  # (H, W, 3)
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-
-
-def to_rgb(frame: Any) -> Any:
-    """Convert a frame's colors in the thread that asks: starting others costs more than the work of a small frame."""
-    try:
-        return frame.reformat(format="rgb24", threads=1)
-    except TypeError:  # older versions of PyAV start none
-        return frame.reformat(format="rgb24")
 
 
 def shown_frames(source: str) -> Iterator[tuple[np.ndarray, float, Fraction]]:

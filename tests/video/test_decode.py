@@ -16,7 +16,7 @@ import torch
 
 from tests.video import videos
 from video.decode import VideoError, VideoFile, resize_short_side
-from video.sequential import Scan, Sequential, scan, shown_frames
+from video.sequential import PacketScan, Sequential, scan, shown_frames
 
 X265 = {"preset": "ultrafast", "x265-params": "log-level=none"}
 MAKERS = {
@@ -163,7 +163,7 @@ def test_what_the_packets_say(video, tmp_path):
     ],
 )
 def test_which_films_are_read_from_their_key_frames(change, why):
-    found = Scan(4, 25.0, "h264", 0, False, False, "matroska,webm", np.arange(4), {0: 0, 2: 2})
+    found = PacketScan(4, 25.0, "h264", 0, False, False, "matroska,webm", np.arange(4), {0: 0, 2: 2})
     said = dataclasses.replace(found, **change).why_in_sequence
     assert why in said
     assert bool(why) == bool(said)

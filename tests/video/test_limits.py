@@ -183,7 +183,7 @@ def test_films_without_end_are_refused(film, monkeypatch):
     with pytest.raises(VideoError, match="more than 40 packets"):
         VideoFile(film)
     with pytest.raises(ValueError, match="more than 40 frames"):
-        Sequential(film.read_bytes(), sequential.Scan(0, 25, "h264"))
+        Sequential(film.read_bytes(), sequential.PacketScan(0, 25, "h264"))
 
 
 # ---------------------------------------------------------------- counting

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.video.videos import write_video
-from video import sequential
+from video import upright
 from video.datasets import VideoDataset
 from video.decode import VideoFile
 
@@ -21,7 +21,7 @@ def annotation(tmp_path):
 def counted(monkeypatch):
     """Openings of files, and times of the frames that are converted to pixels."""
     opened, shown = [], []
-    open_file, to_rgb = av.open, sequential.to_rgb
+    open_file, to_rgb = av.open, upright.to_rgb
 
     def noted_open(*arguments, **options):
         opened.append(arguments)
@@ -32,7 +32,7 @@ def counted(monkeypatch):
         return to_rgb(frame)
 
     monkeypatch.setattr(av, "open", noted_open)
-    monkeypatch.setattr(sequential, "to_rgb", noted_rgb)
+    monkeypatch.setattr(upright, "to_rgb", noted_rgb)
     return opened, shown
 
 

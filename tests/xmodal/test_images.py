@@ -4,12 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from xmodal.data.annotations import IMAGES
 from xmodal.data.broken import TooManyBrokenFilesError
 from xmodal.data.collate import collate
 from xmodal.data.images import ImageDataset, read_image
+from xmodal.data.pictures import ImageError, read_picture
 from xmodal.data.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from xmodal.evaluation.image_benchmarks import BENCHMARKS, files_of, first_of, group_means, task_of
 from xmodal.toys.digits import rows_of
@@ -125,6 +126,36 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert frames.dtype == torch.uint8
     if mode in ("L", "RGBA", "I;16"):
         assert np.array_equal(frames[0, 0].numpy(), gray)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
+def test_pictures_are_turned_as_their_exif_says(tmp_path, ending, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a.{ending}", exif=exif)
+    with Image.open(tmp_path / f"a.{ending}") as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / f"a.{ending}")), wanted)
+
+
+def test_damaged_exif_leaves_the_picture_readable(tmp_path):
+    pixels = np.full((24, 40, 3), 90, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1\x12\0\3")
+    np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / "a.png")), pixels)
+
+
+def test_pixels_of_32_bits_are_not_clipped_unsaid(tmp_path):
+    gray = np.linspace(0, 255, 64).reshape(8, 8).round()
+    Image.fromarray(gray.astype(np.float32)).save(tmp_path / "a.tif")
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "a.tif"))[..., 0], gray)
+    Image.fromarray((gray * 257).astype(np.int32)).save(tmp_path / "a.pgm")  # 16 bits, which Pillow reads as 32
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "a.pgm"))[..., 0], gray)
+    for other in ((gray / 255).astype(np.float32), (gray * 257).astype(np.int32), (gray - 9).astype(np.float32)):
+        Image.fromarray(other).save(tmp_path / "b.tif")
+        with pytest.raises(ImageError, match=r"32-bit pixels from .* to .*, whose white is not known: save 8 or 16"):
+            read_picture(tmp_path / "b.tif")
 
 
 def test_resizing_is_pillows(tmp_path):

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from tools.benches.data import folder, write_video
 from tools.benches.measure import Variant, Wanted
-from video import keyframes, sequential
+from video import keyframes, sequential, upright
 from video.decode import VideoFile
 from video.libraries import LIBRARIES, check_decoder
 from video.sampling import UniformSampling
@@ -61,12 +61,12 @@ def read(path: Path, decoder: str = "own") -> Tensor:
 @contextmanager
 def as_before() -> Iterator[None]:
     """Colors converted by as many threads as FFmpeg likes."""
-    now = sequential.to_rgb
-    sequential.to_rgb = lambda frame: frame.reformat(format="rgb24")  # type: ignore[assignment]
+    now = upright.to_rgb
+    upright.to_rgb = lambda frame: frame.reformat(format="rgb24")  # type: ignore[assignment]
     try:
         yield
     finally:
-        sequential.to_rgb = now
+        upright.to_rgb = now
 
 
 def read_before(path: Path) -> Tensor:

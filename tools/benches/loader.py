@@ -16,7 +16,7 @@ import torch
 from tools.benches import clips
 from tools.benches.data import folder, write_video
 from tools.benches.measure import Variant
-from video import sequential
+from video import upright
 from video.datasets import VideoDataset
 from video.decode import VideoFile
 from xmodal.data.collate import collate
@@ -106,7 +106,7 @@ def parts_of(dataset: Any, repeats: int, count: int = 8) -> Rows:
     watched = [
         patch.object(VideoFile, "__init__", clock.around("open and scan", VideoFile.__init__)),
         patch.object(VideoFile, "read", clock.around("seek and decode", VideoFile.read)),
-        patch.object(sequential, "to_rgb", clock.around("colors", sequential.to_rgb)),
+        patch.object(upright, "to_rgb", clock.around("colors", upright.to_rgb)),
         patch.object(LazyClip, "pixels", clock.around("resize, crop, flip", LazyClip.pixels)),
     ]
     for transform in getattr(dataset, "transforms", ()):

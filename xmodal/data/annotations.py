@@ -13,12 +13,12 @@ from typing import Any
 from xmodal.data import stores
 from xmodal.data.lists import each_line, lines_of, load_json, open_text, rows_of, unquoted, write_lines
 from xmodal.data.samples import NO_LABEL, Sample, Samples
-from xmodal.data.tables import columns_of, has_header, labels_of
+from xmodal.data.tables import columns_of, has_header, labels_of, names_of
 from xmodal.data.walk import LeftOut, printable
 from xmodal.registry import Registry, did_you_mean, resolve
 
 log = logging.getLogger("xmodal.data")
-_LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<label>-?\d+)\s*")
+_LINE = re.compile(r"(?P<path>.+?)\s*[\s,;]\s*(?P<label>-?\d+)\s*")
 _SEVERAL_LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<labels>\d+(?:[;|]\d+)+[;|]?|\d*[;|])\s*")
 _NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
@@ -135,10 +135,15 @@ class Annotations:
         if path.suffix.lower() == ".json":
             return self.json
         with open_text(path) as lines:
-            header = next(lines, "")
-        if "kinetics" in self.formats and "youtube_id" in header.split(","):
+            header, row = next(lines, ""), next(lines, "")
+        if "kinetics" in self.formats and "youtube_id" in map(str.lower, names_of(header)):
             return "kinetics"
-        return "csv" if has_header(header) else "list"
+        return "csv" if has_header(header) or self.is_table(path, header, row) else "list"
+
+    def is_table(self, path: Path, header: str, row: str) -> bool:
+        """Return whether the first line of a .csv or .tsv names no file and the second does: then it is a head line."""
+        names_file = lambda line: any(n.lower().endswith(self.endings) for n in names_of(line))  # noqa: E731
+        return path.suffix.lower() in (".csv", ".tsv") and names_file(row) and not names_file(header)
 
     def read_list(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read lines `path label`: space, tab or comma between, spaces in paths allowed, absolute paths taken as is.
@@ -172,6 +177,8 @@ class Annotations:
     def place(self, root: Path, name: str) -> str:
         """Return the path of a name in a list; of `folder 120`, a folder of frames and their number, the folder."""
         place = stores.under(root, name)
+        if "\\" in name and not stores.exists(place):  # written on Windows
+            place = stores.under(root, name := name.replace("\\", "/"))
         folder = re.sub(r"[\s,]+\d+$", "", name) if self.folders is not None and name[-1:].isdigit() else name
         if folder != name and not stores.exists(place):
             folder = stores.under(root, folder)

@@ -1,5 +1,6 @@
 """Read and write text files of paths and labels: lines, tables and JSON, with names of any bytes."""
 
+import codecs
 import csv
 import json
 import os
@@ -15,7 +16,7 @@ _UNSAFE = re.compile(r"[\n\r\t\"]|^\s|\s$")  # in a path: would end its line or 
 
 
 def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
-    """Open a text file so that names of any bytes come through.
+    """Open a text file so that names of any bytes come through: UTF-8, or UTF-16 as Windows writes it.
 
     Raises:
         ValueError: a FIFO, a device or a folder.
@@ -24,6 +25,10 @@ def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
         regular_file(path)
     except NotAFileError as error:
         raise ValueError(f"{path} {error}") from None
+    with open(path, "rb") as file:
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if wide:
+        return open(path, encoding="utf-16", errors="replace", newline=newline)
     return open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
@@ -40,15 +45,15 @@ def each_line(path: str | os.PathLike) -> Iterator[str]:
 
 
 def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, str]]:
-    """Read the rows of a table with a head line.
+    """Read the rows of a table with a head line; rows without any value are left out.
 
     Raises:
         ValueError: not such a table, naming the file and line.
     """
     with open_text(path, newline="") as lines:
-        rows = csv.DictReader(lines, delimiter=delimiter)
+        rows = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
         try:
-            return list(rows)
+            return [row for row in rows if any(isinstance(v, str) and v.strip() for v in row.values())]
         except csv.Error as error:
             raise ValueError(f"{path}:{rows.line_num}: not a table of values: {error}") from None
 

@@ -16,6 +16,10 @@ from xmodal.data.trouble import reading
 
 MAX_PIXELS = 2**27  # of an image: 11,585 x 11,585
 MAX_BYTES = 2**30  # of an image file
+ORIENTATION = 274  # EXIF's tag
+_T = Image.Transpose
+TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270,
+         7: _T.TRANSVERSE, 8: _T.ROTATE_90}  # fmt: skip
 
 
 class ImageError(RuntimeError):
@@ -23,16 +27,34 @@ class ImageError(RuntimeError):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any image to RGB; 16-bit grays are scaled, not clipped."""
-    if image.mode.startswith("I;16"):
+    """Convert any image to RGB; 16-bit grays are scaled, not clipped.
+
+    Raises:
+        ValueError: 32-bit pixels that do not lie in 0..255.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        low, high = np.nanmin(np.asarray(image)), np.nanmax(np.asarray(image))
+        if low < 0 or high > 255 or (image.mode == "F" and 0 < high <= 1):
+            raise ValueError(f"32-bit pixels from {low:g} to {high:g}, whose white is not known: save 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Convert a loaded image file to RGB, turned and mirrored as its EXIF orientation says (cameras, phones)."""
+    found = to_rgb(image)
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))  # type: ignore[arg-type]
+    except Exception:  # damaged EXIF data, which raise anything, make no picture unreadable
+        turn = None
+    return found if turn is None else found.transpose(turn)
+
+
 def read_picture(source: str | os.PathLike | bytes) -> Image.Image:
-    """Read an image file, or its bytes, as RGB.
+    """Read an image file, or its bytes, as RGB, upright.
 
     Raises:
         ImageError: no regular file, no image, a damaged one, or one of more than `MAX_PIXELS`.
@@ -43,7 +65,7 @@ def read_picture(source: str | os.PathLike | bytes) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels; {MAX_PIXELS} pixels are the most")
-            return to_rgb(image)
+            return upright(image)
 
 
 def bytes_of(path: str | os.PathLike) -> bytes:

@@ -38,6 +38,11 @@ def printable(name: str) -> str:
     return "".join(plain)
 
 
+def passed_over(name: str) -> bool:
+    """Return whether a file or folder is no one's data: hidden, or made by macOS or a network drive beside the data."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
 def above(folder: str, real: str) -> bool:
     """Return whether a folder is `real`, or lies above it."""
     found = os.path.realpath(folder)
@@ -64,10 +69,10 @@ def files_below(
             continue
         walked.add((status.st_dev, status.st_ino))
         real = os.path.realpath(folder)
-        inner = (name for name in sorted(folders) if not name.startswith("."))
+        inner = (name for name in sorted(folders) if not passed_over(name))
         folders[:] = [n for n in inner if not is_loop(os.path.join(folder, n), real)]
         for name in sorted(names):
-            if name.startswith("."):
+            if passed_over(name):
                 continue
             path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
             if endings is None or ending in endings:
@@ -91,7 +96,7 @@ def class_folders(
         Path and name below the root of the files of each folder, folders and files in alphabetical order.
     """
     real, found = os.path.realpath(root), {}
-    inner = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    inner = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not passed_over(entry.name))
     for folder in (name for name in inner if not is_loop(root / name, real)):
         inner_out = LeftOut()
         files = sorted(files_below(root / folder, endings, inner_out))
@@ -99,7 +104,7 @@ def class_folders(
             inner_out = LeftOut()  # the frames
         left_out.join(inner_out)
         found[folder] = [(file, os.path.relpath(file, root)) for file in files]
-    for entry in sorted(entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith(".")):
+    for entry in sorted(entry for entry in root.iterdir() if entry.is_file() and not passed_over(entry.name)):
         left_out.add(str(entry), entry.suffix.lower())
     return found
 

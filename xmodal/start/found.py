@@ -9,11 +9,11 @@ from typing import Any
 
 from pointcloud.datasets.own import CLOUDS
 from video.annotations import VIDEOS
-from video.frames import frame_folders, frames_in
+from video.frames import frame_folders, frames_in, is_frame_folder
 from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, plain, read_classes
 from xmodal.data.lists import lines_of, rows_of
-from xmodal.data.tables import columns_of, part_of
-from xmodal.data.walk import files_below
+from xmodal.data.tables import columns_of, names_of, part_of
+from xmodal.data.walk import LeftOut, files_below, passed_over
 from xmodal.start.groups import group_of
 
 READERS: dict[str, Annotations] = {"video": VIDEOS, "image": IMAGES, "cloud": CLOUDS}
@@ -71,7 +71,9 @@ def find(source: str, task: str | None = None, root: str | None = None, classes:
     elif path.is_file():
         found = from_lists({"all": path}, task, root, given)
     else:
-        found = from_folders(path, task, given)
+        path = unwrapped(path)
+        lists = lists_of(path)
+        found = from_lists(lists, task, root, given) if lists else from_folders(path, task, given)
     if not found.groups:
         named = {s.path: group_of(s.sample_id) for part in found.parts.values() for s in part}
         found.groups = {path: group for path, group in named.items() if group is not None}
@@ -134,7 +136,7 @@ def read(reader: Annotations, path: Path, root: str | None, classes: list[str] |
     try:
         return reader.read(path, root, "auto", classes)
     except ValueError as error:
-        if root is not None or "exists" not in str(error):
+        if root is not None or not re.search("exists|are missing", str(error)):
             raise
         problem = error
     near = [p for folder in (path.parent, path.parent.parent) for p in sorted(folder.iterdir()) if p.is_dir()]
@@ -149,12 +151,15 @@ def read(reader: Annotations, path: Path, root: str | None, classes: list[str] |
 def joined(names: list[str], listing: Listing) -> tuple[list[str], list[Sample]]:
     """Return all names, and a listing's samples numbered by them."""
     own = listing.classes or []
-    known = {plain(name): i for i, name in enumerate(names)}
+    # `a_b` and `a b` are one class, unless a split has both
+    both = {plain(n) for split in (names, own) for n, count in Counter(map(plain, split)).items() if count > 1}
+    key = lambda name: name if plain(name) in both else plain(name)  # noqa: E731
+    known = {key(name): i for i, name in enumerate(names)}
     for name in own:
-        if plain(name) not in known:
-            known[plain(name)] = len(names)
+        if key(name) not in known:
+            known[key(name)] = len(names)
             names = [*names, name]
-    new = [known[plain(name)] for name in own]
+    new = [known[key(name)] for name in own]
     renumber = lambda s: replace(  # noqa: E731
         s, label=new[s.label] if s.label >= 0 else s.label, labels=s.labels and tuple(sorted(new[y] for y in s.labels))
     )
@@ -202,11 +207,14 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
     """Read folders of classes, or folders of splits that hold them."""
     task = task or task_of_folder(path)
     reader = READERS[task]
-    inner = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    splits = {part: p for p in inner if (part := part_of(p.name))}
-    if "train" not in splits:
+    inner = folders_in(path)
+    named = [(part, p) for p in inner if (part := part_of(p.name))]
+    splits = dict(named)
+    if "train" not in splits or not folders_in(splits["train"]):  # a class may be called train
         listing = reader.read(path, None, "folders", classes)
         return Found(task, f"a folder of {task}s a class", {"all": list(listing.samples)}, listing.classes or [])
+    if len(splits) < len(named):
+        raise ValueError(f"{path}: several folders for one split: {', '.join(p.name for _, p in named)}; join them")
     parts: dict[str, list[Sample]] = {}
     names, notes = list(classes or []), []
     for part, folder in sorted(splits.items(), key=lambda item: ("train", "val", "test").index(item[0])):
@@ -222,26 +230,43 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
     return Found(task, layout, parts, names, notes=notes)
 
 
+def unwrapped(path: Path) -> Path:
+    """Return the folder of several: of `data/my_data/walk/a.mp4`, whose outer folders hold one each, `data/my_data`."""
+    inner = folders_in(path)
+    if len(inner) != 1 or part_of(inner[0].name):
+        return path
+    below = folders_in(inner[0])
+    return path if not below or any(map(is_frame_folder, below)) else unwrapped(inner[0])
+
+
+def folders_in(path: Path) -> list[Path]:
+    """Return the folders of a folder that may hold data."""
+    return [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not passed_over(entry.name)]
+
+
 def task_of_list(path: Path) -> str:
     """Tell the task from the endings that a list names."""
     if path.suffix.lower() == ".json":
-        return "image" if '"id"' not in "".join(lines_of(path)[:50]) else "video"
+        usual = "image" if '"id"' not in "".join(lines_of(path)[:50]) else "video"
+    else:
+        usual = "video"
     lines = lines_of(path)[:LOOK]
-    if lines and "youtube_id" in lines[0].split(","):
+    if lines and "youtube_id" in map(str.lower, names_of(lines[0])):
         return "video"
     words = [word for line in lines for word in re.findall(r"\.[A-Za-z0-9]{1,6}(?=$|[\s,;\"|])", line)]
-    return most(words, lambda: "video", str(path))
+    return most(words, lambda: usual, str(path))
 
 
 def task_of_folder(path: Path) -> str:
     """Tell the task from the endings of the files below a folder; images that are frames of videos count as videos."""
     endings = {ending for reader in READERS.values() for ending in reader.endings}
     words = []
-    for number, file in enumerate(files_below(path, tuple(endings))):
+    left_out = LeftOut()
+    for number, file in enumerate(files_below(path, tuple(endings), left_out)):
         words.append(Path(file).suffix)
         if number > LOOK:
             break
-    task = most(words, lambda: None, str(path))
+    task = most(words, lambda: None, f"{path} ({left_out})" if left_out.counts else str(path))
     if task == "image" and holds_frames(path):
         return "video"
     return task

@@ -136,7 +136,7 @@ def divide(data: found.Found, seen: look.Look, seed: int) -> dict[str, list[Samp
         part: [s for s in samples if s.path not in seen.broken and (s.label >= 0 or s.labels is not None)]
         for part, samples in data.parts.items()
     }
-    parts = {part: samples for part, samples in parts.items() if samples}
+    parts = {part: without_repeats(samples, data) for part, samples in parts.items() if samples}
     used = {kind for samples in parts.values() for s in samples for kind in kinds_of(s) if kind >= 0}
     if len(used) < 2 and not data.multilabel:
         have = f"only the class {data.classes[min(used)]!r}" if used else "no class"
@@ -160,6 +160,18 @@ def divide(data: found.Found, seen: look.Look, seed: int) -> dict[str, list[Samp
     if "train" not in parts or "val" not in parts:
         raise ValueError(f"too few {data.task}s for a training and a validation split: two a class at least")
     return parts
+
+
+def without_repeats(samples: list[Sample], data: found.Found) -> list[Sample]:
+    """Return a split's samples, each once; note the others, and files that are listed with different classes."""
+    kept = {(sample.path, sample.label, sample.labels): sample for sample in samples}
+    if len(kept) < len(samples):
+        data.notes.append(f"{len(samples) - len(kept)} of the entries repeat others and count once")
+    times = Counter(path for path, _, _ in kept)
+    torn = [path for path, count in times.items() if count > 1]
+    if torn:
+        data.notes.append(f"WARNING: {len(torn)} files are listed with different classes, such as {printable(torn[0])}")
+    return list(kept.values())
 
 
 def tower_of(name: str | None) -> tuple[recipes.EncoderRecipe, str]:
