@@ -19,6 +19,7 @@ from xmodal.start.groups import group_of
 READERS: dict[str, Annotations] = {"video": VIDEOS, "image": IMAGES, "cloud": CLOUDS}
 LISTS = (".txt", ".csv", ".tsv", ".json", ".lst", ".list")
 CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "classes.json", "labels.json", "label_map.txt")
+PARTS = ("train", "val", "test")
 LOOK = 3000  # files by whose endings the task is told
 NAMED = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
@@ -206,10 +207,14 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
     splits = {part: p for p in inner if (part := part_of(p.name))}
     if "train" not in splits:
         listing = reader.read(path, None, "folders", classes)
-        return Found(task, f"a folder of {task}s a class", {"all": list(listing.samples)}, listing.classes or [])
+        inside = splits_inside(listing.samples)
+        layout = f"a folder of {task}s a class" + (
+            f", with folders {', '.join(part for part in PARTS if part in inside)} in each" if inside else ""
+        )
+        return Found(task, layout, inside or {"all": list(listing.samples)}, listing.classes or [])
     parts: dict[str, list[Sample]] = {}
     names, notes = list(classes or []), []
-    for part, folder in sorted(splits.items(), key=lambda item: ("train", "val", "test").index(item[0])):
+    for part, folder in sorted(splits.items(), key=lambda item: PARTS.index(item[0])):
         try:
             listing = reader.read(folder, None, "folders", classes)
         except ValueError as error:
@@ -220,6 +225,15 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
         names, parts[part] = joined(names, listing)
     layout = f"folders {', '.join(p.name for p in splits.values())} with a folder of {task}s a class"
     return Found(task, layout, parts, names, notes=notes)
+
+
+def splits_inside(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """Return the samples of each split where every class has folders of splits (ModelNet40), else nothing."""
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        folders = re.split(r"[/\\]", str(sample.sample_id))[1:-1]
+        parts.setdefault(part_of(folders[0]) or "" if folders else "", []).append(sample)
+    return parts if "train" in parts and "" not in parts else {}
 
 
 def task_of_list(path: Path) -> str:
