@@ -46,7 +46,7 @@ def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
     for number, row in enumerate(rows, 2):
         name = _kinetics_name(row, f"{path}:{number}")
         label = look_up(row["label"], index, f"{path}:{number}") if row.get("label") else NO_LABEL
-        choices = videos.get(name) or videos.get(re.sub(r"_0*(\d+)_0*(\d+)$", r"_\1_\2", name), ())
+        choices = videos.get(name) or videos.get(re.sub(r"_0*(\d+)_0*(\d+)$", r"_\1_\2", name), [])
         if choices:
             split = row.get("split") or ""
             in_split = [choice for choice in choices if split in Path(choice).parts]

@@ -92,7 +92,8 @@ class VideoFile:
         """Choose the reader: random access where it is exact, decoding in sequence otherwise."""
         if self._scan.why_in_sequence:
             return Sequential(self.source, self._scan)
-        if self._decoder in LIBRARIES and self._scan.is_plain and not is_mirrored(*opened, self._scan):
+        container, stream = opened
+        if self._decoder in LIBRARIES and self._scan.is_plain and not is_mirrored(container, stream, self._scan):
             with contextlib.suppress(Exception):  # libraries raise anything; what they cannot read is read without them
                 reader = LIBRARIES[self._decoder](self._for_libraries(), self._scan)
                 if reader.num_frames == self._scan.num_frames:

@@ -7,6 +7,7 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.objects import read_lines
+from pointcloud.datasets.s3dis import release_colors
 from pointcloud.datasets.scannet import SCANNET_CLASSES
 from xmodal.registry import DATASETS
 
@@ -47,7 +48,7 @@ class PointceptScanNet(CloudDataset):
         coord, color = read("coord").astype(np.float32), read("color")
         if color.shape != coord.shape:
             raise CloudError(f"{folder.name} has {color.shape} colors for {coord.shape} coordinates")
-        cloud: Cloud = {"coord": coord, "feat": color.astype(np.float32) / 255}
+        cloud: Cloud = {"coord": coord, "feat": release_colors(color)}
         if (folder / f"{self.key}.npy").exists():
             segment = read(self.key).reshape(-1).astype(np.int64)
             cloud["segment"] = np.where((segment < 0) | (segment == 255), -1, segment)

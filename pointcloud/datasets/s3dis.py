@@ -8,6 +8,7 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.objects import read_lines
+from pointcloud.formats.scan import unit_colors
 from xmodal.registry import DATASETS
 
 S3DIS_CLASSES = (
@@ -25,7 +26,7 @@ class S3DIS(CloudDataset):
 
     Args:
         root: folder of the data set.
-        areas: areas to read, such as (1, 2, 3, 4, 6); None for all that are there.
+        areas: areas to read, such as (1, 2, 3, 4, 6) or 5; None for all that are there.
         folder: of the rooms below the root (`trainval_fullarea`); "" for none.
         names: file with a class name per line, below the root; None for the usual order.
         ignore_label: label in the files of points that do not count; they get -1.
@@ -36,7 +37,7 @@ class S3DIS(CloudDataset):
     def __init__(
         self,
         root: str,
-        areas: Sequence[int] | None = None,
+        areas: Sequence[int] | int | None = None,
         folder: str = "trainval_fullarea",
         names: str | None = "list/s3dis_names.txt",
         ignore_label: int = 255,
@@ -47,7 +48,7 @@ class S3DIS(CloudDataset):
         files = sorted(p for p in base.glob("Area_*.npy")) or sorted(p for p in base.glob("Area_*/*") if p.is_dir())
         if not files:
             raise ValueError(f"no Area_*_*.npy and no Area_*/<room>/ below {base}")
-        wanted = None if areas is None else {f"Area_{a}" for a in areas}
+        wanted = None if areas is None else {f"Area_{a}" for a in np.atleast_1d(areas)}
         self.files = [p for p in files if wanted is None or area_of(p) in wanted]
         if not self.files:
             raise ValueError(f"no rooms of areas {areas} below {base}; there are {sorted({area_of(p) for p in files})}")
@@ -73,9 +74,21 @@ class S3DIS(CloudDataset):
         label = label.reshape(-1).astype(np.int64)
         return {
             "coord": coord.astype(np.float32),
-            "feat": color.astype(np.float32) / 255,
+            "feat": release_colors(color),
             "segment": np.where(label == self.ignore_label, -1, label),
         }
+
+
+def release_colors(color: np.ndarray) -> np.ndarray:
+    """Return the colors (P, 3) of a release in 0..1: bytes, or numbers up to 255, or in 0..1 already.
+
+    Raises:
+        CloudError: they have another shape, or are no colors.
+    """
+    found = unit_colors(color, color.dtype.kind in "iu") if color.ndim == 2 and color.shape[1] == 3 else None
+    if found is None:
+        raise CloudError(f"colors of shape {color.shape} from {color.min():g} to {color.max():g}, expected 0 to 255")
+    return found
 
 
 def area_of(path: Path) -> str:

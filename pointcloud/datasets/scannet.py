@@ -9,6 +9,7 @@ import numpy as np
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.mmdet3d_infos import read_infos
 from pointcloud.datasets.objects import read_lines
+from pointcloud.datasets.s3dis import release_colors
 from pointcloud.datasets.safe_files import load_pth
 from xmodal.registry import DATASETS
 
@@ -45,16 +46,29 @@ class ScanNetSegmentation(CloudDataset):
 
     def load(self, index: int) -> Cloud:
         """Read one scene."""
-        parts = [np.asarray(x) for x in load_pth(self.files[index])]
+        content = load_pth(self.files[index])
+        if isinstance(content, dict):
+            raise CloudError(
+                f"{self.files[index].name} holds a dict of {', '.join(content)}, expected a tuple of arrays"
+            )
+        parts = [np.asarray(x) for x in content]
         if len(parts) < 2:
             raise CloudError(f"{self.files[index].name} holds {len(parts)} arrays, expected coordinates and colors")
-        cloud = {"coord": parts[0].astype(np.float32), "feat": (parts[1].astype(np.float32) + 1) / 2}
+        cloud = {"coord": parts[0].astype(np.float32), "feat": signed_colors(parts[1])}
         if len(parts) > 2:
             label = parts[2].reshape(-1).astype(np.int64)
             if self.nyu_labels:
                 label = map_ids(label, SCANNET_NYU)
+            elif ((label >= len(SCANNET_CLASSES)) & (label <= 40)).any():
+                raise CloudError(f"labels up to {label[label <= 40].max()} are NYU40's: nyu_labels=True maps them")
             cloud["segment"] = np.where((label == -100) | (label == 255), -1, label)
         return cloud
+
+
+def signed_colors(color: np.ndarray) -> np.ndarray:
+    """Return the colors (P, 3) of a scene in 0..1: from [-1, 1], or from bytes where they are none of that."""
+    signed = not color.size or np.abs(color).max() <= 1.01
+    return (color.astype(np.float32) + 1) / 2 if signed else release_colors(color)
 
 
 def map_ids(ids: np.ndarray, known: tuple[int, ...]) -> np.ndarray:
@@ -96,13 +110,14 @@ class ScanNetDetection(CloudDataset):
         name = self.root / self.sample_ids[index]
         points = np.load(f"{name}_vert.npy", allow_pickle=False)
         boxes = np.load(f"{name}_bbox.npy", allow_pickle=False)
+        boxes = boxes if boxes.size else np.zeros((0, 7))
         if points.ndim != 2 or points.shape[1] < 6 or boxes.ndim != 2 or boxes.shape[1] < 7:
             raise CloudError(f"points {points.shape} and boxes {boxes.shape}, expected (P, 6+) and (K, 7+)")
         label = map_ids(boxes[:, -1].astype(np.int64), DETECTION_NYU)
         boxes = np.concatenate([boxes[:, :6], np.zeros_like(boxes[:, :1])], axis=1).astype(np.float32)
         keep = label >= 0
         cloud: Cloud = {"coord": points[:, :3].astype(np.float32), "boxes": boxes[keep], "box_label": label[keep]}
-        return with_features(cloud, points[:, 3:6] / 255 if self.color else None, self.height)
+        return with_features(cloud, release_colors(points[:, 3:6]) if self.color else None, self.height)
 
 
 def asked_features(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -177,7 +192,7 @@ class MMDet3DIndoor(CloudDataset):
         if self.align and info["align"] is not None:
             coord = axis_align(coord, info["align"])
         cloud: Cloud = {"coord": coord, "boxes": info["boxes"].copy(), "box_label": info["label"].copy()}
-        color = points[:, 3:6] / 255 if self.color and columns >= 6 else None
+        color = release_colors(points[:, 3:6]) if self.color and columns >= 6 else None
         return with_features(cloud, color, self.height)
 
 

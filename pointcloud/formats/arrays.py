@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 
 from pointcloud.datasets.base import CloudError
-from pointcloud.formats.columns import check_columns, from_table
-from pointcloud.formats.scan import Columns, Scan, need, reader, unit_colors
+from pointcloud.formats.columns import PARTS, POINTS, XYZ, check_columns, from_table
+from pointcloud.formats.scan import Columns, Scan, from_fields, need, reader, unit_colors
 
-POINTS = ("coord", "pc", "points", "xyz", "point", "data")
-PARTS = {
-    "color": ("color", "colors", "colour", "rgb", "feat"),
-    "normal": ("normal", "normals"),
-    "intensity": ("intensity", "reflectance"),
-}
+PICKLED = "it holds pickled objects, which are not opened: save arrays of numbers (np.savez: coord, color, normal)"
 S3DIS = ("red", "green", "blue", "classification")  # rooms as `.npy` (P, 7)
 # Columns of the data sets whose scans are `.bin`, by width.
 BINS = {
@@ -37,6 +32,8 @@ def read_npy(path: Path, columns: Columns = None) -> Scan:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
         need_bytes, have = int(np.prod([int(n) for n in shape], dtype=object)) * kind.itemsize, path.stat().st_size
+    if kind.hasobject:
+        raise CloudError(PICKLED)
     if need_bytes > have:
         raise CloudError(f"an array of shape {shape} needs {need_bytes} bytes, the file has {have}")
     table = np.load(path, allow_pickle=False)
@@ -54,33 +51,49 @@ def from_arrays(arrays: Mapping[str, Any], columns: Columns, cloud: int | None) 
     Raises:
         CloudError: no array is known to hold points, or there are several clouds and none is chosen.
     """
+    arrays = {name.lower(): values for name, values in arrays.items()}
     names = list(arrays)
     name = next((n for n in POINTS if n in names), names[0] if len(names) == 1 else None)
+    if name is None and set(XYZ) <= set(names):
+        columns_ = {n: np.asarray(values).reshape(-1) for n, values in arrays.items()}
+        return from_fields({n: values for n, values in columns_.items() if len(values) == len(columns_["x"])})
     if name is None:
         raise CloudError(f"arrays {names}: which one holds points? expected one of {', '.join(POINTS)}")
     points = np.asarray(arrays[name])
     several = points.ndim == 3 and points.shape[2] >= 3 and name == "data"
     if several and cloud is None and len(points) > 1:
         raise CloudError(f"{name} holds {len(points)} clouds: name one, FILE#0 to FILE#{len(points) - 1}")
+    if several and not 0 <= (cloud or 0) < len(points):
+        raise CloudError(f"{name} holds {len(points)} clouds, there is none with number {cloud}")
     if several:
-        if not 0 <= (cloud or 0) < len(points):
-            raise CloudError(f"{name} holds {len(points)} clouds, there is none with number {cloud}")
-        points = points[cloud or 0]
+        points, total = points[cloud or 0], len(points)
+        arrays = {n: values[cloud or 0] for n, values in arrays.items() if values.shape[:1] == (total,)}
     scan = from_table(points, columns)
     for part, known in PARTS.items():
-        other = next((n for n in known if n in names and n != name), None)
-        if other is None:
-            continue
-        values = np.asarray(arrays[other])
-        values = values.reshape(len(scan.xyz), -1) if values.size % max(len(scan.xyz), 1) == 0 else values
-        if len(values) != len(scan.xyz):
-            raise CloudError(f"{len(values)} rows of {other} for {len(scan.xyz)} points")
-        if part == "color":
-            scan.color = unit_colors(values[:, :3], values.dtype.kind in "iu", scan.notes)
-        else:
-            values = values.astype(np.float32)
-            setattr(scan, part, values[:, 0] if part == "intensity" else values[:, :3])
+        other = next((n for n in known if n in arrays and n != name), None)
+        if other is not None:
+            add_part(scan, part, other, np.asarray(arrays[other]))
     return scan
+
+
+def add_part(scan: Scan, part: str, name: str, values: np.ndarray) -> None:
+    """Give a scan the colors, normals or intensity in an array: a row a point, or an image of them.
+
+    Raises:
+        CloudError: another number of rows than points.
+    """
+    count, size = len(scan.xyz), 1 if part == "intensity" else 3
+    if values.shape[:1] != (count,) and values.shape[:2] and int(np.prod(values.shape[:2])) == count:
+        values = values.reshape(count, -1)
+    if values.shape[:1] != (count,):
+        raise CloudError(f"{name} has shape {values.shape} for {count} points, expected a row a point")
+    values = values.reshape(count, -1)
+    if values.shape[1] < size:
+        scan.notes.append(f"{name} has {values.shape[1]} of {size} columns: not used as {part}")
+    elif part == "color":
+        scan.color = unit_colors(values[:, :3], values.dtype.kind in "iu", scan.notes)
+    else:
+        setattr(scan, part, values[:, 0 if part == "intensity" else slice(3)].astype(np.float32))
 
 
 @reader(".npz")
@@ -91,7 +104,10 @@ def read_npz(path: Path, columns: Columns = None) -> Scan:
     if size > 2000 * path.stat().st_size:
         raise CloudError(f"{path.stat().st_size} bytes would become {size}: not opened")
     with np.load(path, allow_pickle=False) as arrays:
-        return from_arrays(arrays, columns, None)
+        try:
+            return from_arrays(arrays, columns, None)
+        except ValueError as error:
+            raise CloudError(PICKLED if "Object arrays" in str(error) else str(error)) from error
 
 
 @reader(".h5", ".hdf5")
@@ -99,7 +115,14 @@ def read_h5(path: Path, columns: Columns = None, cloud: int | None = None) -> Sc
     """Read one cloud of an HDF5 file; `FILE#12` chooses one of many."""
     h5py = need("h5py", path.suffix)
     with h5py.File(path, "r") as file:
-        return from_arrays({k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}, columns, cloud)
+        found: dict[str, Any] = {}
+
+        def note(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                found.setdefault(name.rpartition("/")[2], item)
+
+        file.visititems(note)
+        return from_arrays(found, columns, cloud)
 
 
 @reader(".bin")

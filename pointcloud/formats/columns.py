@@ -5,9 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from pointcloud.datasets.base import CloudError
-from pointcloud.formats.scan import Columns, Scan, canonical, from_fields
+from pointcloud.formats.pcd import unpack_colors
+from pointcloud.formats.scan import COLORS, NORMALS, Columns, Scan, canonical, from_fields
 
 XYZ = ("x", "y", "z")
+# What files call arrays and fields that hold the vectors of all points, in lower case.
+POINTS = (
+    "coord", "pc", "points", "xyz", "point", "coords", "pos", "position", "positions", "vertices", "pointcloud", "pcd",
+    "data",
+)  # fmt: skip
+PARTS = {
+    "color": ("color", "colors", "colour", "colours", "rgb", "rgba", "feat"),
+    "normal": ("normal", "normals"),
+    "intensity": ("intensity", "reflectance"),
+}
 GROUPS = {"colors": ("red", "green", "blue"), "normals": ("nx", "ny", "nz")}
 HELP = "name the columns, such as --columns x,y,z,red,green,blue or x,y,z,nx,ny,nz"
 MOST = 40  # columns of a table without names
@@ -40,16 +51,20 @@ def from_table(table: np.ndarray, columns: Columns = None, layout: Sequence[str]
     """
     table = np.asarray(table)
     if table.dtype.names:
-        return from_fields({name: table[name].reshape(-1) for name in table.dtype.names})
+        return from_fields(unpack_colors(split_vectors(table)))
+    notes: list[str] = []
     if table.ndim == 3 and table.shape[2] >= 3:
+        notes.append(f"an array of shape {table.shape}: read as an image of {table.shape[0]} x {table.shape[1]} points")
         table = table.reshape(-1, table.shape[2])
     if table.ndim != 2 or table.shape[1] < 3:
         raise CloudError(f"an array of shape {table.shape}, expected (P, 3) or more columns")
     if table.shape[1] > MOST and columns is None:
-        raise CloudError(f"an array of shape {table.shape}: points are its rows, and no point has so many columns")
+        raise CloudError(
+            f"an array of shape {table.shape}: points are its rows, and no point has so many columns: save "
+            "its transpose"
+        )
     if table.dtype.kind not in "fiu":
         raise CloudError(f"an array of type {table.dtype}, expected numbers")
-    notes: list[str] = []
     if columns is not None:
         names = check_columns(columns)
         if len(names) > table.shape[1]:
@@ -58,6 +73,20 @@ def from_table(table: np.ndarray, columns: Columns = None, layout: Sequence[str]
         names = [*XYZ, *guess(table[:, 3:], layout, notes)]
     fields = {name: table[:, i] for i, name in enumerate(names) if name not in ("-", "_", "")}
     return from_fields(fields, typed=table.dtype.kind in "iu", notes=notes)
+
+
+def split_vectors(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns (P,) of an array with named fields; `xyz`, `rgb` and the like may have several numbers."""
+    vectors = ((POINTS, XYZ), (PARTS["color"], COLORS), (PARTS["normal"], NORMALS))
+    columns: dict[str, np.ndarray] = {}
+    for name in table.dtype.names or ():
+        values = table[name].reshape(table.size, -1)
+        axes = next((axes for known, axes in vectors if name.lower() in known), ())
+        if values.shape[1] == 1:
+            columns[name.lower()] = values[:, 0]
+        elif values.shape[1] >= len(axes):
+            columns.update(zip(axes, values.T, strict=False))
+    return columns
 
 
 def guess(rest: np.ndarray, layout: Sequence[str] | None, notes: list[str]) -> list[str]:

@@ -25,6 +25,11 @@ def read_e57(path: Path, columns: Columns = None) -> Scan:
     color, intensity = (
         None if any(v is None for v in values) else np.concatenate(values) for values in joined.values()
     )
+    notes += [
+        f"not all scans have {key}: not used"
+        for key, values in joined.items()
+        if any(v is None for v in values) and any(v is not None for v in values)
+    ]
     return Scan(np.concatenate([part["xyz"] for part in parts]), color=color, intensity=intensity, notes=notes)
 
 

@@ -24,13 +24,22 @@ def read_mesh(path: Path, columns: Columns = None) -> Scan:
     faces = getattr(mesh, "faces", None)
     if faces is None or not len(faces):
         points = np.asarray(getattr(mesh, "vertices", ()), np.float64).reshape(-1, 3)
-        return Scan(points, up=up, notes=["the file has no faces: its vertices are the points"])
+        notes = ["the file has no faces: its vertices are the points"]
+        return Scan(points, color=vertex_colors(mesh, len(points)), up=up, notes=notes)
     if not np.isfinite(mesh.area) or mesh.area <= 0:
         raise CloudError(f"{len(faces)} faces without area: nothing to draw points on")
     points, index, color = sample(trimesh, mesh)
     note = f"{SAMPLES} points drawn on {len(faces)} faces, evenly by area"
     normal = np.asarray(mesh.face_normals[index], np.float32)
     return Scan(np.asarray(points, np.float64), color=color, normal=normal, up=up, notes=[note])
+
+
+def vertex_colors(mesh: Any, count: int) -> np.ndarray | None:
+    """Return the colors (P, 3) in 0..1 of a mesh's vertices, None where the file gives none."""
+    visual = getattr(mesh, "visual", None)
+    if getattr(visual, "kind", None) != "vertex" or len(visual.vertex_colors) != count:  # type: ignore[union-attr]
+        return None
+    return np.asarray(visual.vertex_colors, np.float32)[:, :3] / 255  # type: ignore[union-attr]
 
 
 def load(trimesh: Any, path: Path) -> Any:

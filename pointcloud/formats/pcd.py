@@ -151,7 +151,7 @@ def unpack_lzf(packed: memoryview, size: int) -> bytearray:
 def unpack_colors(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Replace a packed `rgb` or `rgba` (0xAARRGGBB, as a number or in the bits of a float) by bytes of each color."""
     name = next((n for n in ("rgb", "rgba") if n in data), None)
-    if name is None or set(COLORS) <= data.keys():
+    if name is None or set(COLORS) <= data.keys() or (data[name].ndim == 1 and data[name].dtype.itemsize < 4):
         return data
     column = np.ascontiguousarray(data.pop(name))
     if column.ndim == 2 and column.shape[1] >= 3:  # three or four bytes

@@ -45,12 +45,15 @@ def read_ply(path: Path, columns: Columns = None) -> Scan:
     """Read the vertices: coordinates, colors by any usual name, normals, intensity."""
     plyfile = need("plyfile", ".ply")
     with path.open("rb") as file:
-        lines = header_lines(file)
+        raw = header_lines(file)
+        lines = [line.decode("ascii", "replace").encode("ascii", "replace") for line in raw]  # plyfile takes no others
         check_size(lines, path)
         if any(line.split()[:2] == [b"format", b"ascii"] for line in lines):
             # text may have more digits than the type that the header gives it
             wide = [SINGLE.sub(rb"\1double\2", line) for line in lines]
             data = plyfile.PlyData.read(io.BytesIO(b"".join(wide) + file.read()))
+        elif lines != raw:
+            data = plyfile.PlyData.read(io.BytesIO(b"".join(lines) + file.read()), mmap=False)
         else:
             data = plyfile.PlyData.read(str(path), mmap="c")
     element = next((e for e in data.elements if e.name.lower() in ("vertex", "vertices", "point")), None)

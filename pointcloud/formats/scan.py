@@ -108,6 +108,8 @@ def from_fields(fields: Mapping[str, np.ndarray], typed: bool = True, notes: lis
     scan = Scan(np.stack([np.asarray(columns[k]) for k in "xyz"], axis=1), notes=notes)
     if scan.xyz.dtype.kind not in "fiu":
         raise CloudError(f"coordinates of type {scan.xyz.dtype}, expected numbers")
+    if scan.xyz.dtype.kind != "f" or scan.xyz.dtype.itemsize < 4:  # extents and offsets would overflow
+        scan.xyz = scan.xyz.astype(np.float64)
     if set(COLORS) <= columns.keys():
         channels = [np.asarray(columns[k]) for k in COLORS]
         kind = np.float32 if channels[0].dtype.kind == "f" else None

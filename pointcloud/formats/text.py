@@ -1,11 +1,13 @@
 """Rows of numbers as text: `.xyz`, `.txt`, `.pts`, `.csv` and their kin, with or without a header."""
 
+import contextlib
 import itertools
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -18,6 +20,27 @@ HEAD = 200  # lines that may come before the first row
 PTS = {4: ("intensity",), 6: ("red", "green", "blue"), 7: ("intensity", "red", "green", "blue")}
 DECIMAL_COMMA = re.compile(r"^([-+]?\d*),(\d+(?:[eE][-+]?\d+)?)$")
 UNIT = re.compile(r"[(\[][^)\]]*[)\]]")
+REMARK = re.compile(r"\s(?:#|//|%).*")  # behind the numbers of a row
+MISSING = ("", "na", "n/a", "null", "none", "-")  # cells without a number, in lower case
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a text file; one that begins with UTF-16's mark is read as that."""
+    with path.open("rb") as file:
+        wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    return path.open(encoding="utf-16" if wide else "utf-8-sig", errors="replace")
+
+
+def number(word: str) -> float:
+    """Return the number in a cell: NaN if it is empty, a decimal comma and Fortran's D allowed.
+
+    Raises:
+        ValueError: it is a word.
+    """
+    plain = word.strip().strip('"')
+    if plain.lower() in MISSING:
+        return math.nan
+    return float(re.sub("[dD]", "e", DECIMAL_COMMA.sub(r"\1.\2", plain)))
 
 
 @dataclass
@@ -44,9 +67,9 @@ class TextLayout:
 
 
 def is_number(word: str) -> bool:
-    """Return whether a word is a number, infinite and missing ones included."""
+    """Return whether a word is a number, infinite and missing ones included; a decimal comma is no part of one."""
     try:
-        float(word)
+        number(word.replace(",", "?"))
     except ValueError:
         return False
     return True
@@ -54,10 +77,11 @@ def is_number(word: str) -> bool:
 
 def is_row(words: list[str], names: list[str] | None) -> bool:
     """Return whether the words are numbers; below a header only the columns that are known must be."""
-    if names is None:
-        return all(is_number(w) for w in words)
-    numbers = [w for w, name in zip(words, names, strict=False) if name in KNOWN.values() and name != "classification"]
-    return bool(numbers) and all(is_number(w) for w in numbers)
+    numbers = words
+    if names is not None:
+        known = {*KNOWN.values()} - {"classification"}
+        numbers = [w for w, name in zip(words, names, strict=False) if name in known]
+    return all(is_number(w) for w in numbers) and any(w.lower() not in MISSING for w in numbers)
 
 
 def split(line: str, delimiter: str | None) -> list[str]:
@@ -103,6 +127,7 @@ def read_head(lines: list[str], columns: Columns = None) -> TextLayout:
         text = line.lstrip("/#%").strip() if comment else line
         if not text:
             continue
+        text = REMARK.sub("", text)
         row = None if comment else row_of(text, names)
         if row is not None:
             delimiter, comma, words = row
@@ -124,19 +149,23 @@ def read_head(lines: list[str], columns: Columns = None) -> TextLayout:
 
 
 def rows_of(path: Path, head: TextLayout, use: list[int] | None) -> np.ndarray:
-    """Return the rows as a table."""
+    """Return the rows as a table, NaN in cells without a number.
+
+    Raises:
+        ValueError: rows of different lengths, or words where numbers belong.
+    """
 
     def load(**options: Any) -> np.ndarray:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
+        with open_text(path) as file:
             rows: Iterable[str] = itertools.islice(file, head.skip, None)
             if head.decimal_comma:
                 rows = (line.replace(",", ".") for line in rows)
-            return np.loadtxt(rows, delimiter=head.delimiter, ndmin=2, usecols=use, **options)
+            return np.loadtxt(rows, delimiter=head.delimiter, ndmin=2, usecols=use, encoding=None, **options)
 
-    try:
-        return load(comments="#", quotechar='"')
-    except ValueError:
-        return load(comments=COMMENT)  # slower
+    for fast in ({"comments": "#", "quotechar": '"'}, {"comments": COMMENT}):
+        with contextlib.suppress(ValueError):
+            return load(**fast)
+    return load(comments=COMMENT, converters=number)  # a call a cell
 
 
 def table_of(path: Path, head: TextLayout, columns: Columns) -> tuple[np.ndarray, Columns]:
@@ -153,7 +182,7 @@ def table_of(path: Path, head: TextLayout, columns: Columns) -> tuple[np.ndarray
 @reader(".xyz", ".txt", ".pts", ".csv", ".asc", ".xyzrgb", ".xyzn")
 def read_text(path: Path, columns: Columns = None) -> Scan:
     """Read rows of numbers: columns by `columns`, by a header, or as far as their values tell."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with open_text(path) as file:
         head = read_head(list(itertools.islice(file, HEAD)), columns)
     if columns is None and head.names is not None:
         use = [i for i, name in enumerate(head.names) if name in KNOWN and head.names.index(name) == i]

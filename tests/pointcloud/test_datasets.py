@@ -226,7 +226,7 @@ class TestBoxes:
 
     def test_mmdet3d(self, tmp_path):
         (tmp_path / "points").mkdir()
-        points = rng().random((10, 6)).astype(np.float32)
+        points = (rng().random((10, 6)) * [1, 1, 1, 255, 255, 255]).astype(np.float32)
         points.tofile(tmp_path / "points" / "scene0000_00.bin")
         turn = np.eye(4)
         turn[:2, :2] = [[0, -1], [1, 0]]

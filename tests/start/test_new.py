@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,27 @@ def test_clouds(tmp_path):
     assert "torn.npy" in said
     assert cfg.default_hooks.checkpoint.best == "top1"  # what CloudAccuracy reports
     step(cfg)
+
+
+def test_folders_of_splits_in_each_class(tmp_path):
+    """ModelNet40's release: `chair/train/chair_0001.off`."""
+    rng = np.random.default_rng(0)
+    for name, part, count in (
+        ("box", "train", 5),
+        ("box", "test", 3),
+        ("tv_stand", "train", 4),
+        ("tv_stand", "test", 2),
+    ):
+        (tmp_path / "ModelNet" / name / part).mkdir(parents=True)
+        for i in range(count):
+            np.savetxt(tmp_path / "ModelNet" / name / part / f"{name}_{i:04d}.xyz", rng.normal(size=(9, 3)))
+    _, said = new(tmp_path, tmp_path / "ModelNet")
+    assert "a folder of clouds a class, with folders train, test in each" in said
+    tested = [line.split("\t") for line in (tmp_path / "mine_split" / "test.txt").read_text().splitlines()]
+    folders = [(Path(path).parts[-3:-1], label) for path, label in tested]
+    assert sorted(set(folders)) == [(("box", "test"), "0"), (("tv_stand", "test"), "1")]
+    assert len(folders) == 5
+    assert all("/train/" in line for p in ("train", "val") for line in (tmp_path / "mine_split" / f"{p}.txt").open())
 
 
 def test_kinetics_and_something_something(tmp_path):

@@ -19,6 +19,7 @@ from xmodal.start.groups import group_of
 READERS: dict[str, Annotations] = {"video": VIDEOS, "image": IMAGES, "cloud": CLOUDS}
 LISTS = (".txt", ".csv", ".tsv", ".json", ".lst", ".list")
 CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "classes.json", "labels.json", "label_map.txt")
+PARTS = ("train", "val", "test")
 LOOK = 3000  # files by whose endings the task is told
 NAMED = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
@@ -212,12 +213,16 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
     splits = dict(named)
     if "train" not in splits or not folders_in(splits["train"]):  # a class may be called train
         listing = reader.read(path, None, "folders", classes)
-        return Found(task, f"a folder of {task}s a class", {"all": list(listing.samples)}, listing.classes or [])
+        inside = splits_inside(listing.samples)
+        layout = f"a folder of {task}s a class" + (
+            f", with folders {', '.join(part for part in PARTS if part in inside)} in each" if inside else ""
+        )
+        return Found(task, layout, inside or {"all": list(listing.samples)}, listing.classes or [])
     if len(splits) < len(named):
         raise ValueError(f"{path}: several folders for one split: {', '.join(p.name for _, p in named)}; join them")
     parts: dict[str, list[Sample]] = {}
     names, notes = list(classes or []), []
-    for part, folder in sorted(splits.items(), key=lambda item: ("train", "val", "test").index(item[0])):
+    for part, folder in sorted(splits.items(), key=lambda item: PARTS.index(item[0])):
         try:
             listing = reader.read(folder, None, "folders", classes)
         except ValueError as error:
@@ -242,6 +247,15 @@ def unwrapped(path: Path) -> Path:
 def folders_in(path: Path) -> list[Path]:
     """Return the folders of a folder that may hold data."""
     return [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not passed_over(entry.name)]
+
+
+def splits_inside(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """Return the samples of each split where every class has folders of splits (ModelNet40), else nothing."""
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        folders = re.split(r"[/\\]", str(sample.sample_id))[1:-1]
+        parts.setdefault(part_of(folders[0]) or "" if folders else "", []).append(sample)
+    return parts if "train" in parts and "" not in parts else {}
 
 
 def task_of_list(path: Path) -> str:
