@@ -200,7 +200,7 @@ def cells_of(row: dict[str, Any]) -> list[str]:
 def tasks_of(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Tasks and encoders in the order of their names and of the numbers in them."""
     numbered = lambda text: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", text)]  # noqa: E731
-    return sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: numbered(t[0]))
+    return sorted({(r["task"], r["encoder"]) for r in rows}, key=lambda t: (numbered(t[0]), t[1]))
 
 
 def make_page(rows: Sequence[dict[str, Any]]) -> str:

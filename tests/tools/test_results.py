@@ -68,6 +68,13 @@ def test_stored_bytes_are_those_of_the_weights(tmp_path):
     assert results.stored_bytes(tmp_path) == 99
 
 
+def test_tasks_with_several_encoders_have_one_order(tmp_path):
+    (row,) = results.rows_of_runs([write(tmp_path / "0", 0, 20.0)], "actions8")
+    names = ["a", "b", "c", "d", "e", "f", "g"]
+    rows = [{**row, "encoder": name} for name in reversed(names)]
+    assert results.tasks_of(rows) == [("actions8", name) for name in names]
+
+
 def test_more_seeds_join_a_row(tmp_path):
     folders = [write(tmp_path / str(s), s, v) for s, v in ((0, 20.0), (1, 30.0), (2, 25.0))]
     (old,), (new,) = (results.rows_of_runs(part, "actions8") for part in (folders[:1], folders[1:]))
