@@ -7,8 +7,8 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.objects import read_lines
-from pointcloud.datasets.s3dis import release_colors
 from pointcloud.datasets.scannet import SCANNET_CLASSES
+from pointcloud.formats.scan import release_colors
 from xmodal.registry import DATASETS
 
 

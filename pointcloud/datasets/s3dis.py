@@ -8,7 +8,7 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.objects import read_lines
-from pointcloud.formats.scan import unit_colors
+from pointcloud.formats.scan import release_colors
 from xmodal.registry import DATASETS
 
 S3DIS_CLASSES = (
@@ -77,18 +77,6 @@ class S3DIS(CloudDataset):
             "feat": release_colors(color),
             "segment": np.where(label == self.ignore_label, -1, label),
         }
-
-
-def release_colors(color: np.ndarray) -> np.ndarray:
-    """Return the colors (P, 3) of a release in 0..1: bytes, or numbers up to 255, or in 0..1 already.
-
-    Raises:
-        CloudError: they have another shape, or are no colors.
-    """
-    found = unit_colors(color, color.dtype.kind in "iu") if color.ndim == 2 and color.shape[1] == 3 else None
-    if found is None:
-        raise CloudError(f"colors of shape {color.shape} from {color.min():g} to {color.max():g}, expected 0 to 255")
-    return found
 
 
 def area_of(path: Path) -> str:

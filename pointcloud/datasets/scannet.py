@@ -9,8 +9,8 @@ import numpy as np
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.mmdet3d_infos import read_infos
 from pointcloud.datasets.objects import read_lines
-from pointcloud.datasets.s3dis import release_colors
 from pointcloud.datasets.safe_files import load_pth
+from pointcloud.formats.scan import release_colors
 from xmodal.registry import DATASETS
 
 SCANNET_CLASSES = (

@@ -160,6 +160,19 @@ def unit_colors(colors: np.ndarray, typed: bool = False, notes: list[str] | None
     return np.divide(colors, np.float32(top), dtype=np.float32)
 
 
+def release_colors(color: np.ndarray) -> np.ndarray:
+    """Return the colors (P, 3) of a released data set in 0..1: from bytes, numbers up to 255, or 0..1 already.
+
+    Raises:
+        CloudError: they have another shape, or are no colors.
+    """
+    found = unit_colors(color, color.dtype.kind in "iu") if color.ndim == 2 and color.shape[1] == 3 else None
+    if found is None:
+        low, high, _ = range_of(color)
+        raise CloudError(f"colors of shape {color.shape} from {low:g} to {high:g}, expected 0 to 255")
+    return found
+
+
 def range_of(values: np.ndarray) -> tuple[float, float, bool]:
     """Return the lowest and highest of the finite values, and whether all are whole numbers; a piece at a time."""
     low, high, whole = np.inf, -np.inf, True

@@ -10,7 +10,7 @@ LARGE = 2**20  # bytes: what is smaller goes along with the step
 
 
 class Courier(Protocol):
-    """What takes batches to a device in two parts: begin, and wait."""
+    """Interface of what copies batches to a device: begin a copy, then wait for it."""
 
     def send(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Begin to copy a batch and return it, with tensors that must not be used yet."""
