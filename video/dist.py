@@ -179,10 +179,17 @@ class DiST(Reader):
                 nn.init.trunc_normal_(p, std=0.02)
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
-        """Read the taps of a pass over the sparse frames (B*t, N, D) and all frames; returns (B, out_dim)."""
+        """Read the taps of a pass over the sparse frames (B*t, N, D) and all frames; returns (B, out_dim).
+
+        Raises:
+            ValueError: clips of another number of frames.
+        """
         assert taps is not None
         assert taps.pixels is not None
         frames, past = need_grid(grid, "dist").t, torch.zeros((), device=taps.pixels.device)
+        own, given = self.frame_step * self.join[0].cls_token.shape[2], taps.pixels.shape[2]
+        if given != own:
+            raise ValueError(f"dist was built for clips of {own} frames, and these have {given}")
         x = self.stem(taps.pixels)
         for layer, i in zip(self.join, self.layers, strict=True):
             x, m, past = layer(x, taps["post", i].unflatten(0, (-1, frames)), past)

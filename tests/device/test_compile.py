@@ -48,8 +48,7 @@ def check(run, inputs_of, sizes=BATCHES):
 def test_the_blocks_of_every_family_are_one_graph(make):
     torch.manual_seed(0)
     encoder = make().eval().requires_grad_(False)
-    grid = encoder.embed(images_of(encoder))[1]
-    check(lambda tokens: encoder.forward_blocks(tokens, grid), lambda n: [encoder.embed(images_of(encoder, n))[0]])
+    check(lambda images: encoder.forward_blocks(*encoder.embed(images)), lambda n: [images_of(encoder, n)])
 
 
 def model_with(reader, **options):
@@ -60,20 +59,20 @@ def model_with(reader, **options):
 READERS = {
     "pooled": None,
     "time mean": dict(type=TimeMeanReader),
-    "evl": dict(type=EVLDecoder, num_frames=3, num_layers=2),
+    "evl": dict(type=EVLDecoder, num_frames=4, num_layers=2),
     "attentive probe": dict(type=AttentiveProbe, depth=1, num_heads=2),
-    "step probe": dict(type=StepProbe),
-    "efficient probe": dict(type=EfficientProbe),
+    "step probe": dict(type=StepProbe, num_frames=4),
+    "efficient probe": dict(type=EfficientProbe, num_queries=3),
     "vqt": dict(type=VisualQueries),
     "side4video": dict(type=Side4Video),
-    "dist": dict(type=DiST),
+    "dist": dict(type=DiST, num_frames=4),
 }
 
 
 @pytest.mark.parametrize("reader", cases(READERS))
 def test_a_tower_and_every_reader_are_one_graph(reader):
     model = model_with(reader).eval()
-    check(lambda x: model.features(clips=x), lambda n: [torch.randn(n, 1, 3, 3, 16, 16)], BATCHES[:3])
+    check(lambda x: model.features(clips=x), lambda n: [torch.randn(n, 1, 3, 4, 16, 16)], BATCHES[:3])
 
 
 HEADS = {

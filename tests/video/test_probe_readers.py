@@ -80,6 +80,9 @@ def test_segments_are_joined_and_become_one_prediction():
 def test_too_many_frames_for_the_positions():
     with pytest.raises(ValueError, match="positions for 4 frames, and the clip has 6"):
         model("step")(clips=clips(6))
+    for frames in (3, 5, 6):  # with alpha 2, three dense frames give as many sparse ones as four
+        with pytest.raises(ValueError, match=f"dist was built for clips of 4 frames, and these have {frames}"):
+            model("dist")(clips=clips(frames))
 
 
 def test_segments_of_short_and_long_videos():
