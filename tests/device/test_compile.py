@@ -72,7 +72,7 @@ READERS = {
 @pytest.mark.parametrize("reader", cases(READERS))
 def test_a_tower_and_every_reader_are_one_graph(reader):
     model = model_with(reader).eval()
-    check(lambda x: model.features(clips=x), lambda n: [torch.randn(n, 1, 3, 4, 16, 16)], BATCHES[:3])
+    check(lambda x: model.features(clips=x), lambda n: [torch.randn(n, 1, 4, 3, 16, 16)], BATCHES[:3])
 
 
 HEADS = {
