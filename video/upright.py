@@ -1,6 +1,7 @@
 """Turn decoded frames upright and into RGB, with the pixels that the `ffmpeg` command shows."""
 
 import math
+import threading
 from fractions import Fraction
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 DIRECT = ("yuv420p", "yuvj420p")  # are converted without interpolating colors: all ways give the same pixels
 QUARTERS = (0, 90, 180, 270)
+_kept = threading.local()  # the filters of each thread's last frame
 
 
 def upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -69,10 +71,30 @@ def steps_of(frame: Any) -> list[tuple[str, str]]:
 
 
 def filtered(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Convert a frame with FFmpeg's filters, see `upright`."""
+    """Convert a frame with FFmpeg's filters, see `upright`.
+
+    Each thread keeps the filters of the last frame for frames of the same kind: making them costs several times as much
+    as a small frame's conversion.
+    """
+    kind = (
+        frame.format.name, frame.width, frame.height, frame.time_base, frame.colorspace, frame.color_range,
+        frame.interlaced_frame, tuple(steps_of(frame)), size,
+    )  # fmt: skip
+    found, graph = getattr(_kept, "last", (None, None))
+    graph = graph if found == kind else graph_of(frame, size)
+    _kept.last = (None, None)  # an error leaves none behind
+    graph.push(frame)
+    image = graph.pull().to_ndarray()
+    _kept.last = (kind, graph)
+    return image
+
+
+def graph_of(frame: Any, size: tuple[int, int] | None) -> Any:
+    """Make the filters for frames of one kind, which run in the thread that asks."""
     from av.filter import Graph
 
     graph = Graph()
+    graph.threads = 1
     last = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)
     )
@@ -82,8 +104,7 @@ def filtered(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
         last.link_to(step)
         last = step
     graph.configure()
-    graph.push(frame)
-    return graph.pull().to_ndarray()
+    return graph
 
 
 def to_rgb(frame: Any) -> Any:

@@ -3,13 +3,17 @@
 import shutil
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
+import av
 import numpy as np
 import pytest
 
+import video.upright as upright_module
 from video.decode import VideoFile
 from video.libraries import LIBRARIES
 from video.sequential import Sequential
+from video.upright import graph_of, upright
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is the truth here")
 X264 = ("-c:v", "libx264", "-preset", "veryfast")
@@ -86,3 +90,36 @@ def test_libraries_do_not_read_what_they_would_not_mirror(tmp_path, decoder, mat
     path = with_matrix(write(tmp_path / "a.mp4", *KINDS["8 bit"][1:]), tmp_path / "b.mp4", *MATRICES[matrix])
     with VideoFile(path, decoder=decoder) as video:
         np.testing.assert_array_equal(video.read(range(video.num_frames)), shown(path, (96, 144, 3)))
+
+
+def test_two_videos_frame_by_frame_in_several_threads(tmp_path):
+    films = []
+    for name, kind, matrix in (
+        ("a", "10 bit", "mirrored"),
+        ("b", "10 bit", "clockwise"),
+        ("c", "interlaced", "three degrees"),
+    ):
+        path = with_matrix(write(tmp_path / f"{name}0.mp4", *KINDS[kind][1:]), tmp_path / f"{name}.mp4", *MATRICES[matrix])
+        with av.open(str(path)) as opened:
+            films.append(
+                (list(opened.decode(video=0)), shown(path, (144, 96, 3) if matrix == "clockwise" else (96, 144, 3)))
+            )
+
+    def check(_):
+        for i in range(5):
+            for frames, truth in films:
+                np.testing.assert_array_equal(upright(frames[i]), truth[i])
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(check, range(6)))
+
+
+def test_frames_of_one_kind_share_their_filters(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(upright_module, "graph_of", lambda *a, make=graph_of: made.append(a) or make(*a))
+    path = write(tmp_path / "a.mkv", *KINDS["4:2:2"][1:])
+    with VideoFile(path) as video:
+        frames = video.read(range(video.num_frames))
+    np.testing.assert_array_equal(frames, shown(path, (96, 144, 3)))
+    assert len(made) == 1
