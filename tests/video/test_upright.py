@@ -99,7 +99,9 @@ def test_two_videos_frame_by_frame_in_several_threads(tmp_path):
         ("b", "10 bit", "clockwise"),
         ("c", "interlaced", "three degrees"),
     ):
-        path = with_matrix(write(tmp_path / f"{name}0.mp4", *KINDS[kind][1:]), tmp_path / f"{name}.mp4", *MATRICES[matrix])
+        path = with_matrix(
+            write(tmp_path / f"{name}0.mp4", *KINDS[kind][1:]), tmp_path / f"{name}.mp4", *MATRICES[matrix]
+        )
         with av.open(str(path)) as opened:
             films.append(
                 (list(opened.decode(video=0)), shown(path, (144, 96, 3) if matrix == "clockwise" else (96, 144, 3)))
