@@ -47,7 +47,7 @@ class Adapter(nn.Module):
         if not self.drop_path or not self.training:
             return y
         keep = 1 - self.drop_path
-        mask = y.new_empty(len(y) // frames, 1, 1).bernoulli_(keep) / keep
+        mask = y.new_empty(y.shape[0] // frames, 1, 1).bernoulli_(keep) / keep
         return y * mask.repeat_interleave(frames, 0)
 
 
@@ -133,7 +133,7 @@ class TemporalPositions(nn.Module):
         frames, own = need_grid(grid, "aim").t, self.embedding.shape[1]
         if frames != own:
             raise ValueError(f"aim was built for clips of {own} frames and got {frames}")
-        return x + self.embedding.transpose(0, 1).repeat(len(x) // frames, 1, 1)
+        return x + self.embedding.transpose(0, 1).repeat(x.shape[0] // frames, 1, 1)
 
 
 @method(

@@ -68,7 +68,7 @@ class JoinLayer(nn.Module):
         m = self.input(o) + past
         up = self.up(m[:, :, 1:]).permute(0, 3, 1, 2).unflatten(3, x.shape[3:])  # (B, C, t, h, w)
         down = self.down(x).flatten(3).permute(0, 2, 3, 1)  # (B, t, P, D_i)
-        rows = self.cls_token[0, 0][:, None].expand(len(x), -1, -1, -1)  # (B, t, 1, D_i)
+        rows = self.cls_token[0, 0][:, None].expand(x.shape[0], -1, -1, -1)  # (B, t, 1, D_i)
         x, m = x + up.repeat_interleave(self.alpha, 2), m + torch.cat([rows, down], 2)
         time = self.temporal_ffn(self.ln_temporal(m).permute(0, 3, 1, 2)[..., None])[..., 0].permute(0, 2, 3, 1)
         return x, m, self.ffn(self.ln(m)) + time
@@ -111,7 +111,7 @@ class FramePooling(nn.Module):
     def forward(self, s: Tensor, a: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map s (B*t, 1, D), a (B, 1, D) and tokens (B*t, N, D)."""
         s = self.space(s, tokens)
-        return s, self.time(a, s.unflatten(0, (len(a), -1))[:, :, 0] + self.positions)
+        return s, self.time(a, s.unflatten(0, (a.shape[0], -1))[:, :, 0] + self.positions)
 
 
 @method(
@@ -194,8 +194,8 @@ class DiST(Reader):
         for layer, i in zip(self.join, self.layers, strict=True):
             x, m, past = layer(x, taps["post", i].unflatten(0, (-1, frames)), past)
         tokens = (past + m).flatten(0, 1)  # (B*t, 1 + P, D_i)
-        a = self.query.expand(len(tokens) // frames, -1, -1)
-        s = self.frame_query.expand(len(tokens), -1, -1)
+        a = self.query.expand(tokens.shape[0] // frames, -1, -1)
+        s = self.frame_query.expand(tokens.shape[0], -1, -1)
         for layer in self.pooling:
             s, a = layer(s, a, tokens)
         seen = taps["post", self.layers[-1]][:, 0].unflatten(0, (-1, frames)).mean(1)

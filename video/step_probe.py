@@ -85,7 +85,7 @@ class StepProbe(Reader):
         frames, known = x.shape[1], self.frame_pos.shape[1]
         if frames > known:
             raise ValueError(f"step_probe has positions for {known} frames, and the clip has {frames}")
-        c = self.cls_token.expand(len(x), -1, -1)
+        c = self.cls_token.expand(x.shape[0], -1, -1)
         s = self.norm(torch.cat([c, (x + self.frame_pos[:, :frames]).flatten(1, 2)], 1))  # (B, 1 + T*S, D)
         dim = s.shape[-1]
         q = nn.functional.linear(s[:, :1], self.qkv.weight[:dim], self.qkv.bias[:dim])

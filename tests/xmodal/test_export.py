@@ -106,8 +106,7 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=ONNX)])
+@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=[ONNX, pytest.mark.slow])])
 @pytest.mark.parametrize("config", TINY, ids=lambda p: p.stem)
 def test_every_method_exports(tmp_path: Path, config: Path, ending: str):
     model, frames = model_of(config)

@@ -24,7 +24,7 @@ class Appended(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map (B, N, V) to (B, N + n, V)."""
-        return torch.cat([x, self.values(self.owner[0]).to(x.dtype).expand(len(x), -1, -1)], 1)
+        return torch.cat([x, self.values(self.owner[0]).to(x.dtype).expand(x.shape[0], -1, -1)], 1)
 
 
 class Replaced(nn.Module):
@@ -44,7 +44,7 @@ class Replaced(nn.Module):
         """Map (B, N, W) to the same shape."""
         prompts = self.values(self.owner[0]).to(x.dtype)
         first = x.shape[1] - len(prompts) if self.start is None else self.start
-        rows = prompts.expand(len(x), -1, -1)
+        rows = prompts.expand(x.shape[0], -1, -1)
         return torch.cat([x[:, :first], rows, x[:, first + len(prompts) :]], 1)
 
 
@@ -64,7 +64,7 @@ def place_text(tower: Any, owner: nn.Module, values: Sequence[Callable[[Any], Te
 def splice(tower: Any, ids: Tensor, ctx: Tensor) -> Tensor:
     """Token embeddings (K, L, W) of ids (K, L) with a context (n, W) in the place of tokens 1 to n."""
     x = tower.embed(ids)
-    return torch.cat([x[:, :1], ctx.to(x.dtype).expand(len(x), -1, -1), x[:, 1 + len(ctx) :]], 1)
+    return torch.cat([x[:, :1], ctx.to(x.dtype).expand(x.shape[0], -1, -1), x[:, 1 + len(ctx) :]], 1)
 
 
 def first_context(tower: Any, ids: Tensor, count: int, from_words: bool) -> nn.Parameter:

@@ -142,7 +142,7 @@ class TextTransformer(nn.Module):
         layout = []
         if self.cls_token is not None:
             assert kept is not None
-            x = torch.cat([x, self.cls_token.to(x.dtype).expand(len(x), 1, -1)], 1)
+            x = torch.cat([x, self.cls_token.to(x.dtype).expand(x.shape[0], 1, -1)], 1)
             layout.append(CausalPadded(torch.cat([torch.ones_like(kept[:, :1]), kept], 1)))
         x = self.pre_blocks(x + self.pos_embed[: x.shape[1]].to(x.dtype))
         for block in self.blocks:
