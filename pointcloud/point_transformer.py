@@ -13,6 +13,7 @@ from pointcloud import task
 from pointcloud.ptv3 import PointDecoder, PointTransformer
 from pointcloud.segmenter import Segmenter
 from pointcloud.serialization import ORDERS
+from xmodal.encoders.files import seeded
 from xmodal.registry import ENCODERS, check_arguments, method
 from xmodal.torch_files import read_safetensors, read_torch
 
@@ -74,12 +75,13 @@ def fit(model: PointTransformer, state: dict[str, Tensor], path: str | Path) -> 
 
 
 @ENCODERS.register_module(name="point_transformer")
-def point_transformer(weights: str = "random", decoder: bool = False, **options: Any) -> PointTransformer:
+def point_transformer(weights: str = "random", decoder: bool = False, seed: int = 0, **options: Any) -> PointTransformer:
     """Build a point transformer.
 
     Args:
         weights: a released file of PTv3, Sonata or Concerto (`.pth` or `.safetensors`), or `random`.
         decoder: take the decoder too, where the file has one.
+        seed: of random weights.
         **options: of `PointTransformer`, over those in the file.
 
     Raises:
@@ -95,8 +97,10 @@ def point_transformer(weights: str = "random", decoder: bool = False, **options:
         options = {k: v for k, v in options.items() if not k.startswith("dec_")}
     options.setdefault("order", ORDERS)
     check_arguments(PointTransformer, options)
-    model = PointTransformer(**options)
-    if state is not None:
+    model = seeded(seed, lambda: PointTransformer(**options))
+    if state is None:
+        model.name += f"/random-{seed}"
+    else:
         fit(model, state, weights)
     return model
 

@@ -98,6 +98,15 @@ def test_neighbors_on_a_hilbert_curve_are_neighbors_in_space():
         Level.make(torch.zeros(1, 3), torch.tensor([[2**17, 0, 0]]), torch.zeros(1), list(ORDERS))
 
 
+def test_random_weights_follow_their_own_seed():
+    found = []
+    for everywhere, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(everywhere)  # of a run
+        found.append(point_transformer(seed=seed, **SMALL).state_dict())
+    assert all(torch.equal(v, found[1][k]) for k, v in found[0].items())
+    assert not all(torch.equal(v, found[2][k]) for k, v in found[0].items())
+
+
 def test_the_probe_trains_alone_and_with_lora_and_every_point_gets_a_class():
     coord, color = cloud()
     for adapters, trains in (([], {"network.head.weight", "network.head.bias"}), ([dict(type=lora, rank=2)], None)):

@@ -30,3 +30,14 @@ def test_it_knows_a_palace_and_a_daisy():
     assert scores.argmax(1).tolist() == [PALACE, DAISY]
     assert scores.amax(1).min() > 0.25
     assert [m.shape[1] for m in encoder.feature_maps(images)] == [24, 40, 112, 320]
+
+
+def test_random_weights_follow_their_own_seed():
+    from xmodal.encoders.efficientnet_lite import efficientnet_lite0
+
+    found = []
+    for everywhere, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(everywhere)  # of a run
+        found.append(efficientnet_lite0("random", 64, seed).state_dict())
+    assert all(torch.equal(v, found[1][k]) for k, v in found[0].items())
+    assert not all(torch.equal(v, found[2][k]) for k, v in found[0].items())

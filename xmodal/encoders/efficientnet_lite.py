@@ -13,6 +13,7 @@ import timm
 from torch import Tensor
 
 from xmodal.encoders.convnet import ConvNet
+from xmodal.encoders.files import seeded
 from xmodal.registry import ENCODERS
 from xmodal.torch_files import read_torch
 
@@ -59,17 +60,18 @@ def from_lite_state(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor
 
 
 @ENCODERS.register_module(name="efficientnet_lite0")
-def efficientnet_lite0(checkpoint: str = "", image_size: int = 224) -> ConvNet:
+def efficientnet_lite0(checkpoint: str = "", image_size: int = 224, seed: int = 0) -> ConvNet:
     """EfficientNet-Lite0 trained on ImageNet.
 
     Args:
         checkpoint: a file with the package's weights, or `random`; default: the package's own.
         image_size: pixels; any multiple of 32 will do.
+        seed: of random weights.
 
     Raises:
         ValueError: neither the package nor a file.
     """
-    body: Any = timm.create_model("tf_efficientnet_lite0")
+    body: Any = seeded(seed, lambda: timm.create_model("tf_efficientnet_lite0"))
     if checkpoint != "random":
         path = Path(checkpoint) if checkpoint else packaged_file()
         if not path.is_file():

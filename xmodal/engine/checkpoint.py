@@ -130,7 +130,8 @@ def check_encoder(model: nn.Module, meta: dict[str, Any], source: str) -> None:
     if here and there and here != there:
         raise ValueError(
             f"{source} was trained on encoder {there['encoder']} (weights {there['sha256'][:12]}), "
-            f"this config builds {here['encoder']} (weights {here['sha256'][:12]})"
+            f"this config builds {here['encoder']} (weights {here['sha256'][:12]}): give the config with which it was "
+            "trained, or leave the config out (tools/test.py CHECKPOINT takes the one that the checkpoint holds)"
         )
 
 
