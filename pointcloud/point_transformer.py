@@ -75,7 +75,9 @@ def fit(model: PointTransformer, state: dict[str, Tensor], path: str | Path) -> 
 
 
 @ENCODERS.register_module(name="point_transformer")
-def point_transformer(weights: str = "random", decoder: bool = False, seed: int = 0, **options: Any) -> PointTransformer:
+def point_transformer(
+    weights: str = "random", decoder: bool = False, seed: int = 0, **options: Any
+) -> PointTransformer:
     """Build a point transformer.
 
     Args:
