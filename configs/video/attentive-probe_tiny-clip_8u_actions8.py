@@ -20,10 +20,13 @@ with read_base():
 
 model.reader = dict(type=AttentiveProbe, depth=1)
 optim_wrapper.optimizer.update(lr=1e-3)
+train_cfg.update(max_epochs=40, val_interval=40)
+cache = dict(views=4)  # the frozen part of four random views of each video, once
 variants["frames"] = dict(
     model=dict(reader=dict(per_frame=True, num_frames=8)),
     optim_wrapper=dict(optimizer=dict(lr=3e-3)),
-    train_cfg=dict(max_epochs=10),
+    train_cfg=dict(max_epochs=10, val_interval=10),
+    cache=None,
 )
 variants["grid"] = dict(
     probes=dict(lr=[3e-3, 1e-3, 3e-4], weight_decay=[0.02, 0.2], holdout=0.1), optim_wrapper=dict(clip_grad=None)

@@ -18,4 +18,6 @@ with read_base():
 
 model.reader = dict(type=EfficientProbe, num_queries=8)
 model.head = dict(type=ClassificationHead, num_classes=8, norm="batch", init_std=None)
-optim_wrapper.optimizer.update(lr=1e-3)
+optim_wrapper.optimizer.update(lr=3e-3)
+train_cfg.update(max_epochs=40, val_interval=40)
+cache = dict(views=4)  # the frozen part of four random views of each video, once

@@ -16,4 +16,6 @@ with read_base():
     from .._base_.actions8 import *
 
 model.reader = dict(type=StepProbe, num_frames=8)
-optim_wrapper.optimizer.update(lr=1e-3)
+optim_wrapper.optimizer.update(lr=1e-2)
+train_cfg.update(max_epochs=40, val_interval=40)
+cache = dict(views=4)  # the frozen part of four random views of each video, once
