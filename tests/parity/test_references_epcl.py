@@ -1,0 +1,38 @@
+"""EPCL against formulas in float64, at sizes and with options that no shipped case has."""
+
+import pytest
+
+from tests.parity import _reference as r
+from tests.parity import _reference_epcl as epcl
+
+OBJECTS = [
+    dict(clip_width=24, clip_heads=3, clip_layers=1, clip_proj_dim=10, clip_patch=4, cls_dim=2, num_group=7,
+         group_size=5, use_task_emb=True, tasks=9, hidden=100, head=11, points=40),
+    dict(clip_width=20, clip_heads=1, clip_layers=2, clip_proj_dim=33, clip_patch=5, cls_dim=6, num_group=13,
+         group_size=1, use_task_emb=False, tasks=0, hidden=51, head=256, points=33),
+    dict(clip_width=16, clip_heads=4, clip_layers=2, clip_proj_dim=16, clip_patch=4, cls_dim=4, num_group=25,
+         group_size=25, use_task_emb=True, tasks=1, hidden=64, head=8, points=25),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", OBJECTS, ids=lambda a: f"{a['num_group']} groups")
+def test_classification(sizes):
+    a = dict(sizes)
+    state = epcl.classification_shapes(a, a.pop("hidden"), a.pop("head"))
+    about = dict(system="EPCL classification", seed=91, arch=a, state=state, inputs={"pts": [2, a.pop("points"), 3]})
+    r.judge(about | {"tolerance": "abs 5e-5 + 5e-5*|value|"}, epcl.classification)
+
+
+VOXELS = [
+    dict(width=24, clip_heads=3, clip_layers=1, tokenizer_dim=5, num_group=9, group_size=4, voxel_size=0.02,
+         num_task_tokens=3, sizes=[31, 12, 50]),
+    dict(width=16, clip_heads=1, clip_layers=2, tokenizer_dim=40, num_group=3, group_size=7, voxel_size=0.1,
+         num_task_tokens=1, sizes=[17]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("a", VOXELS, ids=lambda a: f"{len(a['sizes'])} clouds")
+def test_dense_encoder(a):
+    inputs = {"feats": [sum(a["sizes"]), a["tokenizer_dim"]], "cls_pos": [a["width"]]}
+    about = dict(system="EPCL dense-feature encoder", seed=92, arch=a, state=epcl.dense_shapes(a, 70), inputs=inputs)
+    r.judge(about | {"tolerance": "abs 5e-5 + 5e-5*|value|"}, epcl.dense)
