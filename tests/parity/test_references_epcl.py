@@ -4,6 +4,7 @@ import pytest
 
 from tests.parity import _reference as r
 from tests.parity import _reference_epcl as epcl
+from tests.parity import _reference_mixer as mixer
 
 OBJECTS = [
     dict(clip_width=24, clip_heads=3, clip_layers=1, clip_proj_dim=10, clip_patch=4, cls_dim=2, num_group=7,
@@ -36,3 +37,18 @@ def test_dense_encoder(a):
     inputs = {"feats": [sum(a["sizes"]), a["tokenizer_dim"]], "cls_pos": [a["width"]]}
     about = dict(system="EPCL dense-feature encoder", seed=92, arch=a, state=epcl.dense_shapes(a, 70), inputs=inputs)
     r.judge(about | {"tolerance": "abs 5e-5 + 5e-5*|value|"}, epcl.dense)
+
+
+ROOMS = [
+    dict(width=12, clip_heads=3, clip_layers=1, classes=5, c=6, blocks=[2, 1, 3, 2, 2], planes=[8, 8, 16, 16, 8],
+         share_planes=4, nsample=[4, 2, 8, 4, 8], stride=[1, 2, 2, 2, 2], cloud_sizes=[50, 71], num_task_tokens=3),
+    dict(width=8, clip_heads=1, clip_layers=2, classes=2, c=3, blocks=[2, 2, 2, 2, 2], planes=[6, 12, 6, 12, 12],
+         share_planes=2, nsample=[3, 3, 6, 6, 4], stride=[1, 3, 2, 2, 1], cloud_sizes=[61], num_task_tokens=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("a", ROOMS, ids=lambda a: f"{len(a['cloud_sizes'])} clouds")
+def test_segmentation(a):
+    inputs = {k: [sum(a["cloud_sizes"]), 3] for k in ("coord", "feat")} | {"cls_pos": [a["width"]]}
+    about = dict(system="EPCL indoor segmentation", seed=93, arch=a, state=mixer.segmenter_shapes(a, 50), inputs=inputs)
+    r.judge(about | {"tolerance": "abs 1e-4 + 1e-4*|value|"}, mixer.segmenter)
