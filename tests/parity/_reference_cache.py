@@ -243,7 +243,6 @@ def taskres(case: Case) -> Any:
 def two_stage_keys(v: dict[str, Any], a: dict[str, Any]) -> Iterable[str]:
     """What the first stage trains: norms of the chosen blocks, or all biases but those of the packed projection."""
     towers = {"vision": ("visual.transformer", a["vision_layers"]), "text": ("transformer", a["text_layers"])}
-    norms = ("ln_1", "ln_2")
     for name in towers if v["ln_modality"] == "both" else [v["ln_modality"]]:
         at, depth = towers[name]
         for i in range(v[f"ln_{name}_start"] if v["peft"] == "ln" else 0, depth):
