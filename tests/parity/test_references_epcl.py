@@ -1,10 +1,11 @@
-"""EPCL against formulas in float64, at sizes and with options that no shipped case has."""
+"""EPCL and Uni3D against formulas in float64, at sizes and with options that no shipped case has."""
 
 import pytest
 
 from tests.parity import _reference as r
 from tests.parity import _reference_epcl as epcl
 from tests.parity import _reference_mixer as mixer
+from tests.parity import _reference_uni3d as uni3d
 
 OBJECTS = [
     dict(clip_width=24, clip_heads=3, clip_layers=1, clip_proj_dim=10, clip_patch=4, cls_dim=2, num_group=7,
@@ -52,3 +53,22 @@ def test_segmentation(a):
     inputs = {k: [sum(a["cloud_sizes"]), 3] for k in ("coord", "feat")} | {"cls_pos": [a["width"]]}
     about = dict(system="EPCL indoor segmentation", seed=93, arch=a, state=mixer.segmenter_shapes(a, 50), inputs=inputs)
     r.judge(about | {"tolerance": "abs 1e-4 + 1e-4*|value|"}, mixer.segmenter)
+
+
+CLOUDS = {
+    "giant": dict(embed_dim=20, depth=1, num_heads=1, mlp_ratio=2.61, num_classes=3),
+    "base": dict(embed_dim=24, depth=2, num_heads=3, qkv_fused=False, swiglu_mlp=True, scale_mlp=True, num_classes=2,
+                 use_rot_pos_emb=True, mlp_ratio=8 / 3),
+    "tiny": dict(embed_dim=16, depth=3, num_heads=4, mlp_ratio=8 / 3, swiglu_mlp=True, use_rot_pos_emb=True,
+                 num_classes=0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("images", [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0]], ids=["one image", "images"])
+def test_uni3d(images):
+    a = dict(points=40, num_group=9, group_size=5, pc_encoder_dim=11, embed_dim=13, eva_img_size=8, eva_patch=4,
+             ln_eps=1e-6)  # fmt: skip
+    variants = {k: {"eva": eva, "state": uni3d.uni3d_shapes(a, eva)} for k, eva in CLOUDS.items()}
+    inputs = {k: {"shape": [3, 40, 3]} for k in ("xyz", "rgb")} | {k: {"shape": [3, 13]} for k in ("text", "image")}
+    about = dict(system="uni3d", seed=94, arch=a, variants=variants, inputs={**inputs, "use_image": images})
+    r.judge(about | {"state_offset": {"logit_scale": 1.0}, "tolerance": "abs 1e-4 + 1e-4*|value|"}, uni3d.uni3d)
