@@ -183,8 +183,9 @@ def decoder_steps(case: Case, model: nn.Module) -> dict[str, Any]:
     for n, (layer, i) in enumerate(zip(reader.decoder, reader.layers, strict=True)):
         frames, maps = reader.seen(layer, i, grid, taps)
         x = layer(x, frames, maps, grid)
+        motion = None if maps is None else layer.cross_attention(maps)
         steps |= {
-            f"decoder_in{n}": layer.augment(frames, layer.cross_attention(maps), grid).flatten(1, 2).numpy(),
+            f"decoder_in{n}": layer.augment(frames, motion, grid).flatten(1, 2).numpy(),
             f"query_out{n}": x.numpy(),
         }
     return steps

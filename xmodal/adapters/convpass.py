@@ -15,6 +15,8 @@ from xmodal.encoders.sites import choose_blocks, place
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid, need_grid
 
+SCALES = {"attn": "ls1", "mlp": "ls2"}  # the layer scale behind an operation
+
 
 class Bypass(nn.Module):
     """Down, 3x3 convolution on the grid of patches, up, beside an operation.
@@ -28,15 +30,26 @@ class Bypass(nn.Module):
         scale: the factor s of the bypass.
         dropout: before the up projection, in training.
         xavier_init: start the convolution from Xavier uniform instead of the identity kernel.
+        layer_scale: the tower's scale of the operation's output, if it has one. The bypass is divided by it before, so
+            that it joins the stream unscaled (where the scale is zero, not at all).
 
     At start: the identity.
     Trains: all of it.
     Differs from the released code: any width and grid; the norm before the operation is computed once.
     """
 
-    def __init__(self, dim: int, hidden: int = 8, scale: float = 1.0, dropout: float = 0.1, xavier_init: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int = 8,
+        scale: float = 1.0,
+        dropout: float = 0.1,
+        xavier_init: bool = False,
+        layer_scale: nn.Module | None = None,
+    ):
         super().__init__()
         self.scale = scale
+        self.behind = (layer_scale,)  # in a tuple: known, not owned
         self.down = nn.Linear(dim, hidden)
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.up = nn.Linear(hidden, dim)
@@ -55,7 +68,9 @@ class Bypass(nn.Module):
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Add the bypass of the operation's input x (B, N, D) to its output y (B, N, D)."""
         u = self.convolve(self.act(self.down(x)), need_grid(grid, "convpass"))
-        return y + self.up(self.dropout(self.act(u))) * self.scale
+        change = self.up(self.dropout(self.act(u))) * self.scale
+        gamma = getattr(self.behind[0], "gamma", None)
+        return y + (change if gamma is None else change / gamma.masked_fill(gamma == 0, torch.inf))
 
     def convolve(self, u: Tensor, grid: Grid) -> Tensor:
         """Convolve the patches of u (B, N, h) on their grid and the other tokens each by itself."""
@@ -108,7 +123,8 @@ def convpass(
     if not sites or any(site not in ("attn", "mlp") for site in sites):
         raise ValueError(f"convpass: sites must be attn and/or mlp, got {list(sites)}")
     return [
-        place(block, site, name, Bypass(block.norm1.weight.shape[0], hidden, scale, dropout, xavier_init))
+        place(block, site, name, Bypass(block.norm1.weight.shape[0], hidden, scale, dropout, xavier_init, behind))
         for block in choose_blocks(encoder, blocks)
         for site in sites
+        for behind in [getattr(block, SCALES[site], None)]
     ]

@@ -1,5 +1,7 @@
 """Convpass: where a bypass reads and how strong it is, its grid, its start and its dropout."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,3 +78,18 @@ def test_kernels_start_as_the_identity_or_by_xavier():
         assert 0.8 * bound < bypass.down.weight.abs().max() <= bound
     assert convpass(build(vit), 8, xavier_init=True)[0].conv.weight[:, :, 0, 0].any()
     assert not convpass(build(vit), 8)[0].conv.weight[:, :, 0, 0].any()
+
+
+def test_a_layer_scale_does_not_act_on_a_bypass_and_a_copy_has_its_own():
+    encoder = vit(init_values=0.1)
+    convpass(encoder, 4, sites="mlp")
+    copied = copy.deepcopy(refill(encoder)).double().eval()
+    block, grid, x = copied.blocks[1], Grid(1, 2, 2), torch.randn(2, 5, 24, dtype=torch.double)
+    block.ls2.gamma.data.mul_(3)[:2] = 0  # those of the copy
+    bypass = block.mlp.edits["convpass"]
+    found = block(x, grid)
+    u = block.norm2(x + block.ls1(block.attn(block.norm1(x), grid)), grid)
+    change = through(bypass, u, grid)
+    del block.mlp.edits["convpass"]
+    torch.testing.assert_close((found - block(x, grid))[..., 2:], change[..., 2:])
+    torch.testing.assert_close(found[..., :2], block(x, grid)[..., :2])
