@@ -20,7 +20,6 @@ from xmodal.registry import Registry, did_you_mean, resolve
 log = logging.getLogger("xmodal.data")
 _LINE = re.compile(r"(?P<path>.+?)\s*[\s,;]\s*(?P<label>-?\d+)\s*")
 _SEVERAL_LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<labels>\d+(?:[;|]\d+)+[;|]?|\d*[;|])\s*")
-_NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,16 @@ class Annotations:
         json: the format of a JSON file.
         unique: refuse class names that occur twice.
         folders: finds the folders below a folder that count as one file each (frames of a video).
+        heads: formats by what tells them from the first line of a file.
     """
 
     def __init__(
         self, noun: str, endings: tuple[str, ...], json: str, unique: bool = True,
         folders: Callable[[Path], Iterable[str]] | None = None,
+        heads: Mapping[str, Callable[[str], bool]] | None = None,
     ):  # fmt: skip
         self.noun, self.endings, self.json, self.unique, self.folders = noun, endings, json, unique, folders
+        self.heads = heads or {}
         self.formats = Registry("annotation format")
         self.formats.register_module("list", module=self.read_list)
         self.formats.register_module("folders", module=self.read_folders)
@@ -136,8 +138,9 @@ class Annotations:
             return self.json
         with open_text(path) as lines:
             header, row = next(lines, ""), next(lines, "")
-        if "kinetics" in self.formats and "youtube_id" in map(str.lower, names_of(header)):
-            return "kinetics"
+        for kind, is_head in self.heads.items():
+            if is_head(header.strip()):
+                return kind
         return "csv" if has_header(header) or self.is_table(path, header, row) else "list"
 
     def is_table(self, path: Path, header: str, row: str) -> bool:
@@ -148,8 +151,8 @@ class Annotations:
     def read_list(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read lines `path label`: space, tab or comma between, spaces in paths allowed, absolute paths taken as is.
 
-        The label is a number, or, after a tab or comma and with `classes` given, a class name. In a multi-label set,
-        `path 1;4`: several numbers with semicolons between them, `path 1;` for one and `path ;` for none.
+        The label is a number, or, after a tab, comma or semicolon and with `classes` given, a class name. In a
+        multi-label set, `path 1;4`: several numbers with semicolons between them, `path 1;` for one, `path ;` for none.
         """
         samples = consistent(Samples(self.samples_in(path, root, classes)))
         self.check_root(samples, path, root)
@@ -287,15 +290,21 @@ def _split(line: str, where: str, known: Mapping[str, int]) -> tuple[str, int]:
         if int(found["label"]) < 0:
             raise ValueError(f"{where}: expected a class counted from 0, got the negative label {found['label']}")
         return unquoted(found["path"]), int(found["label"])
-    named = _NAMED_LINE.fullmatch(line)
-    if named and named["label"] in known:
-        return unquoted(named["path"]), known[named["label"]]
-    if named and known:
-        raise ValueError(f"{where}: no class is called {named['label']!r}; {did_you_mean(named['label'], known)}")
+    path, label = path_and_name(line) or ("", "")
+    if label in known:
+        return unquoted(path), known[label]
+    if label and known:
+        raise ValueError(f"{where}: no class is called {label!r}; {did_you_mean(label, known)}")
     raise ValueError(
         f"{where}: expected `path label` with a whole number at the end, got {line!r}"
-        "; for class names put a tab or comma before them and give `classes`"
+        "; for class names put a tab, comma or semicolon before them and give `classes`"
     )
+
+
+def path_and_name(line: str) -> tuple[str, str] | None:
+    """Split a line into a path and the class name behind its last tab, else its last semicolon, else its last comma."""
+    parts = ([part.strip() for part in line.rpartition(mark)[::2]] for mark in "\t;,")
+    return next(((path, name) for path, name in parts if path and name), None)
 
 
 def read_classes(classes: Sequence[str] | str | os.PathLike | None, unique: bool = True) -> list[str] | None:

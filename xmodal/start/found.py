@@ -1,8 +1,10 @@
 """Find out how a user's files are laid out: task, splits, classes, groups."""
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from pointcloud.datasets.own import CLOUDS
 from video.annotations import VIDEOS
 from video.frames import frame_folders, frames_in, is_frame_folder
-from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, plain, read_classes
+from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, path_and_name, plain, read_classes
 from xmodal.data.lists import lines_of, rows_of
 from xmodal.data.tables import columns_of, names_of, part_of
 from xmodal.data.walk import LeftOut, files_below, passed_over
@@ -21,7 +23,6 @@ LISTS = (".txt", ".csv", ".tsv", ".json", ".lst", ".list")
 CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "classes.json", "labels.json", "label_map.txt")
 PARTS = ("train", "val", "test")
 LOOK = 3000  # files by whose endings the task is told
-NAMED = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
 @dataclass
@@ -142,11 +143,28 @@ def read(reader: Annotations, path: Path, root: str | None, classes: list[str] |
         problem = error
     near = [p for folder in (path.parent, path.parent.parent) for p in sorted(folder.iterdir()) if p.is_dir()]
     for place in [*near, path.parent.parent]:
-        try:
-            return reader.read(path, place, "auto", classes)
-        except ValueError:
-            continue
+        with held(logging.getLogger("xmodal.data")) as said:
+            try:
+                listing = reader.read(path, place, "auto", classes)
+            except ValueError:
+                said.clear()  # of folders that are not the root
+            else:
+                return listing
     raise ValueError(f"{problem} (--root FOLDER)") from problem
+
+
+@contextmanager
+def held(log: logging.Logger) -> Iterator[list[logging.LogRecord]]:
+    """Keep back what is logged until the end; what is taken out of the list by then is never said."""
+    records: list[logging.LogRecord] = []
+    keep = lambda record: records.append(record)  # noqa: E731
+    log.addFilter(keep)
+    try:
+        yield records
+    finally:
+        log.removeFilter(keep)
+        for record in records:
+            log.handle(record)
 
 
 def joined(names: list[str], listing: Listing) -> tuple[list[str], list[Sample]]:
@@ -178,10 +196,10 @@ def names_in(paths: Sequence[Path]) -> list[str] | None:
     names = set()
     for path in paths:
         for line in filter(str.strip, lines_of(path)):
-            found = NAMED.fullmatch(line.strip())
-            if not found or re.fullmatch(r"[\d;|]+", found["label"]):
+            found = path_and_name(line.strip())
+            if not found or re.fullmatch(r"[\d;|]+", found[1]):
                 return None
-            names.add(found["label"])
+            names.add(found[1])
     return sorted(names) or None
 
 

@@ -132,8 +132,12 @@ def divide(data: found.Found, seen: look.Look, seed: int) -> dict[str, list[Samp
     Raises:
         ValueError: fewer than two classes, or nothing to train on.
     """
+    classless = lambda s: s.label < 0 and s.labels is None  # noqa: E731
+    for part, samples in data.parts.items():
+        if count := sum(map(classless, samples)):
+            data.notes.append(f"{count} {data.task}s of {part} have no class in the lists and are left out")
     parts = {
-        part: [s for s in samples if s.path not in seen.broken and (s.label >= 0 or s.labels is not None)]
+        part: [s for s in samples if s.path not in seen.broken and not classless(s)]
         for part, samples in data.parts.items()
     }
     parts = {part: without_repeats(samples, data) for part, samples in parts.items() if samples}
