@@ -7,16 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from video.frames import frame_folders
-from xmodal.data.annotations import (
-    NO_LABEL,
-    Annotations,
-    Listing,
-    Sample,
-    index_of,
-    look_up,
-    plain,
-    read_classes,
-)
+from xmodal.data.annotations import NO_LABEL, Annotations, Listing, Sample
+from xmodal.data.class_names import index_of, look_up, plain, read_classes
 from xmodal.data.lists import each_line, load_json, rows_of
 from xmodal.data.tables import names_of
 
@@ -37,6 +29,7 @@ VIDEOS = Annotations(
     folders=frame_folders,
     heads={
         "kinetics": lambda line: "youtube_id" in map(str.lower, names_of(line)),
+        "ssv2": lambda line: "template" in names_of(line) or line == "id",
         "ssv1": lambda line: re.fullmatch(r"\s*\d+\s*(;.*[^\W\d_].*)?", line) is not None,
     },
 )
@@ -44,10 +37,10 @@ VIDEOS = Annotations(
 
 @VIDEOS.formats.register_module(name="kinetics")
 def read_kinetics(path: Path, root: Path, classes: list[str] | None) -> Listing:
-    """Read a Kinetics CSV; videos are `<youtube_id>_<start:06d>_<end:06d>.*` anywhere below `root`, or without zeros.
+    """Read a Kinetics CSV or JSON; videos are `<youtube_id>_<start:06d>_<end:06d>.*` anywhere below `root`.
 
-    A video that the table names once may be called `<youtube_id>.*`. Classes are the labels in alphabetical order
-    unless given; underscores may stand for spaces.
+    The zeros may be missing, and a video that the table names once may be called `<youtube_id>.*`. Classes are the
+    labels in alphabetical order unless given; underscores may stand for spaces.
     """
     rows = [{key.strip().lower(): value for key, value in row.items() if key} for row in rows_of(path)]
     for key in ("youtube_id", "time_start", "time_end"):
