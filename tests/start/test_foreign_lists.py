@@ -96,6 +96,13 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
         find(str(tmp_path))
 
 
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    put(tmp_path, FILES)
+    (tmp_path / "list.txt").write_bytes(LINES.encode() + b"walk/\0.mp4 1\n")
+    with pytest.raises(ValueError, match=r"list\.txt:5: a byte that is 0"):
+        find(str(tmp_path / "list.txt"))
+
+
 def test_a_head_line_of_other_words_is_no_file(tmp_path):
     put(tmp_path, NAMED)
     (tmp_path / "t.csv").write_text("clipname,what\nwalk/a.mp4,walk\nrun/d.mp4,run\n")

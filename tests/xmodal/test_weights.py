@@ -371,9 +371,16 @@ def test_averaged_weights_are_taken_as_timm_takes_them(plain, tmp_path):
     agree(timm_encoder(PLAIN, weights=str(tmp_path / "w.pth"), arch=SMALL), plain)
 
 
-@pytest.mark.parametrize("beside", ["head.mlp.0.weight", "module.head.last_layer.weight_v", "dino_head.mlp.0.weight"])
-@pytest.mark.parametrize("prefix", ["module.backbone.", "backbone.", "module.base_encoder.", "_orig_mod.module."])
-def test_self_supervised_checkpoints_with_their_heads(plain, beside, prefix, tmp_path):
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("module.backbone.", "module.head.mlp.0.weight"),
+        ("backbone.", "dino_head.last_layer.weight_v"),
+        ("module.base_encoder.", "module.momentum_encoder.cls_token"),
+        ("_orig_mod.model.", "_orig_mod.projector.0.weight"),
+    ],
+)
+def test_self_supervised_checkpoints_with_their_heads(plain, prefix, beside, tmp_path):
     """DINO: `teacher` with `module.backbone.` and `module.head.`; DINOv2: `backbone.` and `dino_head.`."""
     state = {f"{prefix}{key}": value for key, value in plain.state_dict().items()}
     torch.save({"student": {}, "teacher": state | {beside: torch.ones(3)}, "epoch": 3}, tmp_path / "w.pth")

@@ -176,6 +176,8 @@ class Annotations:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
+            if "\0" in line:
+                raise ValueError(f"{where}: a byte that is 0: this is no text of UTF-8 or UTF-16")
             several = _SEVERAL_LINE.fullmatch(line.strip()) if ";" in line or "|" in line else None
             if several:
                 name, labels = unquoted(several["path"]), [int(n) for n in re.findall(r"\d+", several["labels"])]
