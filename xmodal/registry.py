@@ -4,9 +4,10 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 
 class Registry:
@@ -167,14 +168,27 @@ def load_catalog() -> None:
 
 
 def check_arguments(obj: Any, kwargs: dict) -> None:
-    """Refuse keyword arguments that `obj` does not take."""
+    """Refuse keyword arguments that `obj` does not take, and text where it takes numbers only."""
     parameters = inspect.signature(obj).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    for key in kwargs:
+    name = getattr(obj, "__qualname__", str(obj))
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key, value in kwargs.items():
         if key not in parameters:
-            name = getattr(obj, "__qualname__", str(obj))
+            if open_ended:
+                continue
             raise ValueError(f"{name} has no argument {key!r}; {did_you_mean(key, parameters)}")
+        if misfit(value, parameters[key].annotation):
+            takes = re.sub(r"<class '(\w+)'>", r"\1", str(parameters[key].annotation))
+            raise ValueError(f"{name}: {key}={value!r}, expected {takes}")
+
+
+def misfit(value: Any, hint: Any) -> bool:
+    """Return whether a value is text or a fraction where a parameter with this annotation takes other scalars alone."""
+    members = set(get_args(hint) or (hint,))
+    if not members <= {int, float, bool, type(None)}:
+        return False
+    fraction = isinstance(value, float) and not value.is_integer() and float not in members
+    return fraction or isinstance(value, str)
 
 
 # Public names were spelled the British way up to version 0.1; they are refused by their new names.

@@ -1,5 +1,6 @@
 """Read files of `torch.save` and safetensors without running code, and say in one line what is wrong with one."""
 
+import json
 import pickle
 import re
 import zipfile
@@ -57,6 +58,31 @@ def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"{path} is {'damaged' if kind == OTHER else kind}, not a whole safetensors file ({first_line(error)})"
         ) from error
+
+
+def read_shards(index: str | Path) -> dict[str, torch.Tensor]:
+    """Load the files that an index of Hugging Face (`model.safetensors.index.json`) names.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: no such index, or files without the tensors that it promises.
+    """
+    index = Path(index)
+    try:
+        files = json.loads(index.read_text())["weight_map"]
+        names = sorted({Path(name).name for name in files.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of weights: no object `weight_map` of names and files") from error
+    state: dict[str, torch.Tensor] = {}
+    for name in names:
+        path = index.with_name(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{index} names {name}, which is not beside it: {len(names)} files belong together")
+        state |= read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    lost = [key for key in files if key not in state]
+    if lost:
+        raise ValueError(f"{index} promises {lost[0]} in {files[lost[0]]}, which does not hold it: another download")
+    return state
 
 
 def kind_of(path: str | Path) -> str:

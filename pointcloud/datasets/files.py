@@ -15,7 +15,7 @@ from pointcloud.formats.scan import READERS, Scan
 from xmodal.data.stores import local_file
 from xmodal.data.trouble import NotAFileError, regular_file
 
-for _family in ("arrays", "e57", "las", "meshes", "pcd", "ply", "text"):
+for _family in ("arrays", "e57", "las", "meshes", "off", "pcd", "ply", "text"):
     importlib.import_module(f"pointcloud.formats.{_family}")
 ENDINGS = tuple(READERS)
 PIECE = 1_000_000

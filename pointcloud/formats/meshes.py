@@ -1,7 +1,5 @@
 """Meshes through trimesh: points drawn on their surface, evenly by area."""
 
-import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,11 @@ SAMPLES = 100_000
 UP = {".gltf": "y", ".glb": "y"}  # as the format defines it
 
 
-@reader(".off", ".obj", ".stl", ".gltf", ".glb")
+@reader(".obj", ".stl", ".gltf", ".glb")
 def read_mesh(path: Path, columns: Columns = None) -> Scan:
     """Draw points on a mesh's surface, with their normals and colors; a file without faces gives its vertices."""
     trimesh = need("trimesh", path.suffix, "meshes")
-    found = load(trimesh, path)
+    found = trimesh.load(str(path))
     mesh = found.to_geometry() if hasattr(found, "to_geometry") else found
     up = UP.get(path.suffix.lower(), "z")
     faces = getattr(mesh, "faces", None)
@@ -26,10 +24,15 @@ def read_mesh(path: Path, columns: Columns = None) -> Scan:
         points = np.asarray(getattr(mesh, "vertices", ()), np.float64).reshape(-1, 3)
         notes = ["the file has no faces: its vertices are the points"]
         return Scan(points, color=vertex_colors(mesh, len(points)), up=up, notes=notes)
+    return drawn(trimesh, mesh, up)
+
+
+def drawn(trimesh: Any, mesh: Any, up: str = "z") -> Scan:
+    """Draw points on the faces of a mesh, evenly by area."""
     if not np.isfinite(mesh.area) or mesh.area <= 0:
-        raise CloudError(f"{len(faces)} faces without area: nothing to draw points on")
+        raise CloudError(f"{len(mesh.faces)} faces without area: nothing to draw points on")
     points, index, color = sample(trimesh, mesh)
-    note = f"{SAMPLES} points drawn on {len(faces)} faces, evenly by area"
+    note = f"{SAMPLES} points drawn on {len(mesh.faces)} faces, evenly by area"
     normal = np.asarray(mesh.face_normals[index], np.float32)
     return Scan(np.asarray(points, np.float64), color=color, normal=normal, up=up, notes=[note])
 
@@ -40,17 +43,6 @@ def vertex_colors(mesh: Any, count: int) -> np.ndarray | None:
     if getattr(visual, "kind", None) != "vertex" or len(visual.vertex_colors) != count:  # type: ignore[union-attr]
         return None
     return np.asarray(visual.vertex_colors, np.float32)[:, :3] / 255  # type: ignore[union-attr]
-
-
-def load(trimesh: Any, path: Path) -> Any:
-    """Open a file; in ModelNet's `.off` files the counts are glued to the first word."""
-    if path.suffix.lower() != ".off":
-        return trimesh.load(str(path))
-    text = path.read_text(errors="replace").lstrip()
-    glued = re.match(r"((?:ST)?C?N?4?OFF)[ \t]*(?=[\d-])", text)
-    if glued:
-        text = f"{glued[1]}\n{text[glued.end() :]}"
-    return trimesh.load(io.BytesIO(text.encode()), file_type="off")
 
 
 def sample(trimesh: Any, mesh: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -64,4 +56,7 @@ def sample(trimesh: Any, mesh: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray 
     except (AttributeError, TypeError, ValueError, IndexError):  # a texture whose image is not there
         points, index = trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)
         return points, index, None
+    if visual.kind == "vertex":  # trimesh gives the mean of a face's three colors
+        share = trimesh.triangles.points_to_barycentric(mesh.triangles[index], points)
+        color = (visual.vertex_colors[mesh.faces[index]] * share[:, :, None]).sum(1).clip(0, 255)
     return points, index, np.asarray(color, np.float32)[:, :3] / 255

@@ -160,6 +160,18 @@ def unpack_colors(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**data, **{k: ((bits >> s) & 255).astype(np.uint8) for k, s in zip(COLORS, (16, 8, 0), strict=True)}}
 
 
+def viewpoint_notes(head: Head) -> list[str]:
+    """Return a sentence where the sensor was not at the origin: as in PCL, the stored coordinates are not moved."""
+    words = head.get("VIEWPOINT", [])
+    try:
+        moved = bool(words) and [float(w) for w in words] != [0, 0, 0, 1, 0, 0, 0]
+    except ValueError:
+        moved = True
+    return (
+        [f"VIEWPOINT {' '.join(words)}: the sensor's place; coordinates are left as they are stored"] if moved else []
+    )
+
+
 @reader(".pcd")
 def read_pcd(path: Path, columns: Columns = None) -> Scan:
     """Read a `.pcd` of any encoding; organized clouds row by row, pixels without a return as NaN."""
@@ -180,4 +192,6 @@ def read_pcd(path: Path, columns: Columns = None) -> Scan:
         raise CloudError(f"DATA {form}: .pcd has ascii, binary and binary_compressed")
     data = {name.lower(): values for name, values in data.items()}
     fields = {k: v for k, v in unpack_colors(data).items() if v.ndim == 1 and not k.startswith("_")}
-    return from_fields(fields)
+    scan = from_fields(fields)
+    scan.notes += viewpoint_notes(head)
+    return scan

@@ -26,18 +26,27 @@ def check_size(lines: list[bytes], path: Path) -> None:
 
 
 def header_lines(file: Any) -> list[bytes]:
-    """Return the lines of the header.
+    """Return the lines of the header; the first one tells whether carriage returns alone end them.
 
     Raises:
         CloudError: there is none.
     """
+    alone = re.match(rb"ply\r[^\n]", file.peek(5)) is not None
     lines: list[bytes] = []
     while not lines or lines[-1].strip() != b"end_header":
-        line = file.readline(4096)
+        line = line_to_return(file) if alone else file.readline(4096)
         if not line or len(lines) > 10_000 or (not lines and not line.startswith(b"ply")):
             raise CloudError("no header that begins with `ply` and ends with `end_header`: not a .ply file")
         lines.append(line)
     return lines
+
+
+def line_to_return(file: Any) -> bytes:
+    """Read a line that ends with a carriage return."""
+    start = file.tell()
+    line, end, _ = file.read(4096).partition(b"\r")
+    file.seek(start + len(line + end))
+    return line + end
 
 
 @reader(".ply")
@@ -51,7 +60,8 @@ def read_ply(path: Path, columns: Columns = None) -> Scan:
         if any(line.split()[:2] == [b"format", b"ascii"] for line in lines):
             # text may have more digits than the type that the header gives it
             wide = [SINGLE.sub(rb"\1double\2", line) for line in lines]
-            data = plyfile.PlyData.read(io.BytesIO(b"".join(wide) + file.read()))
+            text = b"".join(wide) + file.read()
+            data = plyfile.PlyData.read(io.BytesIO(re.sub(rb"\r\n?", b"\n", text) if b"\r" in wide[0] else text))
         elif lines != raw:
             data = plyfile.PlyData.read(io.BytesIO(b"".join(lines) + file.read()), mmap=False)
         else:

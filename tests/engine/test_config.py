@@ -55,11 +55,38 @@ def test_nested_arguments(tmp_path, old, new, message):
         ("seed=3", "'seed' is read by nothing"),
         ("model.dropout.x=3", "holds 0.3"),
         ("model", "takes key.path=value"),
+        ("model.dim=wide", "ToyModel: dim='wide', expected int"),
+        ("model.dim=6.5", r"ToyModel: dim=6\.5, expected int"),
+        ("model.dropout=none.5", "dropout='none.5', expected float"),
+        ("train_dataloader.batch_size=five", "train_dataloader.batch_size='five', expected a number; the config has 5"),
+        ("optim_wrapper.optimizer.lr=nan", r"optim_wrapper\.optimizer\.lr='nan', expected a number"),
+        ("randomness.seed=abc", r"randomness\.seed='abc', expected a number; the config has 0"),
+        ("train_dataloader.dataset=5", r"train_dataloader\.dataset=5, expected a dict"),
+        ("optim_wrapper.paramwise_cfg.no_decay=5", r"no_decay=5, expected a list; the config has \['\.bias'\]"),
     ],
 )
 def test_options_that_are_not_there(tmp_path, option, message):
     with pytest.raises(ValueError, match=message):
         load_config(write_config(tmp_path), [option])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_size=5", "batch_size=0", r"train_dataloader\.batch_size=0: at least 1"),
+        ("interval=1)", "interval=0)", r"progress\.interval=0: at least 1"),
+        ("dropout=0.3", "dropout='much'", "ToyModel: dropout='much', expected float"),
+    ],
+)
+def test_values_that_cannot_be(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        launch.train(launch.prepare(write_config(tmp_path, CONFIG.replace(old, new)), str(tmp_path / "w")))
+
+
+def test_whole_numbers_may_be_written_as_fractions_and_anything_switched_off(tmp_path):
+    options = ["model.dim=6.0", "model.dropout=0", "optim_wrapper.paramwise_cfg=none", "default_hooks.progress=none"]
+    cfg = load_config(write_config(tmp_path), options)
+    assert (cfg.model.dim, cfg.optim_wrapper.paramwise_cfg, cfg.default_hooks.progress) == (6.0, None, None)
 
 
 def test_options_set_what_is_there_and_what_the_type_takes(tmp_path):

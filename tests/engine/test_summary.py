@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 
 import pytest
 
@@ -12,6 +13,15 @@ from xmodal.engine import launch
 
 def train(folder, *options, text=CONFIG):
     return tool("train")([write_config(folder, text), "--work-dir", str(folder / "w"), "--cfg-options", *options])
+
+
+def test_the_next_command_can_be_pasted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["xmodal train"])
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    assert train(folder, "train_cfg.max_epochs=1") == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if "next: " in line)
+    assert shlex.split(said.partition("next: ")[2]) == ["xmodal", "test", str(folder / "w/last.pth")]
 
 
 def test_first_and_last_lines(tmp_path, capsys, monkeypatch):

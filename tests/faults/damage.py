@@ -123,7 +123,7 @@ def reader_of(kind: str) -> tuple[Callable[[str], Any], type[Exception]]:
 
         return read_checkpoint, ValueError
     from video.annotations import VIDEOS
-    from xmodal.data.annotations import read_classes
+    from xmodal.data.class_names import read_classes
 
     def read_annotation(path: str) -> Any:
         if "labels" in path:

@@ -168,3 +168,82 @@ def test_colors_of_some_scans_of_an_e57_are_left_out_and_said(tmp_path):
     scan = read_scan(tmp_path / "a.e57")
     assert scan.color is None
     assert scan.notes == ["2 scans joined", "not all scans have color: not used"]
+
+
+class TestOff:
+    @pytest.mark.parametrize("top", ["255", "1", "0.5", "65535"])
+    def test_colors_of_vertices_between_the_vertices(self, tmp_path, top):
+        corners = [f"0 0 5 {top} 0 0 1", f"1 0 5 0 {top} 0 1", f"0 1 5 0 0 {top} 1"]
+        (tmp_path / "a.off").write_text("COFF\n# by hand\n3 1 0\n" + "\n".join(corners) + "\n3 0 1 2\n")
+        cloud = read_cloud(tmp_path / "a.off")
+        x, y, _ = cloud["coord"].T
+        scale = 0.5 if top == "0.5" else 1
+        assert np.allclose(cloud["feat"], scale * np.stack([1 - x - y, x, y], axis=1), atol=0.5 / 255)
+
+    def test_colors_of_vertices_of_other_meshes_too(self, tmp_path):
+        (tmp_path / "a.obj").write_text("v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\nf 1 2 3\n")
+        cloud = read_cloud(tmp_path / "a.obj")
+        x, y, _ = cloud["coord"].T
+        assert np.allclose(cloud["feat"], np.stack([1 - x - y, x, y], axis=1), atol=0.5 / 255)
+
+    @pytest.mark.parametrize("color", [("255 0 0", "0 0 255"), ("1.0 0.0 0.0 1.0", "0.0 0.0 1.0 0.5")])
+    def test_colors_of_faces(self, tmp_path, color):
+        square = "OFF 4 3 0\n0 0 0\n2 0 0\n2 1 0\n0 1 0\n"
+        (tmp_path / "a.off").write_text(f"{square}4 0 1 2 3 {color[0]}\n2 0 1\n3 0 3 1 {color[1]}\n")
+        cloud = read_cloud(tmp_path / "a.off")
+        down = cloud["normal"][:, 2] < 0  # the second face alone is seen from below
+        assert abs(down.mean() - 1 / 3) < 0.01
+        assert np.array_equal(cloud["feat"], np.where(down[:, None], [0, 0, 1], [1, 0, 0]))
+
+    def test_faces_without_a_color_are_gray_beside_others(self, tmp_path):
+        rows = "3 1 0\n0 0 0\n2 0 0\n2 1 0\n".replace("3 1", "3 2")
+        (tmp_path / "a.off").write_text(f"OFF\n{rows}3 0 1 2 0 255 0\n3 2 1 0\n")
+        cloud = read_cloud(tmp_path / "a.off")
+        up = cloud["normal"][:, 2] > 0
+        assert np.allclose(cloud["feat"], np.where(up[:, None], [0, 1, 0], 2 / 3), atol=1e-6)
+        assert cloud["notes"][-1] == "1 of 2 faces have no color: gray"
+
+    @pytest.mark.parametrize(
+        ("word", "row"), [("COFF", "{xyz} {rgb} 255"), ("CNOFF", "{xyz} 0 0 1 {rgb}"),
+                      ("STCNOFF", "{xyz} 0 0 1 {rgb} 0 1"),
+                      ("OFF", "{xyz} {rgb}"), ("C4OFF", "{xyz} 1 {rgb}")])  # fmt: skip
+    def test_vertices_alone(self, tmp_path, word, row):
+        number = lambda values: " ".join(f"{v:g}" for v in values)  # noqa: E731
+        rows = [row.format(xyz=number(p), rgb=number(c)) for p, c in zip(XYZ, RGB, strict=True)]
+        (tmp_path / "a.off").write_text(f"{word}\n4 0 0\n" + "\n".join(rows))
+        cloud = same(read_cloud(tmp_path / "a.off"))
+        assert "N" not in word or np.array_equal(cloud["normal"], UP)
+
+    @pytest.mark.parametrize(
+        ("text", "said"), [("OFF BINARY\n3 1 0\n", "OFF BINARY: only text files"),
+                       ("nOFF 4\n3 1 0\n", "nOFF: only text"),
+                       ("OFF\n1 9 0\n0 0 0\n", "1 vertices and 9 faces, the file has 1 lines"),
+                       ("OFF\n2 1 0\n0 0 0\n1 0 0\n3 0 1 2\n", "faces name vertices from 0 to 2, there are 0 to 1"),
+                       ("CNOFF\n1 0 0\n0 0 0 1 1 1\n", "CNOFF has 9 numbers or more for each vertex, the file has 6"),
+                       ("<html>404</html>", "not an .off file")])  # fmt: skip
+    def test_what_is_refused(self, tmp_path, text, said):
+        (tmp_path / "a.off").write_text(text)
+        with pytest.raises(CloudError, match=f"a.off: .*{said}"):
+            read_cloud(tmp_path / "a.off")
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_ply_with_carriage_returns_alone(tmp_path, form):
+    points = XYZ.astype("<f4")
+    points.view(np.uint8)[0, 0] = 10  # looks like the line feed of a pair
+    head = ["ply", f"format {form} 1.0", "comment caf\xe9", "element vertex 4", *(f"property float {k}" for k in "xyz")]
+    body = {"ascii": lines(points, end="\r").encode(), "binary_little_endian": points.tobytes()}
+    head = "\r".join([*head, "end_header", ""]).encode("latin1")
+    (tmp_path / "a.ply").write_bytes(head + body.get(form, points.astype(">f4").tobytes()))
+    assert np.allclose(read_scan(tmp_path / "a.ply").xyz, points)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("0 0 0 1 0 0 0", []), ("0.0 -0 0 1.0 0 0 0", []), ("9 0 0 0.7 0 0 0.7", ["9"])]
+)
+def test_viewpoint_of_pcd_moves_no_point_and_is_said(tmp_path, words, said):
+    """PCL keeps the pose beside the points: `NormalEstimation` takes it as a place among the stored coordinates."""
+    head = "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 4\nHEIGHT 1\n"
+    (tmp_path / "a.pcd").write_text(f"{head}VIEWPOINT {words}\nPOINTS 4\nDATA ascii\n" + lines(XYZ))
+    notes = same(read_cloud(tmp_path / "a.pcd"), color=False)["notes"]
+    assert notes == [f"VIEWPOINT {words}: the sensor's place; coordinates are left as they are stored" for _ in said]

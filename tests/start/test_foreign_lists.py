@@ -21,6 +21,9 @@ ANNOTATIONS = {
     "UTF-16, the other order": ("list.txt", b"\xfe\xff" + LINES.encode("utf-16-be"), NUMBERED),
     "backslashes": ("list.txt", LINES.replace("/", "\\").encode(), NUMBERED),
     "semicolons": ("list.txt", LINES.replace(".mp4 ", ".mp4;").encode(), NUMBERED),
+    "names behind semicolons": ("list.txt", b"walk/a.mp4;walk\nrun/d.mp4;run\n", NAMED),
+    "names with commas behind tabs": (
+        "list.txt", b"walk/a.mp4\tPutting a, b\nrun/d.mp4\trun\n", NAMED | {"walk/a.mp4": "Putting a, b"}),
     "carriage returns, a mark, empty lines": (
         "list.txt", ("\ufeff\n" + LINES + "\n").replace("\n", "\r\n").encode(), NUMBERED),
     "table in UTF-16, tabs": ("t.csv", TABLE.replace(",", "\t").encode("utf-16"), NAMED),
@@ -35,6 +38,11 @@ ANNOTATIONS = {
     "Kinetics, other case": ("train.csv", KINETICS.replace("youtube_id", "YouTube_ID").encode(), CLIPS),
     "Kinetics, times without zeros": (
         "train.csv", KINETICS.encode(), {"x/-ab_c1_10_20.mp4": "riding a bike", "y/xx_1_11.mp4": "tap dancing"}),
+    "Kinetics, ids alone": (
+        "train.csv", KINETICS.encode(), {"x/-ab_c1.mp4": "riding a bike", "y/xx.mp4": "tap dancing"}),
+    "Kinetics, one video of an id in the folders of two classes": (
+        "train.csv", KINETICS.replace("xx", "-ab_c1").encode(),
+        {"riding_a_bike/-ab_c1.mp4": "riding a bike", "tap dancing/-ab_c1.mp4": "tap dancing"}),
 }  # fmt: skip
 FOLDERS = {
     "a class called train": ("train/a.mp4", "train/b.mp4", "bus/c.mp4"),
@@ -88,6 +96,13 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
         find(str(tmp_path))
 
 
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    put(tmp_path, FILES)
+    (tmp_path / "list.txt").write_bytes(LINES.encode() + b"walk/\0.mp4 1\n")
+    with pytest.raises(ValueError, match=r"list\.txt:5: a byte that is 0"):
+        find(str(tmp_path / "list.txt"))
+
+
 def test_a_head_line_of_other_words_is_no_file(tmp_path):
     put(tmp_path, NAMED)
     (tmp_path / "t.csv").write_text("clipname,what\nwalk/a.mp4,walk\nrun/d.mp4,run\n")
@@ -120,6 +135,48 @@ def test_something_something_v2_as_it_is_shipped(tmp_path):
     (tmp_path / "labels/train.json").write_text(json.dumps(entries))
     wanted = {"videos/1.webm": "Dropping something", "videos/2.webm": "Holding something"}
     assert classes_of(find(str(tmp_path / "labels")), tmp_path) == wanted
+
+
+def test_kinetics_takes_the_file_with_times_and_of_its_class(tmp_path):
+    put(
+        tmp_path, ("a/-ab_c1.mp4", "a/-ab_c1_000010_000020.mp4", "riding a bike/xx_1_11.mp4", "tap_dancing/xx_1_11.mp4")
+    )
+    (tmp_path / "train.csv").write_text(KINETICS)
+    wanted = {"a/-ab_c1_000010_000020.mp4": "riding a bike", "tap_dancing/xx_1_11.mp4": "tap dancing"}
+    assert classes_of(find(str(tmp_path / "train.csv")), tmp_path) == wanted
+
+
+def test_kinetics_takes_no_uncut_video_for_two_clips(tmp_path, caplog):
+    put(tmp_path, ("a/xx.mp4", "a/-ab_c1.mp4"))
+    (tmp_path / "train.csv").write_text(KINETICS + "tap dancing,xx,30,40,train\n")
+    assert classes_of(find(str(tmp_path / "train.csv")), tmp_path) == {"a/-ab_c1.mp4": "riding a bike"}
+    assert "2 videos are left out, e.g. xx_000001_000011: several clips are of one uncut video" in caplog.text
+    assert "1 videos have no times in their names" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["something-something-v1-{}.csv", "jester-v1-{}.csv"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_something_something_v1_as_it_is_shipped(tmp_path, name, labels, caplog):
+    for video in ("100218", "24413", "78687", "42326"):
+        put(tmp_path, [f"20bn-data/{video}/{i:05d}.jpg" for i in range(1, 4)])
+    names = ["Turning something upside down", "Putting something, on something"]
+    if labels:
+        (tmp_path / name.format("labels")).write_text("\n".join(names))
+    (tmp_path / name.format("train")).write_text(f"100218;{names[0]}\n24413;{names[1]}\n")
+    (tmp_path / name.format("validation")).write_text(f"78687;{names[1]}\n")
+    (tmp_path / name.format("test")).write_text("42326\n")
+    found = find(str(tmp_path))
+    assert found.task == "video"
+    assert found.classes == (names if labels else sorted(names))
+    listed = {part: [(s.sample_id, s.label) for s in samples] for part, samples in found.parts.items()}
+    first = found.classes.index(names[0])
+    train = [("100218", first), ("24413", 1 - first)]
+    assert listed == {"train": train, "val": [("78687", 1 - first)], "test": [("42326", -1)]}
+    assert found.parts["train"][0].path == str(tmp_path / "20bn-data/100218")
+    parts = divide(found, Look(), 0)
+    assert {part: len(samples) for part, samples in parts.items()} == {"train": 2, "val": 1}
+    assert "1 videos of test have no class in the lists and are left out" in found.notes
+    assert not caplog.text  # of folders that were tried and are not the root
 
 
 def test_json_of_videos_is_not_taken_for_images(tmp_path):

@@ -14,8 +14,9 @@ from tests.video import videos
 from video.annotations import VIDEOS
 from video.datasets import VideoDataset
 from video.decode import VideoFile
-from xmodal.data.annotations import Sample, read_classes, write_list
+from xmodal.data.annotations import Sample, write_list
 from xmodal.data.broken import TooManyBrokenFilesError
+from xmodal.data.class_names import read_classes
 from xmodal.registry import DATASETS, build
 
 TRAIN = {"num_frames": 4, "sampling": {"type": "uniform"}, "size": 32}

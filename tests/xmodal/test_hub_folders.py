@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.xmodal.adapters.towers import refill
 from xmodal.encoders.hub_folders import hub_folder_encoder
@@ -38,6 +39,16 @@ def dinov2():
     return model, lambda model, x: model(x).pooler_output
 
 
+def dinov2_with_registers():
+    config = transformers.Dinov2WithRegistersConfig(**SIZES, mlp_ratio=3, num_register_tokens=3)
+    return transformers.Dinov2WithRegistersModel(config), lambda model, x: model(x).pooler_output
+
+
+def vit():
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**WIDE))
+    return model, lambda model, x: model.vit(x).last_hidden_state[:, 0]
+
+
 def dinov3():
     config = transformers.DINOv3ViTConfig(**WIDE, num_register_tokens=2)
     return transformers.DINOv3ViTModel(config), lambda model, x: model(x).pooler_output
@@ -48,7 +59,9 @@ def dinov3_gated():
     return transformers.DINOv3ViTModel(config), lambda model, x: model(x).pooler_output
 
 
-@pytest.mark.parametrize("make", [clip, clip_vision, siglip_vision, dinov2, dinov3, dinov3_gated])
+@pytest.mark.parametrize(
+    "make", [clip, clip_vision, siglip_vision, vit, dinov2, dinov2_with_registers, dinov3, dinov3_gated]
+)
 @torch.no_grad()
 def test_it_equals_transformers(make, tmp_path):
     torch.manual_seed(0)
@@ -61,6 +74,43 @@ def test_it_equals_transformers(make, tmp_path):
     assert (ours(images) - want).abs().max() < 1e-5
     larger = hub_folder_encoder(str(tmp_path / "x"), image_size=48)
     assert (larger(torch.randn(1, 3, 48, 48)).shape, larger.image_size) == ((1, want.shape[1]), 48)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@torch.no_grad()
+def test_weights_in_several_files(kind, tmp_path):
+    torch.manual_seed(0)
+    model, feature = clip()
+    refill(model, 0.2).eval().save_pretrained(tmp_path, max_shard_size="20KB")
+    index = tmp_path / "model.safetensors.index.json"
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    assert len(names) > 2
+    if kind == "bin":  # as older releases have them
+        for name in names:
+            torch.save(
+                load_file(tmp_path / name),
+                tmp_path / name.replace("model", "pytorch_model").replace(".safetensors", ".bin"),
+            )
+            (tmp_path / name).unlink()
+        text = index.read_text().replace('"model-', '"pytorch_model-').replace(".safetensors", ".bin")
+        (tmp_path / "pytorch_model.bin.index.json").write_text(text)
+        index.unlink()
+    images = torch.randn(2, 3, 32, 32)
+    assert (hub_folder_encoder(str(tmp_path))(images) - feature(model, images)).abs().max() < 1e-5
+    last = sorted(tmp_path.glob("*-of-*"))[-1]
+    last.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"index\.json names {last.name}, which is not beside it"):
+        hub_folder_encoder(str(tmp_path))
+
+
+@torch.no_grad()
+def test_an_old_folder_with_one_torch_file(tmp_path):
+    torch.manual_seed(0)
+    model, feature = dinov2()
+    refill(model, 0.2).eval().config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    images = torch.randn(2, 3, 32, 32)
+    assert (hub_folder_encoder(str(tmp_path))(images) - feature(model, images)).abs().max() < 1e-5
 
 
 def pixels_of(images, patch):
@@ -92,6 +142,12 @@ def test_siglip2_with_images_of_several_sizes_equals_transformers(tmp_path):
 
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        hub_folder_encoder(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(FileNotFoundError, match=r"none of model\.safetensors, .*pytorch_model\.bin"):
+        hub_folder_encoder(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": ')
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
         hub_folder_encoder(str(tmp_path))
     (tmp_path / "model.safetensors").touch()
     for config, said in (

@@ -63,7 +63,7 @@ def test_broken_files_are_skipped_replaced_and_counted(listed, caplog):
     test = ImageDataset(listed / "train.txt", test_mode=True)
     items = [test[i] for i in range(8)]
     assert [item.get("skipped") for item in items[2:5]] == [f"some images/im {i}.png" for i in (2, 3, 4)]
-    assert "UnidentifiedImageError" in items[2]["reason"]
+    assert "no image: it begins with" in items[2]["reason"]
     assert len(test.broken) == 3
     train = ImageDataset(listed / "train.txt", seed=1)
     first, again = train[0, 2], train[0, 2]
@@ -138,6 +138,16 @@ def test_pictures_are_turned_as_their_exif_says(tmp_path, ending, orientation):
     with Image.open(tmp_path / f"a.{ending}") as image:
         wanted = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / f"a.{ending}")), wanted)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"", "an empty file"), (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, which is not read: save it as PNG or JPEG"),
+     (b"<!DOCTYPE html>", "text"), (b"\xff\x0a\0\0", "JPEG XL"), (b"12345", "it begins with b'12345'")],
+)  # fmt: skip
+def test_what_is_no_image_is_named(data, said):
+    with pytest.raises(ImageError, match=f"^no image: {said}"):
+        read_picture(data)
 
 
 def test_damaged_exif_leaves_the_picture_readable(tmp_path):

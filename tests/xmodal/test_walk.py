@@ -7,7 +7,8 @@ import os
 import pytest
 
 from video.annotations import VIDEOS
-from xmodal.data.annotations import IMAGES, Sample, read_classes, write_list
+from xmodal.data.annotations import IMAGES, Sample, write_list
+from xmodal.data.class_names import read_classes
 from xmodal.data.trouble import TroubleError
 from xmodal.data.walk import LeftOut, files_below, printable
 

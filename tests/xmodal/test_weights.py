@@ -1,6 +1,7 @@
 """Weight files of every layout the field publishes, faults in them, exports, fingerprints, the shipped tiny CLIP."""
 
 import copy
+import json
 import re
 
 import numpy as np
@@ -349,14 +350,68 @@ def test_what_openais_files_do_not_say(openai, tmp_path):
     assert random.name == "openai/clip/random-3"
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model", "teacher", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_encoder.", "backbone.", "encoder."])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "teacher", "model_state_dict", "state_dict_ema"])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "net.", "base_encoder.", "backbone.", "encoder."]
+)
 def test_wrappers_and_common_prefixes_come_off(wrapper, prefix, tmp_path):
     state = {"a.weight": torch.ones(1), "b": torch.zeros(2)}
     path = save_torch({wrapper: {f"{prefix}{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "w.pth")
     assert read_state(path).keys() == state.keys()
     mixed = save_torch({f"{prefix}a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "mixed.pth")
     assert read_state(mixed).keys() == {f"{prefix}a", "b"}  # only one that every key has
+
+
+def test_averaged_weights_are_taken_as_timm_takes_them(plain, tmp_path):
+    other = {key: value + 1 for key, value in plain.state_dict().items()}
+    for name in ("state_dict_ema", "model_ema"):
+        torch.save({"state_dict": other, name: plain.state_dict()}, tmp_path / "w.pth")
+        agree(timm_encoder(PLAIN, weights=str(tmp_path / "w.pth"), arch=SMALL), plain)
+    torch.save({"state_dict": plain.state_dict(), "state_dict_ema": None}, tmp_path / "w.pth")
+    agree(timm_encoder(PLAIN, weights=str(tmp_path / "w.pth"), arch=SMALL), plain)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("module.backbone.", "module.head.mlp.0.weight"),
+        ("backbone.", "dino_head.last_layer.weight_v"),
+        ("module.base_encoder.", "module.momentum_encoder.cls_token"),
+        ("_orig_mod.model.", "_orig_mod.projector.0.weight"),
+    ],
+)
+def test_self_supervised_checkpoints_with_their_heads(plain, prefix, beside, tmp_path):
+    """DINO: `teacher` with `module.backbone.` and `module.head.`; DINOv2: `backbone.` and `dino_head.`."""
+    state = {f"{prefix}{key}": value for key, value in plain.state_dict().items()}
+    torch.save({"student": {}, "teacher": state | {beside: torch.ones(3)}, "epoch": 3}, tmp_path / "w.pth")
+    agree(timm_encoder(PLAIN, weights=str(tmp_path / "w.pth"), arch=SMALL), plain)
+
+
+def test_an_index_of_several_files(plain, tmp_path):
+    state = plain.state_dict()
+    parts = {f"model-0000{i}.safetensors": dict(list(state.items())[i::3]) for i in range(3)}
+    for name, part in parts.items():
+        save_file({key: value.contiguous() for key, value in part.items()}, tmp_path / name)
+    files = {key: name for name, part in parts.items() for key in part}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    agree(timm_encoder(PLAIN, weights=str(index), arch=SMALL), plain)
+    for text, said in (("{}", "no index of weights"), ("[", "no index of weights")):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match=f"bad.json is {said}"):
+            timm_encoder(PLAIN, weights=str(tmp_path / "bad.json"), arch=SMALL)
+    files["blocks.0.more"] = "model-00001.safetensors"
+    index.write_text(json.dumps({"weight_map": files}))
+    with pytest.raises(
+        ValueError, match=r"promises blocks\.0\.more in model-00001\.safetensors, which does not hold it"
+    ):
+        timm_encoder(PLAIN, weights=str(index), arch=SMALL)
+
+
+def test_a_prefix_that_is_not_known_is_said(plain, tmp_path):
+    torch.save({f"tower.{key}": value for key, value in plain.state_dict().items()}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth does not fit .*left over: tower\..*every name begins with 'tower'"):
+        timm_encoder(PLAIN, weights=str(tmp_path / "w.pth"), arch=SMALL)
 
 
 def test_loading_widens_takes_all_and_ends_in_evaluation_mode():

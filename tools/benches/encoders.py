@@ -127,7 +127,7 @@ def page(outcomes: Iterable[Outcome], further: Iterable[str] = ()) -> str:
         "",
         "Made by `python tools/encoders.py --write`. Towers come from timm (`timm_encoder`, `xmodal.adapt`), open_clip",
         "(`open_clip_encoder`), OpenAI's files (`openai_encoder`), Hugging Face folders on disk (`hub_folder_encoder`:",
-        "CLIP, SigLIP, SigLIP2, DINOv2, DINOv3) and V-JEPA 2's files and folders (`vjepa2_encoder`).",
+        "CLIP, SigLIP, SigLIP2, ViT, DINOv2, DINOv3) and V-JEPA 2's files and folders (`vjepa2_encoder`).",
         "NaFlex towers take images of several sizes in one batch: `encoder.embed([image, image, ...])`.",
         "",
         "## Vision transformers of timm",

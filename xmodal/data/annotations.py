@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.data import stores
-from xmodal.data.lists import each_line, lines_of, load_json, open_text, rows_of, unquoted, write_lines
+from xmodal.data.class_names import index_of, look_up, read_classes
+from xmodal.data.lists import (
+    JSON,
+    each_line,
+    json_rows,
+    load_json,
+    open_text,
+    rows_of,
+    unquoted,
+    write_lines,
+)  # fmt: skip
 from xmodal.data.samples import NO_LABEL, Sample, Samples
 from xmodal.data.tables import columns_of, has_header, labels_of, names_of
 from xmodal.data.walk import LeftOut, printable
@@ -20,7 +30,6 @@ from xmodal.registry import Registry, did_you_mean, resolve
 log = logging.getLogger("xmodal.data")
 _LINE = re.compile(r"(?P<path>.+?)\s*[\s,;]\s*(?P<label>-?\d+)\s*")
 _SEVERAL_LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<labels>\d+(?:[;|]\d+)+[;|]?|\d*[;|])\s*")
-_NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
 @dataclass(frozen=True)
@@ -75,16 +84,19 @@ class Annotations:
     Args:
         noun: the name of one file in messages.
         endings: of such files, in lower case.
-        json: the format of a JSON file.
+        json: the format of a JSON file that holds no table.
         unique: refuse class names that occur twice.
         folders: finds the folders below a folder that count as one file each (frames of a video).
+        heads: formats by what tells them from the first line of a file, or from the names in a JSON table.
     """
 
     def __init__(
         self, noun: str, endings: tuple[str, ...], json: str, unique: bool = True,
         folders: Callable[[Path], Iterable[str]] | None = None,
+        heads: Mapping[str, Callable[[str], bool]] | None = None,
     ):  # fmt: skip
         self.noun, self.endings, self.json, self.unique, self.folders = noun, endings, json, unique, folders
+        self.heads = heads or {}
         self.formats = Registry("annotation format")
         self.formats.register_module("list", module=self.read_list)
         self.formats.register_module("folders", module=self.read_folders)
@@ -132,13 +144,15 @@ class Annotations:
         """Detect the format of an annotation file or folder."""
         if path.is_dir():
             return "folders"
-        if path.suffix.lower() == ".json":
+        rows = json_rows(path) if path.suffix.lower() in JSON else None
+        if path.suffix.lower() in JSON and not rows:
             return self.json
         with open_text(path) as lines:
-            header, row = next(lines, ""), next(lines, "")
-        if "kinetics" in self.formats and "youtube_id" in map(str.lower, names_of(header)):
-            return "kinetics"
-        return "csv" if has_header(header) or self.is_table(path, header, row) else "list"
+            header, row = (",".join(rows[0]), "") if rows else (next(lines, ""), next(lines, ""))
+        for kind, is_head in self.heads.items():
+            if is_head(header.strip()):
+                return kind
+        return "csv" if rows or has_header(header) or self.is_table(path, header, row) else "list"
 
     def is_table(self, path: Path, header: str, row: str) -> bool:
         """Return whether the first line of a .csv or .tsv names no file and the second does: then it is a head line."""
@@ -148,8 +162,8 @@ class Annotations:
     def read_list(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
         """Read lines `path label`: space, tab or comma between, spaces in paths allowed, absolute paths taken as is.
 
-        The label is a number, or, after a tab or comma and with `classes` given, a class name. In a multi-label set,
-        `path 1;4`: several numbers with semicolons between them, `path 1;` for one and `path ;` for none.
+        The label is a number, or, after a tab, comma or semicolon and with `classes` given, a class name. In a
+        multi-label set, `path 1;4`: several numbers with semicolons between them, `path 1;` for one, `path ;` for none.
         """
         samples = consistent(Samples(self.samples_in(path, root, classes)))
         self.check_root(samples, path, root)
@@ -162,6 +176,8 @@ class Annotations:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
+            if "\0" in line:
+                raise ValueError(f"{where}: a byte that is 0: this is no text of UTF-8 or UTF-16")
             several = _SEVERAL_LINE.fullmatch(line.strip()) if ";" in line or "|" in line else None
             if several:
                 name, labels = unquoted(several["path"]), [int(n) for n in re.findall(r"\d+", several["labels"])]
@@ -186,7 +202,7 @@ class Annotations:
         return place
 
     def read_csv(self, path: Path, root: Path, classes: list[str] | None) -> Listing:
-        """Read a table with a head line: a column of paths, and one of labels or one of 0 and 1 for every class.
+        """Read a table with a head line, or of JSON: a column of paths, and one of labels or of 0 and 1 a class.
 
         Columns are found by name (`path`, `file`, `video`, ...; `label`, `class`, ...). Labels are numbers or names;
         several of a file are separated by `;` or `|`. Classes are the names in alphabetical order unless given.
@@ -287,71 +303,24 @@ def _split(line: str, where: str, known: Mapping[str, int]) -> tuple[str, int]:
         if int(found["label"]) < 0:
             raise ValueError(f"{where}: expected a class counted from 0, got the negative label {found['label']}")
         return unquoted(found["path"]), int(found["label"])
-    named = _NAMED_LINE.fullmatch(line)
-    if named and named["label"] in known:
-        return unquoted(named["path"]), known[named["label"]]
-    if named and known:
-        raise ValueError(f"{where}: no class is called {named['label']!r}; {did_you_mean(named['label'], known)}")
+    path, label = path_and_name(line) or ("", "")
+    if label in known:
+        return unquoted(path), known[label]
+    folder = os.path.basename(os.path.dirname(line.replace("\\", "/")))
+    if folder in known and not label:  # UCF101's lists for testing
+        return unquoted(line), known[folder]
+    if label and known:
+        raise ValueError(f"{where}: no class is called {label!r}; {did_you_mean(label, known)}")
     raise ValueError(
         f"{where}: expected `path label` with a whole number at the end, got {line!r}"
-        "; for class names put a tab or comma before them and give `classes`"
+        "; for class names put a tab, comma or semicolon before them and give `classes`"
     )
 
 
-def read_classes(classes: Sequence[str] | str | os.PathLike | None, unique: bool = True) -> list[str] | None:
-    """Read class names by index from a sequence or a file.
-
-    A text file has one name a line. A JSON file has a list, {name: index} or {index: name}; indices may be strings.
-
-    Raises:
-        ValueError: indices that are not 0 to K-1, or, with `unique`, names that occur twice.
-    """
-    if classes is None:
-        return None
-    if isinstance(classes, str | os.PathLike):
-        where, names = str(classes), _classes_of_file(Path(classes))
-    else:
-        where, names = "classes", [str(name) for name in classes]
-    if unique and len(set(names)) < len(names):
-        twice = min(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{where}: class {twice!r} occurs twice")
-    return names
-
-
-def _classes_of_file(path: Path) -> list[str]:
-    if not path.is_file():
-        raise ValueError(f"class file {path} does not exist")
-    if path.suffix.lower() != ".json":
-        return [line.strip() for line in lines_of(path) if line.strip()]
-    content = load_json(path)
-    if isinstance(content, list):
-        return [str(name) for name in content]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a list or an object of classes, found {type(content).__name__}")
-    by_name = all(str(value).isdigit() for value in content.values())
-    pairs = [(int(v), k) if by_name else (int(k), str(v)) for k, v in content.items() if by_name or k.isdigit()]
-    if sorted(index for index, _ in pairs) != list(range(len(content))):
-        raise ValueError(f"{path}: class indices must be 0 to {len(content) - 1}, each once")
-    return [name for _, name in sorted(pairs)]
-
-
-def index_of(classes: Iterable[str]) -> dict[str, int]:
-    """Index classes by their names and by their plain names (without underscores and quotes)."""
-    index = {name: number for number, name in enumerate(classes)}
-    return {**{plain(name): number for name, number in index.items()}, **index}
-
-
-def plain(name: str) -> str:
-    """Normalize a class name: underscores become spaces, quotes and outer spaces are removed."""
-    return name.strip().strip('"').replace("_", " ")
-
-
-def look_up(name: str, index: Mapping[str, int], where: str) -> int:
-    """Find a class in `index_of(classes)`; an unknown one is an error that names the place and the nearest class."""
-    found = index.get(name, index.get(plain(name)))
-    if found is None:
-        raise ValueError(f"{where}: no class is called {plain(name)!r}; {did_you_mean(plain(name), index)}"[:400])
-    return found
+def path_and_name(line: str) -> tuple[str, str] | None:
+    """Split a line into a path and the class name behind its last tab, else its last semicolon, else its last comma."""
+    parts = ([part.strip() for part in line.rpartition(mark)[::2]] for mark in "\t;,")
+    return next(((path, name) for path, name in parts if path and name), None)
 
 
 def write_list(path: str | os.PathLike, samples: Iterable[Sample]) -> None:
@@ -373,6 +342,8 @@ def read_json(path: Path, root: Path, classes: list[str] | None) -> Listing:
     Differs from the released code: that one sorts the classes of each split by itself.
     """
     entries = load_json(path, dict, "{image: class}")
+    if other := next((f"{k!r}: {type(v).__name__}" for k, v in entries.items() if not isinstance(v, str | int)), None):
+        raise ValueError(f"{path}: expected {{image: class}} or a list of {{image, label}}, found {other}")
     beside = path.with_name("train.json")
     of_all = load_json(beside, dict, "{image: class}") if beside.is_file() else entries
     known = sorted(set(of_all.values()), key=lambda c: (str(type(c)), c))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xmodal.data.annotations import index_of, look_up
+from xmodal.data.class_names import index_of, look_up
 from xmodal.data.samples import Paths, Sample, Samples
 from xmodal.data.trouble import TroubleError, out_of_memory, retried, trouble_of, words_of
 from xmodal.data.walk import printable

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from xmodal.data.tables import delimiter_of
 from xmodal.data.trouble import NotAFileError, regular_file
 
+JSON = (".json", ".jsonl")
 _UNSAFE = re.compile(r"[\n\r\t\"]|^\s|\s$")  # in a path: would end its line or its column, or be stripped
 
 
@@ -59,10 +60,58 @@ def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, st
 
 
 def rows_of(path: str | os.PathLike) -> list[dict[str, str]]:
-    """Read the rows of a table whose columns are separated by tabs, semicolons or commas."""
+    """Read the rows of a table whose columns are separated by tabs, semicolons or commas, or of JSON, see `json_rows`.
+
+    Raises:
+        ValueError: not such a table.
+    """
+    if Path(path).suffix.lower() in JSON:
+        found = json_rows(Path(path))
+        if not found:
+            raise ValueError(f"{path}: expected a list of objects, or {{split: [[path, label, class], ...]}}")
+        return found
     with open_text(path) as lines:
         header = next(lines, "")
     return read_csv(path, delimiter_of(header))
+
+
+def json_rows(path: Path) -> list[dict[str, str]] | None:
+    """Return what a JSON file holds as a table, None where it is none.
+
+    Tables are a list of objects, lines of one object each (`.jsonl`), CoOp's `{split: [[path, label, class], ...]}`,
+    and Kinetics' `{youtube_id: {annotations: {label, segment}, subset}}`.
+    """
+    if path.suffix.lower() == ".jsonl":
+        content: Any = [_json_line(line, f"{path}:{n}") for n, line in enumerate(each_line(path), 1) if line.strip()]
+    else:
+        content = load_json(path)
+    parts = content if isinstance(content, dict) else {None: content}
+    rows: list[dict[str, Any]] = []
+    for key, part in parts.items():
+        split = {} if key is None else {"split": key}
+        if isinstance(part, dict) and isinstance(part.get("annotations"), dict) and "segment" in part["annotations"]:
+            start, end = part["annotations"]["segment"]
+            times = {"youtube_id": key, "time_start": start, "time_end": end}
+            rows.append({"label": part["annotations"].get("label"), "split": part.get("subset"), **times})
+        elif isinstance(part, list) and all(isinstance(row, dict) for row in part):
+            rows += [{**row, **split} for row in part]
+        elif isinstance(part, list) and split and all(isinstance(row, list) and len(row) == 3 for row in part):
+            rows += [{"path": row[0], "label": row[2], **split} for row in part]
+        else:
+            return None
+    several = {"images", "annotations", "categories"} <= parts.keys()  # COCO's tables
+    return None if several else [{str(k): _cell(v) for k, v in row.items()} for row in rows]
+
+
+def _json_line(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not valid JSON: {error}") from None
+
+
+def _cell(value: Any) -> str:
+    return ";".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def unquoted(name: str) -> str:

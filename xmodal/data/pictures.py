@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from xmodal.data import stores
 from xmodal.data.trouble import reading
@@ -20,6 +20,13 @@ ORIENTATION = 274  # EXIF's tag
 _T = Image.Transpose
 TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270,
          7: _T.TRANSVERSE, 8: _T.ROTATE_90}  # fmt: skip
+
+
+# what strangers' folders hold that Pillow does not read: where the mark is, the mark, what the file is
+OTHERS = (
+    (4, b"ftyphe", "HEIC"), (4, b"ftypmif1", "HEIF"), (4, b"ftyp", "a video"), (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"), (0, b"8BPS", "a Photoshop file"), (0, b"%PDF", "PDF"), (0, b"<", "text (HTML, SVG)"),
+)  # fmt: skip
 
 
 class ImageError(RuntimeError):
@@ -62,10 +69,24 @@ def read_picture(source: str | os.PathLike | bytes) -> Image.Image:
     """
     with reading("an image" if isinstance(source, bytes) else source, ImageError):
         data = source if isinstance(source, bytes) else bytes_of(source)
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels; {MAX_PIXELS} pixels are the most")
             return upright(image)
+
+
+def opened(data: bytes) -> Image.Image:
+    """Open the bytes of an image file.
+
+    Raises:
+        ImageError: Pillow knows no such file; with what it is, by its first bytes.
+    """
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        kind = next((name for at, mark, name in OTHERS if data[at:].startswith(mark)), "")
+        what = f"{kind}, which is not read: save it as PNG or JPEG" if kind else f"it begins with {data[:12]!r}"
+        raise ImageError(f"no image: {what if data else 'an empty file'}") from None
 
 
 def bytes_of(path: str | os.PathLike) -> bytes:

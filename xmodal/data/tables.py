@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "video_name", "clip",
          "image", "image_path", "image_name", "img", "img_path", "cloud", "cloud_path", "frames", "folder", "name",
-         "video_id", "id")  # fmt: skip
+         "vid_name", "video_id", "image_id", "id")  # fmt: skip
 LABELS = ("label", "labels", "class", "classes", "class_name", "label_name", "category", "categories", "tag", "tags",
           "target", "action", "action_name", "activity", "class_id", "label_id", "category_id", "action_id",
           "class_index", "label_index", "class_idx", "label_idx")  # fmt: skip

@@ -1,5 +1,6 @@
 """Read weight files safely and fit them to a tower."""
 
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,14 @@ from torch import Tensor, nn
 
 from xmodal.encoders.keys import State, under
 from xmodal.encoders.patches import PositionResize, resize_positions
-from xmodal.torch_files import read_safetensors, read_torch
+from xmodal.torch_files import read_safetensors, read_shards, read_torch
 
-WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.", "base_encoder.", "backbone.", "encoder.")
+# averaged weights first, as timm and DeiT take them
+WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "teacher", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "base_encoder.", "backbone.", "encoder.")
+# what self-supervised checkpoints hold beside the tower
+BESIDE = ("head.", "dino_head.", "ibot_head.", "predictor.", "momentum_encoder.", "projector.", "fc.", "classifier.")
+FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 T = TypeVar("T")
 Tower = TypeVar("Tower", bound=nn.Module)
@@ -23,7 +28,7 @@ def read_state(path: str | Path, torchscript: bool = False) -> State:
     """Read a state dict: safetensors, or a torch file with `weights_only`; wrappers and common prefixes come off.
 
     Args:
-        path: `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt`.
+        path: `.safetensors`, `.pt`, `.pth`, `.bin`, `.ckpt`, or `....index.json` of several such files.
         torchscript: allow a TorchScript archive (OpenAI publishes CLIP as such). It is loaded as a program would be:
             only for files from a source you trust.
 
@@ -36,6 +41,8 @@ def read_state(path: str | Path, torchscript: bool = False) -> State:
         raise FileNotFoundError(f"no weights at {str(path)!r}")
     if path.suffix == ".safetensors":
         return strip_prefixes(read_safetensors(path))
+    if path.suffix == ".json":
+        return strip_prefixes(read_shards(path))
     if path.suffix == ".npz":
         raise ValueError(f"{path.name} holds JAX weights: they are read by timm_encoder('vit_...', weights=...)")
     if is_torchscript(path):
@@ -43,6 +50,39 @@ def read_state(path: str | Path, torchscript: bool = False) -> State:
             raise ValueError(f"{path.name} is a TorchScript archive: read it with openai_encoder or openai_clip")
         return {k: v.detach() for k, v in torch.jit.load(path, map_location="cpu").state_dict().items()}
     return unwrap(read_torch(path), path.name)
+
+
+def read_folder(folder: Path) -> State:
+    """Read the weights of a Hugging Face folder, in one file or several, under their own names.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    path = next((folder / name for name in FOLDER if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder} has none of {', '.join(FOLDER)}, which a Hugging Face folder holds")
+    if path.suffix == ".json":
+        return read_shards(path)
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the config of a Hugging Face folder.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+        ValueError: it is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: a Hugging Face folder holds it beside its weights")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, expected an object with model_type")
+    return config
 
 
 def is_torchscript(path: Path) -> bool:
@@ -60,8 +100,9 @@ def unwrap(loaded: object, name: str) -> State:
         ValueError: there is no state dict in it.
     """
     for _ in WRAPPERS:
-        inner = next((loaded[k] for k in WRAPPERS if k in loaded), None) if isinstance(loaded, Mapping) else None
-        if not isinstance(inner, Mapping):
+        holders = WRAPPERS if isinstance(loaded, Mapping) else ()
+        inner = next((loaded[k] for k in holders if isinstance(loaded.get(k), Mapping)), None)  # type: ignore
+        if inner is None:
             break
         loaded = inner
     if not isinstance(loaded, Mapping) or not any(isinstance(v, Tensor) for v in loaded.values()):
@@ -70,8 +111,9 @@ def unwrap(loaded: object, name: str) -> State:
 
 
 def strip_prefixes(state: State) -> State:
-    """Take off prefixes that every key has."""
-    found = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
+    """Take off prefixes that every key of the tower has; the heads beside it go where it has one."""
+    tower = [key for key in state if not key.startswith(BESIDE)]
+    found = next((p for p in PREFIXES if tower and all(key.startswith(p) for key in tower)), None)
     return strip_prefixes(under(state, found)) if found else state
 
 
@@ -95,7 +137,11 @@ def load_exactly(tower: Tower, state: Mapping[str, Tensor], source: str) -> Towe
     }
     said = [f"{what}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}" for what, keys in wrong.items() if keys]
     if said:
-        raise ValueError(f"{source} does not fit {getattr(tower, 'name', type(tower).__name__)}; {'; '.join(said)}")
+        first = {key.partition(".")[0] for key in state}
+        hint = f"; every name begins with {first.pop()!r}: save the weights without it" if len(first) == 1 else ""
+        raise ValueError(
+            f"{source} does not fit {getattr(tower, 'name', type(tower).__name__)}; {'; '.join(said)}{hint}"
+        )
     tower.load_state_dict(state, assign=any(value.is_meta for value in own.values()))
     return tower.eval()
 

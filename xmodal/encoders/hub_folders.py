@@ -1,6 +1,5 @@
-"""Load image towers from Hugging Face folders on disk: CLIP, SigLIP, SigLIP2, DINOv2 and DINOv3."""
+"""Load image towers from Hugging Face folders on disk: CLIP, SigLIP, SigLIP2, ViT, DINOv2 and DINOv3."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmodal.encoders.files import load_exactly, unfilled
+from xmodal.encoders.files import load_exactly, read_config, read_folder, unfilled
 from xmodal.encoders.keys import State, under
 from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
-from xmodal.torch_files import read_safetensors
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
 IMAGENET = dict(pixel_mean=(0.485, 0.456, 0.406), pixel_std=(0.229, 0.224, 0.225))
@@ -33,9 +31,13 @@ NAMES = [  # of transformers; all that fit a key are applied, in this order
     (r"^head\.mlp\.", "attn_pool.mlp."),
     (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
     (r"\.layer_norm(\d)\.", r".norm\1."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
     (r"\.(self_attn\.out_proj|attention\.output\.dense|attention\.o_proj)\.", ".attn.proj."),
     (r"\.(?:self_attn|attention\.attention|attention)\.(q|k|v)(?:_proj|uery|ey|alue)\.", r".attn.\1_proj."),
     (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 ]
 
@@ -97,6 +99,17 @@ def dinov2(config: dict[str, Any]) -> dict[str, Any]:
     return common(config) | about | IMAGENET
 
 
+def dinov2_with_registers(config: dict[str, Any]) -> dict[str, Any]:
+    """DINOv2 with registers: no positions on class token and registers (see `to_plain`)."""
+    return dinov2(config) | dict(num_registers=config.get("num_register_tokens", 4), embed_prefix=False)
+
+
+def vit(config: dict[str, Any]) -> dict[str, Any]:
+    """Google's ViT: the class token behind the last norm."""
+    about = common(dict(intermediate_size=3072) | config)
+    return about | dict(norm_eps=config.get("layer_norm_eps", 1e-12), qkv_bias=config.get("qkv_bias", True)) | HALF
+
+
 def dinov3(config: dict[str, Any]) -> dict[str, Any]:
     """DINOv3: rotary positions alone, registers, a gated MLP in the larger models.
 
@@ -125,7 +138,9 @@ KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "siglip_vision_model": siglip,
     "siglip2": siglip2,
     "siglip2_vision_model": siglip2,
+    "vit": vit,
     "dinov2": dinov2,
+    "dinov2_with_registers": dinov2_with_registers,
     "dinov3_vit": dinov3,
 }
 
@@ -135,8 +150,9 @@ def hub_folder_encoder(folder: str, image_size: int | None = None, drop_path: fl
     """Load the image tower of a Hugging Face folder on disk.
 
     Args:
-        folder: with `config.json` and `model.safetensors`, of the types `clip`, `siglip` (also SigLIP2 of fixed size),
-            `siglip2` (NaFlex), their vision models, `dinov2` or `dinov3_vit`.
+        folder: with `config.json` and the weights (safetensors or `pytorch_model.bin`, also in several files with their
+            index), of the types `clip`, `siglip` (also SigLIP2 of fixed size), `siglip2` (NaFlex), their vision models,
+            `vit`, `dinov2`, `dinov2_with_registers` or `dinov3_vit`.
         image_size: pixels, when another resolution than the model's own is wanted; positions are resized.
         drop_path: stochastic depth of the last block, in training only.
 
@@ -148,12 +164,7 @@ def hub_folder_encoder(folder: str, image_size: int | None = None, drop_path: fl
         ValueError: another type of model, weights that do not fit.
     """
     path = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (path / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {name}: a Hugging Face folder holds config.json and model.safetensors"
-            )
-    config = json.loads((path / "config.json").read_text())
+    config = read_config(path)
     kind = str(config.get("model_type"))
     if kind not in KINDS:
         raise ValueError(f"{folder}/config.json: model_type {kind!r} is not supported; {did_you_mean(kind, KINDS)}")
@@ -161,8 +172,8 @@ def hub_folder_encoder(folder: str, image_size: int | None = None, drop_path: fl
     own = spec["image_size"]
     tower = load_exactly(
         unfilled(lambda: VisionTransformer(**spec)),
-        to_plain(read_safetensors(path / "model.safetensors")),
-        f"{folder}/model.safetensors",
+        to_plain(read_folder(path)),
+        folder,
     )
     if image_size in (None, own):
         return tower
@@ -178,16 +189,22 @@ def to_plain(state: State) -> State:
         "text_projection.",
         "embeddings.mask_token",
         "vision_model.embeddings.position_ids",
+        "classifier.",
+        "pooler.",
     )
-    state = under(state, "dinov2.") or state
+    for whole in ("dinov2.", "dinov2_with_registers.", "vit."):
+        state = under(state, whole) or state
     renamed: State = {}
     for key, value in state.items():
-        if key.startswith(aside) or key.startswith("classifier."):
+        if key.startswith(aside):
             continue
         for pattern, name in NAMES:
             key = re.sub(pattern, name, key)
         if value.numel():  # DINOv3 without registers holds an empty tensor of them
             renamed[key] = shaped(key, value)
+    if {"cls_token", "reg_token", "pos_embed"} <= renamed.keys():  # DINOv2: the first position is the class token's
+        places = renamed["pos_embed"]
+        renamed |= {"cls_token": renamed["cls_token"] + places[:, :1], "pos_embed": places[:, 1:]}
     return split_pooling(fused(renamed))
 
 

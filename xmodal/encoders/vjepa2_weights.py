@@ -1,11 +1,10 @@
 """Load V-JEPA 2 and 2.1 from official checkpoints and from Hugging Face folders and files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xmodal.encoders.files import load_exactly, seeded, unfilled
+from xmodal.encoders.files import load_exactly, read_config, read_folder, seeded, unfilled
 from xmodal.encoders.keys import State, under
 from xmodal.encoders.vjepa2 import SIZES, VJEPA2
 from xmodal.encoders.vjepa2_keys import from_official, from_transformers
@@ -29,7 +28,7 @@ def vjepa2_encoder(
 
     Args:
         weights: an official checkpoint (`vitl.pt`, `vjepa2_1_vitb_dist_vitG_384.pt`, ...), a Hugging Face folder with
-            `config.json` and `model.safetensors` or such a file, or `random`.
+            `config.json` and its weights or such a file, or `random`.
         size: `base`, `large`, `huge`, `giant` or `gigantic`; needed for `random` only, else read from the shapes.
         image_size: pixels of the images it is made for; 256 or 384.
         version: of `random`, `2.0` or `2.1`; files say it themselves.
@@ -65,13 +64,13 @@ def read(path: Path) -> tuple[State, dict[str, Any], str]:
         ValueError: a file without an encoder.
     """
     config: dict[str, Any] = {}
+    loaded: Mapping[str, Any]
     if path.is_dir():
-        if not (path / "config.json").is_file() or not (path / "model.safetensors").is_file():
-            raise FileNotFoundError(f"{path} needs config.json and model.safetensors, as Hugging Face folders have")
-        config, path = json.loads((path / "config.json").read_text()), path / "model.safetensors"
-    if not path.is_file():
+        config, loaded = read_config(path), read_folder(path)
+    elif path.is_file():
+        loaded = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    else:
         raise FileNotFoundError(f"no weights at {str(path)!r}")
-    loaded: Mapping[str, Any] = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     which = next((name for name in STATES if isinstance(loaded.get(name), Mapping)), "")
     state = dict(loaded[which] if which else loaded)
     for prefix in ("module.", "backbone.", "vjepa2."):

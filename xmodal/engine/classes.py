@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 
-from xmodal.data.annotations import plain
+from xmodal.data.class_names import plain
 from xmodal.data.walk import printable
 
 SHOWN = 5  # names in a message

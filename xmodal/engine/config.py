@@ -192,6 +192,8 @@ def _set(node: Any, name: str, value: Any, where: str) -> None:
         raise ValueError(f"{where or 'the config'} holds {node!r}, which has no {name}")
     if not where and name not in KEYS:
         raise ValueError(f"config key {name!r} is read by nothing; {did_you_mean(name, KEYS)}")
+    if name in node and name != "type":
+        check_value(node, name, value, where)
     if where and name not in node and name != "type":
         kind = node.get("type")
         if kind is None or isinstance(kind, str):
@@ -200,6 +202,25 @@ def _set(node: Any, name: str, value: Any, where: str) -> None:
         else:
             check_arguments(kind, {name: value})
     node[name] = value
+
+
+def check_value(node: Mapping[str, Any], name: str, value: Any, where: str) -> None:
+    """Refuse a value of another kind than the one it replaces; `none` may stand for any.
+
+    Raises:
+        ValueError: text for a number, or a number for a dict or a list, naming the key.
+    """
+    kind, old, scalar = node.get("type"), node[name], isinstance(value, int | float)
+    if callable(kind) and name in inspect.signature(kind).parameters:
+        check_arguments(kind, {name: value})
+    expected = {
+        "a number": isinstance(value, str) and isinstance(old, int | float) and not isinstance(old, bool),
+        "a dict": scalar and isinstance(old, Mapping),
+        "a list": scalar and isinstance(old, list | tuple),
+    }
+    if word := next((word for word, wrong in expected.items() if wrong), None):
+        path = ".".join(filter(None, (where, name)))
+        raise ValueError(f"{path}={value!r}, expected {word}; the config has {str(old)[:80]}")
 
 
 def has_names(node: Any) -> bool:

@@ -33,6 +33,8 @@ class ProgressHook(Hook):
     priority = "BELOW_NORMAL"
 
     def __init__(self, interval: int = 50):
+        if interval < 1:
+            raise ValueError(f"default_hooks.progress.interval={interval}: at least 1 step between two lines")
         self.interval = interval
         self.bar: tqdm | None = None
         self.terminal = sys.stderr.isatty()

@@ -1,5 +1,6 @@
 """Say in a few lines what a run is about to do, and what came out."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +76,4 @@ def ending(runner: Any) -> list[str]:
     files = [name for name in (LAST, "report.json", CONFIG) if (folder / name).exists() or name == "report.json"]
     lines.append(f"files: {', '.join(str(folder / name) for name in files)}, {folder / log_file(runner)}")
     tested = runner.cfg.get("val_evaluator") is not None
-    return [*lines, f"next: {spoken('test')} {kept}"] if tested and hook is not None else lines
+    return [*lines, f"next: {spoken('test')} {shlex.quote(str(kept))}"] if tested and hook is not None else lines

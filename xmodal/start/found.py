@@ -1,27 +1,32 @@
 """Find out how a user's files are laid out: task, splits, classes, groups."""
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pointcloud.datasets.own import CLOUDS
 from video.annotations import VIDEOS
 from video.frames import frame_folders, frames_in, is_frame_folder
-from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, plain, read_classes
-from xmodal.data.lists import lines_of, rows_of
-from xmodal.data.tables import columns_of, names_of, part_of
-from xmodal.data.walk import LeftOut, files_below, passed_over
+from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, path_and_name
+from xmodal.data.class_names import read_classes
+from xmodal.data.lists import JSON, lines_of, rows_of
+from xmodal.data.tables import columns_of, part_of
+from xmodal.data.walk import LeftOut, files_below, passed_over, printable
 from xmodal.start.groups import group_of
+from xmodal.start.numbering import counts_from_one, joined, labels_of, numbered, with_numbers, without_empty
 
 READERS: dict[str, Annotations] = {"video": VIDEOS, "image": IMAGES, "cloud": CLOUDS}
-LISTS = (".txt", ".csv", ".tsv", ".json", ".lst", ".list")
-CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "classes.json", "labels.json", "label_map.txt")
+LISTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".lst", ".list")
+CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "classes.json", "labels.json", "label_map.txt",
+               "classInd.txt")  # fmt: skip
+METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's image folders
 PARTS = ("train", "val", "test")
 LOOK = 3000  # files by whose endings the task is told
-NAMED = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
 @dataclass
@@ -65,7 +70,7 @@ def find(source: str, task: str | None = None, root: str | None = None, classes:
     path = Path(source)
     if not path.exists():
         raise ValueError(f"there is no folder or list at {path} (looked from {Path.cwd()})")
-    lists = lists_of(path)
+    lists = lists_of(path) or table_of_splits(path)
     given = read_classes(classes) if classes else None
     if lists:
         found = from_lists(lists, task, root, given)
@@ -98,9 +103,23 @@ def lists_of(path: Path) -> dict[str, Path]:
     return found if "train" in found else {}
 
 
+def table_of_splits(path: Path) -> dict[str, Path]:
+    """Return the one table of a folder that names the split of each file, such as CoOp's `split_zhou_NAME.json`."""
+    entries = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (".csv", *JSON)] if path.is_dir() else []
+    tables = []
+    for entry in entries:
+        try:
+            rows = rows_of(entry)
+            tables += [entry] if rows and columns_of(rows, str(entry)).split else []
+        except ValueError:
+            continue
+    return {"all": tables[0]} if len(tables) == 1 else {}
+
+
 def split_of(stem: str) -> str | None:
     """Return the split that the name of a file or folder tells."""
-    return next((part for word in re.split(r"[^a-zA-Z]+", stem) if (part := part_of(word))), None)
+    words = (re.sub(r"(?i)(list|set|split)s?$", "", word) for word in re.split(r"[^a-zA-Z]+", stem))
+    return next((part for word in words if (part := part_of(word))), None)
 
 
 def from_lists(lists: dict[str, Path], task: str | None, root: str | None, classes: list[str] | None) -> Found:
@@ -111,14 +130,22 @@ def from_lists(lists: dict[str, Path], task: str | None, root: str | None, class
     )
     task = task or task_of_list(first)
     reader = READERS[task]
-    classes = classes or names_in([path for path in lists.values() if reader.detect(path) == "list"])
-    listings = {part: read(reader, path, root, classes) for part, path in lists.items()}
-    parts = {part: list(listing.samples) for part, listing in listings.items()}
     kinds = {part: reader.detect(path) for part, path in lists.items()}
+    plain_lists = [path for part, path in lists.items() if kinds[part] == "list"]
+    classes = classes or names_in(plain_lists)
+    from_one = bool(classes) and counts_from_one(plain_lists, classes)
+    known = ["(none)", *classes] if classes and from_one else classes
+    listings = {part: read(reader, path, root, known) for part, path in lists.items()}
+    parts = {part: list(listing.samples) for part, listing in listings.items()}
     names = next((x.classes for x in listings.values() if x.classes), None) or numbered(parts)
     for part, listing in listings.items():  # every split by the same names
         if listing.classes and listing.classes != names:
             names, parts[part] = joined(names, listing)
+    if from_one or (not classes and plain_lists and min(labels_of(parts), default=0) == 1):
+        parts = {
+            part: with_numbers(samples, {y: y - 1 for y in range(1, len(names))}) for part, samples in parts.items()
+        }
+        names = names[1:]
     found = Found(task, f"{kinds[next(iter(kinds))]} ({', '.join(p.name for p in lists.values())})", parts, names)
     missing = sum(len(x.missing) for x in listings.values())
     if missing:
@@ -142,35 +169,28 @@ def read(reader: Annotations, path: Path, root: str | None, classes: list[str] |
         problem = error
     near = [p for folder in (path.parent, path.parent.parent) for p in sorted(folder.iterdir()) if p.is_dir()]
     for place in [*near, path.parent.parent]:
-        try:
-            return reader.read(path, place, "auto", classes)
-        except ValueError:
-            continue
+        with held(logging.getLogger("xmodal.data")) as said:
+            try:
+                listing = reader.read(path, place, "auto", classes)
+            except ValueError:
+                said.clear()  # of folders that are not the root
+            else:
+                return listing
     raise ValueError(f"{problem} (--root FOLDER)") from problem
 
 
-def joined(names: list[str], listing: Listing) -> tuple[list[str], list[Sample]]:
-    """Return all names, and a listing's samples numbered by them."""
-    own = listing.classes or []
-    # `a_b` and `a b` are one class, unless a split has both
-    both = {plain(n) for split in (names, own) for n, count in Counter(map(plain, split)).items() if count > 1}
-    key = lambda name: name if plain(name) in both else plain(name)  # noqa: E731
-    known = {key(name): i for i, name in enumerate(names)}
-    for name in own:
-        if key(name) not in known:
-            known[key(name)] = len(names)
-            names = [*names, name]
-    new = [known[key(name)] for name in own]
-    renumber = lambda s: replace(  # noqa: E731
-        s, label=new[s.label] if s.label >= 0 else s.label, labels=s.labels and tuple(sorted(new[y] for y in s.labels))
-    )
-    return names, [renumber(s) for s in listing.samples]
-
-
-def numbered(parts: dict[str, list[Sample]]) -> list[str]:
-    """Return names for classes that have only numbers."""
-    highest = max((y for part in parts.values() for s in part for y in s.labels or (s.label,)), default=-1)
-    return [str(number) for number in range(highest + 1)]
+@contextmanager
+def held(log: logging.Logger) -> Iterator[list[logging.LogRecord]]:
+    """Keep back what is logged until the end; what is taken out of the list by then is never said."""
+    records: list[logging.LogRecord] = []
+    keep = lambda record: records.append(record)  # noqa: E731
+    log.addFilter(keep)
+    try:
+        yield records
+    finally:
+        log.removeFilter(keep)
+        for record in records:
+            log.handle(record)
 
 
 def names_in(paths: Sequence[Path]) -> list[str] | None:
@@ -178,10 +198,10 @@ def names_in(paths: Sequence[Path]) -> list[str] | None:
     names = set()
     for path in paths:
         for line in filter(str.strip, lines_of(path)):
-            found = NAMED.fullmatch(line.strip())
-            if not found or re.fullmatch(r"[\d;|]+", found["label"]):
+            found = path_and_name(line.strip())
+            if not found or re.fullmatch(r"[\d;|]+", found[1]):
                 return None
-            names.add(found["label"])
+            names.add(found[1])
     return sorted(names) or None
 
 
@@ -212,12 +232,14 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
     named = [(part, p) for p in inner if (part := part_of(p.name))]
     splits = dict(named)
     if "train" not in splits or not folders_in(splits["train"]):  # a class may be called train
+        if named and len(named) == len(inner):
+            return from_split_folders(splits, path, task, classes)
         listing = reader.read(path, None, "folders", classes)
         inside = splits_inside(listing.samples)
         layout = f"a folder of {task}s a class" + (
             f", with folders {', '.join(part for part in PARTS if part in inside)} in each" if inside else ""
         )
-        return Found(task, layout, inside or {"all": list(listing.samples)}, listing.classes or [])
+        return filled(Found(task, layout, inside or {"all": list(listing.samples)}, listing.classes or []), classes)
     if len(splits) < len(named):
         raise ValueError(f"{path}: several folders for one split: {', '.join(p.name for _, p in named)}; join them")
     parts: dict[str, list[Sample]] = {}
@@ -232,7 +254,29 @@ def from_folders(path: Path, task: str | None, classes: list[str] | None) -> Fou
             continue
         names, parts[part] = joined(names, listing)
     layout = f"folders {', '.join(p.name for p in splits.values())} with a folder of {task}s a class"
-    return Found(task, layout, parts, names, notes=notes)
+    return filled(Found(task, layout, parts, names, notes=notes), classes)
+
+
+def from_split_folders(splits: dict[str, Path], path: Path, task: str | None, classes: list[str] | None) -> Found:
+    """Read folders of splits that hold a table of their files each, as Hugging Face's image folders do.
+
+    Raises:
+        ValueError: there is neither such a table nor a folder for each class.
+    """
+    tables = {part: [f for f in sorted(folder.iterdir()) if f.name in METADATA] for part, folder in splits.items()}
+    if not all(tables.values()):
+        names = ", ".join(folder.name for folder in splits.values())
+        raise ValueError(f"{path}: {names} hold neither a folder for each class nor one of {', '.join(METADATA)}")
+    return from_lists({part: found[0] for part, found in tables.items()}, task, None, classes)
+
+
+def filled(found: Found, given: list[str] | None) -> Found:
+    """Leave out folders without files as classes, unless the user gave the names."""
+    if given is None:
+        found.parts, found.classes, empty = without_empty(found.parts, found.classes)
+        if empty:
+            found.notes.append(f"folders without {found.task}s are no classes: {', '.join(map(printable, empty))}")
+    return found
 
 
 def unwrapped(path: Path) -> Path:
@@ -260,15 +304,19 @@ def splits_inside(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 def task_of_list(path: Path) -> str:
     """Tell the task from the endings that a list names."""
-    if path.suffix.lower() == ".json":
-        usual = "image" if '"id"' not in "".join(lines_of(path)[:50]) else "video"
-    else:
-        usual = "video"
-    lines = lines_of(path)[:LOOK]
-    if lines and "youtube_id" in map(str.lower, names_of(lines[0])):
+    if VIDEOS.detect(path) in VIDEOS.heads:
         return "video"
+    lines = lines_of(path)[:LOOK]
     words = [word for line in lines for word in re.findall(r"\.[A-Za-z0-9]{1,6}(?=$|[\s,;\"|])", line)]
-    return most(words, lambda: usual, str(path))
+    return most(words, lambda: beside(path), str(path))
+
+
+def beside(path: Path) -> str:
+    """Tell the task of a list that names no endings from the files below its folder; `video` where there are none."""
+    try:
+        return task_of_folder(path.parent)
+    except ValueError:
+        return "video"
 
 
 def task_of_folder(path: Path) -> str:
@@ -287,8 +335,11 @@ def task_of_folder(path: Path) -> str:
 
 
 def most(words: Sequence[str], otherwise: Callable[[], Any], where: str) -> str:
-    """Return the task of most endings."""
-    counts = Counter(task for word in words for task, reader in READERS.items() if word.lower() in reader.endings)
+    """Return the task of most endings; texts, which lie beside everything, count where there is nothing else."""
+    others = [word for word in words if word.lower() not in LISTS]
+    counts = Counter(
+        task for word in others or words for task, reader in READERS.items() if word.lower() in reader.endings
+    )
     if not counts:
         if (found := otherwise()) is not None:
             return found

@@ -87,9 +87,9 @@ def write(wish: Wish, say: Callable[[str], Any] = print) -> Path:
         write_list(plan.lists / f"{part}.txt", samples)
     config_text.check(config_text.text_of(plan), target)
     say(f"\nwrote {target} and the lists in {plan.lists.name}. Next:")
-    example = printable(next(iter(parts.get("test") or parts["val"])).path)
-    best = f"work_dirs/{target.stem}/best.pth"
-    say(f"  {tool('train')} {target}\n  {tool('test')} {best}\n  {tool('predict')} {best} {shlex.quote(example)}")
+    example = shlex.quote(printable(next(iter(parts.get("test") or parts["val"])).path))
+    best = shlex.quote(f"work_dirs/{target.stem}/best.pth")
+    say(f"  {tool('train')} {shlex.quote(str(target))}\n  {tool('test')} {best}\n  {tool('predict')} {best} {example}")
     return target
 
 
@@ -110,7 +110,7 @@ def plan_of(
     return config_text.Draft(
         title=f"{recipes.METHODS[key].title} on {tower.name} for {Path(wish.source).name}: {what}.",
         command=f"{wish.tool('new')} {shlex.quote(wish.source)}",
-        train=f"{wish.tool('train')} {target}",
+        train=f"{wish.tool('train')} {shlex.quote(str(target))}",
         task=data.task,
         method=key,
         encoder=tower,
@@ -132,8 +132,12 @@ def divide(data: found.Found, seen: look.Look, seed: int) -> dict[str, list[Samp
     Raises:
         ValueError: fewer than two classes, or nothing to train on.
     """
+    classless = lambda s: s.label < 0 and s.labels is None  # noqa: E731
+    for part, samples in data.parts.items():
+        if count := sum(map(classless, samples)):
+            data.notes.append(f"{count} {data.task}s of {part} have no class in the lists and are left out")
     parts = {
-        part: [s for s in samples if s.path not in seen.broken and (s.label >= 0 or s.labels is not None)]
+        part: [s for s in samples if s.path not in seen.broken and not classless(s)]
         for part, samples in data.parts.items()
     }
     parts = {part: without_repeats(samples, data) for part, samples in parts.items() if samples}
