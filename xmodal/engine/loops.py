@@ -76,7 +76,7 @@ class TrainLoop(BaseLoop):
         self.courier = SideStream(device) if ahead and device.type == "cuda" else None
         chances = balanced_chances(getattr(dataset, "labels", ())) if balanced else None
         self.batch = int(dataloader.get("batch_size", 1))
-        sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world, chances=chances)
+        sampler = EpochSampler(len(dataset), runner.seed, rank, world, chances=chances)
         self.steps_per_epoch = -(-len(sampler) // self.batch)
         if dataloader.get("drop_last"):
             self.steps_per_epoch = len(sampler) // self.batch
