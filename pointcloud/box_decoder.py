@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pointcloud import boxes, ops
+from pointcloud import ops
 from pointcloud.pointwise import PointConv, PointNorm
 
 
@@ -270,8 +270,3 @@ def continuous_angle(logits: Tensor, residual: Tensor) -> Tensor:
     best = logits.argmax(-1, keepdim=True)
     angle = best[..., 0] * (2 * math.pi / bins) + residual.gather(-1, best)[..., 0]
     return torch.where(angle > math.pi, angle - 2 * math.pi, angle)
-
-
-def corners_in_camera(predicted: dict[str, Tensor]) -> Tensor:
-    """Corners (B, Q, 8, 3) in upright camera axes, as 3DETR reports them."""
-    return boxes.to_camera(boxes.corners(predicted["boxes"]))

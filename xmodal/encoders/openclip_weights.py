@@ -296,14 +296,6 @@ def fetch(name: str, tag: str | None, origin: dict) -> str:
         raise missing_weights(f"{name} {tag}", hub, "pretrained", error) from error
 
 
-def from_open_clip(model: nn.Module, name: str, image_size: int | None = None, arch: dict | None = None) -> CLIP:
-    """Convert a live open_clip model that was built with `name` and these changes of its config."""
-    config = config_of(name, arch)
-    config.setdefault("quick_gelu", False)
-    clip = build(config, name, name, image_size)
-    return load_exactly(clip, clip_state(model.state_dict(), clip.visual), name)
-
-
 def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:
     """Return a copy of the image tower of an open_clip model, and of what timm towers have behind it.
 
