@@ -180,11 +180,6 @@ def joined(old: Sequence[dict[str, Any]], new: dict[str, Any]) -> dict[str, Any]
     )  # fmt: skip
 
 
-def write_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows."""
-    ROWS.write_text(json.dumps(list(rows), indent=1) + "\n")
-
-
 def cells_of(row: dict[str, Any]) -> list[str]:
     """One line of the table."""
     from xmodal.evaluation.results import spread
@@ -283,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
                 new = [joined(rows, row) for row in new] if args.more_seeds else new
             rows = merged(rows, new)
         rows = rebuild(rows) if args.rebuild else rows
-        write_rows(rows)
+        ROWS.write_text(json.dumps(rows, indent=1) + "\n")
         PAGE.write_text(make_page(rows))
         if rows:
             draw(rows)

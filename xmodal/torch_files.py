@@ -59,6 +59,11 @@ def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
+def read_weights(path: str | Path) -> Any:
+    """Load a file of weights by its ending: `.safetensors`, or of `torch.save`; raises what those readers do."""
+    return read_safetensors(path) if str(path).endswith(".safetensors") else read_torch(path)
+
+
 def kind_of(path: str | Path) -> str:
     """Return what a file is by its first bytes: `zip`, `pickle` (or raw bytes), or words for a message.
 

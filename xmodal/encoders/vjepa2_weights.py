@@ -10,7 +10,7 @@ from xmodal.encoders.keys import State, under
 from xmodal.encoders.vjepa2 import SIZES, VJEPA2
 from xmodal.encoders.vjepa2_keys import from_official, from_transformers
 from xmodal.registry import ENCODERS, did_you_mean
-from xmodal.torch_files import read_safetensors, read_torch
+from xmodal.torch_files import read_weights
 
 STATES = ("target_encoder", "ema_encoder", "encoder")  # of an official file, the first that is there is taken
 
@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[State, dict[str, Any], str]:
         config, path = json.loads((path / "config.json").read_text()), path / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {str(path)!r}")
-    loaded: Mapping[str, Any] = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    loaded: Mapping[str, Any] = read_weights(path)
     which = next((name for name in STATES if isinstance(loaded.get(name), Mapping)), "")
     state = dict(loaded[which] if which else loaded)
     for prefix in ("module.", "backbone.", "vjepa2."):

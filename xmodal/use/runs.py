@@ -50,9 +50,14 @@ class Run:
         return next((self.folder / name for name in (BEST, LAST) if (self.folder / name).is_file()), None)
 
     @property
+    def validation(self) -> dict[str, Any]:
+        """Return the metrics of the last validation."""
+        return next((e["val"] for e in reversed(self.report.get("epochs", [])) if "val" in e), {})
+
+    @property
     def last(self) -> dict[str, Any]:
         """Return the metrics of the test, or of the last validation."""
-        return self.test or next((e["val"] for e in reversed(self.report.get("epochs", [])) if "val" in e), {})
+        return self.test or self.validation
 
     @property
     def key(self) -> str | None:
