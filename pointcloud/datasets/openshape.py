@@ -13,7 +13,7 @@ from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.objects import choose
 from pointcloud.datasets.safe_files import load_objects
 from pointcloud.formats.scan import unit_colors
-from xmodal.data.lists import entries_of
+from xmodal.data.lists import entries_of, load_json
 from xmodal.registry import DATASETS
 
 
@@ -75,7 +75,7 @@ class OpenShapeModelNet40(OpenShapeClouds):
 
     def __init__(self, root: str, **options: Any):
         self.rows = list(load_objects(Path(root) / "test_pc.npy"))
-        split = json.loads((Path(root) / "test_split.json").read_text())
+        split = load_json(Path(root) / "test_split.json", list, "a list of {category}")
         if len(split) != len(self.rows):
             raise ValueError(f"{root}: test_pc.npy has {len(self.rows)} clouds and test_split.json {len(split)}")
         names = published()["labels"]["modelnet40"]
