@@ -20,7 +20,7 @@ from xmodal.registry import Registry, did_you_mean, resolve
 log = logging.getLogger("xmodal.data")
 _LINE = re.compile(r"(?P<path>.+?)\s*[\s,;]\s*(?P<label>-?\d+)\s*")
 _SEVERAL_LINE = re.compile(r"(?P<path>.+?)\s*[\s,]\s*(?P<labels>\d+(?:[;|]\d+)+[;|]?|\d*[;|])\s*")
-_NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
+NAMED_LINE = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _split(line: str, where: str, known: Mapping[str, int]) -> tuple[str, int]:
         if int(found["label"]) < 0:
             raise ValueError(f"{where}: expected a class counted from 0, got the negative label {found['label']}")
         return unquoted(found["path"]), int(found["label"])
-    named = _NAMED_LINE.fullmatch(line)
+    named = NAMED_LINE.fullmatch(line)
     if named and named["label"] in known:
         return unquoted(named["path"]), known[named["label"]]
     if named and known:

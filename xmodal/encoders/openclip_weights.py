@@ -20,8 +20,9 @@ from xmodal.encoders.openclip_configs import (
     tokenizer_of,
     visual_of,
 )
+from xmodal.encoders.statistics import CLIP_MEAN, CLIP_STD
 from xmodal.encoders.text import TextTransformer
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
+from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.registry import build as build_part
 from xmodal.structures import Encoder

@@ -10,7 +10,7 @@ from typing import Any
 from pointcloud.datasets.own import CLOUDS
 from video.annotations import VIDEOS
 from video.frames import frame_folders, frames_in, is_frame_folder
-from xmodal.data.annotations import IMAGES, Annotations, Listing, Sample, plain, read_classes
+from xmodal.data.annotations import IMAGES, NAMED_LINE, Annotations, Listing, Sample, plain, read_classes
 from xmodal.data.lists import lines_of, rows_of
 from xmodal.data.tables import columns_of, names_of, part_of
 from xmodal.data.walk import LeftOut, files_below, passed_over
@@ -21,7 +21,6 @@ LISTS = (".txt", ".csv", ".tsv", ".json", ".lst", ".list")
 CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "classes.json", "labels.json", "label_map.txt")
 PARTS = ("train", "val", "test")
 LOOK = 3000  # files by whose endings the task is told
-NAMED = re.compile(r"(?P<path>.+?)\s*[\t,]\s*(?P<label>[^\t,]+?)\s*")
 
 
 @dataclass
@@ -178,7 +177,7 @@ def names_in(paths: Sequence[Path]) -> list[str] | None:
     names = set()
     for path in paths:
         for line in filter(str.strip, lines_of(path)):
-            found = NAMED.fullmatch(line.strip())
+            found = NAMED_LINE.fullmatch(line.strip())
             if not found or re.fullmatch(r"[\d;|]+", found["label"]):
                 return None
             names.add(found["label"])
