@@ -4,12 +4,14 @@ Names of weights are 3DETR's.
 """
 
 import math
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pointcloud import boxes, ops
+from pointcloud import ops
 from pointcloud.pointwise import PointConv, PointNorm
 
 
@@ -77,22 +79,27 @@ class PointMLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm decoder layer; positions are added to queries and keys, not to values."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float):
+    attention: Any = partial(nn.MultiheadAttention, batch_first=True)  # to the memory
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, **options: Any):
         super().__init__()
         self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.multihead_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.multihead_attn = self.attention(dim, num_heads, dropout, **options)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.linear1, self.linear2 = nn.Linear(dim, ffn_dim), nn.Linear(ffn_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, memory: Tensor, query_pos: Tensor, pos: Tensor) -> Tensor:
-        """Map queries (B, Q, D) and memory (B, M, D) to queries."""
+    def forward(self, x: Tensor, memory: Tensor, query_pos: Tensor, *where: Tensor) -> Tensor:
+        """Map queries (B, Q, D) and memory (B, M, D), which is somewhere, to queries."""
         y = self.norm1(x)
         q = y + query_pos
         x = x + self.dropout(self.self_attn(q, q, y, need_weights=False)[0])
-        y = self.norm2(x) + query_pos
-        x = x + self.dropout(self.multihead_attn(y, memory + pos, memory, need_weights=False)[0])
+        x = x + self.dropout(self.attend(self.norm2(x) + query_pos, memory, *where))
         return x + self.dropout(self.linear2(self.dropout(self.linear1(self.norm3(x)).relu())))
+
+    def attend(self, y: Tensor, memory: Tensor, pos: Tensor) -> Tensor:
+        """Attend to the memory with positions `pos` (B, M, D)."""
+        return self.multihead_attn(y, memory + pos, memory, need_weights=False)[0]
 
 
 class Decoder(nn.Module):
@@ -270,8 +277,3 @@ def continuous_angle(logits: Tensor, residual: Tensor) -> Tensor:
     best = logits.argmax(-1, keepdim=True)
     angle = best[..., 0] * (2 * math.pi / bins) + residual.gather(-1, best)[..., 0]
     return torch.where(angle > math.pi, angle - 2 * math.pi, angle)
-
-
-def corners_in_camera(predicted: dict[str, Tensor]) -> Tensor:
-    """Corners (B, Q, 8, 3) in upright camera axes, as 3DETR reports them."""
-    return boxes.to_camera(boxes.corners(predicted["boxes"]))

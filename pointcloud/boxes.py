@@ -42,26 +42,11 @@ def corners(boxes: Tensor) -> Tensor:
     return turned + boxes[..., None, :3]
 
 
-def from_corners(points: Tensor) -> Tensor:
-    """Boxes (..., 7) of corners (..., 8, 3) in the order of `corners`.
-
-    Other orders in which the first four run around the lower face give the same solid.
-    """
-    first, second, fourth, above = (points[..., i, :] for i in (0, 1, 3, 4))
-    along, across = first - fourth, first - second
-    yaw = -torch.atan2(along[..., 1], along[..., 0])
-    size = torch.stack([v.norm(dim=-1) for v in (along, across, above - first)], dim=-1)
-    return torch.cat([points.mean(-2), size, yaw[..., None]], dim=-1)
-
-
-def to_camera(points: Tensor) -> Tensor:
-    """Points (..., 3) from depth axes (x right, y forward, z up) to upright camera axes (x, -z, y)."""
-    return torch.stack([points[..., 0], -points[..., 2], points[..., 1]], dim=-1)
-
-
-def from_camera(points: Tensor) -> Tensor:
-    """The inverse of `to_camera`."""
-    return torch.stack([points[..., 0], points[..., 2], -points[..., 1]], dim=-1)
+def into_axes(offset: Tensor, yaw: Tensor) -> Tensor:
+    """Turn offsets (..., 3) into the axes of boxes with yaw (...)."""
+    cos, sin = yaw.cos(), yaw.sin()
+    x, y, z = offset.unbind(-1)
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1)
 
 
 def volume(boxes: Tensor) -> Tensor:
@@ -78,11 +63,7 @@ def hull(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 def contains(boxes: Tensor, points: Tensor, slack: float = 0.0) -> Tensor:
     """Return whether points (P, 3) lie in boxes (K, 7), surface included, as (K, P)."""
-    offset = points[None] - boxes[:, None, :3]  # (K, P, 3)
-    cos, sin = boxes[:, 6:7].cos(), boxes[:, 6:7].sin()
-    x = cos * offset[..., 0] - sin * offset[..., 1]
-    y = sin * offset[..., 0] + cos * offset[..., 1]
-    own = torch.stack([x, y, offset[..., 2]], dim=-1)
+    own = into_axes(points[None] - boxes[:, None, :3], boxes[:, 6:7])  # (K, P, 3)
     return (own.abs() <= boxes[:, None, 3:6] / 2 + slack).all(-1)
 
 

@@ -14,7 +14,7 @@ WEIGHTS = {"sem_cls": 1.0, "angle_cls": 0.1, "angle_reg": 0.5, "center": 5.0, "s
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Average a number over all processes."""
+    """Average numbers over all processes."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(value)
         value = value / dist.get_world_size()
@@ -113,16 +113,21 @@ class Criterion(nn.Module):
         `loss_cardinality` (how far the number of found objects is off) is reported and not part of the total.
         """
         targets = with_a_row(targets)
-        count = mean_over_processes(targets["box_mask"].sum().float()).clamp(min=1)
-        pairs = self.match_all(layers, [targets] * len(layers))
+        true = [self.targets_for(layer, targets) for layer in layers]
+        counts = mean_over_processes(torch.stack([each["box_mask"].sum().float() for each in true])).clamp(min=1)
+        pairs = self.match_all(layers, true)
         total = layers[-1]["logits"].new_zeros(())
         terms: dict[str, Tensor] = {}
         order = [len(layers) - 1, *range(len(layers) - 1)]
         for i in order:
-            found = self.layer(layers[i], targets, count, *pairs[i])
+            found = self.layer(layers[i], true[i], counts[i], *pairs[i])
             total = total + sum(v for k, v in found.items() if k != "loss_cardinality")
             terms |= found if i == len(layers) - 1 else {f"{k}_{i}": v for k, v in found.items()}
         return total, terms
+
+    def targets_for(self, predicted: dict[str, Tensor], targets: Targets) -> Targets:
+        """Return the true boxes as a layer is taught them."""
+        return targets
 
     def match(self, predicted: dict[str, Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
         """Generalized IoU (B, Q, N) and the index of each query's true box (B, Q), -1 for none."""
@@ -149,23 +154,30 @@ class Criterion(nn.Module):
         matched = (assigned >= 0).float()  # (B, Q)
         if self.inside is not None:
             count = mean_over_processes(matched.sum()).clamp(min=1)
-        label = torch.where(assigned >= 0, pick(targets["box_label"], assigned), self.num_classes)
+        center, size = (gap.abs().sum(-1) * matched for gap in self.gaps(predicted, targets, assigned))
+        logits = predicted["logits"]
         terms = {
-            "sem_cls": F.cross_entropy(predicted["logits"].transpose(1, 2), label, self.class_weight),
+            "sem_cls": self.class_loss(logits, pick(targets["box_label"], assigned), matched, count),
             **self.angle_terms(predicted, targets, assigned, matched, count),
-            "center": self.gap(predicted, targets, "center_normalized", assigned, matched) / count,
-            "size": self.gap(predicted, targets, "size_normalized", assigned, matched) / count,
+            "center": center.sum() / count,
+            "size": size.sum() / count,
             "giou": ((1 - giou.gather(2, assigned.clamp(min=0)[..., None])[..., 0]) * matched).sum() / count,
         }
         found = {f"loss_{k}": self.weights[k] * v for k, v in terms.items()}
-        objects = (predicted["logits"].argmax(-1) != self.num_classes).sum(1)
+        objects = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
         off = (objects - targets["box_mask"].sum(1)).abs().float().mean()
         return {**found, "loss_cardinality": off.detach()}
 
-    @staticmethod
-    def gap(predicted: dict[str, Tensor], targets: Targets, key: str, assigned: Tensor, matched: Tensor) -> Tensor:
-        """Sum of L1 distances of matched boxes."""
-        return ((predicted[key] - pick(targets[key], assigned)).abs().sum(-1) * matched).sum()
+    def class_loss(self, logits: Tensor, label: Tensor, matched: Tensor, count: Tensor) -> Tensor:
+        """Return the loss of the classes of queries with the true box's class each (B, Q), where one is matched."""
+        label = torch.where(matched.bool(), label, self.num_classes)
+        return F.cross_entropy(logits.transpose(1, 2), label, self.class_weight)
+
+    def gaps(self, predicted: dict[str, Tensor], targets: Targets, assigned: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far centers and sizes (B, Q, 3) are off those of the true boxes."""
+        keys = "center_normalized", "size_normalized"
+        center, size = (predicted[key] - pick(targets[key], assigned) for key in keys)
+        return center, size
 
     def angle_terms(
         self, predicted: dict[str, Tensor], targets: Targets, assigned: Tensor, matched: Tensor, count: Tensor

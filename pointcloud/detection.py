@@ -26,6 +26,7 @@ from pointcloud.neighbors import valid_rows
 from pointcloud.task_token import Tower
 from pointcloud.tokenizer import PointTokenizer
 from pointcloud.votes import QueryPoints, VoteHead
+from xmodal.engine.classes import name_of
 from xmodal.registry import check_arguments, method
 from xmodal.structures import Encoder
 
@@ -223,7 +224,7 @@ class Detector(task.TaskNetwork):
         kept = best_class(found, self.show_score)
         rows = []
         for i, (box, label, score) in enumerate(zip(kept["boxes"], kept["box_label"], kept["scores"], strict=True)):
-            row = {"name": task.named(names, int(label)), "score": round(float(score), 4)}
+            row = {"name": name_of(int(label), names), "score": round(float(score), 4)}
             row["box"] = [round(float(v), 6) for v in box]
             if "corners" in kept:
                 row["corners"] = kept["corners"][i].round(6).tolist()

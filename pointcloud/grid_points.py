@@ -1,4 +1,4 @@
-"""Clouds as Point Transformer V3 and its descendants take them: centered, on a grid, one point of each voxel.
+"""Clouds as Point Transformer V3 and its descendants take them: on a grid, one point of each voxel.
 
 The rows are in the order of a 64-bit FNV hash of their voxels, as in the released code.
 """
@@ -10,12 +10,6 @@ import numpy as np
 from xmodal.registry import TRANSFORMS
 
 PRIME, START = np.uint64(1099511628211), np.uint64(14695981039346656037)
-
-
-def center_shift(coord: np.ndarray, floor: bool = True) -> np.ndarray:
-    """Move (P, 3) so that the middle of its extent is at x = y = 0 and, with `floor`, its lowest point at z = 0."""
-    low, high = coord.min(0), coord.max(0)
-    return coord - np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2] if floor else 0], coord.dtype)
 
 
 def grid_of(coord: np.ndarray, size: float) -> np.ndarray:

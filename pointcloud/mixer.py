@@ -189,8 +189,3 @@ class Head(nn.Module):
     def forward(self, x: Tensor, sizes: list[int]) -> Tensor:
         """Map features (n, C) to (n, C)."""
         return self.linear1(torch.cat([x, self.linear2(cloud_mean(x, sizes))], dim=1))
-
-
-def neighbors_of(coord: Tensor, sizes: list[int], k: int) -> Tensor:
-    """The k nearest points (n, k) of every point in its own cloud, itself included."""
-    return packed_knn(coord, coord, sizes, sizes, k)

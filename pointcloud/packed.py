@@ -4,6 +4,8 @@ The segmentation network works on these, because its layers are per point or per
 each cloud by itself and returns packed indices.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,12 @@ from pointcloud import ops
 
 def starts_of(sizes: list[int]) -> list[int]:
     """Return the index of the first point of each cloud."""
-    starts = [0]
-    for size in sizes[:-1]:
-        starts.append(starts[-1] + size)
-    return starts
+    return [0, *itertools.accumulate(sizes[:-1])]
+
+
+def sizes_of(padded: Tensor, lengths: Tensor | None) -> list[int]:
+    """Return the number of points of each padded cloud (B, P, C)."""
+    return [padded.shape[1]] * len(padded) if lengths is None else lengths.tolist()
 
 
 def pack(padded: Tensor, lengths: list[int]) -> Tensor:

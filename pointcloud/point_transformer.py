@@ -15,7 +15,7 @@ from pointcloud.segmenter import Segmenter
 from pointcloud.serialization import ORDERS
 from xmodal.encoders.files import seeded
 from xmodal.registry import ENCODERS, check_arguments, method
-from xmodal.torch_files import read_safetensors, read_torch
+from xmodal.torch_files import read_weights
 
 # what constructors of released files say that does not change the outputs here
 SILENT = {
@@ -33,10 +33,7 @@ def read_released(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         FileNotFoundError: no such file.
         ValueError: another kind of file.
     """
-    if str(path).endswith(".safetensors"):
-        found: Any = {"state_dict": read_safetensors(path)}
-    else:
-        found = read_torch(path)
+    found = read_weights(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no file of a point transformer: it needs `state_dict`")
     state = found.get("state_dict", found)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pointcloud import task
 from pointcloud.epcl import EPCL
-from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm, neighbors_of
+from pointcloud.mixer import Down, Head, MixerBlock, Up, linear_norm
+from pointcloud.packed import packed_knn
 from pointcloud.segmenter import Segmenter
 from pointcloud.task_token import Tower, unit_ball
 from xmodal.registry import method
@@ -129,7 +130,7 @@ class EPCLSegmenter(Segmenter):
         stages: list[Any] = list(self.enc.values())
         for stage, k in zip(stages, self.neighbors, strict=True):
             coord, x, sizes = stage[0](coord, x, sizes)
-            near.append(neighbors_of(coord, sizes, k))
+            near.append(packed_knn(coord, coord, sizes, sizes, k))  # itself included
             for mixer in stage[1:]:
                 x = mixer(coord, x, near[-1])
             levels.append((coord, x, sizes))

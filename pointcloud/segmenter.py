@@ -14,9 +14,10 @@ from pointcloud.datasets.base import Cloud, CloudError
 from pointcloud.datasets.files import in_place
 from pointcloud.formats.write import write_labeled
 from pointcloud.lovasz import lovasz_softmax
-from pointcloud.packed import pack
+from pointcloud.packed import pack, sizes_of
 from pointcloud.scenes import vote
 from pointcloud.voxels import voxel_groups
+from xmodal.engine.classes import name_of
 
 
 class Segmenter(task.TaskNetwork):
@@ -66,7 +67,7 @@ class Segmenter(task.TaskNetwork):
         self, coord: Tensor, feat: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor | None, list[int]]:
         """Padded clouds (B, P, C) as packed ones."""
-        sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
+        sizes = sizes_of(coord, lengths)
         return pack(coord, sizes), None if feat is None else pack(feat, sizes), sizes
 
     def loss(
@@ -74,8 +75,7 @@ class Segmenter(task.TaskNetwork):
     ) -> dict[str, Tensor]:
         """Cross-entropy of padded clouds with labels (B, P), and the share of points that are right, in percent."""
         logits = self(*self.flat(coord, feat, lengths)).float()
-        sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
-        target = pack(segment, sizes)
+        target = pack(segment, sizes_of(coord, lengths))
         keep = target != self.ignore_label
         loss = F.cross_entropy(logits, target, self.class_weight, ignore_index=self.ignore_label)
         loss = loss.masked_fill(~keep.any(), 0)  # the mean of nothing is NaN
@@ -117,7 +117,9 @@ class Segmenter(task.TaskNetwork):
         """Find the class of every raw point, in parts; the transforms are left out, since they would drop points."""
         voxel = self.eval_voxel or 0.04
         self.check_size(cloud["coord"], voxel)
-        coord, feat = (task.on_device(self, cloud.get(key)) for key in ("coord", "feat"))
+        device = next(self.parameters()).device
+        arrays = (cloud["coord"], cloud.get("feat"))
+        coord, feat = (None if a is None else torch.from_numpy(a).to(device) for a in arrays)
         scene = self, coord, feat, self.num_classes, voxel, self.eval_points, self.eval_parts
         logits = vote(*scene, progress)  # type: ignore[arg-type]
         task.check_scores(logits)
@@ -134,8 +136,7 @@ class Segmenter(task.TaskNetwork):
             size = " x ".join(f"{v:.3g}" for v in coord.max(0) - coord.min(0))
             raise CloudError(
                 f"the cloud is {size} m, if its unit was read right, and fills {have} voxels of {voxel:g} m; the "
-                f"network "
-                f"needs {wanted}: give the file's unit (--unit), or a smaller model.network.eval_voxel"
+                f"network needs {wanted}: give the file's unit (--unit), or a smaller model.network.eval_voxel"
             )
 
     def show(
@@ -144,7 +145,7 @@ class Segmenter(task.TaskNetwork):
         """Return the `counts` and the `segment` of the points; with `stem`, the paths that `write_labeled` gives."""
         segment = found["segment"].numpy()
         values, counts = np.unique(segment, return_counts=True)
-        per_class = {task.named(names, int(v)): int(c) for v, c in zip(values, counts, strict=True)}
+        per_class = {name_of(int(v), names): int(c) for v, c in zip(values, counts, strict=True)}
         if stem is None:
             return {"segment": in_place(found["cloud"], segment, -1).tolist(), "counts": per_class}, {}
         files = write_labeled(stem, found["cloud"], segment, names)

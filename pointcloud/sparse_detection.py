@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pointcloud import ops, task
 from pointcloud.detection import Detector, with_options
 from pointcloud.epcl import EPCLDense
-from pointcloud.packed import pack
+from pointcloud.packed import pack, sizes_of
 from pointcloud.sparse import SparseTensor, sent, voxelize
 from pointcloud.sparse_resnet import SparseResNetFPN
 from pointcloud.sparse_unet import SparseUNet
@@ -96,7 +96,7 @@ class SparseBackbone(nn.Module):
 
     def voxels(self, coord: Tensor, feat: Tensor | None, lengths: Tensor | None) -> SparseTensor:
         """Make voxels of points (B, P, 3) with features (B, P, C); each has the values of its first point."""
-        sizes = [coord.shape[1]] * len(coord) if lengths is None else lengths.tolist()
+        sizes = sizes_of(coord, lengths)
         cloud = torch.repeat_interleave(torch.arange(len(coord)), torch.tensor(sizes)).to(
             coord.device, non_blocking=True
         )

@@ -113,13 +113,3 @@ def check_scores(*scores: Any) -> None:
     for values in scores:
         if not bool(torch.isfinite(torch.as_tensor(values).sum())):
             raise CloudError("the scores are not finite: predict in float32 (without --amp)")
-
-
-def named(names: Sequence[str], label: int) -> str:
-    """Return the name of a class, or its number."""
-    return names[label] if label < len(names) else str(label)
-
-
-def on_device(network: nn.Module, array: np.ndarray | None) -> Tensor | None:
-    """Return an array as a tensor where the network is."""
-    return None if array is None else torch.from_numpy(array).to(next(network.parameters()).device)

@@ -24,7 +24,7 @@ from xmodal.losses import clip_loss
 from xmodal.official.names import rename
 from xmodal.registry import ENCODERS
 from xmodal.structures import Grid
-from xmodal.torch_files import read_safetensors, read_torch
+from xmodal.torch_files import read_weights
 
 SIZES = {
     "tiny": "eva02_tiny_patch14_224",
@@ -136,7 +136,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: no such file.
         ValueError: another kind of file.
     """
-    content = read_safetensors(path) if str(path).endswith(".safetensors") else read_torch(path)
+    content = read_weights(path)
     for holder in ("module", "state_dict"):
         content = content[holder] if isinstance(content, dict) and isinstance(content.get(holder), dict) else content
     if not isinstance(content, dict) or not any("point_encoder.cls_pos" in key for key in content):

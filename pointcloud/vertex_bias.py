@@ -54,20 +54,13 @@ class VertexBias(nn.Module):
         for vertex, mlp in enumerate(self.cpb_mlps):
             offset = corners[:, :, None, vertex] - points[:, None]  # (B, Q, P, 3)
             if self.own_axes:
-                offset = into_axes(offset, boxes[..., 6])
+                offset = box_ops.into_axes(offset, boxes[..., 6:7])
             scaled = offset.sign() * torch.log2(self.log_scale * offset.abs() + 1) / (math.log2(8) * self.reach)
             table = mlp(self.table).t().view(1, -1, self.nodes, self.nodes, self.nodes)  # (1, H, n, n, n)
             at = scaled.flatten(0, 1)[None, :, :, None]  # (1, B*Q, P, 1, 3)
             total = total + F.grid_sample(table, at, align_corners=False)[0, ..., 0]  # (H, B*Q, P)
         assert isinstance(total, Tensor)
         return total.unflatten(1, boxes.shape[:2]).transpose(0, 1)
-
-
-def into_axes(offset: Tensor, yaw: Tensor) -> Tensor:
-    """Turn offsets (B, Q, P, 3) into the axes of boxes with yaw (B, Q)."""
-    cos, sin = yaw.cos()[..., None], yaw.sin()[..., None]
-    x, y, z = offset.unbind(-1)
-    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1)
 
 
 class VertexAttention(VertexBias):

@@ -72,18 +72,9 @@ class VertexCriterion(Criterion):
 
     def forward(self, layers: list[Boxes], targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Criterion.forward`; the class loss of the points is `loss_points`."""
-        targets = with_a_row(targets)
-        count = mean_over_processes(targets["box_mask"].sum().float()).clamp(min=1)
-        terms: dict[str, Tensor] = {}
-        total = layers[-1]["logits"].new_zeros(())
-        true = [self.targets_for(layer, targets) for layer in layers]
-        pairs = self.match_all(layers, true)
-        for i in [len(layers) - 1, *range(len(layers) - 1)]:
-            scale = mean_over_processes(true[i]["box_mask"].sum().float()).clamp(min=1)
-            found = self.layer(layers[i], true[i], scale, *pairs[i])
-            total = total + sum(v for k, v in found.items() if k != "loss_cardinality")
-            terms |= found if i == len(layers) - 1 else {f"{k}_{i}": v for k, v in found.items()}
+        total, terms = super().forward(layers, targets)
         if self.point_weight:
+            count = mean_over_processes(targets["box_mask"].sum().float()).clamp(min=1)
             label = self.point_labels(layers[0]["query"], targets)
             terms["loss_points"] = self.point_weight * focal(layers[0]["point_logits"], label) / count
             total = total + terms["loss_points"]
@@ -114,26 +105,16 @@ class VertexCriterion(Criterion):
             center, size = center[:, :, None], size[:, :, None]
         return (boxes[..., :3] - center) / size, ((boxes[..., 3:6] + NEAR) / size).log()
 
-    def layer(
-        self, predicted: Boxes, targets: Targets, count: Tensor, giou: Tensor, assigned: Tensor
-    ) -> dict[str, Tensor]:
-        """The weighted terms of one stage; sums are divided by `count`."""
-        matched = (assigned >= 0).float()
-        label = pick(targets["box_label"], assigned)[..., None]
-        logits = predicted["logits"].float()  # half precision where autocast is on
-        classes = torch.zeros_like(logits).scatter(2, label.clamp(min=0), matched[..., None])
+    def gaps(self, predicted: Boxes, targets: Targets, assigned: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far offsets and log sizes (B, Q, 3) are off those of the true boxes."""
         offset, size = self.wanted(predicted, pick(targets["boxes"], assigned))
-        terms = {
-            "sem_cls": focal(logits, classes) / count,
-            **self.angle_terms(predicted, targets, assigned, matched, count),
-            "center": ((predicted["center_offset"] - offset).abs().sum(-1) * matched).sum() / count,
-            "size": ((predicted["size_log"] - size).abs().sum(-1) * matched).sum() / count,
-            "giou": ((1 - giou.gather(2, assigned.clamp(min=0)[..., None])[..., 0]) * matched).sum() / count,
-        }
-        found = {f"loss_{k}": self.weights[k] * v for k, v in terms.items()}
-        objects = (predicted["logits"].argmax(-1) != predicted["logits"].shape[-1] - 1).sum(1)
-        off = (objects - targets["box_mask"].sum(1)).abs().float().mean()
-        return {**found, "loss_cardinality": off.detach()}
+        return predicted["center_offset"] - offset, predicted["size_log"] - size
+
+    def class_loss(self, logits: Tensor, label: Tensor, matched: Tensor, count: Tensor) -> Tensor:
+        """Return the focal loss of the classes, divided by `count`."""
+        logits = logits.float()  # half precision where autocast is on
+        classes = torch.zeros_like(logits).scatter(2, label[..., None].clamp(min=0), matched[..., None])
+        return focal(logits, classes) / count
 
     @torch.no_grad()
     def point_labels(self, points: Tensor, targets: Targets) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pointcloud.box_decoder import PointMLP, continuous_angle
+from pointcloud.box_decoder import DecoderLayer, PointMLP, continuous_angle
 from pointcloud.pointwise import PointConv, PointNorm
 from pointcloud.vertex_bias import VertexAttention
 
@@ -17,24 +17,14 @@ CONTENTS = ("random", "zero", "sample", "random_add")
 Boxes = dict[str, Tensor]
 
 
-class VertexLayer(nn.Module):
-    """Pre-norm decoder layer with vertex attention; positions of boxes are added to queries."""
+class VertexLayer(DecoderLayer):
+    """Decoder layer with vertex attention; positions of boxes are added to queries."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, **bias: float):
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.multihead_attn = VertexAttention(dim, num_heads, dropout, **bias)
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.linear1, self.linear2 = nn.Linear(dim, ffn_dim), nn.Linear(ffn_dim, dim)
-        self.dropout = nn.Dropout(dropout)
+    attention = VertexAttention
 
-    def forward(self, x: Tensor, memory: Tensor, position: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
-        """Map queries (B, Q, D) with boxes (B, Q, 7) and memory (B, P, D) at points (B, P, 3) to queries."""
-        y = self.norm1(x)
-        q = y + position
-        x = x + self.dropout(self.self_attn(q, q, y, need_weights=False)[0])
-        x = x + self.dropout(self.multihead_attn(self.norm2(x) + position, memory, boxes, points))
-        return x + self.dropout(self.linear2(self.dropout(self.linear1(self.norm3(x)).relu())))
+    def attend(self, y: Tensor, memory: Tensor, boxes: Tensor, points: Tensor) -> Tensor:  # type: ignore[override]
+        """Attend from boxes (B, Q, 7) to the memory at points (B, M, 3)."""
+        return self.multihead_attn(y, memory, boxes, points)
 
 
 class FirstLayer(nn.Module):

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 
@@ -81,12 +82,8 @@ def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
         "readers": Counter(entry["reader"] for entry in good),
         "in_sequence": Counter(entry["why"] for entry in good if entry["why"]),
         "sizes": Counter(f"{entry['width']}x{entry['height']}" for entry in good).most_common(10),
-        "frames": dict(zip(("least", "median", "most"), _spread(lengths), strict=False)),
+        "frames": {"least": lengths[0], "median": median_high(lengths), "most": lengths[-1]} if lengths else {},
     }
-
-
-def _spread(values: list[int]) -> list[int]:
-    return [values[0], values[len(values) // 2], values[-1]] if values else []
 
 
 def scan(options: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ Every step is a command that a user would type; the commands are printed.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -39,19 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run_method(config: str, out: Path, seed: int, options: list[str], name: str = "") -> dict:
     """Train and test one config; returns its reports. `name` stands in front of every line."""
-    from tools.demo_steps import call
+    from tools.demo_steps import run_config
 
-    path, work = f"configs/video/{config}.py", out / "runs" / config
-    more = ["--cfg-options", *options] if options else []
-    train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(seed), "--no-report", *more]
-    test = ["tools/test.py", str(work / "last.pth")]
-    seconds = call(*train, name=name)
-    call(*test, name=name)
-    return {
-        "minutes": seconds / 60,
-        "train": json.loads((work / "report.json").read_text()),
-        "test": json.loads((work / "test.json").read_text())["test"],
-    }
+    return run_config(f"configs/video/{config}.py", out / "runs" / config, seed, options, name=name)
 
 
 def side_by_side(args: argparse.Namespace, out: Path) -> dict[str, dict]:

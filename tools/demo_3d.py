@@ -6,7 +6,6 @@ table, pages to look at, and status 1 when the pretrained rows miss their floors
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -48,20 +47,15 @@ def parser() -> argparse.ArgumentParser:
 
 def run_one(task: str, variant: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train and test one variant of one task."""
-    from tools.demo_steps import call
+    from tools.demo_steps import run_config
 
-    config, _ = TASKS[task]
-    path = f"configs/pointcloud/{config}.py"
+    config, floors = TASKS[task]
     work = args.out / "runs" / f"{task}_{variant.replace(', ', '-').replace(' ', '-')}"
     options = [*VARIANTS[variant], *args.cfg_options]
-    more = ["--cfg-options", *options] if options else []
-    train = ["tools/train.py", path, "--work-dir", str(work), "--seed", str(args.seed), "--no-report"]
-    seconds = call(*train, "--cfg-options", *UNVALIDATED, *options, log=work / "log.txt")
-    call("tools/test.py", path, str(work / "last.pth"), *more, log=work / "log.txt")
-    report = json.loads((work / "report.json").read_text())
-    test = json.loads((work / "test.json").read_text())["test"]
-    print(f"    {task}, {variant}: " + ", ".join(f"{k} {test[k]:.1f}" for k in TASKS[task][1]), flush=True)
-    return {"task": task, "variant": variant, "test": test, "report": report, "work": work, "minutes": seconds / 60}
+    path, log = f"configs/pointcloud/{config}.py", work / "log.txt"
+    found = run_config(path, work, args.seed, options, UNVALIDATED, log=log)
+    print(f"    {task}, {variant}: " + ", ".join(f"{k} {found['test'][k]:.1f}" for k in floors), flush=True)
+    return {"task": task, "variant": variant, "work": work, **found}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -73,7 +67,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         floors = TASKS[row["task"]][1]
         value = "  ".join(f"{k} {row['test'][k]:.1f}" for k in floors)
         floor = "  ".join(f"{v:g}" for v in floors.values()) if row["variant"] == "pretrained, frozen" else ""
-        trained, minutes = f"{row['report']['trained_parameters']:,}", f"{row['minutes']:.1f}"
+        trained, minutes = f"{row['train']['trained_parameters']:,}", f"{row['minutes']:.1f}"
         lines.append((row["task"], row["variant"], value, floor, trained, minutes))
     return aligned(lines)
 

@@ -94,6 +94,30 @@ class Shown(io.TextIOBase):
         self.log.flush()
 
 
+def run_config(
+    config: str, work: Path, seed: int, options: Sequence[str] = (), unsaid: Sequence[str] = (), **shown: Any
+) -> dict[str, Any]:
+    """Train a config and test its last weights, each in a new process.
+
+    Args:
+        config: path of the config.
+        work: folder of the run.
+        seed: of the run.
+        options: of the config.
+        unsaid: further ones, of the training alone.
+        **shown: `log` or `name` of `call`.
+
+    Returns:
+        The `minutes` of the training, and the reports of `train` and `test`.
+    """
+    given = lambda more: ["--cfg-options", *more, *options] if more or options else []  # noqa: E731
+    words = ["--work-dir", str(work), "--seed", str(seed), "--no-report", *given(unsaid)]
+    seconds = call("tools/train.py", config, *words, **shown)
+    call("tools/test.py", config, str(work / "last.pth"), *given(()), **shown)
+    train, test = (json.loads((work / f"{name}.json").read_text()) for name in ("report", "test"))
+    return {"minutes": seconds / 60, "train": train, "test": test["test"]}
+
+
 def call_here(tool: str, *words: str, log: Path) -> None:
     """Run tools/<tool>.py in this process: many short runs need not start Python and torch each time.
 
@@ -130,12 +154,11 @@ def step_costs(cfg: Any) -> dict[str, Any]:
     """Measure a training step of a config on its first batch: a row of `benches.measure.rows`, with the peak."""
     from tools.benches.measure import Variant, rows, run_alternating, train_step
     from xmodal.data.collate import collate
-    from xmodal.data.loader import build_dataset
-    from xmodal.engine.sizes import input_size, sized
+    from xmodal.engine.sizes import dataset_for
     from xmodal.registry import MODELS, build
 
     model = build(cfg.model, MODELS).train()
-    data = build_dataset(sized(cfg.train_dataloader.dataset, input_size(model)))
+    data = dataset_for(model, cfg.train_dataloader.dataset)
     batch = model.data_preprocessor(collate([data[0, i] for i in range(cfg.train_dataloader.batch_size)]), True)
     return rows(run_alternating([Variant("step", train_step, lambda: (model, batch))], 5, peak=True))[0]
 

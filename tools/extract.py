@@ -34,11 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from mmengine.device import get_device
 
-    from xmodal.data.loader import build_dataset
     from xmodal.engine.config import load_config
-    from xmodal.engine.frozen_cache import FrozenCache
+    from xmodal.engine.frozen_cache import cache_of
     from xmodal.engine.launch import run
-    from xmodal.engine.sizes import input_size, sized
+    from xmodal.engine.sizes import dataset_for
     from xmodal.registry import MODELS, build
 
     def job() -> None:
@@ -50,12 +49,9 @@ def main(argv: list[str] | None = None) -> int:
             loader = cfg.get(f"{split}_dataloader")
             if loader is None:
                 continue
-            described = sized(loader.dataset, input_size(model))
-            dataset = build_dataset(described, seed=seed)
-            views = options.get("views", 1) if split == "train" else 1
             workers = loader.get("num_workers", 0) if args.workers is None else args.workers
-            own = {**options, "views": views, "workers": workers, "config": [described, seed]}
-            cache = FrozenCache(model, dataset, **own)
+            own = {**options, "workers": workers}
+            cache = cache_of(model, dataset_for(model, loader.dataset, seed), loader.dataset, split, own, seed)
             if args.estimate:
                 print(f"{split}: {len(cache.missing())} of {len(cache.shards())} shards missing, "
                       f"about {cache.megabytes() if cache.missing() else 0:.0f} MB -> {cache.folder}")  # fmt: skip

@@ -27,14 +27,13 @@ def estimate(args: argparse.Namespace) -> list[tuple[str, float]]:
 
     from xmodal.adapters.kadaptation import lowest_dimension
     from xmodal.data.collate import collate
-    from xmodal.data.loader import build_dataset
     from xmodal.engine.config import load_config
-    from xmodal.engine.sizes import input_size, sized
+    from xmodal.engine.sizes import dataset_for
     from xmodal.registry import MODELS, build
 
     cfg = load_config(args.config, args.cfg_options)
     model = build({**cfg.model, "adapters": []}, MODELS).eval()
-    data = build_dataset(sized(cfg.train_dataloader.dataset, input_size(model)), seed=args.seed)
+    data = dataset_for(model, cfg.train_dataloader.dataset, args.seed)
     rows = np.random.default_rng(args.seed).permutation(len(data))[: args.images]
     batch = model.data_preprocessor(collate([data[0, int(i)] for i in rows]))
     return lowest_dimension(model.encoder, batch["image"], args.neighbors)

@@ -101,10 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     def job() -> None:
         from tqdm import tqdm
 
-        from xmodal.use.rows import Written
+        from xmodal.use.rows import written
 
         count, rows = rows_of(args)
-        with Written(args.write, args.format) as out, tqdm(total=count, unit="file", disable=None) as bar:
+        with written(args.write, args.format) as out, tqdm(total=count, unit="file", disable=None) as bar:
             for row in rows:
                 read_any.append("error" not in row)
                 bar.clear()

@@ -90,6 +90,7 @@ def rows_of_runs(
     config = next(p for p in (ROOT / "configs").rglob(f"{configs.pop()}.py"))
     files = [f / name for f in folders for name in ("report.json", "test.json")]
     stored = [size for f in folders if (size := stored_bytes(f))]
+    selected = "none (last step)" if "last.pth" in tests[0]["command"] else "validation data"
     return [
         dict(
             task=task, encoder=reports[0]["encoder"]["encoder"], method=method or config.stem.partition("_")[0],
@@ -97,7 +98,7 @@ def rows_of_runs(
             trained=reports[0]["trained_parameters"], bytes=max(stored, default=None),
             seconds=round(mean(r["seconds"] for r in reports), 1), peak_mb=largest(r.get("peak_mb") for r in reports),
             config=str(config.relative_to(ROOT)), command=without_folders(reports[0]["command"]), cheap=False,
-            log=digest(files), selection=tests[0]["test"].get("selected_on", selection_of(tests[0]["command"])),
+            log=digest(files), selection=tests[0]["test"].get("selected_on", selected),
             date=time.strftime("%Y-%m-%d"),
         )
     ]  # fmt: skip
@@ -118,11 +119,6 @@ def without_folders(command: str) -> str:
     """The command of a run, without the folders in which it happened to be run."""
     words = re.sub(r" --work-dir \S+| cache\.root=\S+| --(resume|no-report)\b", "", command)
     return f"python tools/{words}"
-
-
-def selection_of(command: str) -> str:
-    """What the tested checkpoint was selected on, from the command of the test."""
-    return "none (last step)" if "last.pth" in command else "validation data"
 
 
 def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
@@ -178,11 +174,6 @@ def joined(old: Sequence[dict[str, Any]], new: dict[str, Any]) -> dict[str, Any]
         new, **most, accuracy=row["accuracy"] | new["accuracy"], command=row["command"],
         seconds=round((a * row["seconds"] + b * new["seconds"]) / (a + b), 1), log=f"{row['log']} {new['log']}",
     )  # fmt: skip
-
-
-def write_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows."""
-    ROWS.write_text(json.dumps(list(rows), indent=1) + "\n")
 
 
 def cells_of(row: dict[str, Any]) -> list[str]:
@@ -283,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
                 new = [joined(rows, row) for row in new] if args.more_seeds else new
             rows = merged(rows, new)
         rows = rebuild(rows) if args.rebuild else rows
-        write_rows(rows)
+        ROWS.write_text(json.dumps(rows, indent=1) + "\n")
         PAGE.write_text(make_page(rows))
         if rows:
             draw(rows)

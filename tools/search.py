@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         from tqdm import tqdm
 
         from xmodal.use.finder import ABOUT, DEFAULT, SearchIndex, SearchTowers
-        from xmodal.use.rows import Written
+        from xmodal.use.rows import written
         from xmodal.use.search_page import write_page
 
         if not args.text and not args.like:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"{file} cannot be read: {reason}", file=sys.stderr)
         query = encoder.encode([encoder.read(args.like)])[0] if args.like else encoder.encode_text(args.text)
         hits.extend(index.search(query, args.top))
-        with Written(args.write, args.format) as out:
+        with written(args.write, args.format) as out:
             for hit in hits:
                 out.add(hit._asdict())
         if args.page:

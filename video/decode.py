@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from video.sequential import Sequential, open_video, scan_packets
 from xmodal.data.stores import is_plain, open_file
 from xmodal.data.trouble import NotAFileError, reading, words_of
 
+V = TypeVar("V", bound="IndexedVideo")
 MAX_CLIP = 2**30  # bytes that one read may return
 
 
@@ -49,7 +50,77 @@ class _Backend(Protocol):
     def frames(self, indices: np.ndarray, convert: Callable[[np.ndarray], Any]) -> list[Any]: ...
 
 
-class VideoFile:
+class IndexedVideo:
+    """Base class of readers of frames by index: a video file, or a folder of frames."""
+
+    path: str
+    _size: tuple[int, int] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of visible frames; frames hidden by a trim do not count."""
+        raise NotImplementedError
+
+    def _frames(self, unique: np.ndarray, convert: Callable[[np.ndarray], Any]) -> list[Any]:
+        """Return the converted frames at distinct indices."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close what is open."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return height and width as shown, rotation applied."""
+        if self._size is None:
+            self.read([0])
+        assert self._size is not None
+        return self._size
+
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        short_side: int | None = None,
+        shrink: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Decode frames; each is made smaller before the next is decoded, so that large ones do not add up.
+
+        Args:
+            indices: frame numbers in any order, repeats allowed, from 0 to `num_frames` - 1.
+            short_side: shrink or enlarge to this short side (bilinear with antialiasing, same for every backend).
+            shrink: called on each frame (H, W, 3), behind `short_side`.
+
+        Returns:
+            (T, H, W, 3) uint8 RGB, or what `shrink` made of the frames, stacked.
+
+        Raises:
+            IndexError: an index outside the video; clamping is the sampler's business.
+            VideoError: a frame that cannot be decoded, or more than `MAX_CLIP` bytes.
+            TroubleError: the machine or its storage fails.
+        """
+        wanted = checked_indices(indices, self.num_frames, self.path)
+        unique, inverse = np.unique(wanted, return_inverse=True)
+
+        def convert(image: np.ndarray) -> np.ndarray:
+            self._size = image.shape[:2]
+            if short_side is not None:
+                image = resize_short_side(image[None], short_side)[0]
+            image = shrink(image) if shrink is not None else image
+            if image.nbytes * len(wanted) > MAX_CLIP:
+                shape = " x ".join(map(str, image.shape))
+                raise _TooLargeError(f"{len(wanted)} frames of {shape} need more than {MAX_CLIP} bytes; use short_side")
+            return image
+
+        frames = self._frames(unique, convert)
+        return np.stack([frames[i] for i in inverse]) if len(wanted) > 1 else frames[0][None]  # (T, H, W, 3)
+
+    def __enter__(self: V) -> V:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class VideoFile(IndexedVideo):
     """Read frames of a video file by index.
 
     Open it, read, let go: a reader is never kept from one sample to the next.
@@ -71,7 +142,6 @@ class VideoFile:
         is_bytes = isinstance(source, bytes)
         self.source: str | bytes = source if isinstance(source, bytes) else os.fspath(source)
         self.path = name or ("<bytes>" if is_bytes else str(self.source))
-        self._size: tuple[int, int] | None = None
         self._files = ExitStack()  # open from the scan until the first read
         with self._reading("pyav"), ExitStack() as files:
             opened = files.enter_context(open_video(self.source))
@@ -110,7 +180,7 @@ class VideoFile:
 
     @property
     def num_frames(self) -> int:
-        """Return the number of visible frames; frames hidden by a trim do not count."""
+        """See `IndexedVideo`."""
         return self._backend.num_frames
 
     @property
@@ -133,55 +203,10 @@ class VideoFile:
         """Return the codec by FFmpeg's name."""
         return self._scan.codec
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return height and width as shown, rotation applied."""
-        if self._size is None:
-            self.read([0])
-        assert self._size is not None
-        return self._size
-
-    def read(
-        self,
-        indices: Sequence[int] | np.ndarray,
-        short_side: int | None = None,
-        shrink: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> np.ndarray:
-        """Decode frames; each is made smaller before the next is decoded, so that large ones do not add up.
-
-        Args:
-            indices: frame numbers in any order, repeats allowed, from 0 to `num_frames` - 1.
-            short_side: shrink or enlarge to this short side (bilinear with antialiasing, same for every backend).
-            shrink: called on each frame (H, W, 3), behind `short_side`.
-
-        Returns:
-            (T, H, W, 3) uint8 RGB, or what `shrink` made of the frames, stacked.
-
-        Raises:
-            IndexError: an index outside the video; clamping is the sampler's business.
-            VideoError: a frame that cannot be decoded, or more than `MAX_CLIP` bytes.
-            TroubleError: the machine or its storage fails.
-        """
-        if isinstance(self._backend, _Closed):
-            raise ValueError(f"{self.path} is closed")
-        wanted = checked_indices(indices, self.num_frames, self.path)
-        unique, inverse = np.unique(wanted, return_inverse=True)
-
-        def convert(image: np.ndarray) -> np.ndarray:
-            self._size = image.shape[:2]
-            if short_side is not None:
-                image = resize_short_side(image[None], short_side)[0]
-            image = shrink(image) if shrink is not None else image
-            if image.nbytes * len(wanted) > MAX_CLIP:
-                shape = " x ".join(map(str, image.shape))
-                raise _TooLargeError(f"{len(wanted)} frames of {shape} need more than {MAX_CLIP} bytes; use short_side")
-            return image
-
-        frames = self._frames(unique, convert)
-        return np.stack([frames[i] for i in inverse]) if len(wanted) > 1 else frames[0][None]  # (T, H, W, 3)
-
     def _frames(self, unique: np.ndarray, convert: Callable[[np.ndarray], Any]) -> list[Any]:
         """Frames at distinct indices; what cannot be read at random is decoded in sequence."""
+        if isinstance(self._backend, _Closed):
+            raise ValueError(f"{self.path} is closed")
         if self._backend.name == "pyav":
             with self._reading("pyav"):
                 return self._backend.frames(unique, convert)
@@ -208,12 +233,6 @@ class VideoFile:
         """Close the file."""
         self._files.close()
         self._backend = _Closed(self.num_frames, self.fps)
-
-    def __enter__(self) -> "VideoFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def checked_indices(indices: Sequence[int] | np.ndarray, num_frames: int, path: str) -> np.ndarray:

@@ -155,7 +155,8 @@ class DiST(Reader):
         super().__init__()
         if num_frames % alpha or encoder.num_prefix != 1:
             raise ValueError(f"dist needs one class token, and {num_frames} frames that alpha {alpha} divides")
-        self.frame_step, frames, patch = alpha, num_frames // alpha, encoder.patch_size
+        self.num_frames, self.frame_step = num_frames, alpha
+        frames, patch = num_frames // alpha, encoder.patch_size
         self.layers = tuple(range(len(encoder.blocks)) if layers is None else layers)
         self.out_dim = encoder.out_dim
         stem = (stem_kernel, patch, patch)
@@ -187,9 +188,9 @@ class DiST(Reader):
         assert taps is not None
         assert taps.pixels is not None
         frames, past = need_grid(grid, "dist").t, torch.zeros((), device=taps.pixels.device)
-        own, given = self.frame_step * self.join[0].cls_token.shape[2], taps.pixels.shape[2]
-        if given != own:
-            raise ValueError(f"dist was built for clips of {own} frames, and these have {given}")
+        if taps.pixels.shape[2] != self.num_frames:
+            given = taps.pixels.shape[2]
+            raise ValueError(f"dist was built for clips of {self.num_frames} frames, and these have {given}")
         x = self.stem(taps.pixels)
         for layer, i in zip(self.join, self.layers, strict=True):
             x, m, past = layer(x, taps["post", i].unflatten(0, (-1, frames)), past)

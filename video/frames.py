@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from video.decode import VideoError, VideoFile, checked_indices, resize_short_side
+from video.decode import IndexedVideo, VideoError, VideoFile
 from xmodal.data.annotations import IMAGE_ENDINGS
 from xmodal.data.pictures import ImageError, read_picture
 from xmodal.data.stores import is_folder, is_plain, names_in
@@ -48,7 +49,7 @@ def frame_folders(root: "str | os.PathLike[str]") -> Iterator[str]:
             yield folder
 
 
-class FrameFolder:
+class FrameFolder(IndexedVideo):
     """Read frames of a folder by index, as `VideoFile` does of a file.
 
     Args:
@@ -67,7 +68,6 @@ class FrameFolder:
             self.frames = frames_in(folder)
         if not self.frames:
             raise VideoError(self.path, "no numbered images (img_00001.jpg, ...) in the folder", "frames")
-        self._size: tuple[int, int] | None = None
 
     def _reading(self):
         return reading(self.path, VideoError, lambda e: VideoError(self.path, words_of(e), "frames"))
@@ -82,47 +82,18 @@ class FrameFolder:
         """Return the kind of the images."""
         return Path(self.frames[0]).suffix.lower().lstrip(".")
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return height and width."""
-        if self._size is None:
-            self.read([0])
-        assert self._size is not None
-        return self._size
+    def _frames(self, unique: np.ndarray, convert: Callable[[np.ndarray], Any]) -> list[Any]:
+        with self._reading():
+            return [convert(self._frame(self.frames[i])) for i in unique]
 
-    def read(
-        self,
-        indices: Sequence[int] | np.ndarray,
-        short_side: int | None = None,
-        shrink: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> np.ndarray:
-        """Read frames; arguments and result are those of `VideoFile.read`.
-
-        Raises:
-            IndexError: an index outside the video.
-            VideoError: a frame that cannot be read, or of another size than the others.
-        """
-        wanted = checked_indices(indices, self.num_frames, self.path)
-        images = {int(i): self._frame(int(i), short_side, shrink) for i in np.unique(wanted)}
-        return np.stack([images[int(i)] for i in wanted])  # (T, H, W, 3)
-
-    def _frame(self, index: int, short_side: int | None, shrink: Callable | None) -> np.ndarray:
+    def _frame(self, path: str) -> np.ndarray:
         try:
-            image = np.asarray(read_picture(self.frames[index]))
+            image = np.array(read_picture(path))
         except ImageError as error:
-            raise VideoError(self.path, f"{Path(self.frames[index]).name}: {error}", "frames") from error
+            raise VideoError(self.path, f"{Path(path).name}: {error}", "frames") from error
         if self._size not in (None, image.shape[:2]):
-            raise VideoError(self.path, f"{Path(self.frames[index]).name} has another size than other frames", "frames")
-        self._size = image.shape[:2]
-        if short_side is not None:
-            image = resize_short_side(image[None], short_side)[0]
-        return shrink(image) if shrink is not None else image
-
-    def __enter__(self) -> "FrameFolder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: no file stays open."""
+            raise VideoError(self.path, f"{Path(path).name} has another size than other frames", "frames")
+        return image
 
 
 def open_video(path: str | os.PathLike, decoder: str = "own") -> VideoFile | FrameFolder:

@@ -80,8 +80,8 @@ def filtered(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
         frame.format.name, frame.width, frame.height, frame.time_base, frame.colorspace, frame.color_range,
         frame.interlaced_frame, tuple(steps_of(frame)), size,
     )  # fmt: skip
-    found, graph = getattr(_kept, "last", (None, None))
-    graph = graph if found == kind else graph_of(frame, size)
+    found, kept = getattr(_kept, "last", (None, None))
+    graph: Any = kept if found == kind else graph_of(frame, size)
     _kept.last = (None, None)  # an error leaves none behind
     graph.push(frame)
     image = graph.pull().to_ndarray()

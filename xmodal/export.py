@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from xmodal.atomic import replacing
 from xmodal.merge import merge_adapters
 from xmodal.preprocessor import normalize
+from xmodal.torch_files import first_line
 
 FORMATS = (".pt2", ".onnx")
 NOTES = "xmodal.json"  # name of the notes in a .pt2 file, and with a dot for the dash the key in an ONNX file
@@ -158,7 +159,7 @@ def traced(deployed: Deployed, frames: Tensor) -> tuple[torch.export.ExportedPro
             for batch in BATCHES:
                 run(frames[:1].expand(batch, *frames.shape[1:]))
         except Exception as error:  # torch raises many kinds
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             continue
         twice = frames.repeat(1, 2, 1, 1, 1) if frames.ndim == 5 else None
         return program, ("batch", "frame") if twice is not None and takes(run, twice) else ("batch",)

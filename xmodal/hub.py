@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xmodal.torch_files import first_line
+
 WEIGHTS, NOTES, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -46,7 +48,7 @@ def fetched(source: str | Path, files: list[str]) -> Path | None:
     try:
         return Path(snapshot_download(source, allow_patterns=files))
     except Exception as error:  # its own errors, and those of the network below it
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise FileNotFoundError(f"no folder {source}, and huggingface.co does not give it: {reason}") from error
 
 

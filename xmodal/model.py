@@ -136,14 +136,7 @@ class EncoderModel(FrozenTower, BaseModel):
         Raises:
             ValueError: an unknown mode.
         """
-        for aside in ("skipped", "replaced"):
-            inputs.pop(aside, None)
-        views = next((v.shape[1] for key, v in inputs.items() if key == "clips" or key.startswith(CACHED)), 1)
-        if views % self.reader.segments:
-            raise ValueError(
-                f"{views} clips a video do not make segments of {self.reader.segments}: set temporal_views"
-            )
-        views //= self.reader.segments
+        views = self.views_of(inputs)
         if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
             return []
         feature = self.features(**inputs)
@@ -155,6 +148,21 @@ class EncoderModel(FrozenTower, BaseModel):
             scores = self.head.predict(feature).unflatten(0, (-1, views)).mean(1)  # (B, K)
             return self.to_predictions(scores, label, sample_id)
         raise ValueError(f"mode {mode!r}: choose tensor, loss or predict")
+
+    def views_of(self, inputs: dict[str, Any]) -> int:
+        """Return how many features a sample has, and take out of the inputs what is said of unreadable samples.
+
+        Raises:
+            ValueError: clips that the reader's segments do not divide.
+        """
+        for aside in ("skipped", "replaced"):
+            inputs.pop(aside, None)
+        views = next((v.shape[1] for key, v in inputs.items() if key == "clips" or key.startswith(CACHED)), 1)
+        if views % self.reader.segments:
+            raise ValueError(
+                f"{views} clips a video do not make segments of {self.reader.segments}: set temporal_views"
+            )
+        return views // self.reader.segments
 
     def answers(self, pixels: Tensor) -> Tensor:
         """Map normalized images (B, 3, H, W) or clips (B, T, 3, H, W) to class probabilities (B, K)."""
@@ -185,12 +193,16 @@ class TransferModel(EncoderModel):
 
     def features(self, **inputs: Any) -> Tensor:
         """Return features (B*V, D) of a batch, or of `cached/<name>` (B, V, rows, ...) and their `grid`."""
+        kept, grid = self.cached(inputs)
+        return self.trained_part(kept, grid) if kept else super().features(**inputs)
+
+    @staticmethod
+    def cached(inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
+        """Return what `frozen_part` gives, from the `cached/<name>` of a batch; nothing where it has none."""
         kept = {key.removeprefix(CACHED): inputs[key] for key in inputs if key.startswith(CACHED)}
-        if not kept:
-            return super().features(**inputs)
         grid = inputs.get("grid")
         grid = grid[0] if isinstance(grid, list) else grid  # one a sample, all alike
-        return self.trained_part({k: v.flatten(0, 2).float() for k, v in kept.items()}, grid)
+        return {k: v.flatten(0, 2).float() for k, v in kept.items()}, grid
 
     def boundary(self) -> int:
         """Index of the first block with anything trained in it; the number of blocks when none has.

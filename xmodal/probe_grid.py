@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from xmodal.metrics import CountingMetric, gather
-from xmodal.model import CACHED, TransferModel
+from xmodal.model import TransferModel
 from xmodal.readers import PooledReader
 from xmodal.registry import HEADS, HOOKS, METRICS, MODELS, READERS, build
 
@@ -58,10 +58,7 @@ class ProbeGrid(TransferModel):
         Raises:
             ValueError: an unknown mode.
         """
-        for aside in ("skipped", "replaced"):
-            inputs.pop(aside, None)
-        views = next((v.shape[1] for key, v in inputs.items() if key == "clips" or key.startswith(CACHED)), 1)
-        views //= self.reader.segments
+        views = self.views_of(inputs)
         if mode == "predict" and not any(len(v) for v in inputs.values() if isinstance(v, Tensor)):
             return []
         features = self.all_features(**inputs)
@@ -82,12 +79,8 @@ class ProbeGrid(TransferModel):
 
     def all_features(self, **inputs: Any) -> list[Tensor]:
         """Features (B*V, D) of every probe; the encoder runs once."""
-        kept = {key.removeprefix(CACHED): inputs[key] for key in inputs if key.startswith(CACHED)}
-        if kept:
-            grid = inputs.get("grid")
-            grid = grid[0] if isinstance(grid, list) else grid
-            kept = {k: v.flatten(0, 2).float() for k, v in kept.items()}
-        else:
+        kept, grid = self.cached(inputs)
+        if not kept:
             kept, grid = self.frozen_part(**inputs)
         return [probe["reader"].from_frozen(kept, grid, self.encoder) for probe in self.probes]
 

@@ -78,11 +78,16 @@ def read_shards(index: str | Path) -> dict[str, torch.Tensor]:
         path = index.with_name(name)
         if not path.is_file():
             raise FileNotFoundError(f"{index} names {name}, which is not beside it: {len(names)} files belong together")
-        state |= read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+        state |= read_weights(path)
     lost = [key for key in files if key not in state]
     if lost:
         raise ValueError(f"{index} promises {lost[0]} in {files[lost[0]]}, which does not hold it: another download")
     return state
+
+
+def read_weights(path: str | Path) -> Any:
+    """Load a file of weights by its ending: `.safetensors`, or of `torch.save`; raises what those readers do."""
+    return read_safetensors(path) if str(path).endswith(".safetensors") else read_torch(path)
 
 
 def kind_of(path: str | Path) -> str:

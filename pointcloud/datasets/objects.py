@@ -9,6 +9,7 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.safe_files import cached, load_pickle
+from xmodal.data.lists import entries_of
 from xmodal.registry import DATASETS, did_you_mean
 
 SCANOBJECTNN_CLASSES = (
@@ -20,17 +21,6 @@ SCANOBJECTNN_FILES = {
     "obj_only": ("main_split_nobg", "{}_objectdataset.h5"),
     "pb_t50_rs": ("main_split", "{}_objectdataset_augmentedrot_scale75.h5"),
 }
-
-
-def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file that are not empty.
-
-    Raises:
-        ValueError: no such file.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"no file at {path}: is the root of the data set right?")
-    return [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
 
 
 def choose(name: str, value: str, known: Sequence[str]) -> str:
@@ -80,8 +70,8 @@ class ModelNet40(CloudDataset):
         **options: Any,
     ):  # fmt: skip
         self.root, self.normals, self.cache = Path(root), normals, cache
-        classes = read_lines(self.root / f"{prefix}_shape_names.txt")
-        ids = read_lines(self.root / f"{prefix}_{split}.txt")
+        classes = entries_of(self.root / f"{prefix}_shape_names.txt")
+        ids = entries_of(self.root / f"{prefix}_{split}.txt")
         self.names = [re.sub(r"_[^_]+$", "", i) for i in ids]  # the class is the id without its last part
         unknown = sorted(set(self.names) - set(classes))
         if unknown:
@@ -172,11 +162,11 @@ class ModelNet40H5(ArrayClouds):
 
     def __init__(self, root: str, split: str, **options: Any):
         choose("split", split, ("train", "test"))
-        files = [Path(root) / Path(line).name for line in read_lines(Path(root) / f"{split}_files.txt")]
+        files = [Path(root) / Path(line).name for line in entries_of(Path(root) / f"{split}_files.txt")]
         parts = [read_h5(path) for path in files]
         self.data, self.targets = (np.concatenate(column) for column in zip(*parts, strict=True))
         ids = [f"{p.stem}/{i}" for p, (_, label) in zip(files, parts, strict=True) for i in range(len(label))]
-        super().__init__(ids, read_lines(Path(root) / "shape_names.txt"), **options)
+        super().__init__(ids, entries_of(Path(root) / "shape_names.txt"), **options)
 
 
 @DATASETS.register_module(name="scanobjectnn")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.objects import choose, read_lines
+from pointcloud.datasets.objects import choose
 from pointcloud.datasets.safe_files import load_objects
 from pointcloud.formats.scan import unit_colors
+from xmodal.data.lists import entries_of, load_json
 from xmodal.registry import DATASETS
 
 
@@ -74,7 +75,7 @@ class OpenShapeModelNet40(OpenShapeClouds):
 
     def __init__(self, root: str, **options: Any):
         self.rows = list(load_objects(Path(root) / "test_pc.npy"))
-        split = json.loads((Path(root) / "test_split.json").read_text())
+        split = load_json(Path(root) / "test_split.json", list, "a list of {category}")
         if len(split) != len(self.rows):
             raise ValueError(f"{root}: test_pc.npy has {len(self.rows)} clouds and test_split.json {len(split)}")
         names = published()["labels"]["modelnet40"]
@@ -121,7 +122,7 @@ class ObjaverseLVIS(OpenShapeClouds):
 
     def __init__(self, root: str, **options: Any):
         self.root = Path(root)
-        rows = [line.split(",") for line in read_lines(self.root / "lvis_testset.txt")]
+        rows = [line.split(",") for line in entries_of(self.root / "lvis_testset.txt")]
         wrong = [row for row in rows if len(row) != 4]
         if wrong:
             raise ValueError(f"{root}/lvis_testset.txt: expected number,name,model,path, got {','.join(wrong[0])!r}")

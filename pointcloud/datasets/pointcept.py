@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.objects import read_lines
 from pointcloud.datasets.scannet import SCANNET_CLASSES
 from pointcloud.formats.scan import release_colors
+from xmodal.data.lists import entries_of
 from xmodal.registry import DATASETS
 
 
@@ -36,7 +36,7 @@ class PointceptScanNet(CloudDataset):
             raise ValueError(f"no folders scene* below {Path(root) / split}")
         self.folders, self.key = found * repeat, f"segment{num_classes}"
         own = SCANNET_CLASSES if num_classes == len(SCANNET_CLASSES) else [f"class {i}" for i in range(num_classes)]
-        classes = own if names is None else read_lines(names)
+        classes = own if names is None else entries_of(names)
         if len(classes) != num_classes:
             raise ValueError(f"{names} has {len(classes)} names, and num_classes is {num_classes}")
         super().__init__([p.name for p in self.folders], classes, **options)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.objects import read_lines
 from pointcloud.formats.scan import release_colors
+from xmodal.data.lists import entries_of
 from xmodal.registry import DATASETS
 
 S3DIS_CLASSES = (
@@ -54,7 +54,7 @@ class S3DIS(CloudDataset):
             raise ValueError(f"no rooms of areas {areas} below {base}; there are {sorted({area_of(p) for p in files})}")
         self.files = self.files * repeat
         self.ignore_label = ignore_label
-        classes = read_lines(Path(root) / names) if names else S3DIS_CLASSES
+        classes = entries_of(Path(root) / names) if names else S3DIS_CLASSES
         super().__init__(
             [p.stem if p.is_file() else f"{p.parent.name}_{p.name}" for p in self.files], classes, **options
         )

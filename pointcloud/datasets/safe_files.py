@@ -101,12 +101,6 @@ def load_pth(path: str | Path) -> Any:
         raise ValueError(f"{path} is not whole: {str(error).splitlines()[0]}") from error
 
 
-def save_arrays(path: str | Path, **arrays: Any) -> None:
-    """Write an `.npz` atomically."""
-    with replacing(path) as file:
-        np.savez(file, **arrays)
-
-
 def content_key(source: str | Path, *more: Any) -> str:
     """A name for what a file holds and how it is processed; another content, another name."""
     digest = hashlib.sha256(repr(more).encode())
@@ -141,7 +135,8 @@ def cached(
         except (ValueError, OSError, EOFError, KeyError, BadZipFile):
             path.unlink(missing_ok=True)
     made = make()
-    save_arrays(path, **made)
+    with replacing(path) as file:
+        np.savez(file, **made)
     return made
 
 

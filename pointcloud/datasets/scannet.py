@@ -8,9 +8,9 @@ import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
 from pointcloud.datasets.mmdet3d_infos import read_infos
-from pointcloud.datasets.objects import read_lines
 from pointcloud.datasets.safe_files import load_pth
 from pointcloud.formats.scan import release_colors
+from xmodal.data.lists import entries_of
 from xmodal.registry import DATASETS
 
 SCANNET_CLASSES = (
@@ -93,7 +93,7 @@ class ScanNetDetection(CloudDataset):
 
     def __init__(self, root: str, split_file: str, color: bool = False, height: bool = False, **options: Any):
         self.root, self.color, self.height = Path(root), color, height
-        scenes = read_lines(split_file)
+        scenes = entries_of(split_file)
         there = [s for s in scenes if (self.root / f"{s}_vert.npy").is_file()]
         self.missing = sorted(set(scenes) - set(there))
         if not there:

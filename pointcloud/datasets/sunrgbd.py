@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from pointcloud.datasets.base import Cloud, CloudDataset, CloudError
-from pointcloud.datasets.objects import choose, read_lines
+from pointcloud.datasets.objects import choose
 from pointcloud.datasets.scannet import asked_features, with_features
+from xmodal.data.lists import entries_of
 from xmodal.registry import DATASETS
 
 SUNRGBD_CLASSES = (
@@ -43,7 +44,7 @@ class SUNRGBD(CloudDataset):
         if not scans:
             raise ValueError(f"no *_pc.npz below {self.folder}")
         self.color, self.height = color, height
-        names = read_lines(classes) if isinstance(classes, str) else classes or SUNRGBD_CLASSES
+        names = entries_of(classes) if isinstance(classes, str) else classes or SUNRGBD_CLASSES
         super().__init__(scans, names, **options)
 
     @classmethod

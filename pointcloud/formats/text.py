@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from pointcloud.datasets.base import CloudError
 from pointcloud.formats.columns import HELP, XYZ, from_table
 from pointcloud.formats.scan import KNOWN, Columns, Scan, canonical, from_fields, reader
+from xmodal.data.lists import open_text
 
 COMMENT = ("#", "//", "%")
 HEAD = 200  # lines that may come before the first row
@@ -22,13 +23,6 @@ DECIMAL_COMMA = re.compile(r"^([-+]?\d*),(\d+(?:[eE][-+]?\d+)?)$")
 UNIT = re.compile(r"[(\[][^)\]]*[)\]]")
 REMARK = re.compile(r"\s(?:#|//|%).*")  # behind the numbers of a row
 MISSING = ("", "na", "n/a", "null", "none", "-")  # cells without a number, in lower case
-
-
-def open_text(path: Path) -> TextIO:
-    """Open a text file; one that begins with UTF-16's mark is read as that."""
-    with path.open("rb") as file:
-        wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    return path.open(encoding="utf-16" if wide else "utf-8-sig", errors="replace")
 
 
 def number(word: str) -> float:
@@ -156,7 +150,7 @@ def rows_of(path: Path, head: TextLayout, use: list[int] | None) -> np.ndarray:
     """
 
     def load(**options: Any) -> np.ndarray:
-        with open_text(path) as file:
+        with open_text(path, errors="replace") as file:
             rows: Iterable[str] = itertools.islice(file, head.skip, None)
             if head.decimal_comma:
                 rows = (line.replace(",", ".") for line in rows)
@@ -182,7 +176,7 @@ def table_of(path: Path, head: TextLayout, columns: Columns) -> tuple[np.ndarray
 @reader(".xyz", ".txt", ".pts", ".csv", ".asc", ".xyzrgb", ".xyzn")
 def read_text(path: Path, columns: Columns = None) -> Scan:
     """Read rows of numbers: columns by `columns`, by a header, or as far as their values tell."""
-    with open_text(path) as file:
+    with open_text(path, errors="replace") as file:
         head = read_head(list(itertools.islice(file, HEAD)), columns)
     if columns is None and head.names is not None:
         use = [i for i, name in enumerate(head.names) if name in KNOWN and head.names.index(name) == i]

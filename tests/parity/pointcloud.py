@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pointcloud import boxes, ops
-from pointcloud.box_decoder import BoxDecoder, corners_in_camera
+from pointcloud.box_decoder import BoxDecoder
 from pointcloud.checkpoints import EPCL_CLASSIFICATION, EPCL_DENSE, EPCL_SEGMENTATION
 from pointcloud.classification import EPCLClassifier
 from pointcloud.criterion import WEIGHTS, Criterion
@@ -101,9 +101,27 @@ def balls(case: Case, x: torch.Tensor, q: torch.Tensor) -> dict[str, Any]:
     return {"bq_d": dist, "bq_idx": idx, "bq_nn": ops.gather(x, idx), "bq_len_idx": by_length}
 
 
+def from_corners(points: torch.Tensor) -> torch.Tensor:
+    """Boxes (..., 7) of corners (..., 8, 3) in the order of `corners`.
+
+    Other orders in which the first four run around the lower face give the same solid.
+    """
+    first, second, fourth, above = (points[..., i, :] for i in (0, 1, 3, 4))
+    along, across = first - fourth, first - second
+    yaw = -torch.atan2(along[..., 1], along[..., 0])
+    size = torch.stack([v.norm(dim=-1) for v in (along, across, above - first)], dim=-1)
+    return torch.cat([points.mean(-2), size, yaw[..., None]], dim=-1)
+
+
+def corners_in_camera(found: torch.Tensor) -> torch.Tensor:
+    """Corners (..., 8, 3) of boxes (..., 7) in upright camera axes (x, -z, y), as 3DETR reports them."""
+    x, y, z = boxes.corners(found).unbind(-1)
+    return torch.stack([x, -z, y], dim=-1)
+
+
 def overlaps(case: Case) -> dict[str, Any]:
     """The `box_*` and `cube_*` arrays."""
-    one, two = (boxes.from_corners(torch.from_numpy(case.expected[n]).double()) for n in ("boxes1", "boxes2"))
+    one, two = (from_corners(torch.from_numpy(case.expected[n]).double()) for n in ("boxes1", "boxes2"))
     cube = torch.tensor([[0, 0, 0, 1, 1, 1, 0]], dtype=torch.float64)
     moved = torch.tensor([[s, 0, 0, 1, 1, 1, 0] for s in (0, 0.5, 1)], dtype=torch.float64)
     return {
@@ -377,4 +395,6 @@ def detr_outputs(layer: dict[str, torch.Tensor], prefix: str) -> dict[str, torch
         "angle_continuous": "angle",
         "objectness_prob": "objectness",
     }
-    return {prefix + k: layer[v] for k, v in names.items()} | {f"{prefix}box_corners": corners_in_camera(layer)}
+    return {prefix + k: layer[v] for k, v in names.items()} | {
+        f"{prefix}box_corners": corners_in_camera(layer["boxes"])
+    }

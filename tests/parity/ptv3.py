@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointcloud.grid_points import center_shift, fnv_hash, grid_of, voxel_numbers
+from pointcloud.grid_points import fnv_hash, grid_of, voxel_numbers
 from pointcloud.ptv3 import PointTransformer
 from pointcloud.serialization import ORDERS, encode
+from pointcloud.transforms import CenterFloor
 from tests.parity.core import Case, builder, grad_norms, load_mapped, tagged
 
 RENAMED = {"enable_rpe": "rpe"}
@@ -54,7 +55,7 @@ def transform_case(case: Case) -> dict[str, Any]:
     count = len(case.expected["transform.coord"])
     raw = case.cotangent((count, 3), "raw_coord").numpy() * np.array([0.08, 0.06, 0.05], np.float32)
     color = np.floor(np.abs(case.cotangent((count, 3), "raw_color").numpy()) * 80 % 256)
-    coord = center_shift(raw)
+    coord = CenterFloor()({"coord": raw}, np.random.default_rng(0))["coord"]
     grid = grid_of(coord, 0.02)
     inverse, counts = voxel_numbers(grid)
     return {"coord": coord, "grid_coord": grid, "hash": fnv_hash(grid), "inverse": inverse, "parts": counts.max(),

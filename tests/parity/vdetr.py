@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pointcloud.box_decoder import corners_in_camera
 from pointcloud.vertex_criterion import COSTS, WEIGHTS, VertexCriterion
 from pointcloud.vertex_decoder import VertexBoxDecoder
 from tests.parity.core import Case, builder, grad_norms, load_mapped
+from tests.parity.pointcloud import corners_in_camera
 
 
 def targets_of(case: Case, name: str) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def variant_case(name: str, case: Case) -> dict[str, Any]:
     found: dict[str, Any] = {k: v for k, v in case.expected.items() if ".target." in k or ".input." in k}
     found["point_cls_logits"], found["cross_attn_layer0"] = layers[0]["point_logits"], seen[0]
     for stage, layer in (("final", layers[-1]), ("first", layers[0])):
-        found |= {f"{stage}.sem_cls_logits": layer["logits"], f"{stage}.box_corners": corners_in_camera(layer)}
+        found |= {f"{stage}.sem_cls_logits": layer["logits"], f"{stage}.box_corners": corners_in_camera(layer["boxes"])}
         found |= {f"{stage}.center_unnormalized": layer["center"], f"{stage}.size_unnormalized": layer["size"]}
         found |= {f"{stage}.angle_continuous": layer["angle"], f"{stage}.objectness_prob": layer["objectness"]}
         giou, assigned = criterion.match(layer, criterion.targets_for(layer, targets))

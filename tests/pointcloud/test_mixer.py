@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pointcloud.mixer import Down, Head, MixerBlock, Up, neighbors_of
+from pointcloud.mixer import Down, Head, MixerBlock, Up
+from pointcloud.packed import packed_knn
 from tests.pointcloud.test_tokens import refill
 
 SIZES = [7, 5]
@@ -58,7 +59,8 @@ def all_nearest(coord, k):
 
 def test_neighbors_are_those_of_the_own_cloud():
     coord, _ = points(1)
-    found = neighbors_of(torch.from_numpy(coord), SIZES, 6)
+    places = torch.from_numpy(coord)
+    found = packed_knn(places, places, SIZES, SIZES, 6)
     assert found.tolist() == all_nearest(coord, 6).tolist()
 
 

@@ -75,7 +75,7 @@ def test_a_page_of_what_is_left(tmp_path, video_run, capsys):
     assert "no report.json in" in capsys.readouterr().err
     (tmp_path / "report.json").write_text("{")
     assert tool("report")([str(tmp_path)]) == 2
-    assert "report.json is damaged" in capsys.readouterr().err
+    assert "report.json:1: not valid JSON" in capsys.readouterr().err
 
 
 def test_test_results_come_first(tmp_path, image_run):

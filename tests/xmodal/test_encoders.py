@@ -10,9 +10,9 @@ from open_clip.model import CustomTextCLIP
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer, checkpoint_filter_fn
 
 from tests.xmodal.test_text import stirred
-from xmodal.encoders.files import unfilled
+from xmodal.encoders.files import load_exactly, unfilled
 from xmodal.encoders.openclip_configs import config_of
-from xmodal.encoders.openclip_weights import from_open_clip, open_clip_clip, open_clip_encoder
+from xmodal.encoders.openclip_weights import build, clip_state, open_clip_clip, open_clip_encoder
 from xmodal.encoders.timm_parts import SUPPORTED, describe
 from xmodal.encoders.timm_weights import create, from_timm, timm_encoder
 from xmodal.encoders.tokenizer import ClipTokenizer
@@ -169,6 +169,14 @@ def test_options_of_timm_encoder():
         timm_encoder("vit_small_patch16_224", "random", arch=dict(depht=2))
     with pytest.raises(ValueError, match="65"):
         timm_encoder("vit_small_patch16_224", "random", image_size=65, arch=SMALL)
+
+
+def from_open_clip(model, name, image_size=None, arch=None):
+    """Convert a live open_clip model that was built with `name` and these changes of its config."""
+    config = config_of(name, arch)
+    config.setdefault("quick_gelu", False)
+    clip = build(config, name, name, image_size)
+    return load_exactly(clip, clip_state(model.state_dict(), clip.visual), name)
 
 
 def live_open_clip(name, image_size=None):

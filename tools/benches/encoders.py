@@ -107,9 +107,13 @@ def outcome(family: str, name: str) -> Outcome:
         other.set_input_size(img_size=(3 * patch, 5 * patch))
         own = theirs.patch_embed.img_size
     worst = max(difference(theirs, ours, own), difference(other, ours, (3 * patch, 5 * patch)))
-    back, state = ours.library_state(), theirs.state_dict()
-    same = back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
-    return Outcome(name, family, worst if same else float("inf"))
+    exported = same(ours.library_state(), theirs.state_dict())
+    return Outcome(name, family, worst if exported else float("inf"))
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    """Return whether two state dicts are equal."""
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def reason(message: str) -> str:

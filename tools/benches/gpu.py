@@ -11,7 +11,6 @@ Examples:
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from tools.benches import gpu_data, gpu_steps, measure
+from xmodal.atomic import write_text
 
 Case = Callable[[], dict[str, Any]]
 
@@ -47,14 +47,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def read(path: Path) -> dict[str, Any]:
     """Read what an earlier run kept."""
     return json.loads(path.read_text()) if path.is_file() else {"where": {}, "cases": {}}
-
-
-def write(path: Path, kept: dict[str, Any]) -> None:
-    """Write results; a run that is killed leaves the file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(kept, indent=1))
-    os.replace(part, path)
 
 
 def run(case: Case, device: str) -> dict[str, Any]:
@@ -101,7 +93,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             print(f"{args.minutes:g} minutes are over: run it again for the rest, from {name!r} on", flush=True)
             break
         kept["cases"][name] = run(case, args.device)
-        write(args.json, kept)
+        write_text(args.json, json.dumps(kept, indent=1))
         print(f"{name}: {', '.join(f'{k} {figure(v)}' for k, v in kept['cases'][name].items())}", flush=True)
     print(f"\nPaste into docs/performance.md:\n\n`python -m tools.benches.gpu`, {kept['where']}\n\n{tables(kept)}")
     return kept

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from statistics import median_high
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,8 +49,7 @@ def milliseconds(run: Callable[[], Any], args: argparse.Namespace, seconds: floa
         run()
         synchronize(args.device)
         times.append(time.perf_counter() - start)
-    counted = sorted(times[1 if args.quick else 2 :])
-    return 1000 * counted[len(counted) // 2]
+    return 1000 * median_high(times[1 if args.quick else 2 :])
 
 
 class Trained:

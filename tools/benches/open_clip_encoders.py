@@ -16,7 +16,7 @@ import torch
 from open_clip.model import _build_text_tower
 from torch import Tensor, nn
 
-from tools.benches.encoders import TOLERANCE, reason, redraw
+from tools.benches.encoders import TOLERANCE, reason, redraw, same
 from xmodal.encoders.files import load_exactly
 from xmodal.encoders.keys import from_clip_state, put_under, to_clip_state, to_clip_text_state, under
 from xmodal.encoders.openclip_configs import config_of, text_of, visual_of
@@ -131,11 +131,6 @@ def text_difference(config: dict[str, Any], name: str) -> float:
     wanted = theirs(ids)
     found = apart(ours(ids), wanted[0] if isinstance(wanted, tuple) else wanted)
     return found if same(to_clip_text_state(ours.state_dict()), state) else float("inf")
-
-
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    """Return whether two state dicts are equal."""
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def configs() -> list[str]:

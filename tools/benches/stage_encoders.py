@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from tools.benches.encoders import TOLERANCE, Outcome, reason, redraw
+from tools.benches.encoders import TOLERANCE, Outcome, reason, redraw, same
 from xmodal.encoders import convblocks
 from xmodal.encoders.convblocks import KINDS
 from xmodal.encoders.convnet import ConvNet
@@ -71,9 +71,8 @@ def stage_outcome(family: str, name: str) -> Outcome:
         maps = theirs.forward_features(images)
         pairs = [(theirs(images), ours(images)), (maps, ours.forward_blocks(*ours.embed(images)))]
         worst = max(float((a - b).abs().max() / a.abs().max().clamp(min=1)) for a, b in pairs)
-    state, back = theirs.state_dict(), ours.library_state()
-    same = back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
-    return Outcome(name, family, worst if same else float("inf"))
+    exported = same(ours.library_state(), theirs.state_dict())
+    return Outcome(name, family, worst if exported else float("inf"))
 
 
 def stage_section(outcomes: Iterable[Outcome]) -> list[str]:

@@ -7,7 +7,6 @@ read are listed at the end.
 """
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
@@ -26,12 +25,6 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--workers", type=int, default=4)
     return p
-
-
-def read_ids(path: Path) -> dict[str, int]:
-    """Raw category to NYU40 id."""
-    with open(path) as file:
-        return {row["raw_category"]: int(row["nyu40id"]) for row in csv.DictReader(file, delimiter="\t")}
 
 
 def alignment(path: Path):
@@ -138,12 +131,13 @@ def main(argv: list[str] | None = None) -> int:
     """Convert all scenes; returns 1 when some could not be read."""
     args = parser().parse_args(argv)
     from pointcloud.datasets.safe_files import convert_all
+    from xmodal.data.lists import read_csv
 
     scenes = sorted(p for p in args.scans.glob("scene*") if p.is_dir())
     if not scenes or not args.labels.is_file():
         print(f"error: no scene* folders below {args.scans}, or no {args.labels}", file=sys.stderr)
         return 2
-    ids = read_ids(args.labels)
+    ids = {row["raw_category"]: int(row["nyu40id"]) for row in read_csv(args.labels, "\t")}
     val = validation_scenes(args.val, args.labels)
     write_lists(args.out / "meta_data", [p.name for p in scenes], val)
     boxes_out = args.out / "scannet_train_detection_data"

@@ -16,8 +16,13 @@ JSON = (".json", ".jsonl")
 _UNSAFE = re.compile(r"[\n\r\t\"]|^\s|\s$")  # in a path: would end its line or its column, or be stripped
 
 
-def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
+def open_text(path: str | os.PathLike, newline: str | None = None, errors: str = "surrogateescape") -> TextIO:
     """Open a text file so that names of any bytes come through: UTF-8, or UTF-16 as Windows writes it.
+
+    Args:
+        path: of the file.
+        newline: see `open`.
+        errors: see `open`; of UTF-8.
 
     Raises:
         ValueError: a FIFO, a device or a folder.
@@ -30,7 +35,7 @@ def open_text(path: str | os.PathLike, newline: str | None = None) -> TextIO:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     if wide:
         return open(path, encoding="utf-16", errors="replace", newline=newline)
-    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    return open(path, encoding="utf-8-sig", errors=errors, newline=newline)
 
 
 def lines_of(path: str | os.PathLike) -> list[str]:
@@ -43,6 +48,17 @@ def each_line(path: str | os.PathLike) -> Iterator[str]:
     with open_text(path) as lines:
         for line in lines:
             yield line.rstrip("\n")
+
+
+def entries_of(path: str | os.PathLike, hint: str = "is the root of the data set right?") -> list[str]:
+    """Read the lines of a text file that are not empty, without the spaces around them.
+
+    Raises:
+        ValueError: no such file; `hint` ends the message.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no file at {path}: {hint}")
+    return [line.strip() for line in each_line(path) if line.strip()]
 
 
 def read_csv(path: str | os.PathLike, delimiter: str = ",") -> list[dict[str, str]]:

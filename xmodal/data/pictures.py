@@ -119,6 +119,22 @@ def center_crop(picture: Image.Image, size: int) -> Image.Image:
     return picture.crop((left, top, left + size, top + size))
 
 
+def crop_shape(
+    width: int, height: int, area: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
+) -> tuple[int, int, bool]:
+    """Draw width and height of a box whose share of the area lies in `area`, and whose shape log-uniformly in `ratio`.
+
+    After ten boxes that do not fit, it is the largest of an allowed shape, and the third value is False.
+    """
+    for _ in range(10):
+        size = width * height * rng.uniform(area[0], area[1])
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(size * shape)), round(math.sqrt(size / shape))
+        if 0 < w <= width and 0 < h <= height:
+            return w, h, True
+    return min(width, round(height * ratio[1])), min(height, round(width / ratio[0])), False
+
+
 def crop_box(
     width: int,
     height: int,
@@ -126,16 +142,11 @@ def crop_box(
     rng: np.random.Generator,
     ratio: Sequence[float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """Draw a box (left, top, right, bottom) whose share of the area lies in `scale` and whose shape in `ratio`."""
-    for _ in range(10):
-        area = width * height * rng.uniform(scale[0], scale[1])
-        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    """Draw a box (left, top, right, bottom), see `crop_shape`; one that was not drawn lies in the middle."""
+    w, h, drawn = crop_shape(width, height, scale, ratio, rng)
     left, top = (width - w) // 2, (height - h) // 2
+    if drawn:
+        left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
     return left, top, left + w, top + h
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -71,32 +72,20 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield self.epoch, int(index)
 
 
-class StreamSampler(Sampler[tuple[int, int]]):
+class StreamSampler(EpochSampler):
     """Yield keys (epoch, index) of a run counted in steps: epochs follow each other and batches may span two.
+
+    Its position is `start` alone: the epoch that `seek` is given is not used.
 
     Args:
         size: samples in the data set.
         total: samples that this rank takes in the whole run.
-        seed: of the orders.
-        rank: of this process.
-        world: number of processes.
-        shuffle: False keeps the list's order.
-        chances: of the samples, where they are drawn by chance; see `balanced_chances`.
+        options: further arguments of `EpochSampler`.
     """
 
-    def __init__(
-        self, size: int, total: int, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True,
-        chances: np.ndarray | None = None,
-    ):  # fmt: skip
-        self.chances = chances
-        if size < 1:
-            raise ValueError("the training data set is empty")
-        self.size, self.total, self.seed, self.rank, self.world, self.shuffle = size, total, seed, rank, world, shuffle
-        self.start = 0
-
-    def seek(self, epoch: int, start: int = 0) -> None:
-        """Leave out the first `start` samples of this rank; `epoch` is not used, a stream has one position."""
-        self.start = start
+    def __init__(self, size: int, total: int, *options: Any, **named: Any):
+        super().__init__(size, *options, **named)
+        self.total = total
 
     def __len__(self) -> int:
         return self.total

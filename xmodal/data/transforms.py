@@ -5,7 +5,6 @@ gives frames and label back; it draws from `rng` alone. Those that only resize, 
 them (`transformed`) is computed at once, for the pixels that are kept.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.pictures import crop_shape
 from xmodal.data.resample import LazyClip, check_interpolation, pillow_part, resize_part
 from xmodal.registry import TRANSFORMS
 
@@ -184,17 +184,12 @@ class RandomResizedCrop(Geometry):
         self.interpolation, self.antialias = check_interpolation(interpolation), antialias
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draw top, left, height and width of a box; after ten misses the largest center box of allowed shape."""
-        for _ in range(10):
-            area = rng.uniform(self.area[0], self.area[1]) * height * width
-            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                top, left = rng.integers(0, (height - h, width - w), endpoint=True)
-                return int(top), int(left), h, w
-        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
-        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-        return (height - h) // 2, (width - w) // 2, h, w
+        """Draw top, left, height and width of a box, see `crop_shape`; one that was not drawn lies in the middle."""
+        w, h, drawn = crop_shape(width, height, self.area, self.ratio, rng)
+        top, left = (height - h) // 2, (width - w) // 2
+        if drawn:
+            top, left = map(int, rng.integers(0, (height - h, width - w), endpoint=True))
+        return top, left, h, w
 
     def place(self, clip: LazyClip, label: int, rng: np.random.Generator) -> Placed:
         """Crop and resize the clip."""

@@ -16,11 +16,10 @@ from xmodal.encoders.convblocks import ClipAttentionPool, blocks_of, sited
 from xmodal.encoders.convsites import BATCH_NORMS, Conv2d
 from xmodal.encoders.keys import base_state
 from xmodal.encoders.sites import Pointwise
+from xmodal.encoders.statistics import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid
 from xmodal.torch_files import read_torch
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ConvNet(Encoder):
@@ -56,8 +55,9 @@ class ConvNet(Encoder):
         if not clip and "pre_logits" not in inspect.signature(body.forward_head).parameters:
             raise ValueError(f"{type(body).__name__} has no pooled feature: it is made for dense tasks")
         dim = body.layer4[-1].conv3.out_channels if clip else body.num_features
+        pooled = width_behind(proj) or getattr(body, "head_hidden_size", None) or dim
         super().__init__(
-            name=name, dim=dim, out_dim=body.output_dim if clip else width_behind(proj) or body_width(body) or dim,
+            name=name, dim=dim, out_dim=body.output_dim if clip else pooled,
             depth=len(blocks), num_heads=0, image_size=image_size, patch_size=32, pixel_mean=pixel_mean,
             pixel_std=pixel_std, pool_type="map", family=blocks[0].family,
         )  # fmt: skip
@@ -160,11 +160,6 @@ class ConvNet(Encoder):
         return base_state(self.body.state_dict())
 
 
-def body_width(body: Any) -> int | None:
-    """Return the width of the feature of a timm model, None where it is that of its last map."""
-    return getattr(body, "head_hidden_size", None)
-
-
 def width_behind(proj: nn.Module | None) -> int | None:
     """Return the width that a projection of the feature gives, None without one."""
     layers = [m for m in proj.modules() if isinstance(m, nn.Linear)] if proj else []
@@ -216,8 +211,6 @@ def clip_resnet(name: str, pretrained: bool = False, checkpoint: str = "") -> Co
         ValueError: a name open_clip does not know, or a vision transformer.
     """
     import open_clip
-
-    from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD
 
     if name not in open_clip.list_models():
         raise ValueError(f"open_clip has no model {name!r}; its ResNets begin with RN")

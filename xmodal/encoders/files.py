@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.keys import State, under
 from xmodal.encoders.patches import PositionResize, resize_positions
-from xmodal.torch_files import read_safetensors, read_shards, read_torch
+from xmodal.torch_files import read_safetensors, read_shards, read_torch, read_weights
 
 # averaged weights first, as timm and DeiT take them
 WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "teacher", "model_state_dict")
@@ -63,7 +63,7 @@ def read_folder(folder: Path) -> State:
         raise FileNotFoundError(f"{folder} has none of {', '.join(FOLDER)}, which a Hugging Face folder holds")
     if path.suffix == ".json":
         return read_shards(path)
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    return read_weights(path)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

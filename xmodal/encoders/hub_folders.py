@@ -10,11 +10,12 @@ from torch import Tensor
 
 from xmodal.encoders.files import load_exactly, read_config, read_folder, unfilled
 from xmodal.encoders.keys import State, under
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
+from xmodal.encoders.statistics import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
-IMAGENET = dict(pixel_mean=(0.485, 0.456, 0.406), pixel_std=(0.229, 0.224, 0.225))
+IMAGENET = dict(pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
 HALF = dict(pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.5, 0.5, 0.5))
 NAMES = [  # of transformers; all that fit a key are applied, in this order
     (r"^vision_model\.", ""),

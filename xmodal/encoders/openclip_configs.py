@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 from torch import nn
 
 from xmodal.encoders.files import unfilled
+from xmodal.encoders.statistics import CLIP_MEAN, CLIP_STD
 from xmodal.encoders.timm_parts import activation_of, describe, exact_ratio
 from xmodal.encoders.timm_weights import FAMILIES
 from xmodal.encoders.tokenizer import ClipTokenizer, HubTokenizer, Tokenizer
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD
 from xmodal.registry import did_you_mean
 
 SUPPORTED = "those that docs/encoders.md lists: CLIP, OpenCLIP, CLIPA, CoCa, SigLIP, EVA, PE-Core, ViTamin, ConvNeXt"

@@ -20,8 +20,9 @@ from xmodal.encoders.openclip_configs import (
     tokenizer_of,
     visual_of,
 )
+from xmodal.encoders.statistics import CLIP_MEAN, CLIP_STD
 from xmodal.encoders.text import TextTransformer
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD, VisionTransformer
+from xmodal.encoders.vit import VisionTransformer
 from xmodal.registry import ENCODERS, did_you_mean
 from xmodal.registry import build as build_part
 from xmodal.structures import Encoder
@@ -294,14 +295,6 @@ def fetch(name: str, tag: str | None, origin: dict) -> str:
     except Exception as error:
         hub = f"{origin.get('hf_hub', '').rstrip('/') or origin.get('url')} (open_clip_model.safetensors)"
         raise missing_weights(f"{name} {tag}", hub, "pretrained", error) from error
-
-
-def from_open_clip(model: nn.Module, name: str, image_size: int | None = None, arch: dict | None = None) -> CLIP:
-    """Convert a live open_clip model that was built with `name` and these changes of its config."""
-    config = config_of(name, arch)
-    config.setdefault("quick_gelu", False)
-    clip = build(config, name, name, image_size)
-    return load_exactly(clip, clip_state(model.state_dict(), clip.visual), name)
 
 
 def tower_and_head(model: Any) -> tuple[Encoder, nn.Module | None]:

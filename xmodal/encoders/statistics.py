@@ -1,4 +1,4 @@
-"""Replace an encoder's pixel statistics by those of a recipe.
+"""Pixel statistics of released encoders, and their replacement by those of a recipe.
 
 Published VTAB-1k results differ in this (ImageNet's, 0.5, none), and it moves them: a recipe names it, and reports
 print it.
@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from xmodal.encoders.convnet import IMAGENET_MEAN, IMAGENET_STD
-from xmodal.encoders.vit import CLIP_MEAN, CLIP_STD
 from xmodal.registry import ENCODERS, build, did_you_mean
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 STATISTICS = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "clip": (CLIP_MEAN, CLIP_STD),

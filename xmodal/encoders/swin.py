@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xmodal.encoders.convblocks import sited
+from xmodal.encoders.statistics import IMAGENET_MEAN, IMAGENET_STD
 from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid, need_grid
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ConvEmbed(nn.Module):

@@ -195,7 +195,8 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
         raise ValueError(f"timm has no model {plain!r}; {near if near.startswith('did') else SUPPORTED}")
     family = timm.model_entrypoint(plain).__module__.rpartition(".")[2]
     if family not in FAMILIES:
-        refuse(plain, f"it is no plain vision transformer but of timm's family {family}{why_not(family)}")
+        why = f": {MISSING[family]}" if family in MISSING else ""
+        refuse(plain, f"it is no plain vision transformer but of timm's family {family}{why}")
     any_size = image_size is None or family == "naflexvit"
     size: dict[str, Any] = {} if any_size else {"img_size": image_size}
     try:
@@ -210,11 +211,6 @@ def create(name: str, image_size: int | None, arch: dict, **more: Any) -> Any:
     if image_size and image_size % patch:
         raise ValueError(f"image_size {image_size} is not a multiple of the patch size {patch} of {plain}")
     return model
-
-
-def why_not(family: str) -> str:
-    """Return `: REASON` for a timm module whose models are not supported, or an empty string."""
-    return f": {MISSING[family]}" if family in MISSING else ""
 
 
 def tags_of(plain: str) -> list[str]:

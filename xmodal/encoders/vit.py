@@ -17,12 +17,11 @@ from xmodal.encoders.parts import make_norm
 from xmodal.encoders.patches import PatchEmbed, PositionResize, StemEmbed, resize_positions
 from xmodal.encoders.pooling import AttentionPool, QueryPool
 from xmodal.encoders.sites import Pointwise, Stream
+from xmodal.encoders.statistics import CLIP_MEAN, CLIP_STD
 from xmodal.encoders.taps import Taps
 from xmodal.registry import ENCODERS
 from xmodal.structures import Encoder, Grid
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP_TOWER = dict(pre_norm=True, norm_eps=1e-5, patch_bias=False, pixel_mean=CLIP_MEAN, pixel_std=CLIP_STD)
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.sites import Edits, LayerNorm
+from xmodal.encoders.statistics import IMAGENET_MEAN, IMAGENET_STD
 from xmodal.encoders.taps import Taps
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.encoders.vjepa2_keys import to_official
 from xmodal.registry import ENCODERS
 from xmodal.structures import Grid
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRIDS = {16: 16, 14: 18}  # patches of a side in pretraining, by patch size: positions of 2.1 are rescaled to it
 LEVELS = {12: (2, 5, 8, 11), 24: (5, 11, 17, 23), 40: (9, 19, 29, 39), 48: (11, 23, 37, 47)}
 SIZES: dict[str, dict[str, Any]] = {
@@ -108,7 +108,7 @@ class VJEPA2(VisionTransformer):
             rotary["reference"] = (GRIDS[patch_size], GRIDS[patch_size])
         super().__init__(
             image_size, patch_size, dim, depth, num_heads, mlp_ratio, class_token=False, positions=False, pool="avg",
-            drop_path=drop_path, pixel_mean=MEAN, pixel_std=STD, name=name, rotary=rotary, joint=True,
+            drop_path=drop_path, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD, name=name, rotary=rotary, joint=True,
         )  # fmt: skip
         self.tubelet = tubelet
         self.levels = LEVELS[depth] if later else (depth - 1,)

@@ -9,7 +9,7 @@ from xmodal.encoders.keys import State, under
 from xmodal.encoders.vjepa2 import SIZES, VJEPA2
 from xmodal.encoders.vjepa2_keys import from_official, from_transformers
 from xmodal.registry import ENCODERS, did_you_mean
-from xmodal.torch_files import read_safetensors, read_torch
+from xmodal.torch_files import read_weights
 
 STATES = ("target_encoder", "ema_encoder", "encoder")  # of an official file, the first that is there is taken
 
@@ -68,7 +68,7 @@ def read(path: Path) -> tuple[State, dict[str, Any], str]:
     if path.is_dir():
         config, loaded = read_config(path), read_folder(path)
     elif path.is_file():
-        loaded = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+        loaded = read_weights(path)
     else:
         raise FileNotFoundError(f"no weights at {str(path)!r}")
     which = next((name for name in STATES if isinstance(loaded.get(name), Mapping)), "")

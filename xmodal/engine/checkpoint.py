@@ -135,6 +135,12 @@ def check_encoder(model: nn.Module, meta: dict[str, Any], source: str) -> None:
         )
 
 
+def evaluated_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that a run evaluated: the averaged ones (EMA) where it says so."""
+    averaged = checkpoint["meta"].get("evaluated") == "ema"
+    return {**checkpoint["state_dict"], **(checkpoint.get("ema_state_dict", {}) if averaged else {})}
+
+
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a checkpoint for evaluation; where the run evaluated averaged (EMA) weights, those are loaded.
 
@@ -146,10 +152,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """
     checkpoint = read(path)
     check_encoder(model, checkpoint["meta"], str(path))
-    averaged = checkpoint["meta"].get("evaluated") == "ema" and "ema_state_dict" in checkpoint
-    state = dict(checkpoint["state_dict"])
-    if averaged:
-        state.update(checkpoint["ema_state_dict"])
+    state = evaluated_state(checkpoint)
     if (name := not_finite(state)) is not None:
         raise ValueError(f"{path}: {name} is not finite: this run diverged before it was saved")
     load_own_state(model, state, str(path))

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from xmodal.data.collate import collate
-from xmodal.data.loader import build_dataset
 from xmodal.data.sampler import order_of
 from xmodal.engine.checkpoint import bare, own_state
-from xmodal.engine.frozen_cache import FrozenCache
+from xmodal.engine.frozen_cache import cache_of
 from xmodal.engine.memory import peak_megabytes, saved_megabytes
 from xmodal.engine.optim import TrainedGroups
-from xmodal.engine.sizes import check_input, input_size, sized
+from xmodal.engine.sizes import check_input, dataset_for
 from xmodal.model import CACHED
 from xmodal.registry import MODELS, build
 
@@ -102,14 +101,12 @@ class TrialStep:
     def __init__(self, cfg: Config, train: Any = None):
         self.cfg = cfg
         self.model = build(cfg.model, MODELS).to(get_device())
-        described = sized(cfg.train_dataloader.dataset, input_size(self.model))
-        self.train = build_dataset(described, seed=cfg.randomness.seed) if train is None else train
+        loader, seed = cfg.train_dataloader, cfg.randomness.seed
+        self.train = dataset_for(self.model, loader.dataset, seed) if train is None else train
         check_input(self.model, self.train, "train")
         self.cache = None
         if cfg.get("cache"):
-            self.cache = FrozenCache(
-                self.model, self.train, **{**cfg.cache, "config": [described, cfg.randomness.seed]}
-            )
+            self.cache = cache_of(self.model, self.train, loader.dataset, "train", cfg.cache, seed)
         wrapper = {k: v for k, v in cfg.optim_wrapper.items() if k != "type"}
         self.wrapper = TrainedGroups(wrapper, wrapper.pop("paramwise_cfg", None))(self.model, say=False)
         self.batch, self.parts = cfg.train_dataloader.batch_size, int(cfg.train_cfg.get("batch_split", 1))
@@ -306,9 +303,7 @@ def about(trial: TrialStep, needs: Needs) -> list[str]:
     cfg, sets = trial.cfg, [f"{len(trial.train)} training samples"]
     for stage in ("val", "test"):
         if cfg.get(f"{stage}_dataloader"):
-            data = build_dataset(
-                sized(cfg[f"{stage}_dataloader"].dataset, input_size(trial.model)), cfg.randomness.seed
-            )
+            data = dataset_for(trial.model, cfg[f"{stage}_dataloader"].dataset, cfg.randomness.seed)
             check_input(trial.model, data, stage, trial.train)
             sets.append(f"{len(data)} {stage}")
     classes = getattr(trial.train, "classes", None)

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from xmodal.engine.checkpoint import bare, check_encoder, not_finite, own_keys, read
+from xmodal.engine.checkpoint import bare, check_encoder, evaluated_state, not_finite, own_keys, read
 from xmodal.official.names import find_converter, read_official
 from xmodal.registry import load_catalog
 from xmodal.torch_files import read_torch
@@ -56,10 +56,7 @@ def read_start(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = read_torch(path, "a checkpoint")
     if isinstance(content, dict) and isinstance(content.get("meta"), dict) and "format" in content["meta"]:
         checkpoint = read(path)
-        state = dict(checkpoint["state_dict"])
-        if checkpoint["meta"].get("evaluated") == "ema":
-            state.update(checkpoint.get("ema_state_dict", {}))
-        return state, checkpoint["meta"]
+        return evaluated_state(checkpoint), checkpoint["meta"]
     load_catalog()
     official = read_official(path)
     return find_converter(official, None).to_ours(official), {}

@@ -24,13 +24,12 @@ from xmodal.atomic import replacing, write_text
 from xmodal.data import stores
 from xmodal.data.broken import renumbered
 from xmodal.data.collate import collate
-from xmodal.data.loader import build_dataset
 from xmodal.encoders.frozen import fingerprint
 from xmodal.engine.checkpoint import bare
 from xmodal.engine.claims import share_out
 from xmodal.engine.config import flatten
 from xmodal.engine.logs import counted
-from xmodal.engine.sizes import check_input, input_size, sized
+from xmodal.engine.sizes import check_input, dataset_for, input_size, sized
 from xmodal.model import CACHED
 from xmodal.registry import check_arguments
 from xmodal.structures import Grid
@@ -326,6 +325,12 @@ def same(item: Any) -> Any:
     return item
 
 
+def cache_of(model: Any, dataset: Any, cfg: Any, stage: str, options: dict[str, Any], seed: int) -> FrozenCache:
+    """Return the cache of a config's data set; only that of training has several views."""
+    views = options.get("views", 1) if stage == "train" else 1
+    return FrozenCache(model, dataset, **{**options, "views": views, "config": [sized(cfg, input_size(model)), seed]})
+
+
 def use_cache(runner: Any, options: dict[str, Any]) -> None:
     """Let a runner train and validate from caches; missing shards are computed first.
 
@@ -339,13 +344,10 @@ def use_cache(runner: Any, options: dict[str, Any]) -> None:
         loader = getattr(runner, f"_{stage}_dataloader", None)
         if not isinstance(loader, dict):
             continue
-        described = sized(loader["dataset"], input_size(runner.model))
-        dataset = build_dataset(described, seed=runner.seed)
+        dataset = dataset_for(runner.model, loader["dataset"], runner.seed)
         check_input(runner.model, dataset, stage, train)
         train = dataset if stage == "train" else train
-        views = options.get("views", 1) if stage == "train" else 1
-        own = {**options, "views": views, "config": [described, runner.seed]}
-        cache = FrozenCache(bare(runner.model), dataset, **own)
+        cache = cache_of(bare(runner.model), dataset, loader["dataset"], stage, options, runner.seed)
         cache.fill(runner.rank, runner.world_size)
         barrier()
         loader["dataset"] = cache.read()
@@ -363,7 +365,8 @@ def key_of(model: Any, dataset: Any, config: Any, dtype: str, shard: int) -> str
     frozen.parts = nn.ModuleList([m for n, m in model.encoder.named_children() if n != "blocks"])
     boundary = model.boundary()
     frozen.blocks = nn.ModuleList(list(model.encoder.blocks)[:boundary])
-    tokens = {k: fingerprint_of(v) for k, v in model.encoder.named_parameters(recurse=False)}
+    arrays = {k: v.detach().cpu().float().numpy() for k, v in model.encoder.named_parameters(recurse=False)}
+    tokens = {k: hashlib.sha256(array.tobytes()).hexdigest() for k, array in arrays.items()}
     pixels = model.data_preprocessor
     parts = {
         "weights": [fingerprint(frozen), tokens],
@@ -384,11 +387,6 @@ def plain_options(encoder: nn.Module) -> Iterator[str]:
     for key, value in vars(encoder).items():
         if isinstance(value, int | float | str | tuple) and not key.startswith("_") and key not in NOT_SEEN:
             yield f"{key}={value}"
-
-
-def fingerprint_of(value: Tensor) -> str:
-    """Hash one tensor."""
-    return hashlib.sha256(value.detach().cpu().float().numpy().tobytes()).hexdigest()
 
 
 def identity(sample: Any) -> list[Any]:

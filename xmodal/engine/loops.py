@@ -14,7 +14,7 @@ from torch import nn
 
 from xmodal.data.ahead import SideStream, copied_ahead
 from xmodal.data.collate import batch_size, split
-from xmodal.data.loader import build_dataset, build_loader
+from xmodal.data.loader import build_loader
 from xmodal.data.sampler import EpochSampler, EvalSampler, StreamSampler, balanced_chances
 from xmodal.engine.checkpoint import not_finite, random_state
 from xmodal.engine.divergence import keep_bad_step
@@ -22,7 +22,7 @@ from xmodal.engine.meter import Meter
 from xmodal.engine.optim import NotFiniteError
 from xmodal.engine.precision import autocast
 from xmodal.engine.sharding import is_sharded, rounds_behind
-from xmodal.engine.sizes import input_size, sized
+from xmodal.engine.sizes import dataset_for
 from xmodal.metrics import gather
 
 
@@ -67,9 +67,7 @@ class TrainLoop(BaseLoop):
         self.by_steps, self.val_interval, self.val_begin = max_steps is not None, val_interval, val_begin
         self.batch_split = batch_split
         rank, world = get_rank(), get_world_size()
-        dataset = build_dataset(
-            sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
-        )
+        dataset = dataset_for(getattr(runner, "model", None), dataloader["dataset"], runner.seed)
         dataloader = dict(dataloader)
         balanced, ahead = dataloader.pop("balanced", False), dataloader.pop("copy_ahead", False)
         device = torch.device(getattr(runner, "device", "cpu"))
@@ -78,7 +76,7 @@ class TrainLoop(BaseLoop):
         self.batch = int(dataloader.get("batch_size", 1))
         if self.batch < 1:
             raise ValueError(f"train_dataloader.batch_size={self.batch}: at least 1")
-        sampler: EpochSampler | StreamSampler = EpochSampler(len(dataset), runner.seed, rank, world, chances=chances)
+        sampler = EpochSampler(len(dataset), runner.seed, rank, world, chances=chances)
         self.steps_per_epoch = -(-len(sampler) // self.batch)
         if dataloader.get("drop_last"):
             self.steps_per_epoch = len(sampler) // self.batch
@@ -243,9 +241,7 @@ class _EvalLoop(BaseLoop):
     stage = ""
 
     def __init__(self, runner: Any, dataloader: dict, evaluator: Any, amp: str | None = None):
-        dataset = build_dataset(
-            sized(dataloader["dataset"], input_size(getattr(runner, "model", None))), seed=runner.seed
-        )
+        dataset = dataset_for(getattr(runner, "model", None), dataloader["dataset"], runner.seed)
         sampler = EvalSampler(len(dataset), get_rank(), get_world_size())
         super().__init__(runner, build_loader(dataloader, dataset, sampler, runner.seed))
         self.evaluator = runner.build_evaluator(evaluator)

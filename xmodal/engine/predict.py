@@ -21,6 +21,7 @@ from xmodal.data.lists import write_lines
 from xmodal.data.loader import build_dataset
 from xmodal.data.trouble import words_of
 from xmodal.engine.checkpoint import load_weights
+from xmodal.engine.classes import name_of
 from xmodal.engine.precision import autocast
 from xmodal.engine.sizes import input_size, sized
 from xmodal.preprocessor import PIXELS
@@ -197,7 +198,7 @@ def described(scores: torch.Tensor, names: Sequence[str], top: int) -> dict[str,
         return {"error": "the scores are not finite: predict in float32 (without --amp)"}
     values, labels = scores.topk(min(top, len(scores)))
     best = [
-        {"label": y, "name": names[y] if y < len(names) else str(y), "score": round(v, 6)}
+        {"label": y, "name": name_of(y, names), "score": round(v, 6)}
         for y, v in zip(labels.tolist(), values.tolist(), strict=True)
     ]
     return {**best[0], "top": best, "scores": [round(v, 6) for v in scores.tolist()]}

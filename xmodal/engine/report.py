@@ -60,11 +60,6 @@ def lowest_are_best(runner: Any) -> set[str]:
     return {hook.best for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.best and hook.sign < 0}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one piece; numbers that are not finite become null."""
-    write_text(path, json.dumps(finite(content), indent=1, default=str))
-
-
 def finite(node: Any) -> Any:
     """Return a JSON tree whose NaN and infinities, which JSON does not have, are None."""
     if isinstance(node, dict):
@@ -210,4 +205,5 @@ class ReportHook(Hook):
         self.report["step"] = runner.iter
         self.report["seconds"] = round(self.before + time.time() - self.start, 1)
         if runner.rank == 0:
-            write_json(Path(runner.work_dir) / self.filename, self.report)
+            text = json.dumps(finite(self.report), indent=1, default=str)
+            write_text(Path(runner.work_dir) / self.filename, text)

@@ -1,7 +1,6 @@
 """Shard the frozen blocks of a tower over the processes (FSDP2), where one device cannot hold them."""
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,13 +44,9 @@ def shard_frozen(model: Any, device: str) -> None:
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=kept & set(block.parameters()))
     # DDP sums the gradients of what trains, and leaves the shares alone
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(shared_names(model)))
+    shares = [name for name, parameter in model.named_parameters() if hasattr(parameter, "full_tensor")]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, shares)
     model.trunk_is_sharded = True
-
-
-def shared_names(model: nn.Module) -> Iterator[str]:
-    """Yield the names of the weights of which each process holds a share."""
-    return (name for name, parameter in model.named_parameters() if hasattr(parameter, "full_tensor"))
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from xmodal.data.loader import build_dataset
 from xmodal.registry import DATASETS, TRANSFORMS, resolve
 
 # Arguments that are pixels and whose default is None: what they are for an encoder of a size.
@@ -41,6 +42,11 @@ def sized(cfg: Any, side: int | None) -> Any:
             for t in transforms
         ]
     return filled
+
+
+def dataset_for(model: Any, cfg: Any, seed: int = 0) -> Any:
+    """Build a data set; sizes that its config does not give are those of the model's encoder."""
+    return build_dataset(sized(cfg, input_size(model)), seed=seed)
 
 
 def missing_sizes(kind: Any, given: Mapping[str, Any], side: int) -> dict[str, int]:

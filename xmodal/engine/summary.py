@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.command import spoken
-from xmodal.data.walk import printable
 from xmodal.engine.checkpoint import BEST, LAST, CheckpointHook, bare
-from xmodal.engine.classes import names_of
+from xmodal.engine.classes import names_of, some
 from xmodal.engine.stored_config import CONFIG
-
-SHOWN = 5  # class names
 
 
 def beginning(runner: Any) -> list[str]:
@@ -25,8 +22,7 @@ def beginning(runner: Any) -> list[str]:
         sets.append(f"{len(val.dataset)} to validate every {every}")
     names = names_of(data)
     if names:
-        some = ", ".join(map(printable, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
-        sets.append(f"{len(names)} classes: {some}")
+        sets.append(f"{len(names)} classes: {some(names)}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     encoder = getattr(getattr(model, "encoder", None), "name", None)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from xmodal.data.lists import entries_of
 from xmodal.evaluation.bench import Source
 from xmodal.evaluation.facts import published, read_facts
 from xmodal.evaluation.images import ListedImages
@@ -15,6 +16,7 @@ from xmodal.evaluation.splits import Item, Splits, read_split_file
 from xmodal.registry import did_you_mean
 
 SPLIT_NOTES = "the data notes (DATASETS.md) of the CoOp repository"
+HINT = f"see {SPLIT_NOTES}"
 
 
 @dataclass(frozen=True)
@@ -89,20 +91,9 @@ def coop_source(name: str, root: str | Path = "data", ensemble: bool = False, **
     return Source(name, train, plain["train"], plain["val"], plain["test"], templates)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file.
-
-    Raises:
-        ValueError: no such file.
-    """
-    if not path.is_file():
-        raise ValueError(f"no file at {path}; see {SPLIT_NOTES}")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 def read_imagenet(folder: Path) -> Splits:
     """ImageNet by its folders and `classnames.txt` (`wnid name`); its validation images are both `val` and `test`."""
-    names = dict(line.split(" ", 1) for line in read_lines(folder / "classnames.txt"))
+    names = dict(line.split(" ", 1) for line in entries_of(folder / "classnames.txt", HINT))
     parts = []
     for part in ("train", "val"):
         base = folder / "images" / part
@@ -119,9 +110,9 @@ def read_imagenet(folder: Path) -> Splits:
 
 def read_aircraft(folder: Path) -> Splits:
     """FGVC aircraft by its list of variants and `images_variant_<split>.txt`."""
-    label = {name: i for i, name in enumerate(read_lines(folder / "variants.txt"))}
+    label = {name: i for i, name in enumerate(entries_of(folder / "variants.txt", HINT))}
     parts = []
     for split in ("train", "val", "test"):
-        pairs = [line.split(" ", 1) for line in read_lines(folder / f"images_variant_{split}.txt")]
+        pairs = [line.split(" ", 1) for line in entries_of(folder / f"images_variant_{split}.txt", HINT)]
         parts.append([Item(f"{image}.jpg", label[name], name) for image, name in pairs])
     return Splits("fgvc_aircraft", parts[0], parts[1], parts[2], folder / "images")

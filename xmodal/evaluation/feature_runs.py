@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -42,13 +42,7 @@ class TaskResRun(PromptRun):
         """Train on the classes of the training part, and test on sets of the same classes."""
         source = only_part(plan, plan.train, "training").source
         given = dict(type=TaskResHead, templates=tuple(bench.source(source).templates)) | dict(self.head)
-        return super(TaskResRun, self.with_head(given)).__call__(bench, plan)
-
-    def with_head(self, head: Mapping[str, Any]) -> "TaskResRun":
-        """The same run with another head."""
-        other = copy.copy(self)
-        other.head = head
-        return other
+        return super(TaskResRun, replace(self, head=given)).__call__(bench, plan)
 
     def build(self, bench: Bench, classes: Sequence[str]) -> nn.Module:
         """A fresh head."""

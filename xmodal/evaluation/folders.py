@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.data.annotations import IMAGES
+from xmodal.data.lists import entries_of
 from xmodal.evaluation.bench import Source
-from xmodal.evaluation.coop_data import SPLIT_NOTES, read_lines
+from xmodal.evaluation.coop_data import HINT
 from xmodal.evaluation.facts import read_facts
 from xmodal.evaluation.images import ListedImages
 from xmodal.evaluation.splits import Item, Splits
@@ -88,13 +89,13 @@ def read_shift(root: str | Path, name: str) -> Splits:
     about = SHIFTS[name]
     folder = Path(root) / about.folder
     listed = folder / "classnames.txt"
-    lines = read_lines(listed if listed.is_file() else Path(root) / "imagenet" / "classnames.txt")
+    lines = entries_of(listed if listed.is_file() else Path(root) / "imagenet" / "classnames.txt", HINT)
     names = dict(line.split(" ", 1) for line in lines)
     if about.numbered:
         names = {str(number): text for number, text in enumerate(names.values())}
     images = folder / about.image_dir
     if not images.is_dir():
-        raise ValueError(f"no folder at {images}; see {SPLIT_NOTES}")
+        raise ValueError(f"no folder at {images}; {HINT}")
     present = {p.name for p in images.iterdir() if p.is_dir()}
     strange = sorted(present - set(names))
     if strange:

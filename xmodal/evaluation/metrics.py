@@ -37,6 +37,8 @@ def roc_auc(scores: ArrayLike, label: ArrayLike) -> float:
     Raises:
         ValueError: only one of the two classes occurs, or more than two columns.
     """
+    from scipy.stats import rankdata
+
     positive, label = np.asarray(scores, dtype=np.float64), np.asarray(label).astype(bool)
     if positive.ndim == 2:
         if positive.shape[1] != 2:
@@ -45,9 +47,7 @@ def roc_auc(scores: ArrayLike, label: ArrayLike) -> float:
     pairs = int(label.sum()) * int((~label).sum())
     if not pairs:
         raise ValueError("ROC AUC needs samples of both classes, and only one occurs")
-    rank = np.empty(len(positive))
-    _, group, size = np.unique(positive, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(size) - (size - 1) / 2)[group]  # average rank of equal scores, from 1
+    rank = rankdata(positive)  # equal scores have their average rank
     above = rank[label].sum() - label.sum() * (label.sum() + 1) / 2
     return 100 * float(above / pairs)
 

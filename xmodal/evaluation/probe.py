@@ -44,7 +44,7 @@ def initial_log_scale(kind: str, num_classes: int, pretrained: float | None = No
 class LinearProbe(nn.Module):
     """Feature to logits: a BatchNorm without weights, optional L2 norm, a linear layer, a fixed factor.
 
-    Trains: D*K + K weights; the factor too with `train_scale`.
+    Trains: D*K + K weights.
 
     Args:
         in_dim: D, width of the feature.
@@ -54,7 +54,6 @@ class LinearProbe(nn.Module):
         logit_scale_init: see `initial_log_scale`.
         text_weights: (K, D) initial weights, class features of a text tower; the bias is then 0.
         pretrained_scale: for `logit_scale_init="pretrained"`.
-        train_scale: train the factor.
 
     Raises:
         ValueError: text weights of another shape.
@@ -69,14 +68,13 @@ class LinearProbe(nn.Module):
         logit_scale_init: str = "none",
         text_weights: Tensor | None = None,
         pretrained_scale: float | None = None,
-        train_scale: bool = False,
     ):
         super().__init__()
         self.channel_bn = nn.BatchNorm1d(in_dim, affine=False) if channel_bn else nn.Identity()
         self.normalize = normalize
         self.fc = nn.Linear(in_dim, num_classes)
         scale = initial_log_scale(logit_scale_init, num_classes, pretrained_scale)
-        self.logit_scale = nn.Parameter(torch.tensor(scale), requires_grad=train_scale)
+        self.logit_scale = nn.Parameter(torch.tensor(scale), requires_grad=False)
         if text_weights is not None:
             if text_weights.shape != self.fc.weight.shape:
                 wanted, got = tuple(self.fc.weight.shape), tuple(text_weights.shape)

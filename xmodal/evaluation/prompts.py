@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xmodal.data.lists import load_json
 from xmodal.encoders.clip import fill
 from xmodal.evaluation.bench import TEMPLATES
 from xmodal.evaluation.elevater_catalog import plain
@@ -103,7 +104,7 @@ def read_knowledge(folder: str | Path, dataset: str, source: str) -> dict[str, s
     for path in sorted(Path(folder).glob("*.[jt]s*")):
         if plain(dataset) not in plain(path.stem):
             continue
-        for entry in json.loads(path.read_text(encoding="utf-8")):
+        for entry in load_json(path, list, "a list of entries"):
             text = entry.get(source)
             text = text[0] if isinstance(text, list) and text else text
             if isinstance(text, str) and text.strip():

@@ -1,10 +1,11 @@
 """Lists of labeled images, as the split files of the few-shot protocols hold them."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from xmodal.data.lists import load_json
 
 SPLITS = ("train", "val", "test")
 
@@ -65,7 +66,7 @@ def read_split_file(path: str | Path, dataset: str = "", image_dir: str | Path =
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no split file at {path}; the field gets it from the data notes of the CoOp repository")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = load_json(path, dict, "{split: [[path, label, class name], ...]}")
     missing = [s for s in SPLITS if s not in content]
     if missing:
         raise ValueError(f"{path}: no split {missing[0]!r}; it has {sorted(content)}")

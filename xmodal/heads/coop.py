@@ -6,8 +6,6 @@ Paper: Learning to Prompt for Vision-Language Models (arXiv 2109.01134). M*W wei
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from xmodal.heads.text_side import PromptHead, PromptIds
 from xmodal.registry import HEADS, method
 
@@ -67,7 +65,3 @@ class CoOpHead(PromptHead):
         self.make_prompts(clip, n_ctx, tower, init_words, official, position, prompt_ids)
         self.class_specific = class_specific
         self.ctx = self.new_context(init_words, class_specific)
-
-    def text_features(self) -> Tensor:
-        """Features (K, D) of the classes, not normalized."""
-        return self.text.encode(self.prompts, self.ctx)

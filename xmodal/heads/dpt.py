@@ -175,10 +175,6 @@ class DPTHead(PromptHead):
         """Say which epoch begins; the first `warmup_epochs` have three loss terms."""
         self.epoch = epoch
 
-    def text_features(self) -> Tensor:
-        """Features (K, D) of the classes, not normalized."""
-        return self.text.encode(self.prompts, self.ctx)
-
     def encode(self, encoder: Any, tokens: Tensor, grid: Grid) -> DPTFeature:
         """Encode embedded tokens (B*T, N, V) into everything that logits and loss need."""
         text = self.kept_text_features()

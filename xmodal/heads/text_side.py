@@ -331,9 +331,11 @@ class PromptHead(PromptLearner):
     Without gradients the features of the text tower are kept until a weight of the head changes.
     """
 
+    ctx: Any
+
     def text_features(self) -> Tensor:
         """Features (K, D) of the classes, not normalized."""
-        raise NotImplementedError
+        return self.text.encode(self.prompts, self.ctx)
 
     def kept_text_features(self) -> Tensor:
         """`text_features`, computed again only when gradients are wanted or a weight has changed."""

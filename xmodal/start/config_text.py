@@ -1,10 +1,10 @@
 """Write the config of a user's data as Python that reads well."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xmodal.data.walk import printable
 from xmodal.start.recipes import METHODS, EncoderRecipe, MethodRecipe, Scale
@@ -65,6 +65,16 @@ class Draft:
         """Return the method."""
         return METHODS[self.method]
 
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """Return the lines of the model that place the method."""
+        return self.recipe.tiny_model if self.encoder.tiny and self.recipe.tiny_model else self.recipe.model
+
+    @property
+    def means_frames(self) -> bool:
+        """Return whether features of the frames are averaged over time: videos, and a method without a reader."""
+        return self.task == "video" and not any("reader=" in line for line in self.placed)
+
 
 def text_of(plan: Draft) -> str:
     """Return the config of a plan."""
@@ -101,9 +111,7 @@ def imports(plan: Draft) -> list[str]:
         task.append(f"from xmodal.heads.{'multilabel' if plan.multilabel else 'classification'} import {head}")
         task.append(f"from xmodal.{'multilabel' if plan.multilabel else 'metrics'} import {metric}")
     lines = [*task, *plan.recipe.imports, plan.encoder.imports, *ENGINE]
-    if plan.method == "probe" and plan.task == "video":
-        lines.append("from video.readers import TimeMeanReader")
-    if plan.method in ("lora", "finetune") and plan.task == "video":
+    if plan.means_frames:
         lines.append("from video.readers import TimeMeanReader")
     key = lambda line: line.split()[1]  # noqa: E731
     return ["from torch.optim import AdamW", "", *sorted(set(lines), key=key)]
@@ -144,14 +152,13 @@ def model(plan: Draft) -> str:
             f"    network=dict(type=EPCLClassifier, num_classes={len(plan.classes)}, {size}),\n)"
         )
     recipe = plan.recipe
-    lines = recipe.tiny_model if plan.encoder.tiny and recipe.tiny_model else recipe.model
     filled = [
         re.sub(
             r"\b(FRAMES|DIM|HEADS)\b", lambda m: str({"FRAMES": 8, "DIM": plan.dim, "HEADS": plan.heads}[m[0]]), line
         )
-        for line in lines
+        for line in plan.placed
     ]
-    if plan.task == "video" and not any("reader=" in line for line in filled):
+    if plan.means_frames:
         filled.append("reader=dict(type=TimeMeanReader),  # features of the frames, averaged over time")
     options = "".join(f", {part}" for part in [recipe.head] if part)
     head = f"head=dict(type={kinds(plan)[0]}, num_classes={len(plan.classes)}{options}),"
@@ -231,7 +238,7 @@ def training(plan: Draft) -> str:
     metric = "CloudAccuracy" if plan.task == "cloud" else kinds(plan)[1]
     best = "mAP" if metric == "MultiLabelMetric" else "top1"
     steps = -(-plan.parts["train"] // plan.scale.batch) * plan.scale.epochs
-    why = "\n".join(f"# {line}" for line in wrapped(plan.scale.why))
+    why = "\n".join(f"# {line}" for line in textwrap.wrap(plan.scale.why, 116))
     cache = ""
     if plan.recipe.cached and plan.task != "cloud":
         views = plan.recipe.cached
@@ -252,18 +259,3 @@ def training(plan: Draft) -> str:
         f"    progress=dict(type=ProgressHook, interval={max(1, min(50, steps // 20))}),  # steps between two lines\n"
         f'    checkpoint=dict(type=CheckpointHook, best="{best}"),\n    report=dict(type=ReportHook),\n)'
     )
-
-
-def wrapped(text: str, width: int = 116) -> list[str]:
-    """Return a text in lines."""
-    import textwrap
-
-    return textwrap.wrap(text, width)
-
-
-def check(text: str, path: Path) -> Any:
-    """Load a config that was written, so that a fault shows now and not in training."""
-    from xmodal.engine.config import load_config
-
-    path.write_text(text)
-    return load_config(path)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -141,8 +142,7 @@ def lines(found: Look, task: str) -> list[str]:
     for key, word in (("frames", "frames"), ("seconds", "seconds"), ("points", "points")):
         values = sorted(f[key] for f in facts if f.get(key))
         if values:
-            middle = values[len(values) // 2]
-            said.append(f"{word}: {values[0]:g} to {values[-1]:g}, median {middle:g}")
+            said.append(f"{word}: {values[0]:g} to {values[-1]:g}, median {median_high(values):g}")
     if found.drawn:
         said.append(f"opened {found.drawn} files drawn at random; xmodal check-videos opens all")
     return said

@@ -64,16 +64,13 @@ class MethodRecipe:
     tiny_model: tuple[str, ...] = field(default=())
 
 
-_MEAN = ("reader=dict(type=TimeMeanReader),  # features of the frames, averaged over time",)
-_MEAN_IMPORT = ("from video.readers import TimeMeanReader",)
 METHODS = {
     "st-adapter": MethodRecipe(
         "ST-Adapter", ("video",), (7.5e-4, 192), (3e-3, 8), "ST-Adapter's release",
-        ("from video.st_adapter import st_adapter", *_MEAN_IMPORT),
-        ('adapters=[dict(type=st_adapter, bottleneck=384, kernel_size=(3, 1, 1), sites=["pre_mlp"])],', *_MEAN),
+        ("from video.st_adapter import st_adapter",),
+        ('adapters=[dict(type=st_adapter, bottleneck=384, kernel_size=(3, 1, 1), sites=["pre_mlp"])],',),
         tiny_model=(
             'adapters=[dict(type=st_adapter, bottleneck=64, kernel_size=(3, 1, 1), sites=["pre_attn", "pre_mlp"])],',
-            *_MEAN,
         ),
     ),
     "evl": MethodRecipe(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mmengine.device import get_device
 from xmodal.data.annotations import Sample, write_list
 from xmodal.data.walk import printable
 from xmodal.engine.classes import SHOWN, UNEVEN
+from xmodal.engine.config import load_config
 from xmodal.registry import ENCODERS, build
 from xmodal.start import config_text, found, look, recipes, split
 from xmodal.start.split import kinds_of
@@ -85,7 +87,8 @@ def write(wish: Wish, say: Callable[[str], Any] = print) -> Path:
     plan.lists.mkdir(parents=True, exist_ok=True)
     for part, samples in parts.items():
         write_list(plan.lists / f"{part}.txt", samples)
-    config_text.check(config_text.text_of(plan), target)
+    target.write_text(config_text.text_of(plan))
+    load_config(target)  # a fault shows now and not in training
     say(f"\nwrote {target} and the lists in {plan.lists.name}. Next:")
     example = shlex.quote(printable(next(iter(parts.get("test") or parts["val"])).path))
     best = shlex.quote(f"work_dirs/{target.stem}/best.pth")
@@ -118,7 +121,7 @@ def plan_of(
         classes=data.classes,
         lists=target.absolute().with_name(f"{target.stem}_split"),
         parts=counted,
-        seconds=median([f.get("seconds") for f in seen.facts]),
+        seconds=median_high(known) if (known := [f["seconds"] for f in seen.facts if f.get("seconds")]) else None,
         multilabel=data.multilabel,
         uneven=uneven(parts["train"], data.classes),
         workers=min(4, (os.cpu_count() or 2) - 1),
@@ -204,12 +207,6 @@ def sizes_of(tower: recipes.EncoderRecipe) -> dict[str, int]:
     with torch.device("meta" if tower.name != recipes.TINY else "cpu"):
         built = build(dict(tower.cfg), ENCODERS)
     return {"dim": built.dim, "heads": built.num_heads, "size": built.image_size}
-
-
-def median(values: list[Any]) -> Any:
-    """Return the median of the values that are known."""
-    known = sorted(v for v in values if v)
-    return known[len(known) // 2] if known else None
 
 
 def uneven(samples: list[Sample], classes: list[str]) -> str:

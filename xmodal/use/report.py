@@ -15,6 +15,7 @@ from video.datasets import VideoDataset
 from xmodal import page
 from xmodal.atomic import write_text
 from xmodal.data.sampler import order_of
+from xmodal.engine.classes import name_of
 from xmodal.use.exhibits import seen, shown
 from xmodal.use.runs import Run, read_runs
 from xmodal.use.scenes import scenes
@@ -178,10 +179,9 @@ def comparison(runs: Sequence[Run]) -> str:
 
 def figures(run: Run) -> str:
     """Return all figures of the test and of the last validation."""
-    epochs = run.report.get("epochs", [])
-    val: dict[str, Any] = next((e["val"] for e in reversed(epochs) if "val" in e), {})
-    sources = {"validation": val, "test": run.test}
-    names = [k for k in {**val, **run.test} if isinstance({**val, **run.test}[k], float) and k not in ("seconds",)]
+    sources = {"validation": run.validation, "test": run.test}
+    values = {**run.validation, **run.test}
+    names = [k for k, value in values.items() if isinstance(value, float) and k != "seconds"]
     rows = [[who, *(source.get(k) for k in names), over(source)] for who, source in sources.items() if source]
     return page.table(("", *names, "over"), rows) if names else ""
 
@@ -242,7 +242,7 @@ def answers(run: Run, dataset: Any, budget: Budget) -> str:
 def named(names: Sequence[str], label: int | Sequence[int]) -> str:
     """Return the name of a class, or of all classes of a sample."""
     if isinstance(label, int):
-        return names[label] if label < len(names) else str(label)
+        return name_of(label, names)
     return ", ".join(named(names, one) for one in label) or "none"
 
 

@@ -3,8 +3,10 @@
 import csv
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, TextIO
 
 from pointcloud.predict import line_of
 from xmodal.data.walk import printable
@@ -79,31 +81,25 @@ class CSV(Rows):
         self.file.flush()
 
 
+ENDINGS = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "text"}
 FORMATS: dict[str, type[Rows]] = {"text": Text, "json": JSONList, "jsonl": JSONLines, "csv": CSV}
 
 
-class Written:
+@contextmanager
+def written(path: str | None, form: str) -> Iterator[Rows]:
     """Open a file, or standard output, for rows.
 
     Args:
         path: the file, whose ending tells the format (.json, .jsonl, .csv, .txt); None for standard output.
         form: a format by name; of files, only where the ending tells none.
     """
-
-    endings: ClassVar[dict[str, str]] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "text"}
-
-    def __init__(self, path: str | None, form: str):
-        self.path, self.form = path, self.endings.get(Path(path).suffix.lower(), form) if path else form
-
-    def __enter__(self) -> Rows:
-        self.file = sys.stdout if self.path is None else open(self.path, "w", encoding="utf-8", newline="")
-        self.rows = FORMATS[self.form](self.file)
-        return self.rows.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self.rows.__exit__(*error)
-        if self.path is not None:
-            self.file.close()
+    if path is None:
+        with FORMATS[form](sys.stdout) as rows:
+            yield rows
+        return
+    form = ENDINGS.get(Path(path).suffix.lower(), form)
+    with open(path, "w", encoding="utf-8", newline="") as file, FORMATS[form](file) as rows:
+        yield rows
 
 
 def lines_of(row: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Read what a run left in its work directory."""
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from xmodal.data.lists import load_json
 from xmodal.data.loader import build_dataset
 from xmodal.engine.checkpoint import BEST, LAST
 from xmodal.engine.config import load_config
@@ -50,9 +50,14 @@ class Run:
         return next((self.folder / name for name in (BEST, LAST) if (self.folder / name).is_file()), None)
 
     @property
+    def validation(self) -> dict[str, Any]:
+        """Return the metrics of the last validation."""
+        return next((e["val"] for e in reversed(self.report.get("epochs", [])) if "val" in e), {})
+
+    @property
     def last(self) -> dict[str, Any]:
         """Return the metrics of the test, or of the last validation."""
-        return self.test or next((e["val"] for e in reversed(self.report.get("epochs", [])) if "val" in e), {})
+        return self.test or self.validation
 
     @property
     def key(self) -> str | None:
@@ -93,30 +98,14 @@ def read_run(folder: str | Path) -> Run:
         ValueError: none, or one whose report is damaged.
     """
     folder = Path(folder)
-    found = {name: read_json(folder / f"{name}.json") for name in ("report", "test")}
-    if not found["report"] and not found["test"]:
+    paths = (folder / "report.json", folder / "test.json")
+    report, test = (load_json(path, dict, "a report of a run") if path.is_file() else {} for path in paths)
+    if not report and not test:
         raise ValueError(f"no report.json in {folder}: a work directory of tools/train.py has one")
-    report, test = found["report"] or found["test"], found["test"]
+    report = report or test
     seen = test if test.get("shown") else report
     name = str(report.get("config") or folder.name)
     return Run(folder, report, test.get("test", {}), name, seen.get("shown", []), "test" if seen is test else "val")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a report; empty when there is none.
-
-    Raises:
-        ValueError: a damaged one.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no report of a run")
-    return content
 
 
 def read_runs(folders: list[str]) -> list[Run]:

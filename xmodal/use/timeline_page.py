@@ -11,6 +11,7 @@ from torch import Tensor
 from video.reencode import reencode
 from xmodal import page
 from xmodal.atomic import write_text
+from xmodal.engine.classes import name_of
 
 EMBEDDED = 6 * 2**20  # bytes of a film that is kept in its page; a larger one is played from beside it
 PLAYED = (".mp4", ".m4v", ".mov", ".webm")  # endings of films that browsers play
@@ -52,7 +53,7 @@ def write_page(path: Path, row: dict[str, Any], scores: Tensor, classes: Sequenc
     """
     best = scores.mean(0).topk(min(ROWS, scores.shape[1])).indices.tolist()
     often = sorted({w["label"] for w in row["windows"] if w["label"] is not None} - set(best))
-    labels = {k: classes[k] if k < len(classes) else str(k) for k in (best + often)[: page.SERIES]}
+    labels = {k: name_of(k, classes) for k in (best + often)[: page.SERIES]}
     centers = [(w["start"] + w["end"]) / 2 for w in row["windows"]]
     curves = {name: list(zip(centers, scores[:, k].tolist(), strict=True)) for k, name in labels.items()}
     times = {"seconds": row["seconds"], "wide": WIDE, "stride": stride, "segments": row["segments"]}
