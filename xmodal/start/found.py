@@ -133,7 +133,7 @@ def from_lists(lists: dict[str, Path], task: str | None, root: str | None, class
     kinds = {part: reader.detect(path) for part, path in lists.items()}
     plain_lists = [path for part, path in lists.items() if kinds[part] == "list"]
     classes = classes or names_in(plain_lists)
-    from_one = bool(classes) and counts_from_one(plain_lists, classes)
+    from_one = counts_from_one(plain_lists, classes or ())
     known = ["(none)", *classes] if classes and from_one else classes
     listings = {part: read(reader, path, root, known) for part, path in lists.items()}
     parts = {part: list(listing.samples) for part, listing in listings.items()}
@@ -183,7 +183,11 @@ def read(reader: Annotations, path: Path, root: str | None, classes: list[str] |
 def held(log: logging.Logger) -> Iterator[list[logging.LogRecord]]:
     """Keep back what is logged until the end; what is taken out of the list by then is never said."""
     records: list[logging.LogRecord] = []
-    keep = lambda record: records.append(record)  # noqa: E731
+
+    def keep(record: logging.LogRecord) -> bool:
+        records.append(record)
+        return False
+
     log.addFilter(keep)
     try:
         yield records
