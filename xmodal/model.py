@@ -62,6 +62,8 @@ class EncoderModel(FrozenTower, BaseModel):
         self.encoder = self.hold(encoder, adapters, freeze_encoder)
         self.reader: Reader = build(reader, READERS, encoder=encoder) if reader else PooledReader(encoder)
         self.head = build(head, HEADS, in_dim=self.reader.out_dim)
+        if self.head is None:
+            raise ValueError("model.head is none: give one, such as dict(type=ClassificationHead, num_classes=10)")
         assert isinstance(self.data_preprocessor, Preprocessor)
         self.data_preprocessor.check_labels = getattr(self.head, "check_labels", None)
         encoder.recompute = recompute

@@ -136,6 +136,12 @@ def test_missing_file_names_neighbors(tmp_path):
         load_config(tmp_path / "toi.py")
 
 
+def test_a_file_of_another_kind_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a\.png is neither a config \(\.py\) nor a checkpoint"):
+        load_config(tmp_path / "a.png")
+
+
 def test_dump_reloads(tmp_path):
     cfg = load_config(write_config(tmp_path))
     cfg.dump(str(tmp_path / "dumped.py"))

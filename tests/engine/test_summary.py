@@ -19,9 +19,9 @@ def test_the_next_command_can_be_pasted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["xmodal train"])
     folder = tmp_path / "my runs"
     folder.mkdir()
-    assert train(folder, "train_cfg.max_epochs=1") == 0
+    assert train(folder, "train_cfg.max_epochs=2") == 0
     said = next(line for line in capsys.readouterr().out.splitlines() if "next: " in line)
-    assert shlex.split(said.partition("next: ")[2]) == ["xmodal", "test", str(folder / "w/last.pth")]
+    assert shlex.split(said.partition("next: ")[2]) == ["xmodal", "test", str(folder / "w/best.pth")]
 
 
 def test_first_and_last_lines(tmp_path, capsys, monkeypatch):

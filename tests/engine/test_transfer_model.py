@@ -51,6 +51,12 @@ class Clips:
         return {"clips": torch.from_numpy(noise), "label": index % 2, "sample_id": str(index)}
 
 
+def test_a_model_without_a_head_is_refused(tmp_path):
+    cfg = launch.prepare(write_config(tmp_path, CONFIG), str(tmp_path / "w"), ["model.head=none"])
+    with pytest.raises(ValueError, match=r"model\.head is none: give one"):
+        launch.train(cfg)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")

@@ -50,6 +50,22 @@ def test_the_same_experiment_again_keeps_what_was_there(tmp_path):
     assert all(torch.equal(first["state_dict"][k], v) for k, v in second["state_dict"].items())
 
 
+def test_a_run_that_does_not_begin_leaves_the_earlier_files_in_place(tmp_path, monkeypatch):
+    train(tmp_path)
+    folder = tmp_path / "w"
+    before = {name: (folder / name).read_bytes() for name in ("last.pth", "best.pth", "report.json", "config.py")}
+    (tmp_path / "cut.pth").write_bytes(before["last.pth"][:1000])
+    with pytest.raises(ValueError, match=r"cut\.pth is damaged"):
+        train(tmp_path, resume=str(tmp_path / "cut.pth"))
+    monkeypatch.setattr(launch.Runner, "train", lambda self: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path)
+    monkeypatch.undo()
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert not list(folder.glob("before_*"))
+    assert train(tmp_path, resume="auto").iter == 20
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     config = write_config(tmp_path)

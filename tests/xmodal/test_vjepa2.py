@@ -88,7 +88,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'large'"):
         vjepa2_encoder("random", "larg")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="needs"):
+    with pytest.raises(FileNotFoundError, match=r"empty has no config\.json"):
         vjepa2_encoder(str(tmp_path / "empty"))
 
 

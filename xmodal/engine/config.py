@@ -43,6 +43,8 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         here = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
         here += [name for name, _ in config_files()]
         raise ValueError(f"no config at {path}; {did_you_mean(str(path), here)}" if here else f"no config at {path}")
+    if Path(path).suffix not in (".py", ".json", ".yaml", ".yml", *CHECKPOINTS):
+        raise ValueError(f"{path} is neither a config (.py) nor a checkpoint ({', '.join(CHECKPOINTS)})")
     try:
         cfg = Config.fromfile(str(path)) if Path(path).suffix not in CHECKPOINTS else stored(path)
     except (SyntaxError, ImportError, ConfigParsingError) as error:

@@ -49,19 +49,35 @@ def claimed(folder: str | Path, settings: dict[str, str], resume: str | None) ->
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
         if resume is None or (resume != "auto" and Path(resume).resolve().parent != folder.resolve()):
-            make_room(folder, settings)
+            with made_room(folder, settings):
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def made_room(folder: Path, settings: dict[str, str]) -> Iterator[None]:
+    """Put the checkpoints of an earlier run into `before_N/`, and back where the new run ends without its own."""
+    kept = make_room(folder, settings)
+    try:
         yield
+    except BaseException:
+        if kept is not None and not any(folder.glob("*.pth")):
+            for path in kept.iterdir():
+                path.replace(folder / path.name)
+            kept.rmdir()
+        raise
 
 
-def make_room(folder: Path, settings: dict[str, str]) -> None:
-    """Put the checkpoints of an earlier run of the same experiment into `before_N/`.
+def make_room(folder: Path, settings: dict[str, str]) -> Path | None:
+    """Put the checkpoints of an earlier run of the same experiment into `before_N/`; returns that folder.
 
     Raises:
         ValueError: they are of another experiment.
     """
     there = sorted([*folder.glob("*.pth"), *folder.glob("report.json"), *folder.glob(CONFIG)])
     if not any(path.suffix == ".pth" for path in there):
-        return
+        return None
     if not same_experiment(folder / LAST, settings):
         raise ValueError(
             f"{folder} holds the checkpoints of another run: --resume goes on with that run, "
@@ -73,6 +89,7 @@ def make_room(folder: Path, settings: dict[str, str]) -> None:
     for path in there:
         path.rename(kept / path.name)
     print_log(f"{folder} held an earlier run of this experiment: its files are now in {kept}", logger="current")
+    return kept
 
 
 def same_experiment(checkpoint: Path, settings: dict[str, str]) -> bool:

@@ -133,7 +133,7 @@ def from_lists(lists: dict[str, Path], task: str | None, root: str | None, class
     kinds = {part: reader.detect(path) for part, path in lists.items()}
     plain_lists = [path for part, path in lists.items() if kinds[part] == "list"]
     classes = classes or names_in(plain_lists)
-    from_one = counts_from_one(plain_lists, classes or [])
+    from_one = counts_from_one(plain_lists, classes or ())
     known = ["(none)", *classes] if classes and from_one else classes
     listings = {part: read(reader, path, root, known) for part, path in lists.items()}
     parts = {part: list(listing.samples) for part, listing in listings.items()}
