@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.xmodal.adapters.towers import build, refill, swin, vit
+from xmodal.adapters.bottleneck import adaptformer
 from xmodal.adapters.conv_adapter import conv_adapter
 from xmodal.adapters.convpass import convpass
 from xmodal.adapters.kadaptation import kadaptation, local_intrinsic_dimension, lowest_dimension
@@ -140,3 +141,18 @@ def test_vqt_feature_selection_keeps_the_heaviest_columns():
     assert part.out_dim == 3
     with pytest.raises(ValueError, match="concat, mean or sum"):
         VisualQueries(encoder, 2, combine="max")
+
+
+@pytest.mark.parametrize("reads", ["stream", "normed"])
+def test_a_layer_scale_does_not_act_on_what_stands_beside_the_mlp(reads):
+    encoder = vit(init_values=0.1)
+    adaptformer(encoder, 4, scale=0.7, reads=reads)
+    block = refill(encoder).double().eval().blocks[1]
+    block.ls2.gamma.data[:2] = 0
+    x, grid = torch.randn(2, 5, 24, dtype=torch.double), Grid(1, 2, 2)
+    found, site = block(x, grid), block.mlp if reads == "normed" else block.mlp_branch
+    adapter = site.edits.pop("adaptformer")
+    u = x + block.ls1(block.attn(block.norm1(x), grid))
+    added = 0.7 * adapter.up(adapter.down(u if reads == "stream" else block.norm2(u)).relu())
+    rest = slice(2 if reads == "normed" else 0, None)  # in front of a scale of zero nothing passes
+    torch.testing.assert_close((found - block(x, grid))[..., rest], added[..., rest])
