@@ -140,8 +140,8 @@ SCALES = {"attn": "ls1", "mlp": "ls2"}  # the layer scale behind an operation of
 
 
 def scale_behind(block: nn.Module, site: str) -> nn.Module | None:
-    """Return the layer scale behind a site of a block, None where there is none."""
-    behind = getattr(block, SCALES.get(site, ""), None)
+    """Return the layer scale right behind a site of a block, None where there is none or a norm stands between."""
+    behind = None if getattr(block, "post_norm", False) else getattr(block, SCALES.get(site, ""), None)
     return behind if hasattr(behind, "gamma") else None
 
 
