@@ -237,7 +237,8 @@ def ssf_case(case: Case) -> dict[str, Any]:
 @builder("vpt_shallow", "vpt_deep")
 def vpt_case(case: Case) -> dict[str, Any]:
     """VPT on the jeonsworld layout."""
-    base, own, head = split(case.state(), VPT.pairs)
+    state = {k: v for k, v in case.state().items() if v.numel()}  # one block has no deep prompts
+    base, own, head = split(state, VPT.pairs)
     encoder = tower_of(case, from_jeonsworld(base))
     prompt, first = case.arch["prompt"], own["enc.transformer.prompt_embeddings"]
     projection = first.shape[2] if any("prompt_proj" in k for k in own) else None
