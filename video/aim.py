@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.block import Block
-from xmodal.encoders.sites import choose_blocks, linear, place, site_names
+from xmodal.encoders.sites import choose_blocks, linear, place, scale_behind, site_names, unscaled
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid, need_grid
 
@@ -67,15 +67,24 @@ class JointAdapter(Adapter):
         hidden: width h between.
         scale: constant factor.
         drop_path: see `Adapter`.
+        layer_scale: the tower's scale of the MLP's output, if it has one; it does not act on the adapter.
     """
 
-    def __init__(self, dim: int, hidden: int, scale: float = 0.5, drop_path: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        scale: float = 0.5,
+        drop_path: float = 0.0,
+        layer_scale: nn.Module | None = None,
+    ):
         super().__init__(dim, hidden, drop_path)
         self.scale = scale
+        self.behind = (layer_scale,)  # in a tuple: known, not owned
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the MLP's output y of x (B*T, N, D)."""
-        return y + self.drop(self.scale * self.adapt(x), need_grid(grid, "aim").t)
+        return y + unscaled(self.drop(self.scale * self.adapt(x), need_grid(grid, "aim").t), self.behind[0])
 
 
 class TemporalAttention(nn.Module):
@@ -188,7 +197,8 @@ def aim(
             time = TemporalAttention(block, encoder.dim, hidden, temporal_adapters, rate)
             modules.append(place(block, "pre_attn", name, time))
         modules.append(place(block, "attn", name, SpatialAdapter(encoder.dim, hidden)))
-        modules.append(place(block, "mlp", name, JointAdapter(encoder.dim, hidden, scale, rate)))
+        joint = JointAdapter(encoder.dim, hidden, scale, rate, scale_behind(block, "mlp"))
+        modules.append(place(block, "mlp", name, joint))
     if final_norm:
         modules.append(encoder.norm.requires_grad_(True))
     return modules

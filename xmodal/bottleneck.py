@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.encoders.parts import DropPath, make_activation
+from xmodal.encoders.sites import unscaled
 from xmodal.structures import Grid
 
 
@@ -25,6 +26,7 @@ class Bottleneck(nn.Module):
         bias: biases of both layers.
         init: `lora` (`up` zero: the identity), `houlsby` (normal, std 0.01, cut at 2 std) or `bert` (normal, std 0.02).
         drop_path: stochastic depth of `up`'s result, in front of the scale, in training.
+        layer_scale: the tower's scale of the operation's output, if it has one; it does not act on what is added.
 
     At start: the identity with `init="lora"`, else near it.
     Trains: all of it.
@@ -36,13 +38,14 @@ class Bottleneck(nn.Module):
     def __init__(
         self, dim: int, hidden: int, act: str | None = "gelu", parallel: bool = False, scale: float | str = 1.0,
         dropout: float = 0.0, norm: str = "none", norm_eps: float = 1e-5, bias: bool = True, init: str = "lora",
-        drop_path: float = 0.0,
+        drop_path: float = 0.0, layer_scale: nn.Module | None = None,
     ):  # fmt: skip
         super().__init__()
         check(hidden, "bottleneck")
         if norm not in ("none", "in", "out") or init not in INITS:
             raise ValueError(f"norm {norm!r}, init {init!r}: choose none, in or out, and one of {', '.join(INITS)}")
         self.parallel = parallel
+        self.behind = (layer_scale,)  # in a tuple: known, not owned
         self.down = nn.Linear(dim, hidden, bias)
         self.act = make_activation(act) if act else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -57,7 +60,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the output y (B, N, D) of an operation on x (B, N, D)."""
-        return y + self.adapt(x if self.parallel else y)
+        return y + unscaled(self.adapt(x if self.parallel else y), self.behind[0])
 
     def adapt(self, u: Tensor) -> Tensor:
         """Map what is read (B, N, D) to what is added."""

@@ -37,7 +37,7 @@ def vpt(case: Case) -> Any:
         return torch.cat([x[:, :1], project(p).expand(len(x), -1, -1), x[:, 1 + (count if i else 0) :]], 1)
 
     feature = vit.tower(s, a, r.given(case), before=before)
-    arrays, (losses) = vit.results(case, own, feature, ("prompt",), "head.last_layer")
+    arrays, losses = vit.results(case, own, feature, ("prompt",), "head.last_layer")
     return arrays | {"cls_feature": feature}, losses
 
 

@@ -43,6 +43,18 @@ def find(tree: Any, *keys: str, default: Any = None) -> Any:
     return default
 
 
+def need(case: Case, *keys: str) -> Any:
+    """The first of `keys` anywhere in `arch`.
+
+    Raises:
+        KeyError: none of them is there.
+    """
+    found = find(case.arch, *keys)
+    if found is None:
+        raise KeyError(f"`arch` says nothing under {' or '.join(keys)}; it has {', '.join(case.arch)}")
+    return found
+
+
 def image_of(case: Case) -> Tensor:
     """The case's only input."""
     return case.input(next(iter(case.json["inputs"])))
@@ -56,7 +68,7 @@ def tower_of(case: Case, state: Mapping[str, Tensor], **options: Any) -> VisionT
         patch_size=patch,
         dim=dim,
         depth=len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
-        num_heads=find(case.arch, "num_heads", "heads"),
+        num_heads=need(case, "num_heads", "heads"),
         mlp_ratio=exact_ratio(len(state["blocks.0.mlp.fc1.weight"]), dim),
         qkv_bias="blocks.0.attn.qkv.bias" in state,
         init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
@@ -163,7 +175,7 @@ def place_bypasses(case: Case, encoder: nn.Module, root: nn.Module, own: Mapping
         found = re.fullmatch(r"(.+)\.adapter_(attn|mlp)\.adapter_down\.weight", key)
         if found:
             number = blocks.index(root.get_submodule(found.group(1)))
-            convpass(encoder, len(weight), find(case.arch, "s", "scale"), found.group(2), blocks=[number])
+            convpass(encoder, len(weight), need(case, "s", "scale"), found.group(2), blocks=[number])
 
 
 @builder("fact_tt", "fact_tk")
@@ -172,7 +184,7 @@ def fact_case(case: Case) -> dict[str, Any]:
     form = case.json["system"][-2:]
     base, own, head = split(case.state(), FACT.pairs)
     encoder = tower_of(case, base)
-    fact(encoder, rank=len(own["FacTu.weight"]), scale=find(case.arch, "s", "scale"), form=form)
+    fact(encoder, rank=len(own["FacTu.weight"]), scale=need(case, "s", "scale"), form=form)
     return run(case, encoder, FACT, own, head) | merged(case, encoder, head)
 
 
@@ -225,7 +237,8 @@ def ssf_case(case: Case) -> dict[str, Any]:
 @builder("vpt_shallow", "vpt_deep")
 def vpt_case(case: Case) -> dict[str, Any]:
     """VPT on the jeonsworld layout."""
-    base, own, head = split(case.state(), VPT.pairs)
+    state = {k: v for k, v in case.state().items() if v.numel()}  # one block has no deep prompts
+    base, own, head = split(state, VPT.pairs)
     encoder = tower_of(case, from_jeonsworld(base))
     prompt, first = case.arch["prompt"], own["enc.transformer.prompt_embeddings"]
     projection = first.shape[2] if any("prompt_proj" in k for k in own) else None

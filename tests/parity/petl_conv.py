@@ -12,7 +12,7 @@ from timm.models import convnext, resnet, resnetv2, swin_transformer
 from torch import Tensor, nn
 
 from tests.parity.core import Case, builder, grad_norms, load_mapped
-from tests.parity.petl import find, image_of, place_bypasses, run, split
+from tests.parity.petl import find, image_of, need, place_bypasses, run, split
 from xmodal.adapters.conv_adapter import SCHEMES, conv_adapter, place_beside, place_further
 from xmodal.encoders.convblocks import ClipAttentionPool, blocks_of, sited
 from xmodal.encoders.convnet import ConvNet
@@ -106,7 +106,7 @@ def place_adapters(case: Case, body: nn.Module, scheme: str, state: Mapping, own
     blocks, (site, _) = blocks_of(body), SCHEMES[scheme]
     kernels = {number: state[key].shape[-1] for key, (number, name) in own.items() if name == "conv1.weight"}
     for number, kernel in kernels.items():
-        place_beside(blocks[number], scheme, find(case.arch, "gamma", "g"), kernel=kernel)
+        place_beside(blocks[number], scheme, need(case, "gamma", "g"), kernel=kernel)
     live, trained = dict(body.named_parameters()), {}
     site = site if site == "post" else f"{site}.edits"
     for key, (number, name) in own.items():
@@ -114,7 +114,10 @@ def place_adapters(case: Case, body: nn.Module, scheme: str, state: Mapping, own
         assert tensor.shape == state[key].shape, (key, tensor.shape)
         tensor.data.copy_(state[key])
         trained[key] = tensor
-    assert len(trained) == sum(p.requires_grad for p in live.values())
+    absent = {k for k, p in live.items() if p.requires_grad} - {
+        k for k, p in live.items() if id(p) in map(id, trained.values())
+    }
+    assert not absent, f"the case has no weights for {absent[:6]}"
     return trained
 
 
@@ -160,11 +163,11 @@ def pooled(case: Case, state: Mapping[str, Tensor], x: Tensor, tensors: dict[str
     base = {k: v for k, v in state.items() if re.match(r"positional_embedding|[kqvc]_proj", k)}
     outs, dim = base["c_proj.weight"].shape
     body = nn.Sequential()
-    body.attnpool = clip_resnet.AttentionPool2d(x.shape[-1], dim, find(case.arch, "heads", "num_heads"), outs)
+    body.attnpool = clip_resnet.AttentionPool2d(x.shape[-1], dim, need(case, "heads", "num_heads"), outs)
     load_mapped(body.attnpool, base)
     freeze(body).attnpool.__class__ = ClipAttentionPool
     body.attnpool.add_sites()
-    adapter = place_further(body, "attnpool", "conv_parallel", find(case.arch, "gamma", "g"), "conv_adapter")
+    adapter = place_further(body, "attnpool", "conv_parallel", need(case, "gamma", "g"), "conv_adapter")
     for name, parameter in adapter.named_parameters():
         key = f"tuning_module.{'se' if name == 'alpha' else name}"
         parameter.data.copy_(state[key])
@@ -176,7 +179,7 @@ def feature_case(case: Case, body: nn.Module, base: Mapping, own: Mapping, names
     """Feature (or logits) and gradients of a whole tower with Conv-Adapter."""
     load_mapped(body, base)
     encoder = freeze(ConvNet(body))
-    conv_adapter(encoder, reduction=find(case.arch, "gamma", "g"))
+    conv_adapter(encoder, reduction=need(case, "gamma", "g"))
     out = run(case, encoder, names, own, head)
     return out | dict.fromkeys(case.json["outputs"], out["logits"])
 

@@ -10,7 +10,9 @@ from tests.parity.clip_family import heads_of
 from tests.parity.core import Case, tolerance
 from tests.parity.fewshot import text_factor
 from tests.parity.fewshot_2025 import weight_of
+from tests.parity.petl import convpass_case
 from tests.parity.ptv3 import network_of
+from tests.parity.test_variants import bypasses, vit
 from tests.parity.vdetr import model_of
 from xmodal.evaluation.feature_fits import fit_prolip
 from xmodal.heads.prolip import ProLIPHead
@@ -80,3 +82,21 @@ def test_prolip_by_adam_written_out(eps):
         w = w.detach() - rate * ratio
     np.testing.assert_allclose(np.array(seen), np.array(rows), atol=1e-5)
     np.testing.assert_allclose(head.weight.detach(), w, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("system", "arch", "state", "words"),
+    [
+        ("convpass", {"vit": {"num_heads": 3}, "s": 1}, bypasses(24, 5, ["blocks.0.adapter_attn"]), ""),
+        ("convpass", {"vit": {"num_heads": 3}}, bypasses(24, 5, ["blocks.0.adapter_attn"]), "s or scale"),
+        ("convpass", {"s": 1}, {}, "num_heads or heads"),
+    ],
+)
+def test_hyperparameters_that_are_missing_are_named(system, arch, state, words):
+    about = dict(system=system, seed=1, arch=arch, state=vit() | state, inputs={"image": [1, 3, 12, 12]})
+    case = Case(Path("x.json"), about, {})
+    if not words:
+        assert convpass_case(case)["logits"].shape == (1, 3)
+        return
+    with pytest.raises(KeyError, match=words):
+        convpass_case(case)

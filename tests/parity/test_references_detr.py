@@ -1,9 +1,12 @@
 """3DETR's decoder and losses against formulas in float64, at sizes and with options that no shipped case has."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.parity import _reference as r
 from tests.parity import _reference_detr as detr
+from tests.parity.core import Case
 
 PLAIN = dict(enc_dim=14, dec_dim=12, dec_ffn_dim=20, dec_nhead=3, dec_nlayers=2, nqueries=6, num_semcls=3,
              num_angle_bin=1, masked_encoder_projection=False, mlp_dropout=0.3, matcher_cls_cost=1.0,
@@ -29,3 +32,18 @@ def test_detr(name):
     about = dict(system="3DETR decoder, box heads", seed=81, arch=a, state=detr.detr_shapes(a), inputs=inputs,
                  outputs={}, tolerance="abs 5e-5 + 5e-5*|value|")  # fmt: skip
     r.judge(about, detr.detr)
+
+
+COSTS = dict(matcher_cls_cost=40.0, matcher_giou_cost=3.0, matcher_center_cost=5.0, matcher_objectness_cost=60.0)
+
+
+@pytest.mark.parametrize(("seed", "parts"), [(82, ("cls", "giou", "center")), (93, ("cls", "giou", "objectness"))])
+def test_costs_decide_the_assignment(seed, parts):
+    a = PLAIN | COSTS | dict(nqueries=14, dec_nlayers=1, dec_nhead=2)
+    inputs = {"enc_xyz": [2, 30, 3], "enc_features": [30, 2, a["enc_dim"]], "n_present": [9, 8]}
+    about = dict(system="3DETR decoder, box heads", seed=seed, arch=a, state=detr.detr_shapes(a), inputs=inputs,
+                 outputs={}, tolerance="abs 5e-5 + 5e-5*|value|")  # fmt: skip
+    r.judge(about, detr.detr)
+    assigned = lambda arch: detr.detr(Case(Path("x.json"), about | {"arch": arch}, {}))[0]["assignment"]  # noqa: E731
+    for key in (f"matcher_{part}_cost" for part in parts):  # another weight, another assignment: each one is judged
+        assert (assigned(a | {key: a[key] / 3}) != assigned(a)).any()

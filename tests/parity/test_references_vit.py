@@ -56,9 +56,12 @@ def test_ssf(more):
     r.judge(about("ssf", a, vit.ssf_shapes(a), state_offset={"ssf_scale": 1.0}), vit.ssf)
 
 
-@pytest.mark.parametrize(("deep", "project", "count"), [(True, -1, 1), (True, 7, 3), (False, 50, 2), (False, -1, 9)])
-def test_vpt(deep, project, count):
-    a = dict(TOWER, depth=3, heads=5, prompt=dict(DEEP=deep, PROJECT=project, NUM_TOKENS=count, DROPOUT=0.1))
+PROMPTS = [(True, -1, 1, 3), (True, 7, 3, 3), (False, 50, 2, 3), (False, -1, 9, 3), (True, -1, 2, 1)]
+
+
+@pytest.mark.parametrize(("deep", "project", "count", "depth"), PROMPTS)
+def test_vpt(deep, project, count, depth):
+    a = dict(TOWER, depth=depth, heads=5, prompt=dict(DEEP=deep, PROJECT=project, NUM_TOKENS=count, DROPOUT=0.1))
     r.judge(about(f"vpt_{'deep' if deep else 'shallow'}", a, tokens.vpt_shapes(a)), tokens.vpt)
 
 

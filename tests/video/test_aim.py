@@ -91,3 +91,13 @@ def test_one_frame_leaves_the_parts_in_time_out():
     assert [name for name, _ in placed(encoder)] == [
         f"blocks.{i}.{site}.edits.aim" for i in (1, 2) for site in ("attn", "mlp")
     ]
+
+
+def test_a_layer_scale_does_not_act_on_the_adapter_beside_the_mlp():
+    encoder = vit(init_values=0.1)
+    aim(encoder, num_frames=1, hidden=4, scale=0.7, drop_path=0.0)
+    block = refill(encoder).double().eval().blocks[1]
+    x, grid = torch.randn(2, 5, 24, dtype=torch.double), Grid(1, 2, 2)
+    found, adapter = block(x, grid), block.mlp.edits.pop("aim")
+    u = block.norm2(x + block.ls1(block.attn(block.norm1(x), grid)))
+    torch.testing.assert_close(found - block(x, grid), 0.7 * adapter.fc2(F.gelu(adapter.fc1(u))))

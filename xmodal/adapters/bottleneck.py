@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from xmodal.bottleneck import Bottleneck, check
-from xmodal.encoders.sites import choose_blocks, place
+from xmodal.encoders.sites import choose_blocks, place, scale_behind
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder
 
@@ -132,10 +132,11 @@ def adaptformer(
     if reads not in READS:
         raise ValueError(f"adaptformer: reads={reads!r}; choose {', '.join(READS)}")
     site, parallel = READS[reads]
-    return [
-        place(block, site, name, Bottleneck(block.norm1.weight.shape[0], hidden, act, parallel, scale, dropout, norm))
-        for block in choose_blocks(encoder, blocks)
-    ]
+    modules: list[nn.Module] = []
+    for block in choose_blocks(encoder, blocks):
+        sizes = block.norm1.weight.shape[0], hidden, act, parallel, scale, dropout, norm
+        modules.append(place(block, site, name, Bottleneck(*sizes, layer_scale=scale_behind(block, site))))
+    return modules
 
 
 # what AdaptFormer reads: the site, and whether it is the operation's input

@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.parts import QuickGELU
-from xmodal.encoders.sites import choose_blocks, place
+from xmodal.encoders.sites import choose_blocks, place, scale_behind, unscaled
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid, need_grid
-
-SCALES = {"attn": "ls1", "mlp": "ls2"}  # the layer scale behind an operation
 
 
 class Bypass(nn.Module):
@@ -30,8 +28,7 @@ class Bypass(nn.Module):
         scale: the factor s of the bypass.
         dropout: before the up projection, in training.
         xavier_init: start the convolution from Xavier uniform instead of the identity kernel.
-        layer_scale: the tower's scale of the operation's output, if it has one. The bypass is divided by it before, so
-            that it joins the stream unscaled (where the scale is zero, not at all).
+        layer_scale: the tower's scale of the operation's output, if it has one; it does not act on the bypass.
 
     At start: the identity.
     Trains: all of it.
@@ -69,8 +66,7 @@ class Bypass(nn.Module):
         """Add the bypass of the operation's input x (B, N, D) to its output y (B, N, D)."""
         u = self.convolve(self.act(self.down(x)), need_grid(grid, "convpass"))
         change = self.up(self.dropout(self.act(u))) * self.scale
-        gamma = getattr(self.behind[0], "gamma", None)
-        return y + (change if gamma is None else change / gamma.masked_fill(gamma == 0, torch.inf))
+        return y + unscaled(change, self.behind[0])
 
     def convolve(self, u: Tensor, grid: Grid) -> Tensor:
         """Convolve the patches of u (B, N, h) on their grid and the other tokens each by itself."""
@@ -126,5 +122,5 @@ def convpass(
         place(block, site, name, Bypass(block.norm1.weight.shape[0], hidden, scale, dropout, xavier_init, behind))
         for block in choose_blocks(encoder, blocks)
         for site in sites
-        for behind in [getattr(block, SCALES[site], None)]
+        for behind in [scale_behind(block, site)]
     ]

@@ -136,6 +136,26 @@ class LayerScale(nn.Module):
         return self.edits(x * self.gamma, x, grid)
 
 
+SCALES = {"attn": "ls1", "mlp": "ls2"}  # the layer scale behind an operation of a block
+
+
+def scale_behind(block: nn.Module, site: str) -> nn.Module | None:
+    """Return the layer scale right behind a site of a block, None where there is none or a norm stands between."""
+    behind = None if getattr(block, "post_norm", False) else getattr(block, SCALES.get(site, ""), None)
+    return behind if hasattr(behind, "gamma") else None
+
+
+def unscaled(change: Tensor, behind: nn.Module | None) -> Tensor:
+    """Divide what is added in front of a layer scale by it, so that it joins the stream as it is.
+
+    Args:
+        change: (B, N, D).
+        behind: the layer scale, None for none; where it is zero nothing passes.
+    """
+    gamma = getattr(behind, "gamma", None)
+    return change if gamma is None else change / gamma.masked_fill(gamma == 0, torch.inf)
+
+
 def find_site(owner: nn.Module, site: str) -> Stream | Edits:
     """Return the container of a site by name, such as `pre_mlp`, `attn` or `mlp.fc1`.
 

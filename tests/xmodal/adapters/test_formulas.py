@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from tests.xmodal.adapters.towers import build, refill, swin, vit
+from xmodal.adapters.bottleneck import adaptformer
 from xmodal.adapters.conv_adapter import conv_adapter
 from xmodal.adapters.convpass import convpass
 from xmodal.adapters.kadaptation import kadaptation, local_intrinsic_dimension, lowest_dimension
-from xmodal.encoders.sites import placed
+from xmodal.encoders.block import Block, PostNormBlock
+from xmodal.encoders.sites import placed, scale_behind
 from xmodal.encoders.taps import Taps
 from xmodal.structures import Grid
 from xmodal.vqt import VisualQueries, most_used
@@ -140,3 +142,27 @@ def test_vqt_feature_selection_keeps_the_heaviest_columns():
     assert part.out_dim == 3
     with pytest.raises(ValueError, match="concat, mean or sum"):
         VisualQueries(encoder, 2, combine="max")
+
+
+@pytest.mark.parametrize("reads", ["stream", "normed"])
+def test_a_layer_scale_does_not_act_on_what_stands_beside_the_mlp(reads):
+    encoder = vit(init_values=0.1)
+    adaptformer(encoder, 4, scale=0.7, reads=reads)
+    block = refill(encoder).double().eval().blocks[1]
+    block.ls2.gamma.data[:2] = 0
+    x, grid = torch.randn(2, 5, 24, dtype=torch.double), Grid(1, 2, 2)
+    found, site = block(x, grid), block.mlp if reads == "normed" else block.mlp_branch
+    adapter = site.edits.pop("adaptformer")
+    u = x + block.ls1(block.attn(block.norm1(x), grid))
+    added = 0.7 * adapter.up(adapter.down(u if reads == "stream" else block.norm2(u)).relu())
+    rest = slice(2 if reads == "normed" else 0, None)  # in front of a scale of zero nothing passes
+    torch.testing.assert_close((found - block(x, grid))[..., rest], added[..., rest])
+
+
+def test_a_norm_between_an_operation_and_its_layer_scale():
+    block = Block(8, 2, init_values=0.1)
+    assert (scale_behind(block, "attn"), scale_behind(block, "mlp")) == (block.ls1, block.ls2)
+    assert (
+        scale_behind(block, "mlp_branch") is scale_behind(block, "pre_mlp") is scale_behind(Block(8, 2), "mlp") is None
+    )
+    assert scale_behind(PostNormBlock(8, 2, init_values=0.1), "mlp") is None
