@@ -18,5 +18,7 @@ with read_base():
 
 model.reader = dict(type=DiST, num_frames=16, alpha=2, dim=64, channels=24, pooling_layers=1)
 optim_wrapper.optimizer.update(lr=1e-3)
+train_cfg.update(max_epochs=40, val_interval=40)
+cache = dict(views=4)  # the frozen part of four random views of each video, once
 for _loader in (train_dataloader, val_dataloader, test_dataloader):
     _loader["dataset"].update(num_frames=16)
