@@ -191,6 +191,12 @@ def misfit(value: Any, hint: Any) -> bool:
     return fraction or isinstance(value, str)
 
 
+def takes(hint: Any, value: Any) -> bool:
+    """Return whether an annotation such as `float | str` names the kind of a value."""
+    members = get_args(hint) or (hint,)
+    return hint is Any or type(value) in members or (isinstance(value, int) and float in members)
+
+
 # Public names were spelled the British way up to version 0.1; they are refused by their new names.
 AMERICAN = {"colour": "color", "centre": "center", "normalis": "normaliz", "grey": "gray", "neighbour": "neighbor",
             "labelled": "labeled"}  # fmt: skip

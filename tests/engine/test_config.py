@@ -1,5 +1,7 @@
 """Configs: misspelt keys are errors, with the nearest word."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.engine.toy import CONFIG, write_config
@@ -7,6 +9,8 @@ from xmodal import registry
 from xmodal.engine import launch
 from xmodal.engine.config import load_config, parse_value
 from xmodal.registry import DATASETS, TRANSFORMS, build, did_you_mean
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize(
@@ -197,3 +201,12 @@ def test_british_names_of_old_are_refused_by_their_new_ones(tmp_path):
 def test_text_in_the_place_of_a_config_is_an_error_and_is_not_left_out():
     with pytest.raises(ValueError, match=r"\"dict\(type='mona'\)\" is text"):
         registry.build("dict(type='mona')", registry.ADAPTERS)
+
+
+def test_options_of_arguments_that_take_two_kinds():
+    noah = CONFIGS / "image/noah_vit-b16-in21k_224.py"
+    options = ["model.adapters.0.prompt=[8,4]", "model.adapters.0.prompt=6"]  # a number where a list stood
+    assert load_config(noah, options).model.adapters[0].prompt == 6
+    former = CONFIGS / "image/adaptformer_vit-b16-in21k_224.py"
+    options = ["model.adapters.0.scale=0.5", "model.adapters.0.scale=learned"]  # a word where a number stood
+    assert load_config(former, options).model.adapters[0].scale == "learned"

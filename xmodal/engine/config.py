@@ -13,7 +13,7 @@ from mmengine.runner import Runner as StockRunner
 
 from xmodal.command import config_file, config_files
 from xmodal.engine.probes import by_name, spread_probes
-from xmodal.registry import check_arguments, did_you_mean, load_catalog
+from xmodal.registry import check_arguments, did_you_mean, load_catalog, takes
 
 KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
 CHECKPOINTS = (".pth", ".pt")  # endings; such a file holds the config of its run
@@ -207,14 +207,16 @@ def _set(node: Any, name: str, value: Any, where: str) -> None:
 
 
 def check_value(node: Mapping[str, Any], name: str, value: Any, where: str) -> None:
-    """Refuse a value of another kind than the one it replaces; `none` may stand for any.
+    """Refuse a value of another kind than the one it replaces, unless the argument takes both; `none` may stand for any.
 
     Raises:
         ValueError: text for a number, or a number for a dict or a list, naming the key.
     """
     kind, old, scalar = node.get("type"), node[name], isinstance(value, int | float)
-    if callable(kind) and name in inspect.signature(kind).parameters:
+    if callable(kind) and name in (parameters := inspect.signature(kind).parameters):
         check_arguments(kind, {name: value})
+        if takes(parameters[name].annotation, value):
+            return
     expected = {
         "a number": isinstance(value, str) and isinstance(old, int | float) and not isinstance(old, bool),
         "a dict": scalar and isinstance(old, Mapping),
