@@ -207,7 +207,7 @@ def _set(node: Any, name: str, value: Any, where: str) -> None:
 
 
 def check_value(node: Mapping[str, Any], name: str, value: Any, where: str) -> None:
-    """Refuse a value of another kind than the one it replaces, unless the argument takes both; `none` may stand for any.
+    """Refuse a value of another kind than the one it replaces, unless the argument takes both; `none` stands for any.
 
     Raises:
         ValueError: text for a number, or a number for a dict or a list, naming the key.
