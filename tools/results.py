@@ -93,7 +93,7 @@ def rows_of_runs(
     selected = "none (last step)" if "last.pth" in tests[0]["command"] else "validation data"
     return [
         dict(
-            task=task, encoder=reports[0]["encoder"]["encoder"], method=method or config.stem.partition("_")[0],
+            task=task, encoder=encoder_of(reports), method=method or config.stem.partition("_")[0],
             metric=metric, accuracy={str(r["seed"]): t["test"][metric] for r, t in zip(reports, tests, strict=True)},
             trained=reports[0]["trained_parameters"], bytes=max(stored, default=None),
             seconds=round(mean(r["seconds"] for r in reports), 1), peak_mb=largest(r.get("peak_mb") for r in reports),
@@ -102,6 +102,12 @@ def rows_of_runs(
             date=time.strftime("%Y-%m-%d"),
         )
     ]  # fmt: skip
+
+
+def encoder_of(reports: Sequence[dict[str, Any]]) -> str:
+    """Name the encoder of runs; random weights of several seeds count as one, and a run may have nothing frozen."""
+    names = [r["encoder"].get("encoder", "all trained") for r in reports]
+    return names[0] if len(set(names)) == 1 else re.sub(r"-\d+$", "", names[0])
 
 
 def stored_bytes(folder: Path) -> int | None:

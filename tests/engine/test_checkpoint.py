@@ -96,6 +96,29 @@ def test_kept_but_untrained_tensors_are_saved():
     assert not [k for k in checkpoint.own_state(Kept()) if k.startswith("encoder")]
 
 
+def test_shared_weights_are_stored_once(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self, tied):
+            super().__init__()
+            self.a, self.b = nn.Linear(200, 200), nn.Linear(200, 200)
+            if tied:
+                self.b = self.a
+
+    for tied in (True, False):
+        model = Tied(tied)
+        state = checkpoint.own_state(model)
+        checkpoint.write(tmp_path / f"{tied}.pth", {"state_dict": state})
+        read = torch.load(tmp_path / f"{tied}.pth", weights_only=True)["state_dict"]
+        assert set(read) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+        assert all(torch.equal(v, model.state_dict()[k]) for k, v in read.items())
+        with torch.no_grad():
+            model.a.weight.zero_()
+        assert state["a.weight"].any()  # a copy
+    whole = 4 * 200 * 201
+    assert whole < (tmp_path / "True.pth").stat().st_size < 1.1 * whole
+    assert (tmp_path / "False.pth").stat().st_size > 2 * whole
+
+
 def test_random_states_round_trip():
     import random
 

@@ -71,7 +71,8 @@ def efficientnet_lite0(checkpoint: str = "", image_size: int = 224, seed: int = 
     Raises:
         ValueError: neither the package nor a file.
     """
-    body: Any = seeded(seed, lambda: timm.create_model("tf_efficientnet_lite0"))
+    build = lambda: timm.create_model("tf_efficientnet_lite0")  # noqa: E731
+    body: Any = seeded(seed, build) if checkpoint == "random" else build()
     if checkpoint != "random":
         path = Path(checkpoint) if checkpoint else packaged_file()
         if not path.is_file():

@@ -43,9 +43,10 @@ def own_keys(model: nn.Module) -> set[str]:
 
 
 def own_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the tensors of a checkpoint to the CPU."""
-    state, keys = bare(model).state_dict(), own_keys(model)
-    return {key: state[key].detach().cpu().clone() for key in state if key in keys}
+    """Copy the tensors of a checkpoint to the CPU; one of several names is copied, and stored, once."""
+    state, keys = bare(model).state_dict(keep_vars=True), own_keys(model)
+    copies = {id(state[key]): state[key].detach().cpu().clone() for key in state if key in keys}
+    return {key: copies[id(state[key])] for key in state if key in keys}
 
 
 def load_own_state(model: nn.Module, state: dict[str, Tensor], source: str = "the checkpoint") -> None:

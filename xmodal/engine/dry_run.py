@@ -204,7 +204,7 @@ def needs_of(trial: TrialStep) -> Needs:
         inputs=inputs / MB,
         parts=trial.parts,
         reading=reading,
-        saved=sum(v.nbytes for v in own_state(model).values()) / MB,
+        saved=sum({id(v): v.nbytes for v in own_state(model).values()}.values()) / MB,
         cache=trial.cache.megabytes() if trial.cache is not None else 0.0,
     )
 
