@@ -146,9 +146,10 @@ def test_kinetics_takes_the_file_with_times_and_of_its_class(tmp_path):
     assert classes_of(find(str(tmp_path / "train.csv")), tmp_path) == wanted
 
 
-def test_kinetics_takes_no_uncut_video_for_two_clips(tmp_path, caplog):
+@pytest.mark.parametrize("label", ["tap dancing", "riding a bike"])  # of the same class, or of two
+def test_kinetics_takes_no_uncut_video_for_two_clips(tmp_path, caplog, label):
     put(tmp_path, ("a/xx.mp4", "a/-ab_c1.mp4"))
-    (tmp_path / "train.csv").write_text(KINETICS + "tap dancing,xx,30,40,train\n")
+    (tmp_path / "train.csv").write_text(KINETICS + f"{label},xx,30,40,train\n")
     assert classes_of(find(str(tmp_path / "train.csv")), tmp_path) == {"a/-ab_c1.mp4": "riding a bike"}
     assert "2 videos are left out, e.g. xx_000001_000011: several clips are of one uncut video" in caplog.text
     assert "1 videos have no times in their names" in caplog.text
