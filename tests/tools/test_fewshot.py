@@ -143,13 +143,15 @@ def test_features_are_computed_once_and_kept_on_disk(tmp_path, monkeypatch):
 
 
 def test_command_line(tmp_path, capsys):
-    config = tmp_path / "toy.py"
-    text = (ROOT / "configs/fewshot/tiny-clip_negatives16.py").read_text()
-    config.write_text(
-        text.replace("scale=(20.0, 20.0)", "steps=(4, 3), scale=(20.0, 20.0)")
-        .replace("per_class=32", "per_class=2")
-        .replace("per_class=40", "per_class=2")
-    )
+    for name in ("_base_/fewshot_tiny_clip", "fewshot/tiny-clip_negatives16"):
+        config = tmp_path / f"{name}.py"
+        config.parent.mkdir()
+        text = (ROOT / f"configs/{name}.py").read_text()
+        config.write_text(
+            text.replace("scale=(20.0, 20.0)", "steps=(4, 3), scale=(20.0, 20.0)")
+            .replace("per_class=32", "per_class=2")
+            .replace("per_class=40", "per_class=2")
+        )
     args = [str(config), "--shots", "1", "--seeds", "1", "2", "--out", str(tmp_path / "out")]
     assert fewshot.main([*args, "--methods", "zero-shot CLIP", "Tip-Adapter"]) == 0
     assert "| Tip-Adapter |" in capsys.readouterr().out
