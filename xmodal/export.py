@@ -54,7 +54,7 @@ class Deployed(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """The file that an export wrote, and how it was checked.
 
     Args:
         path: the file.

@@ -24,10 +24,10 @@ def read_mesh(path: Path, columns: Columns = None) -> Scan:
         points = np.asarray(getattr(mesh, "vertices", ()), np.float64).reshape(-1, 3)
         notes = ["the file has no faces: its vertices are the points"]
         return Scan(points, color=vertex_colors(mesh, len(points)), up=up, notes=notes)
-    return drawn(trimesh, mesh, up)
+    return draw_scan(trimesh, mesh, up)
 
 
-def drawn(trimesh: Any, mesh: Any, up: str = "z") -> Scan:
+def draw_scan(trimesh: Any, mesh: Any, up: str = "z") -> Scan:
     """Draw points on the faces of a mesh, evenly by area."""
     if not np.isfinite(mesh.area) or mesh.area <= 0:
         raise CloudError(f"{len(mesh.faces)} faces without area: nothing to draw points on")

@@ -8,7 +8,7 @@ import numpy as np
 
 from pointcloud.datasets.base import CloudError
 from pointcloud.formats.columns import from_table
-from pointcloud.formats.meshes import drawn
+from pointcloud.formats.meshes import draw_scan
 from pointcloud.formats.scan import Columns, Scan, need, reader, unit_colors
 
 HEAD = re.compile(r"(?P<letters>(?:ST|C|N|4)*)(?P<n>n?)OFF(?P<binary>\s+BINARY)?(?=[\s\d]|$)")
@@ -37,7 +37,7 @@ def read_off(path: Path, columns: Columns = None) -> Scan:
     colors = {name: np.rint(c * 255).astype(np.uint8) for name, c in colors.items() if c is not None}
     # equal places may have different colors: vertices are joined only where there are none
     surface = trimesh.Trimesh(mesh.vertices.xyz, mesh.triangles, process=not colors, **colors)
-    scan = drawn(trimesh, surface)
+    scan = draw_scan(trimesh, surface)
     scan.notes += mesh.notes
     return scan
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.parity import _reference as r
+from tests.parity._reference_detr import farthest
 from tests.parity._reference_epcl import mlp, nearest, shared_shapes, with_tasks
 from tests.parity.core import Case
 
@@ -140,15 +141,6 @@ def score(s: r.State, at: str, offset: Tensor, x: Tensor) -> Tensor:
 def block(s: r.State, at: str, x: Tensor) -> Tensor:
     """Linear, norm, ReLU."""
     return norm(s, f"{at}.1", lin(s, f"{at}.0", x)).relu()
-
-
-def farthest(points: Tensor, count: int) -> Tensor:
-    """Greedy from the first point."""
-    found, best = [0], torch.full((len(points),), float("inf")).double()
-    for _ in range(count - 1):
-        best = torch.minimum(best, (points - points[found[-1]]).square().sum(-1))
-        found.append(int(best.argmax()))
-    return torch.tensor(found)
 
 
 def bottleneck(s: r.State, case: Case, clouds: list[Tensor], x: Tensor) -> Tensor:

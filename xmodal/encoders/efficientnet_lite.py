@@ -6,6 +6,7 @@ The weights are TensorFlow's: symmetric-to-the-end padding, BatchNorm eps 1e-3 a
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,11 @@ def efficientnet_lite0(checkpoint: str = "", image_size: int = 224, seed: int = 
     Raises:
         ValueError: neither the package nor a file.
     """
-    build = lambda: timm.create_model("tf_efficientnet_lite0")  # noqa: E731
-    body: Any = seeded(seed, build) if checkpoint == "random" else build()
-    if checkpoint != "random":
-        path = Path(checkpoint) if checkpoint else packaged_file()
+    build: Any = partial(timm.create_model, "tf_efficientnet_lite0")
+    if checkpoint == "random":
+        body = seeded(seed, build)
+    else:
+        body, path = build(), Path(checkpoint) if checkpoint else packaged_file()
         if not path.is_file():
             raise ValueError(f"no weights at {path}")
         body.load_state_dict(from_lite_state(read_torch(path), body))

@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs.
+    """Memory, time and disk that a run needs.
 
     Args:
         weights: megabytes of all weights and buffers.

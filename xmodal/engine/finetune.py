@@ -1,4 +1,4 @@
-"""Start a run from trained weights: of another run or a release; a head for other classes starts anew."""
+"""Start a run from the trained weights of another run or of a release; a head for other classes is initialized."""
 
 import os
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ def say(
     fresh: set[str],
     total: int,
 ) -> None:
-    """Say what was loaded, and what starts anew."""
+    """Log which weights were loaded and which are initialized."""
     of = f" of step {meta['step']}" if meta.get("step") else ""
     print_log(f"weights{of} from {path}: {total - len(fresh)} of {total} trained tensors", logger="current")
     old = meta.get("classes")

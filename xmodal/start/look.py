@@ -27,7 +27,7 @@ PROCESSES_FROM = 100  # files from which on several processes are worth their st
 
 @dataclass
 class Look:
-    """What the files of a set hold.
+    """Counts, sizes and lengths found in the files of a data set.
 
     Args:
         broken: reasons by path.

@@ -24,7 +24,7 @@ from xmodal.start.split import kinds_of
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asks for.
+    """The options of `xmodal new`.
 
     Args:
         source: folder or list.

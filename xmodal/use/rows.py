@@ -63,7 +63,7 @@ class JSONList(Rows):
 
 
 class CSV(Rows):
-    """A table with a head line; what has no column of its own stands in `found` as JSON."""
+    """A CSV table with a head line; results without a column of their own go into the column `found` as JSON."""
 
     def __init__(self, file: TextIO):
         super().__init__(file)

@@ -90,7 +90,7 @@ def bar(row: dict[str, Any], curves: page.Curves) -> str:
 
 
 def playable(file: str, beside: Path) -> str:
-    """Return the address of a film for a page: in the page itself when small, else a path from where the page lies.
+    """Return the URL of a video for a page: a data URL when it is small, else a path relative to the page.
 
     What browsers do not play is copied beside the page as H.264.
     """
