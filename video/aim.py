@@ -11,80 +11,25 @@ and the final norm.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xmodal.bottleneck import Bottleneck
 from xmodal.encoders.block import Block
 from xmodal.encoders.sites import choose_blocks, linear, place, scale_behind, site_names, unscaled
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder, Grid, need_grid
 
 
-class Adapter(nn.Module):
-    """Down, GELU, up.
-
-    Args:
-        dim: width D.
-        hidden: width h between.
-        drop_path: probability of dropping the result of a whole clip, in training.
-    """
-
-    def __init__(self, dim: int, hidden: int, drop_path: float = 0.0):
-        super().__init__()
-        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
-        self.drop_path = drop_path
-        nn.init.trunc_normal_(self.fc1.weight, std=0.02)
-        for zero in (self.fc1.bias, self.fc2.weight, self.fc2.bias):
-            nn.init.zeros_(zero)
-
-    def adapt(self, x: Tensor) -> Tensor:
-        """Map (..., D) to (..., D)."""
-        return self.fc2(self.act(self.fc1(x)))
-
-    def drop(self, y: Tensor, frames: int) -> Tensor:
-        """Drop y (B*T, N, D) of some clips, the same for all their frames; the release drops token positions."""
-        if not self.drop_path or not self.training:
-            return y
-        keep = 1 - self.drop_path
-        mask = y.new_empty(y.shape[0] // frames, 1, 1).bernoulli_(keep) / keep
-        return y * mask.repeat_interleave(frames, 0)
-
-
-class SpatialAdapter(Adapter):
-    """Behind the attention over space: y -> y + adapter(y)."""
-
-    def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """Map the attention's output (B*T, N, D)."""
-        return y + self.adapt(y)
-
-
-class JointAdapter(Adapter):
-    """Beside the MLP: y -> y + scale * adapter(x).
-
-    Args:
-        dim: width D.
-        hidden: width h between.
-        scale: constant factor.
-        drop_path: see `Adapter`.
-        layer_scale: the tower's scale of the MLP's output, if it has one; it does not act on the adapter.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        scale: float = 0.5,
-        drop_path: float = 0.0,
-        layer_scale: nn.Module | None = None,
-    ):
-        super().__init__(dim, hidden, drop_path)
-        self.scale = scale
-        self.behind = (layer_scale,)  # in a tuple: known, not owned
+class JointAdapter(Bottleneck):
+    """Beside the MLP: y -> y + scale * adapter(x), dropped for all frames of a clip; the release drops positions."""
 
     def forward(self, y: Tensor, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the MLP's output y of x (B*T, N, D)."""
-        return y + unscaled(self.drop(self.scale * self.adapt(x), need_grid(grid, "aim").t), self.behind[0])
+        clips = x.unflatten(0, (-1, need_grid(grid, "aim").t))  # (B, T, N, D)
+        return y + unscaled(self.adapt(clips).flatten(0, 1), self.behind[0])
 
 
 class TemporalAttention(nn.Module):
@@ -95,14 +40,14 @@ class TemporalAttention(nn.Module):
         dim: width D.
         hidden: width h of the adapters.
         adapters: 1 adapts what attention gives, 2 also what it reads.
-        drop_path: see `Adapter`.
+        drop_path: probability of dropping the change of a whole clip, in training.
     """
 
     def __init__(self, block: Block, dim: int, hidden: int, adapters: int = 1, drop_path: float = 0.0):
         super().__init__()
         self.block = (block,)  # in a tuple: known, not owned
-        self.adapter = Adapter(dim, hidden, drop_path)
-        self.inner = Adapter(dim, hidden) if adapters == 2 else None
+        self.adapter = Bottleneck(dim, hidden, init="bert_down", drop_path=drop_path)
+        self.inner = Bottleneck(dim, hidden, init="bert_down") if adapters == 2 else None
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Map the residual stream (B*T, N, D) to the same shape."""
@@ -116,9 +61,8 @@ class TemporalAttention(nn.Module):
         q, k, v = (attn.heads(part) for part in qkv.chunk(3, dim=-1))  # (B*N, H, T, D/H)
         y = nn.functional.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
         y = attn.norm(y.transpose(1, 2).flatten(2))
-        y = linear(y, attn.proj.weight, attn.proj.bias)  # (B*N, T, D)
-        y = y.unflatten(0, (-1, x.shape[1])).transpose(1, 2).flatten(0, 1)  # (B*T, N, D)
-        return x + self.adapter.drop(self.adapter.adapt(y.to(x.dtype)), frames)
+        y = linear(y, attn.proj.weight, attn.proj.bias).unflatten(0, (-1, x.shape[1]))  # (B, N, T, D)
+        return x + self.adapter.adapt(y.to(x.dtype)).transpose(1, 2).flatten(0, 1)
 
 
 class TemporalPositions(nn.Module):
@@ -196,9 +140,9 @@ def aim(
         if num_frames > 1:
             time = TemporalAttention(block, encoder.dim, hidden, temporal_adapters, rate)
             modules.append(place(block, "pre_attn", name, time))
-        modules.append(place(block, "attn", name, SpatialAdapter(encoder.dim, hidden)))
-        joint = JointAdapter(encoder.dim, hidden, scale, rate, scale_behind(block, "mlp"))
-        modules.append(place(block, "mlp", name, joint))
+        modules.append(place(block, "attn", name, Bottleneck(encoder.dim, hidden, init="bert_down")))
+        beside: Any = dict(scale=scale, init="bert_down", drop_path=rate, layer_scale=scale_behind(block, "mlp"))
+        modules.append(place(block, "mlp", name, JointAdapter(encoder.dim, hidden, parallel=True, **beside)))
     if final_norm:
         modules.append(encoder.norm.requires_grad_(True))
     return modules

@@ -32,9 +32,9 @@ AIM = register_converter(
         [
             ("backbone.temporal_embedding", "encoder.embedded.aim.embedding"),
             *(
-                (f"backbone.{BLOCK}.{theirs}.D_{fc}.{{w}}", f"{SITES}.{ours}.{fc}.{{w}}")
+                (f"backbone.{BLOCK}.{theirs}.D_{fc}.{{w}}", f"{SITES}.{ours}.{layer}.{{w}}")
                 for theirs, ours in ADAPTERS.items()
-                for fc in ("fc1", "fc2")
+                for fc, layer in (("fc1", "down"), ("fc2", "up"))
             ),
             ("backbone.ln_post.{w}", "encoder.norm.{w}"),
             ("cls_head.fc_cls.{w}", "head.fc.{w}"),

@@ -24,11 +24,12 @@ class Bottleneck(nn.Module):
         norm: a LayerNorm `in` front of `down`, `out` behind the scaled result, or `none`.
         norm_eps: of that norm.
         bias: biases of both layers.
-        init: `lora` (`up` zero: the identity), `houlsby` (normal, std 0.01, cut at 2 std) or `bert` (normal, std 0.02).
+        init: `lora` (`up` zero: the identity), `bert_down` (the same, `down` normal with std 0.02), `houlsby` (both
+            normal, std 0.01, cut at 2 std) or `bert` (both normal, std 0.02).
         drop_path: stochastic depth of `up`'s result, in front of the scale, in training.
         layer_scale: the tower's scale of the operation's output, if it has one; it does not act on what is added.
 
-    At start: the identity with `init="lora"`, else near it.
+    At start: the identity with `init="lora"` or `bert_down`, else near it.
     Trains: all of it.
 
     Raises:
@@ -109,10 +110,17 @@ def start_like_bert(down: Tensor, up: Tensor) -> None:
         nn.init.normal_(weight, std=0.02)
 
 
+def start_at_identity_like_bert(down: Tensor, up: Tensor) -> None:
+    """Truncated normal `down` of standard deviation 0.02, zero `up`."""
+    nn.init.trunc_normal_(down, std=0.02)
+    nn.init.zeros_(up)
+
+
 INITS: dict[str, Callable[[Tensor, Tensor], None]] = {
     "lora": start_at_identity,
     "houlsby": start_near_identity,
     "bert": start_like_bert,
+    "bert_down": start_at_identity_like_bert,
 }
 
 

@@ -21,7 +21,7 @@ def tower(make=vit, **options):
 
 
 def through(adapter, x):
-    return F.gelu(x @ adapter.fc1.weight.T + adapter.fc1.bias) @ adapter.fc2.weight.T + adapter.fc2.bias
+    return F.gelu(x @ adapter.down.weight.T + adapter.down.bias) @ adapter.up.weight.T + adapter.up.bias
 
 
 def over_time(block, x):
@@ -77,7 +77,7 @@ def test_every_frame_of_every_clip_gets_its_own_position():
 def test_the_paper_takes_a_quarter_of_the_width_and_its_counts():
     encoder = tower(hidden=None)
     adapters = [m for _, m in placed(encoder.blocks)]
-    assert {getattr(m, "adapter", m).fc1.out_features for m in adapters} == {6}
+    assert {getattr(m, "adapter", m).down.out_features for m in adapters} == {6}
     with torch.device("meta"):
         large = vit(image_size=32, patch_size=16, dim=768, depth=12, num_heads=12)
         large.requires_grad_(False)
@@ -100,4 +100,15 @@ def test_a_layer_scale_does_not_act_on_the_adapter_beside_the_mlp():
     x, grid = torch.randn(2, 5, 24, dtype=torch.double), Grid(1, 2, 2)
     found, adapter = block(x, grid), block.mlp.edits.pop("aim")
     u = block.norm2(x + block.ls1(block.attn(block.norm1(x), grid)))
-    torch.testing.assert_close(found - block(x, grid), 0.7 * adapter.fc2(F.gelu(adapter.fc1(u))))
+    torch.testing.assert_close(found - block(x, grid), 0.7 * adapter.up(F.gelu(adapter.down(u))))
+
+
+def test_drop_path_drops_the_change_of_a_whole_clip():
+    encoder = tower(drop_path=0.5).train()
+    block, x = encoder.blocks[-1], torch.randn(40 * FRAMES, 5, 24, dtype=torch.double)
+    grid = Grid(FRAMES, 2, 2)
+    for module, given in ((block.pre_attn["aim"], (x, grid)), (block.mlp.edits["aim"], (x, x, grid))):
+        whole = (module.eval()(*given) - x).unflatten(0, (-1, FRAMES)).flatten(1)
+        kept = (module.train()(*given) - x).unflatten(0, (-1, FRAMES)).flatten(1) / whole  # (clips, T*N*D)
+        assert 8 < (kept[:, 0] > 1).sum() < 32
+        torch.testing.assert_close(kept, (kept[:, :1] > 1).double().mul(2).expand_as(kept), rtol=1e-6, atol=1e-6)
