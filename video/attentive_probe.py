@@ -85,16 +85,9 @@ class AttentiveProbe(Reader):
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        depth: int = 4,
-        num_heads: int | None = None,
-        segments: int = 1,
-        layers: Sequence[int] = (),
-        mlp_ratio: float = 4.0,
-        per_frame: bool = False,
-        num_frames: int | None = None,
-    ):
+        self, encoder: Encoder, depth: int = 4, num_heads: int | None = None, segments: int = 1,
+        layers: Sequence[int] = (), mlp_ratio: float = 4.0, per_frame: bool = False, num_frames: int | None = None,
+    ):  # fmt: skip
         super().__init__()
         if depth < 1 or segments < 1:
             raise ValueError(f"attentive_probe: depth and segments must be at least 1, got {depth} and {segments}")

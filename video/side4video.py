@@ -9,7 +9,8 @@ The feature is the mean over frames and patches of BN(z). In the EVA flavor (pos
 is read, BN and LN stand behind their branches, and there is no last BN. Not an identity at the start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,88 +46,73 @@ def maps_of(rows: Tensor, z: Tensor) -> Tensor:
     return rows.unflatten(0, (-1, z.shape[2])).permute(0, 3, 1, 2).unflatten(3, z.shape[3:])
 
 
+class SeparateAttention(nn.Module):
+    """Attention with a layer each for queries, keys and values (EVA); called as `nn.MultiheadAttention` is.
+
+    Args:
+        dim: width.
+        num_heads: attention heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor]:
+        """Map queries (B, N, d), keys and values (B, M, d) to (B, N, d)."""
+        given = (self.q_proj(query), self.k_proj(key), self.v_proj(value))
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in given)
+        return (self.proj(attend(q, k, v).transpose(1, 2).flatten(2)),)
+
+
 class SideBlock(nn.Module):
-    """Convolution over time, attention within the frame, MLP; norms in front (CLIP flavor).
+    """Convolution over time, attention within the frame, MLP.
 
     Args:
         width: of the tower, W.
         dim: of the side network, d.
         num_heads: attention heads.
+        post_norm: the EVA flavor, norms behind the branches; else in front (CLIP).
     """
 
-    def __init__(self, width: int, dim: int, num_heads: int):
+    def __init__(self, width: int, dim: int, num_heads: int, post_norm: bool = False):
         super().__init__()
-        self.ln_in, self.linear = nn.LayerNorm(width), nn.Linear(width, dim)
+        self.post_norm = post_norm
+        self.ln_in, self.linear = nn.LayerNorm(dim if post_norm else width), nn.Linear(width, dim)
         self.bn1, self.conv, self.bn2 = nn.BatchNorm3d(dim), time_convolution(dim), nn.BatchNorm3d(dim)
         self.ln = nn.LayerNorm(dim)
-        self.attn: Any = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        attention: Any = SeparateAttention if post_norm else partial(nn.MultiheadAttention, batch_first=True)
+        self.attn = attention(dim, num_heads)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        for layer, std in ((self.fc1, (2 * dim) ** -0.5), (self.fc2, (24 * dim) ** -0.5)):
-            nn.init.normal_(layer.weight, std=std)
-        nn.init.normal_(self.linear.weight, std=(2 * dim) ** -0.5)
-        nn.init.normal_(self.attn.in_proj_weight, std=dim**-0.5)
-        nn.init.normal_(self.attn.out_proj.weight, std=(24 * dim) ** -0.5)
-
-    def read(self, o: Tensor) -> Tensor:
-        """Map a block's output (B*T, N, W) to (B*T, N, d)."""
-        return self.linear(self.ln_in(o))
+        if not post_norm:
+            for layer, std in ((self.fc1, (2 * dim) ** -0.5), (self.fc2, (24 * dim) ** -0.5)):
+                nn.init.normal_(layer.weight, std=std)
+            nn.init.normal_(self.linear.weight, std=(2 * dim) ** -0.5)
+            nn.init.normal_(self.attn.in_proj_weight, std=dim**-0.5)
+            nn.init.normal_(self.attn.out_proj.weight, std=(24 * dim) ** -0.5)
 
     def forward(self, z: Tensor, o: Tensor, positions: Tensor) -> Tensor:
         """Map maps z (B, d, T, h, w) beside a block's output o (B*T, 1 + h*w, W)."""
-        u = self.read(o)
+        u = self.normed(self.ln_in, self.linear, o)  # (B*T, 1 + h*w, d)
         c = shift(u[:, 0].unflatten(0, (-1, z.shape[2]))).flatten(0, 1)[:, None]  # (B*T, 1, d)
         z = 0.5 * z + 0.5 * maps_of(u[:, 1:], z)
-        z = z + self.convolve(z)
-        z = z + maps_of(self.attend(torch.cat([c, rows_of(z) + positions], 1)), z)
-        return z + self.expand(z)
+        z = z + self.normed(self.bn1, self.conv, z)
+        y = torch.cat([c, rows_of(z) + positions], 1)
+        z = z + maps_of(self.normed(self.ln, self.attend, y), z)
+        return z + self.normed(self.bn2, self.expand, z)
 
-    def convolve(self, z: Tensor) -> Tensor:
-        """Mix neighboring frames."""
-        return self.conv(self.bn1(z))
+    def normed(self, norm: nn.Module, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply an operation with its norm in front or behind."""
+        return norm(operation(x)) if self.post_norm else operation(norm(x))
 
     def attend(self, y: Tensor) -> Tensor:
         """Let the patches of (B*T, 1 + P, d) attend to all tokens: (B*T, P, d)."""
-        y = self.ln(y)
         return self.attn(y[:, 1:], y, y, need_weights=False)[0]
 
     def expand(self, z: Tensor) -> Tensor:
-        """Apply the MLP to every place."""
-        return maps_of(self.fc2(F.gelu(self.fc1(rows_of(self.bn2(z))))), z)
-
-
-class PostNormSideBlock(SideBlock):
-    """The block of the EVA flavor: norms behind the branches, and separate projections.
-
-    Args:
-        width: of the tower, W.
-        dim: of the side network, d.
-        num_heads: attention heads.
-    """
-
-    def __init__(self, width: int, dim: int, num_heads: int):
-        super().__init__(width, dim, num_heads)
-        self.ln_in, self.num_heads = nn.LayerNorm(dim), num_heads
-        self.attn = nn.ModuleDict({name: nn.Linear(dim, dim) for name in ("q_proj", "k_proj", "v_proj", "proj")})
-        for layer in (self.linear, self.fc1, self.fc2):
-            layer.reset_parameters()
-
-    def read(self, o: Tensor) -> Tensor:
-        """Map a block's output (B*T, N, W) to (B*T, N, d)."""
-        return self.ln_in(self.linear(o))
-
-    def convolve(self, z: Tensor) -> Tensor:
-        """Mix neighboring frames."""
-        return self.bn1(self.conv(z))
-
-    def attend(self, y: Tensor) -> Tensor:
-        """Let the patches of (B*T, 1 + P, d) attend to all tokens: (B*T, P, d)."""
-        given = dict(q_proj=y[:, 1:], k_proj=y, v_proj=y)
-        q, k, v = (self.attn[n](x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for n, x in given.items())
-        return self.ln(self.attn["proj"](attend(q, k, v).transpose(1, 2).flatten(2)))
-
-    def expand(self, z: Tensor) -> Tensor:
-        """Apply the MLP to every place."""
-        return self.bn2(maps_of(self.fc2(F.gelu(self.fc1(rows_of(z)))), z))
+        """Apply the MLP to every place of (B, d, T, h, w)."""
+        return maps_of(self.fc2(F.gelu(self.fc1(rows_of(z)))), z)
 
 
 @method(
@@ -157,13 +143,9 @@ class Side4Video(Reader):
     reads, taps, pixels = "taps", ("post",), True
 
     def __init__(
-        self,
-        encoder: Encoder,
-        dim: int = 320,
-        num_heads: int | None = None,
-        post_norm: bool = False,
+        self, encoder: Encoder, dim: int = 320, num_heads: int | None = None, post_norm: bool = False,
         layers: Sequence[int] | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         heads = num_heads or max(dim // 64, 1)
         if encoder.num_prefix != 1 or dim % heads or dim % 2:
@@ -177,8 +159,7 @@ class Side4Video(Reader):
         self.stem_norm = nn.BatchNorm3d(dim)
         self.positions = nn.Parameter(torch.zeros((encoder.image_size // patch) ** 2, dim))
         nn.init.normal_(self.positions, std=0.02 if post_norm else 0.01)
-        kind = PostNormSideBlock if post_norm else SideBlock
-        self.side = nn.ModuleList(kind(encoder.dim, dim, heads) for _ in self.layers)
+        self.side = nn.ModuleList(SideBlock(encoder.dim, dim, heads, post_norm) for _ in self.layers)
         self.post_norm: nn.Module = nn.Identity() if post_norm else nn.BatchNorm3d(dim)
 
     def forward(self, tokens: Tensor, grid: Grid | None, encoder: Encoder, taps: Taps | None) -> Tensor:
