@@ -5,7 +5,7 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
@@ -15,7 +15,9 @@ from xmodal.command import config_file, config_files
 from xmodal.engine.probes import by_name, spread_probes
 from xmodal.registry import check_arguments, did_you_mean, load_catalog, takes
 
-KEYS = set(inspect.signature(StockRunner.__init__).parameters) - {"self", "cfg", "data_preprocessor", "log_processor"}
+READ = {key: read.annotation for key, read in inspect.signature(StockRunner.__init__).parameters.items()}
+KEYS = set(READ) - {"self", "cfg", "data_preprocessor", "log_processor"}
+WORDS = {str: "text", bool: "true or false", dict: "a dict", list: "a list"}
 CHECKPOINTS = (".pth", ".pt")  # endings; such a file holds the config of its run
 KEYS |= {"model_wrapper_cfg", "sync_bn", "shard_trunk", "custom_imports"}
 KEYS |= {"about", "cache", "benchmarks", "variants", "probes"}
@@ -50,6 +52,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     except (SyntaxError, ImportError, ConfigParsingError) as error:
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     check_keys(cfg)
+    check_kinds(cfg)
     for key in [key for key in cfg if key.startswith("_")]:
         cfg.pop(key)
     if has_names(cfg.to_dict()):
@@ -57,6 +60,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     options = apply_choices(cfg, options)
     set_defaults(cfg)
     apply_options(cfg, options)
+    check_kinds(cfg)
     spread_probes(cfg)
     return cfg
 
@@ -117,6 +121,23 @@ def check_keys(cfg: Config) -> None:
             raise ValueError(f"config key {key!r} is read by nothing; {hint}. A config's own variables begin with _")
     if "model" not in cfg:
         raise ValueError("the config defines no model")
+
+
+def check_kinds(cfg: Config) -> None:
+    """Refuse a plain value where the runner reads something else, such as a number for a list of hooks.
+
+    Raises:
+        ValueError: such a value, with its key.
+    """
+    plain = str | int | float
+    for key, hint in READ.items():
+        if isinstance(value := cfg.get(key), plain) and not takes(hint, value):
+            kinds = {get_origin(kind) or kind for kind in (get_args(hint) if get_origin(hint) is Union else [hint])}
+            expected = " or ".join(word for kind, word in WORDS.items() if kind in kinds)
+            raise ValueError(f"{key}={value!r}, expected {expected}")
+    for name, hook in (cfg.get("default_hooks") or {}).items():
+        if isinstance(hook, plain):
+            raise ValueError(f"default_hooks.{name}={hook!r}, expected a dict, or none to leave the hook out")
 
 
 def set_defaults(cfg: Config) -> None:
