@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import tarfile
 from pathlib import Path
 
@@ -63,10 +64,71 @@ def test_readers(folder):
     assert shards[0]["sample_id"] == "shard-0.tar/x/1"
     with pytest.raises(ValueError, match="no 'picture'"):
         CaptionList(str(folder / "list.csv"), image_key="picture")
-    with pytest.raises(ValueError, match=r"are \.csv"):
+    with pytest.raises(ValueError, match=r"captions are \.csv"):
         CaptionList(str(folder / "a.png"))
     with pytest.raises(ValueError, match="no tar is called"):
         TarShards(str(folder / "none-*.tar"))
+
+
+COCO = {
+    "info": {"year": 2014},
+    "images": [{"id": 7, "file_name": "sub/b.png"}, {"id": 3, "file_name": "a.png"}],
+    "annotations": [
+        {"id": 1, "image_id": 3, "caption": "A cat. "},
+        {"id": 2, "image_id": 7, "caption": "A dog."},
+        {"id": 3, "image_id": 3, "caption": "One cat."},
+    ],
+}
+OBJECTS = [{"caption": ["A cat.", "One cat."], "image": "a.png"}, {"caption": "A dog.", "image": "sub/b.png"}]
+TWO = [("a.png", "A cat."), ("a.png", "One cat."), ("sub/b.png", "A dog.")]
+TABLE = [("a.png", "A cat."), ("sub/b.png", "A dog; or not.")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "want"),
+    [
+        ("captions_val2014.json", json.dumps(COCO), [TWO[0], TWO[2], TWO[1]]),
+        ("bare.json", json.dumps({k: v for k, v in COCO.items() if k != "info"}), [TWO[0], TWO[2], TWO[1]]),
+        ("coco_karpathy_train.json", json.dumps(OBJECTS, indent=1), TWO),
+        ("lines.jsonl", "".join(json.dumps(row) + "\n" for row in OBJECTS), TWO),
+        ("lines.json", "".join(json.dumps(row) + "\n" for row in OBJECTS), TWO),
+        ("openclip.csv", "filepath\ttitle\na.png\tA cat.\nsub/b.png\tA dog; or not.\n", TABLE),
+        ("captions.txt", "image,caption\na.png,A cat.\nsub/b.png,A dog; or not.\n", TABLE),
+        ("results.csv", "image_name| comment_number| comment\na.png| 0| A cat.\nsub/b.png| 1| A dog; or not.\n", TABLE),
+        ("wide.tsv", "TEXT\tFile_Name\tlabel\nA cat.\ta.png\t4\n\tsub/b.png\t\n", TABLE[:1]),
+    ],
+)
+def test_captions_of_the_files_that_people_have(tmp_path, name, content, want):
+    for image in ("a.png", "sub/b.png"):
+        (tmp_path / image).parent.mkdir(exist_ok=True)
+        (tmp_path / image).write_bytes(png("red"))
+    (tmp_path / name).write_text(content)
+    found = CaptionList(str(tmp_path / name), size=8)
+    assert [(os.path.relpath(path, tmp_path), text) for _, (path, text) in found.items] == want
+    assert [found[i]["caption"] for i in range(len(want))] == [text for _, text in want]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "picture,says\na.png,x\n",
+            r"no column of images among .*; name it as `image_key`",
+        ),
+        ("a.csv", "image,says\na.png,x\n", r"no column of captions among .*; name it as `caption_key`"),
+        ("a.csv", "image,caption\nb.png,x\n", r"none of the first 1 images of .* exists"),
+        ("a.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}', "file_name"),
+        ("a.json", '{"pictures": 3}', "expected a list of objects, an object a line, or COCO's"),
+        ("a.jsonl", '{"image": "a.png", "caption": "x"}\n{"image": "a.png"}\n', "sample 2: no 'image' or 'caption'"),
+        ("a.jsonl", '{"image": "a.png", "caption": "x"}\n{"image"\n', r"a\.jsonl:2: not valid JSON"),
+    ],
+)
+def test_captions_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    (tmp_path / "a.png").write_bytes(png("red"))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        CaptionList(str(tmp_path / name))
 
 
 def test_folders_label_from_one_and_mix_by_name(folder):

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 from xmodal.data import stores
 from xmodal.data.annotations import IMAGE_ENDINGS, IMAGES
-from xmodal.data.lists import lines_of, read_csv
+from xmodal.data.caption_files import read_captions
 from xmodal.data.pictures import ImageError, bytes_of, center_crop, random_crop, read_picture, to_array
+from xmodal.data.samples import NO_LABEL, Sample
 from xmodal.data.tars import Member, members_of, open_at
 from xmodal.data.trouble import reading, retried
 from xmodal.registry import DATASETS, build, check_arguments
@@ -123,61 +124,36 @@ class Pairs(Dataset):
 
 @DATASETS.register_module(name="caption_list")
 class CaptionList(Pairs):
-    """Images and captions of CSV, TSV or JSON-lines files.
+    """Images and captions of tables (CSV, TSV, JSON, JSON lines) and of COCO's caption files.
 
     Args:
-        files: one or several lists; `.csv` and `.tsv` with a head line, `.jsonl` with an object a line.
-        root: folder that image paths start from; default: that of each list.
-        image_key: column of the path.
-        caption_key: column of the caption.
+        files: one or several, see `caption_files.read_captions`.
+        root: folder that image paths start from; default: that of each file.
+        image_key: column of the path; default: found by its name (`image`, `file_name`, ...).
+        caption_key: column of the caption; default: found by its name (`caption`, `text`, `title`, ...).
         seed: of crops and templates.
         **drawing: see `Pairs.draw`.
 
     Raises:
-        ValueError: a list of another kind, a line without the columns, or no line at all.
+        ValueError: a file of another kind, one without the columns, none of its first images, or no caption at all.
     """
 
     def __init__(
-        self,
-        files: str | Sequence[str],
-        root: str | None = None,
-        image_key: str = "image",
-        caption_key: str = "caption",
-        seed: int = 0,
-        **drawing: Any,
-    ):
+        self, files: str | Sequence[str], root: str | None = None, image_key: str | None = None,
+        caption_key: str | None = None, seed: int = 0, **drawing: Any,
+    ):  # fmt: skip
         super().__init__(seed, **drawing)
         for file in [files] if isinstance(files, str) else files:
-            base = stores.root_of(root) if root else Path(file).parent
-            for number, row in enumerate(read_rows(Path(file)), 1):
-                if image_key not in row or caption_key not in row:
-                    raise ValueError(f"{file}, sample {number}: no {image_key!r} or {caption_key!r} in {sorted(row)}")
-                path = stores.under(base, str(row[image_key]))
-                self.items.append((path, (path, str(row[caption_key]))))
+            base: Any = stores.root_of(root) if root else Path(file).parent
+            pairs = [(stores.under(base, name), text) for name, text in read_captions(file, image_key, caption_key)]
+            IMAGES.check_root([Sample(path, NO_LABEL, path) for path, _ in pairs[:20]], Path(file), base)
+            self.items += [(path, (path, caption)) for path, caption in pairs]
         if not self.items:
             raise ValueError(f"no caption in {files}")
 
     def read(self, where: tuple[str, str]) -> tuple[bytes, str | None, int]:
         """Read an image and its caption."""
         return bytes_of(where[0]), where[1], -1
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a list as dicts.
-
-    Raises:
-        ValueError: a file of another kind, or a broken line.
-    """
-    if path.suffix in (".csv", ".tsv"):
-        yield from read_csv(path, "\t" if path.suffix == ".tsv" else ",")
-    elif path.suffix in (".jsonl", ".json"):
-        for number, line in enumerate(lines_of(path), 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not a JSON object a line ({error})") from error
-    else:
-        raise ValueError(f"{path}: lists are .csv, .tsv or .jsonl")
 
 
 @DATASETS.register_module(name="labeled_folder")

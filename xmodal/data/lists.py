@@ -92,15 +92,18 @@ def rows_of(path: str | os.PathLike) -> list[dict[str, str]]:
 
 
 def json_rows(path: Path) -> list[dict[str, str]] | None:
-    """Return what a JSON file holds as a table, None where it is none.
+    """Return what a JSON file holds as a table of text, see `json_objects`; lists are joined by semicolons."""
+    rows = json_objects(path)
+    return None if rows is None else [{str(k): _cell(v) for k, v in row.items()} for row in rows]
 
-    Tables are a list of objects, lines of one object each (`.jsonl`), CoOp's `{split: [[path, label, class], ...]}`,
-    and Kinetics' `{youtube_id: {annotations: {label, segment}, subset}}`.
+
+def json_objects(path: Path) -> list[dict[str, Any]] | None:
+    """Return the rows that a JSON file holds, None where it is no table.
+
+    Tables are a list of objects, lines of one object each, CoOp's `{split: [[path, label, class], ...]}`, and Kinetics'
+    `{youtube_id: {annotations: {label, segment}, subset}}`.
     """
-    if path.suffix.lower() == ".jsonl":
-        content: Any = [_json_line(line, f"{path}:{n}") for n, line in enumerate(each_line(path), 1) if line.strip()]
-    else:
-        content = load_json(path)
+    content = load_json_lines(path) if path.suffix.lower() == ".jsonl" or _one_a_line(path) else load_json(path)
     parts = content if isinstance(content, dict) else {None: content}
     rows: list[dict[str, Any]] = []
     for key, part in parts.items():
@@ -115,8 +118,23 @@ def json_rows(path: Path) -> list[dict[str, str]] | None:
             rows += [{"path": row[0], "label": row[2], **split} for row in part]
         else:
             return None
-    several = {"images", "annotations", "categories"} <= parts.keys()  # COCO's tables
-    return None if several else [{str(k): _cell(v) for k, v in row.items()} for row in rows]
+    several = {"images", "annotations"} <= parts.keys()  # COCO's tables
+    return None if several else rows
+
+
+def _one_a_line(path: Path) -> bool:
+    """Return whether the first of several lines is a whole JSON object."""
+    lines = (line for line in each_line(path) if line.strip())
+    first, second = next(lines, ""), next(lines, "")
+    try:
+        return bool(second) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def load_json_lines(path: Path) -> list[Any]:
+    """Read a file of one JSON value a line; errors name the line."""
+    return [_json_line(line, f"{path}:{n}") for n, line in enumerate(each_line(path), 1) if line.strip()]
 
 
 def _json_line(line: str, where: str) -> Any:

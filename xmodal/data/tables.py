@@ -10,6 +10,18 @@ PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "vide
 LABELS = ("label", "labels", "class", "classes", "class_name", "label_name", "category", "categories", "tag", "tags",
           "target", "action", "action_name", "activity", "class_id", "label_id", "category_id", "action_id",
           "class_index", "label_index", "class_idx", "label_idx")  # fmt: skip
+CAPTIONS = (
+    "caption",
+    "captions",
+    "text",
+    "title",
+    "sentence",
+    "sentences",
+    "description",
+    "alt_text",
+    "alt",
+    "comment",
+)
 SPLITS = ("split", "set", "subset", "partition", "phase", "usage")
 GROUPS = ("group", "groups", "group_id", "subject", "subject_id", "person", "person_id", "patient", "patient_id",
           "participant", "participant_id", "actor", "actor_id", "user", "user_id", "scene", "scene_id", "session",
@@ -29,8 +41,9 @@ class Columns:
 
 
 def delimiter_of(header: str) -> str:
-    """Return what separates the columns of a head line: tab, semicolon or comma."""
-    return max("\t;,", key=lambda c: (header.count(c), c == ","))
+    """Return what separates the columns of a head line: tab, semicolon or comma, or bars where there is none."""
+    most = max(",\t;", key=header.count)
+    return most if most in header or "|" not in header else "|"
 
 
 def names_of(header: str) -> list[str]:
