@@ -10,6 +10,7 @@ import numpy as np
 from pointcloud.datasets.base import CloudError
 from pointcloud.formats.scan import Columns, Scan, from_fields, need, reader
 
+SPLATS = ("f_dc_0", "f_dc_1", "f_dc_2")  # of Gaussian splats: their colors, as factors of the harmonic 1 / sqrt(4 pi)
 SINGLE = re.compile(rb"^(\s*property\s+)float(?:32)?(\s+[xyz]\s*)$")
 
 
@@ -71,6 +72,10 @@ def read_ply(path: Path, columns: Columns = None) -> Scan:
         raise CloudError(f"elements {[e.name for e in data.elements]}, expected one called vertex")
     names = [n for n in element.data.dtype.names if element.data.dtype[n].kind in "fiu"]  # lists are objects
     scan = from_fields({name: np.asarray(element.data[name]) for name in names})
+    if set(SPLATS) <= set(names) and scan.color is None:
+        constant = np.stack([element.data[name] for name in SPLATS], axis=1).astype(np.float32)
+        scan.color = np.clip(0.5 + 0.28209479177387814 * constant, 0, 1)
+        scan.notes.append("Gaussian splats: their centers are the points, their color from all sides is the color")
     if any(e.name == "face" and len(e.data) for e in data.elements):
         scan.notes.append("the file has faces: its vertices are the points")
     return scan

@@ -116,6 +116,9 @@ def from_fields(fields: Mapping[str, np.ndarray], typed: bool = True, notes: lis
         scan.color = unit_colors(np.stack(channels, axis=1, dtype=kind), typed, notes)
     if set(NORMALS) <= columns.keys():
         scan.normal = np.stack([columns[k] for k in NORMALS], axis=1).astype(np.float32)
+        if len(scan.normal) and not scan.normal.any():
+            scan.normal = None
+            notes.append("the normals are all zero: not used")
     if "intensity" in columns:
         scan.intensity = np.asarray(columns["intensity"], np.float32).reshape(-1)
     if "classification" in columns and np.isfinite(np.asarray(columns["classification"], np.float64)).all():

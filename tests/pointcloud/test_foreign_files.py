@@ -247,3 +247,18 @@ def test_viewpoint_of_pcd_moves_no_point_and_is_said(tmp_path, words, said):
     (tmp_path / "a.pcd").write_text(f"{head}VIEWPOINT {words}\nPOINTS 4\nDATA ascii\n" + lines(XYZ))
     notes = same(read_cloud(tmp_path / "a.pcd"), color=False)["notes"]
     assert notes == [f"VIEWPOINT {words}: the sensor's place; coordinates are left as they are stored" for _ in said]
+
+
+def test_gaussian_splats_are_their_centers_and_the_color_from_all_sides(tmp_path):
+    """As splatting programs write them; a factor of sqrt(pi) is half the range of a color."""
+    root_pi = 1.7724538509055159
+    names = [*"xyz", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity", "scale_0", "rot_0"]
+    factors = root_pi * np.array([[0, 1, -1], [0.5, 0, 0], [9, -9, 0], [-0.5, 0, 1]])
+    rows = np.c_[XYZ, np.zeros((4, 3)), factors, np.ones((4, 4))].astype("<f4")
+    header = ["ply", "format binary_little_endian 1.0", "element vertex 4", *(f"property float {n}" for n in names)]
+    (tmp_path / "point_cloud.ply").write_bytes("\n".join([*header, "end_header\n"]).encode() + rows.tobytes())
+    cloud = read_cloud(tmp_path / "point_cloud.ply")
+    assert np.allclose(cloud["frame"].to_file(cloud["coord"]), XYZ)
+    assert np.allclose(cloud["feat"], [[0.5, 1, 0], [0.75, 0.5, 0.5], [1, 0, 0.5], [0.25, 0.5, 1]], atol=1e-6)
+    assert "normal" not in cloud
+    assert [note.split(":")[0] for note in cloud["notes"]] == ["the normals are all zero", "Gaussian splats"]
