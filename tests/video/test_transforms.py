@@ -238,9 +238,10 @@ def test_flip_pairs_of_something_something():
 
 
 def test_padding_repeats_the_border():
-    clip = torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)
-    for seed in range(10):
-        assert (RandomCrop(12, padding=4)(clip, 0, RNG(seed))[0] == 77).all()
+    clip = torch.arange(2 * 3 * 8 * 6, dtype=torch.uint8).reshape(2, 3, 8, 6)
+    padded = torch.nn.functional.pad(clip.double(), (4, 4, 4, 4), mode="replicate")
+    whole = {RandomCrop(14, padding=4)(clip, 0, RNG(seed))[0].double().numpy().tobytes() for seed in range(30)}
+    assert whole == {padded[..., y : y + 14, :].numpy().tobytes() for y in range(3)}
 
 
 def recording(number=2, weights=None, **settings):
