@@ -48,7 +48,7 @@ def streamed(words: Sequence[str], env: dict[str, str], name: str, log: TextIO |
     Returns:
         The tool's exit status.
     """
-    shown = Shown(log) if log is not None else None
+    shown = LastLine(log) if log is not None else None
     with subprocess.Popen(
         [sys.executable, "-u", *words], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:  # fmt: skip
@@ -68,7 +68,7 @@ def appended(log: Path | None) -> Any:
     return open(log, "a")
 
 
-class Shown(io.TextIOBase):
+class LastLine(io.TextIOBase):
     """Write into a log, and show its newest line on the terminal every few seconds.
 
     Args:
@@ -126,7 +126,7 @@ def call_here(tool: str, *words: str, log: Path) -> None:
     """
     print(f"$ python tools/{tool}.py", " ".join(f'"{w}"' if " " in w else w for w in words), flush=True)
     with appended(log) as file:
-        shown = Shown(file)
+        shown = LastLine(file)
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
             status = importlib.import_module(f"tools.{tool}").main(list(words))
     if status:

@@ -27,7 +27,7 @@ STEPS = {"full fine-tuning": 3.0, "ST-Adapter": 2.05, "EVL": 1.08, "EVL from the
 
 
 @dataclass
-class Plan:
+class Workload:
     """A set, a tower and what machines are assumed to do.
 
     Args:
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("set", choices=SETS, help="whose numbers are the defaults")
-    for name, field in Plan.__dataclass_fields__.items():
+    for name, field in Workload.__dataclass_fields__.items():
         kind = {"int": int, "float": float, "str": str, int: int, float: float, str: str}[field.type]
         choices = TOWERS if name == "tower" else None
         shown = "of the set" if name in ("videos", "seconds", "epochs") else field.default
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parser().parse_args(argv))
     name = args.pop("set")
     given = dict(zip(("videos", "seconds", "epochs"), SETS[name], strict=True))
-    plan = Plan(**{**given, **{key: value for key, value in args.items() if value is not None}})
+    plan = Workload(**{**given, **{key: value for key, value in args.items() if value is not None}})
     assumed = ", ".join(f"{key.replace('_', ' ')} {value:,}" if isinstance(value, int | float) else f"{key} {value}"
                         for key, value in vars(plan).items())  # fmt: skip
     print(f"Computed for {name}, not measured. Assumed: {assumed}; a clip is {plan.clip_flops() / 1e9:,.0f} GFLOP.\n")

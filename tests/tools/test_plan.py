@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tools import plan
-from tools.plan import Plan, forward_flops, terabytes
+from tools.plan import Workload, forward_flops, terabytes
 
 
 def test_operations_are_those_that_torch_counts():
@@ -19,7 +19,7 @@ def test_operations_are_those_that_torch_counts():
 
 
 def test_sums_by_hand():
-    found = Plan(
+    found = Workload(
         videos=1000, seconds=8.0, epochs=10, megabits=2.0, decode_ms=36.0, views=2, gpu_tflops=100.0, share=0.5
     )
     rows = dict(found.data_rows())

@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Comparison:
     """What came of one architecture: the largest difference, or why it is refused."""
 
     name: str
@@ -92,14 +92,14 @@ def difference(theirs: Any, ours: Any, size: tuple[int, int]) -> float:
     return max(float((a - b).abs().max()) if a.shape == b.shape else float("inf") for a, b in pairs)
 
 
-def outcome(family: str, name: str) -> Outcome:
+def outcome(family: str, name: str) -> Comparison:
     """Compare one architecture."""
     torch.manual_seed(0)
     try:
         theirs = redraw(small(name))
         ours = from_timm(theirs)
     except ValueError as error:
-        return Outcome(name, family, refused=reason(str(error)))
+        return Comparison(name, family, refused=reason(str(error)))
     patch = stride_of(theirs)
     other: Any = copy.deepcopy(theirs)
     own = (ours.image_size,) * 2
@@ -108,7 +108,7 @@ def outcome(family: str, name: str) -> Outcome:
         own = theirs.patch_embed.img_size
     worst = max(difference(theirs, ours, own), difference(other, ours, (3 * patch, 5 * patch)))
     exported = same(ours.library_state(), theirs.state_dict())
-    return Outcome(name, family, worst if exported else float("inf"))
+    return Comparison(name, family, worst if exported else float("inf"))
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
@@ -121,7 +121,7 @@ def reason(message: str) -> str:
     return message.partition("is not supported: ")[2].partition(". Supported are")[0] or message
 
 
-def page(outcomes: Iterable[Outcome], further: Iterable[str] = ()) -> str:
+def page(outcomes: Iterable[Comparison], further: Iterable[str] = ()) -> str:
     """The whole page: vision transformers of timm, and further lines."""
     found = list(outcomes)
     exact = [o for o in found if not o.refused]

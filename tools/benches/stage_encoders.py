@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from tools.benches.encoders import TOLERANCE, Outcome, reason, redraw, same
+from tools.benches.encoders import TOLERANCE, Comparison, reason, redraw, same
 from xmodal.encoders import convblocks
 from xmodal.encoders.convblocks import KINDS
 from xmodal.encoders.convnet import ConvNet
@@ -55,13 +55,13 @@ def small(name: str) -> Any:
     return prune(model).to_empty(device="cpu")
 
 
-def stage_outcome(family: str, name: str) -> Outcome:
+def stage_outcome(family: str, name: str) -> Comparison:
     """Compare one architecture."""
     torch.manual_seed(0)
     try:
         theirs = redraw(small(name))
     except (ValueError, AttributeError, TypeError, NotImplementedError, RuntimeError) as error:
-        return Outcome(name, family, refused=reason(str(error)))
+        return Comparison(name, family, refused=reason(str(error)))
     theirs = theirs.double()
     with mock.patch.object(convblocks, "covered", return_value=1.0):  # a short model has other shares
         ours = ConvNet(copy.deepcopy(theirs), 224, name=name).eval()
@@ -72,10 +72,10 @@ def stage_outcome(family: str, name: str) -> Outcome:
         pairs = [(theirs(images), ours(images)), (maps, ours.forward_blocks(*ours.embed(images)))]
         worst = max(float((a - b).abs().max() / a.abs().max().clamp(min=1)) for a, b in pairs)
     exported = same(ours.library_state(), theirs.state_dict())
-    return Outcome(name, family, worst if exported else float("inf"))
+    return Comparison(name, family, worst if exported else float("inf"))
 
 
-def stage_section(outcomes: Iterable[Outcome]) -> list[str]:
+def stage_section(outcomes: Iterable[Comparison]) -> list[str]:
     """The part of the page on CNNs and Swins."""
     found = list(outcomes)
     exact = [o for o in found if not o.refused]
