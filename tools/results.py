@@ -4,6 +4,7 @@
   python tools/results.py add work_dirs/NAME_0 work_dirs/NAME_1 work_dirs/NAME_2 --task actions8
   python tools/results.py add work_dirs/NAME_3 --task actions8 --more-seeds
   python tools/results.py add work_dirs/fewshot/NAME --config configs/fewshot/NAME.py
+  python tools/results.py add work_dirs/fewshot/NAME --config configs/fewshot/NAME.py --task styles --metric target_mean
   python tools/results.py --rebuild                         run the cheap rows again first
 
 A row is one (task, encoder, method): accuracy over seeds (mean, spread), trained weights, stored bytes, seconds, peak
@@ -127,8 +128,14 @@ def without_folders(command: str) -> str:
     return f"python tools/{words}"
 
 
-def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
-    """One row for each method and number of shots of a folder of `tools/fewshot.py`.
+def rows_of_grid(folder: Path, config: str, task: str | None = None, metric: str | None = None) -> list[dict[str, Any]]:
+    """One row for each method, test set and number of shots of a folder of `tools/fewshot.py`.
+
+    Args:
+        folder: of a finished run.
+        config: its config.
+        task: another name for the test set; needs `metric`.
+        metric: the only test set that counts, such as `target_mean`.
 
     Raises:
         ValueError: a folder without results.
@@ -136,22 +143,23 @@ def rows_of_grid(folder: Path, config: str) -> list[dict[str, Any]]:
     cells: dict[tuple[str, str, int], list[Path]] = {}
     for path in sorted(folder.glob("*/shots*_seed*/result.json")):
         found = json.loads(path.read_text())
-        for test in found["scores"]:
+        for test in found["scores"] if metric is None else [metric]:
             cells.setdefault((test, found["method"], found["shots"]), []).append(path)
     if not cells:
         raise ValueError(f"{folder} holds no result.json of tools/fewshot.py")
     rows = []
     for (test, method, shots), paths in cells.items():
+        name = test if task is None else task
         results = [json.loads(p.read_text()) for p in paths]
         seconds = round(mean(r["seconds"] for r in results), 2)
         seeds = " ".join(str(r["seed"]) for r in results)
         rows.append(
             dict(
-                task=f"{test}, {shots} shot{'s' * (shots > 1)}" if shots else test,
+                task=f"{name}, {shots} shot{'s' * (shots > 1)}" if shots else name,
                 encoder=results[0]["encoders"]["clip"]["name"],
                 method=method, accuracy={str(r["seed"]): r["scores"][test] for r in results},
                 trained=results[0]["trained_weights"], bytes=4 * results[0]["trained_weights"], seconds=seconds,
-                peak_mb=largest(r.get("peak_mb") for r in results), config=config, cheap=seconds < 10,
+                peak_mb=largest(r.get("peak_mb") for r in results), config=config, cheap=seconds < 10 and task is None,
                 command=f'python tools/fewshot.py {config} --methods "{method}" --shots {shots or 1} --seeds {seeds}',
                 log=digest(paths), selection=results[0]["selected_on"], date=time.strftime("%Y-%m-%d"),
             )
@@ -256,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument(
         "folders", nargs="*", type=Path, help="work directories, one a seed, or a folder of tools/fewshot.py"
     )
-    p.add_argument("--task", help="name of the task, for work directories")
+    p.add_argument("--task", help="name of the task; of a few-shot folder: of the test set that --metric names")
     p.add_argument("--method", help="name of the method, where it is not the first word of the config's name")
     p.add_argument("--metric", default="top1", help="the test result that counts (default top1)")
     p.add_argument("--more-seeds", action="store_true", help="keep the seeds that the row has already")
@@ -274,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
             if not args.folders or not (args.task or args.config):
                 raise ValueError("add takes folders, and --task for work directories or --config for a few-shot folder")
             if args.config:
-                new = rows_of_grid(args.folders[0], args.config)
+                new = rows_of_grid(args.folders[0], args.config, args.task, args.metric if args.task else None)
             else:
                 new = rows_of_runs(args.folders, args.task, args.method, args.metric)
                 new = [joined(rows, row) for row in new] if args.more_seeds else new
