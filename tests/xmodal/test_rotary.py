@@ -143,6 +143,19 @@ def rotary_vit(**changes):
     return vit(num_heads=2, rotary=dict(kind="axial"), positions=False, **changes)
 
 
+def test_learned_frequencies_start_on_circles_around_the_whole_turn():
+    """Head by head an angle anywhere; the second half stands at a right angle to it; sizes fall by the temperature."""
+    torch.manual_seed(0)
+    x, y = MixedRotary(64, 16, temperature=100.0).freqs.detach().double()  # (64, 8) each
+    sizes = torch.tensor([1.0, 100**-0.25, 100**-0.5, 100**-0.75] * 2, dtype=torch.double)
+    torch.testing.assert_close(torch.hypot(x, y), sizes.expand(64, -1), rtol=1e-5, atol=1e-6)
+    turn = torch.atan2(y, x)
+    assert {round(float(a) // (torch.pi / 2)) for a in turn[:, 0]} == {-2, -1, 0, 1}
+    torch.testing.assert_close(turn[:, :4], turn[:, :1].expand(-1, 4), rtol=1e-4, atol=1e-5)
+    quarter = torch.remainder(turn[:, 4:] - turn[:, :4], 2 * torch.pi)
+    torch.testing.assert_close(quarter, torch.full_like(quarter, torch.pi / 2), rtol=1e-4, atol=1e-5)
+
+
 def test_prompts_and_queries_are_not_rotated():
     attention = Attention(24, 2, rotary=dict(kind="axial"))
     x, grid = torch.randn(1, 1 + 4 + 3, 24), Grid(1, 2, 2, 1)
