@@ -79,6 +79,8 @@ def test_convolutional_embeddings_overlap_and_norm_behind():
 
 def test_statistics_depth_rates_and_a_tower_without_the_first_norm():
     tower = SwinEncoder(**SIZES, drop_path=0.3, patch_norm=False)
+    assert tower.family == "swin"
+    assert not any(isinstance(module, DropPath) for module in SwinEncoder(**SIZES).modules())
     assert (tower.pixel_mean, tower.pixel_std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in tower.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
@@ -96,6 +98,7 @@ def test_statistics_depth_rates_and_a_tower_without_the_first_norm():
         (dict(num_heads=(2, 4, 8)), "one of each"),
         (dict(image_size=36), "take image_size 32"),
         (dict(image_size=34), "no whole grid"),
+        (dict(image_size=12, window_size=3), r"stage 0 .* \(3 tokens an edge\); take image_size 24"),
     ],
 )
 def test_mistakes_are_named(options, said):
