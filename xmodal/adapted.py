@@ -147,14 +147,16 @@ class Adapted(FrozenTower):
         if len(adapter) != len(images):
             raise ValueError(f"{len(adapter)} adapter names for {len(images)} images: give one for each")
         before, parts, order = self.active, [], []
-        for name in dict.fromkeys(adapter):
-            rows = [i for i, n in enumerate(adapter) if n == name]
-            self.switch(name)
+        try:
+            for name in dict.fromkeys(adapter):
+                rows = [i for i, n in enumerate(adapter) if n == name]
+                self.switch(name)
+                self.train(self.training)
+                order += rows
+                parts.append(self.head(self.encoder(images[torch.tensor(rows, device=images.device)])))
+        finally:
+            self.switch(before)
             self.train(self.training)
-            order += rows
-            parts.append(self.head(self.encoder(images[torch.tensor(rows, device=images.device)])))
-        self.switch(before)
-        self.train(self.training)
         if len({part.shape[1:] for part in parts}) > 1:
             sizes = {name: tuple(part.shape[1:]) for name, part in zip(dict.fromkeys(adapter), parts, strict=True)}
             raise ValueError(f"heads of one batch must have equally many outputs, got {sizes}")

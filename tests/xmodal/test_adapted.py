@@ -154,6 +154,7 @@ def test_switching_takes_the_weights_away_and_brings_them_back(model, images):
     filled(adapted.add("lora", "b", rank=2))
     assert adapted.active == "b"
     assert not any(".a." in k for k in adapted.trained())
+    assert all(".b." in key or key.startswith("head.") for key in adapted.saved())
     assert {name.rsplit(".", 1)[1] for name, _ in placed(adapted.encoder)} == {"b"}
     adapted.use("b").use(None)
     assert not list(placed(adapted.encoder))
@@ -170,6 +171,9 @@ def test_switching_takes_the_weights_away_and_brings_them_back(model, images):
 def test_a_mixed_batch_leaves_the_adapter_in_use_and_learns_in_all_that_it_names(model, images):
     adapted = filled(xmodal.adapt(model, "lora", name="a"))
     filled(adapted.add("lora", "b"))
+    with pytest.raises(ValueError, match="no adapter is called 'd'; known are a, b"):
+        adapted.use("a")(images, adapter=["a", "b", "d", "b"])
+    assert adapted.active == "a"
     adapted.use("a")(images, adapter=["a", "b", "b", "b"]).sum().backward()
     assert adapted.active == "a"
     assert all(p.grad.abs().max() > 0 for p in adapted.trained().values())
