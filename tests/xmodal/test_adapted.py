@@ -1,6 +1,7 @@
 """Adapters on somebody's own model: same outputs before, switching, mixing in a batch, saving."""
 
 import copy
+import itertools
 import json
 import pickle
 import subprocess
@@ -17,7 +18,7 @@ import xmodal
 from tests.xmodal.adapters.towers import refill, vit
 from xmodal.adapted import Adapted, tower_and_head
 from xmodal.encoders.parts import DropPath
-from xmodal.encoders.sites import Edits, Stream, placed
+from xmodal.encoders.sites import Edits, Stream, place, placed
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +325,8 @@ def test_every_adapter_gives_what_it_gave_alone(model, images):
         alone[method] = redrawn(single).eval()
         for key, value in adapted.use(method).trained().items():
             alone[method].trained()[key].data.copy_(value)
+    heads = [adapted.use(name).head.weight for name in names]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(heads, 2))
     for twin in (adapted, copy.deepcopy(adapted), pickle.loads(pickle.dumps(adapted))):
         for name in (*names, *reversed(names)):
             torch.testing.assert_close(twin.use(name)(images), alone[name](images))
@@ -361,7 +364,13 @@ def test_any_name_is_saved_and_loaded_under_any_other(name, model, images, tmp_p
         torch.testing.assert_close(second(images), first(images))
 
 
-def test_a_failed_load_or_add_changes_nothing(model, images, tmp_path):
+def places_one_and_fails(encoder, name):
+    place(encoder.blocks[0], "pre_mlp", name, torch.nn.Linear(24, 24))
+    encoder.norm.requires_grad_(True)
+    raise ValueError("half way")
+
+
+def test_a_failed_load_or_add_changes_nothing(model, images, tmp_path, monkeypatch):
     adapted = several(model).eval()
     want = {name: adapted.use(name)(images) for name in adapted.methods}
     keys = set(adapted.state_dict())
@@ -376,7 +385,11 @@ def test_a_failed_load_or_add_changes_nothing(model, images, tmp_path):
     (tmp_path / "adapter.json").write_text("{}")
     with pytest.raises(ValueError, match=r"adapter\.json was not written by save"):
         adapted.load(tmp_path)
+    monkeypatch.setattr("xmodal.adapted.method_called", lambda method: places_one_and_fails)
+    with pytest.raises(ValueError, match="half way"):
+        adapted.add("lora", "half")
     assert set(adapted.state_dict()) == keys
+    assert not any(p.requires_grad for p in adapted.encoder.norm.parameters())
     for name, value in want.items():
         torch.testing.assert_close(adapted.use(name)(images), value)
 
