@@ -131,6 +131,14 @@ def test_captions_that_cannot_be_read_are_named(tmp_path, name, content, message
         CaptionList(str(tmp_path / name))
 
 
+def test_rows_without_a_caption_are_counted(tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(png("red"))
+    (tmp_path / "a.csv").write_text("image,caption\na.png,one\na.png,\n,three\na.png,four\n")
+    with caplog.at_level("WARNING", "xmodal.data"):
+        assert len(CaptionList(str(tmp_path / "a.csv"))) == 2
+    assert "2 of 4 rows have no caption or no image" in caplog.text
+
+
 def test_folders_label_from_one_and_mix_by_name(folder):
     labeled = LabeledFolder(str(folder / "classes"), templates=["a {}", "the {}"], size=16, seed=3)
     assert [labeled[(0, i)]["label"] for i in (0, 3)] == [1, 2]
