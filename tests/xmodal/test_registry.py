@@ -52,6 +52,7 @@ def test_both_towers_equal_open_clip_or_are_refused_with_a_reason(name):
 def test_what_people_hold_of_open_clip_is_taken():
     found = {name: pair(name) for name in ("ViT-L-14-CLIPA", "coca_ViT-B-32", "RN50", "MobileCLIP-B")}
     assert not [p for p in found.values() if p.image_refused or p.text_refused]
+    assert all(p.fits for p in found.values()), found
 
 
 def test_the_page_names_every_architecture_of_the_timm_that_it_was_made_with():
