@@ -95,6 +95,15 @@ def test_our_folders_run_in_peft(model, images, method, arguments, tmp_path):
     torch.testing.assert_close(wrapped(images), adapted(images), atol=1e-5, rtol=1e-4)
 
 
+def test_the_head_is_among_the_modules_to_save_where_there_is_one(model, tmp_path):
+    for classes, want in ((5, ["head"]), (0, None)):
+        tower = timm.create_model(
+            "vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=1, num_heads=3, num_classes=classes
+        )
+        xmodal.adapt(tower, "lora", rank=2).save_peft(tmp_path)
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] == want
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c['target_modules']}"[:20])
 def test_gradients_are_those_of_peft(model, images, config, tmp_path):
     config = config | {"lora_dropout": 0.0}
