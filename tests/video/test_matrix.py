@@ -86,6 +86,7 @@ def test_every_container_codec_and_start_has_cells():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 def test_the_whole_matrix():
     done = subprocess.run([sys.executable, "-m", "tests.video.matrix"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
