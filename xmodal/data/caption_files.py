@@ -41,8 +41,7 @@ def read_captions(
             raise ValueError(f"{path}, sample {number}: no {image!r} or {caption!r} in {sorted(map(str, row))}")
         found = row[caption] if isinstance(row[caption], list) else [row[caption]]
         pairs += [(str(row[image]).strip(), str(text).strip()) for text in found if text and row[image]]
-    empty = len(rows) - len({number for number, row in enumerate(rows) if row[caption] and row[image]})
-    if empty:
+    if empty := sum(not (row[caption] and row[image]) for row in rows):
         log.warning("%s: %d of %d rows have no caption or no image and are left out", path, empty, len(rows))
     return pairs
 
