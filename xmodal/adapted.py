@@ -160,8 +160,7 @@ class Adapted(FrozenTower):
         if len({part.shape[1:] for part in parts}) > 1:
             sizes = {name: tuple(part.shape[1:]) for name, part in zip(dict.fromkeys(adapter), parts, strict=True)}
             raise ValueError(f"heads of one batch must have equally many outputs, got {sizes}")
-        back = torch.tensor(order, device=images.device).argsort()
-        return torch.cat(parts)[back]
+        return torch.cat(parts)[torch.tensor(order, device=images.device).argsort()]
 
     def saved_keys(self) -> set[str]:
         """Return the keys of the adapter in use: its modules and head, the tower's weights and statistics it moves."""
@@ -248,8 +247,7 @@ class Adapted(FrozenTower):
         plain = isinstance(self.base_head, nn.Linear | nn.Identity)
         self.add(notes["method"], name, width if plain else None, **notes["arguments"])
         live = self.saved(notes["name"])
-        wrong = sorted(set(live) ^ set(tensors)) or [k for k in live if live[k].shape != tensors[k].shape]
-        if wrong:
+        if wrong := sorted(set(live) ^ set(tensors)) or [k for k in live if live[k].shape != tensors[k].shape]:
             self.delete(name).use(before)
             raise ValueError(f"{folder} does not fit: {', '.join(wrong[:4])}")
         for key, value in tensors.items():
