@@ -13,8 +13,8 @@ from tests.parity.core import Case, builder, grad_norms, tagged
 from tests.parity.fewshot_2025 import arrays, batches_of, dassl_rates, filled
 from xmodal.clip_tuning.clip_lora import CLIPLoRA
 from xmodal.clip_tuning.maple import MaPLe
-from xmodal.clip_tuning.promptsrc import PromptAverage, PromptSRC, gaussian_weights
-from xmodal.clip_tuning.tuned import TunedCLIP
+from xmodal.clip_tuning.promptsrc import PromptSRC, gaussian_weights
+from xmodal.clip_tuning.tuned import TunedCLIP, WeightAverage
 from xmodal.clip_tuning.two_stage import TwoStage
 from xmodal.evaluation.fit import cosine_rates, dassl_optimizer, fit
 from xmodal.official.clip_tuning import CLIP_LORA, MAPLE, PROMPTSRC, TOWER_NORMS
@@ -197,7 +197,7 @@ def promptsrc_case(case: Case) -> dict[str, Any]:
     found |= {"frozen_text_features": model.frozen_text, "frozen_image_features": h, "loss_total": total,
               "frozen_logits": model.scale * h @ model.frozen_text.T}  # fmt: skip
     out |= arrays(found)
-    weights, kept = gaussian_weights(t["max_epoch"], t["gpa_mean"], t["gpa_std"]), PromptAverage(model)
+    weights, kept = gaussian_weights(t["max_epoch"], t["gpa_mean"], t["gpa_std"]), WeightAverage(model)
 
     def each_epoch(epoch: int) -> None:
         kept.add(weights[epoch])

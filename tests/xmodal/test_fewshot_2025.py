@@ -8,8 +8,9 @@ import torch
 from tests.xmodal.clips import small_clip
 from xmodal.clip_tuning.clip_lora import CLIPLoRA
 from xmodal.clip_tuning.maple import MaPLe
-from xmodal.clip_tuning.promptsrc import PromptAverage, PromptSRC, gaussian_weights
+from xmodal.clip_tuning.promptsrc import PromptSRC, gaussian_weights
 from xmodal.clip_tuning.templates import SRC_TEMPLATES
+from xmodal.clip_tuning.tuned import WeightAverage
 from xmodal.clip_tuning.two_stage import TwoStage
 from xmodal.evaluation.bench import Bench, Source
 from xmodal.evaluation.feature_runs import LPPlusPlusRun, ProLIPRun, TaskResRun
@@ -98,7 +99,7 @@ def test_weights_of_epochs_by_hand():
 
 def test_the_average_replaces_the_weights(clip):
     model = MaPLe(NAMES, clip, depth=1)
-    kept = PromptAverage(model)
+    kept = WeightAverage(model)
     model.ctx.data.fill_(1.0)
     kept.add(0.25)
     model.ctx.data.fill_(3.0)

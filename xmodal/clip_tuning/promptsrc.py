@@ -133,27 +133,3 @@ class PromptSRC(TunedCLIP):
         parts = self.losses(images, label)
         logits = parts.pop("logits")
         return {"loss": torch.stack([*parts.values()]).sum(), "top1": top1(logits, label)}
-
-
-class PromptAverage:
-    """Weighted sum of a model's trained weights over epochs, which replaces them at the end.
-
-    Args:
-        model: whose weights.
-    """
-
-    def __init__(self, model: TunedCLIP):
-        self.weights = list(model.trained().values())
-        self.sums = [torch.zeros_like(p) for p in self.weights]
-
-    @torch.no_grad()
-    def add(self, weight: float) -> None:
-        """Add the weights as they stand."""
-        for total, p in zip(self.sums, self.weights, strict=True):
-            total.add_(p, alpha=weight)
-
-    @torch.no_grad()
-    def install(self) -> None:
-        """Replace the weights by the sums."""
-        for total, p in zip(self.sums, self.weights, strict=True):
-            p.copy_(total)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from xmodal.clip_tuning.promptsrc import PromptAverage, gaussian_weights
-from xmodal.clip_tuning.tuned import TunedCLIP
+from xmodal.clip_tuning.promptsrc import gaussian_weights
+from xmodal.clip_tuning.tuned import TunedCLIP, WeightAverage
 from xmodal.clip_tuning.two_stage import TwoStage
 from xmodal.evaluation.bench import Bench, labels_of
 from xmodal.evaluation.fit import cosine_rates, dassl_optimizer, epochs_for, fit, minibatches
@@ -135,7 +135,7 @@ class EpochRun(TowerRun):
         epochs = epochs_for(plan.shots, self.epochs)
         optimizer, rates = dassl_optimizer(list(model.trained().values()), self.lr, epochs)
         weights = gaussian_weights(epochs, *self.average) if self.average else []
-        kept = PromptAverage(model)
+        kept = WeightAverage(model)
 
         def each_epoch(epoch: int) -> None:
             if weights:
