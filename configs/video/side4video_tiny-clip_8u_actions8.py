@@ -3,7 +3,8 @@
 Recipe: ours. Data: see configs/_base_/actions8.py
 Command: python tools/train.py configs/video/side4video_tiny-clip_8u_actions8.py
 Measured here: 88.5 % of 240 test clips, mean of seeds 0, 1, 2 (95.4 / 84.6 / 85.4), not tuned;
-    with variant=actions12 74.6 % of 300, with cache.views=4 (80.3 / 63.7 / 79.7).
+    with variant=actions12 74.6 % of 300, with cache.views=4 (80.3 / 63.7 / 79.7); with train_cfg.max_epochs=40 and
+    train_cfg.val_interval=40 as well 98.6 (98.7 / 99.3 / 97.7).
 """
 
 from mmengine.config import read_base
