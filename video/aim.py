@@ -1,7 +1,7 @@
 """AIM: adapters behind spatial attention, around the same attention over time, and beside the MLP.
 
 Paper: AIM: Adapting Image Models for Efficient Video Action Recognition (arXiv 2302.03024). With A the block's frozen
-attention, n1 and n2 its norms, g(u) = fc2(gelu(fc1(u))) an adapter and d stochastic depth, a block computes
+attention, n1 and n2 its norms, g(u) = up(gelu(down(u))) an adapter and d stochastic depth, a block computes
     u = n1(x) over the frames of each token; u = u + g_in(u) with temporal_adapters=2; x = x + d(g_t(A(u)))
     y = A(n1(x)) within each frame; x = x + y + g_s(y)
     x = x + MLP(n2(x)) + d(scale * g_m(n2(x)))

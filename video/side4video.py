@@ -36,12 +36,12 @@ def time_convolution(dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(dim, dim, 1), depthwise, nn.Conv3d(dim, dim, 1))
 
 
-def rows_of(z: Tensor) -> Tensor:
+def to_rows(z: Tensor) -> Tensor:
     """Maps (B, d, T, h, w) as tokens (B*T, h*w, d)."""
     return z.flatten(3).permute(0, 2, 3, 1).flatten(0, 1)
 
 
-def maps_of(rows: Tensor, z: Tensor) -> Tensor:
+def to_maps(rows: Tensor, z: Tensor) -> Tensor:
     """Tokens (B*T, h*w, d) as maps of the shape of z (B, d, T, h, w)."""
     return rows.unflatten(0, (-1, z.shape[2])).permute(0, 3, 1, 2).unflatten(3, z.shape[3:])
 
@@ -96,10 +96,10 @@ class SideBlock(nn.Module):
         """Map maps z (B, d, T, h, w) beside a block's output o (B*T, 1 + h*w, W)."""
         u = self.normed(self.ln_in, self.linear, o)  # (B*T, 1 + h*w, d)
         c = shift(u[:, 0].unflatten(0, (-1, z.shape[2]))).flatten(0, 1)[:, None]  # (B*T, 1, d)
-        z = 0.5 * z + 0.5 * maps_of(u[:, 1:], z)
+        z = 0.5 * z + 0.5 * to_maps(u[:, 1:], z)
         z = z + self.normed(self.bn1, self.conv, z)
-        y = torch.cat([c, rows_of(z) + positions], 1)
-        z = z + maps_of(self.normed(self.ln, self.attend, y), z)
+        y = torch.cat([c, to_rows(z) + positions], 1)
+        z = z + to_maps(self.normed(self.ln, self.attend, y), z)
         return z + self.normed(self.bn2, self.expand, z)
 
     def normed(self, norm: nn.Module, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class SideBlock(nn.Module):
 
     def expand(self, z: Tensor) -> Tensor:
         """Apply the MLP to every place of (B, d, T, h, w)."""
-        return maps_of(self.fc2(F.gelu(self.fc1(rows_of(z)))), z)
+        return to_maps(self.fc2(F.gelu(self.fc1(to_rows(z)))), z)
 
 
 @method(

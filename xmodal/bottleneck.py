@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
         drop_path: float = 0.0, layer_scale: nn.Module | None = None,
     ):  # fmt: skip
         super().__init__()
-        check(hidden, "bottleneck")
+        check_hidden(hidden, "bottleneck")
         if norm not in ("none", "in", "out") or init not in INITS:
             raise ValueError(f"norm {norm!r}, init {init!r}: choose none, in or out, and one of {', '.join(INITS)}")
         self.parallel = parallel
@@ -124,7 +124,7 @@ INITS: dict[str, Callable[[Tensor, Tensor], None]] = {
 }
 
 
-def check(hidden: int, method_name: str) -> None:
+def check_hidden(hidden: int, method_name: str) -> None:
     """Refuse a bottleneck without width."""
     if hidden < 1:
         raise ValueError(f"{method_name}: hidden must be at least 1, got {hidden}")

@@ -11,7 +11,7 @@ from tests.parity.core import Case, builder, grad_norms, load_mapped
 from tests.parity.video_models import clip_tower
 from video.checkpoints import DIST, SIDE4VIDEO, SIDE4VIDEO_EVA
 from video.dist import DiST
-from video.side4video import Side4Video, rows_of
+from video.side4video import Side4Video, to_rows
 from xmodal.encoders.vit import VisionTransformer
 from xmodal.heads.base import unit
 from xmodal.heads.classification import ClassificationHead
@@ -76,7 +76,7 @@ def side_case(case: Case, encoder: nn.Module, names: Converter, own: Mapping, op
     taps = model.listen(clips=clips)
     tokens, grid = model.embed(clips=clips)
     model.encoder.forward_blocks(tokens, grid, taps=taps)
-    found: dict[str, Any] = {f"side{i}": rows_of(z).transpose(0, 1) for i, z in enumerate(model.reader.states(taps))}
+    found: dict[str, Any] = {f"side{i}": to_rows(z).transpose(0, 1) for i, z in enumerate(model.reader.states(taps))}
     found |= {"features": model.features(clips=clips), "logits": model(mode="tensor", clips=clips)}
     named = {k: tensors[names.ours(k)] for k in own if names.ours(k) in tensors}
     logits = found["logits"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from xmodal.bottleneck import Bottleneck, check
+from xmodal.bottleneck import Bottleneck, check_hidden
 from xmodal.encoders.sites import choose_blocks, place, scale_behind
 from xmodal.registry import ADAPTERS, method
 from xmodal.structures import Encoder
@@ -46,7 +46,7 @@ def houlsby(
     Raises:
         ValueError: a width below 1.
     """
-    check(hidden, "houlsby")
+    check_hidden(hidden, "houlsby")
     return [
         place(block, site, name, Bottleneck(block.norm1.weight.shape[0], hidden, act, dropout=dropout))
         for block in choose_blocks(encoder, blocks)
@@ -84,7 +84,7 @@ def pfeiffer(
     Raises:
         ValueError: a width below 1.
     """
-    check(hidden, "pfeiffer")
+    check_hidden(hidden, "pfeiffer")
     return [
         place(block, "mlp", name, Bottleneck(block.norm1.weight.shape[0], hidden, act, dropout=dropout))
         for block in choose_blocks(encoder, blocks)
@@ -128,7 +128,7 @@ def adaptformer(
     Raises:
         ValueError: a width below 1, or another place to read.
     """
-    check(hidden, "adaptformer")
+    check_hidden(hidden, "adaptformer")
     if reads not in READS:
         raise ValueError(f"adaptformer: reads={reads!r}; choose {', '.join(READS)}")
     site, parallel = READS[reads]

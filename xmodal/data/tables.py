@@ -10,18 +10,8 @@ PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "vide
 LABELS = ("label", "labels", "class", "classes", "class_name", "label_name", "category", "categories", "tag", "tags",
           "target", "action", "action_name", "activity", "class_id", "label_id", "category_id", "action_id",
           "class_index", "label_index", "class_idx", "label_idx")  # fmt: skip
-CAPTIONS = (
-    "caption",
-    "captions",
-    "text",
-    "title",
-    "sentence",
-    "sentences",
-    "description",
-    "alt_text",
-    "alt",
-    "comment",
-)
+CAPTIONS = ("caption", "captions", "text", "title", "sentence", "sentences", "description", "alt_text", "alt",
+            "comment")  # fmt: skip
 SPLITS = ("split", "set", "subset", "partition", "phase", "usage")
 GROUPS = ("group", "groups", "group_id", "subject", "subject_id", "person", "person_id", "patient", "patient_id",
           "participant", "participant_id", "actor", "actor_id", "user", "user_id", "scene", "scene_id", "session",
